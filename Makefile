@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.6.0
-SOVERSION := 5
+VERSION := 0.7.0
+SOVERSION := 6
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=
@@ -51,7 +51,7 @@ ALL_LDFLAGS := $(LDSAN) $(if $(IS_CLANG),-fopenmp,-pthread) $(LDFLAGS)
 LIBS := -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
 
 # ---- Files ----------------------------------------------------------------------------------------------------------
-FOLDERS := base memtrack device tensor text nn optim data plan estimate report io
+FOLDERS := base memtrack device ranks tensor text nn optim data plan estimate report io
 # kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
 KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/environment.c kernels/openblas.c kernels/processor.c kernels/team.c $(wildcard kernels/reference*.c kernels/cuda/*.c)
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
@@ -74,7 +74,7 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
         tokenizers notebook lessons pictures bench bench-decode bench-products bench-tuning accuracy soak valgrind demo \
         install uninstall deps clean help format stand-in cuda check-cuda gpu-tests gpu-pack \
-        gpu-stand-in
+        gpu-stand-in mpi
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -244,6 +244,17 @@ $(STAND_IN)/libcuda-planted.so: $(DRIVER_OBJ) $(STAND_IN)/planted.o
 stand-in: $(addprefix $(STAND_IN)/,libcuda.so.1 libcublas.so.13 libnvidia-ml.so.1 libcuda-planted.so)
 $(TESTS): | stand-in
 
+# A plugin that is no MPI.
+$(BUILD)/tests/fake-plugin.so: tests/ranks/fake_plugin.c ranks/transport.h
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(BASE) $(OPT) $(LDSAN) -shared -o $@ $<
+$(BUILD)/tests/test_ranks_join: | $(BUILD)/tests/fake-plugin.so
+
+# What several ranks reach each other by, with each MPI that is here; nothing else needs MPI.
+mpi:
+	@tools/mpi $(BUILD)
+
 # ---- Running --------------------------------------------------------------------------------------------------------
 deps:
 	@CC="$(CC)" tools/deps build run
@@ -258,6 +269,7 @@ WANTED = $(if $(TEST),$(TEST:%=$(BUILD)/tests/%),$(TESTS))
 test:
 	@CC="$(CC)" tools/deps build run test
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(if $(TEST),$(WANTED) $(BUILD)/bench/soak,tests)
+	@MPI_OPTIONAL=1 tools/mpi $(BUILD)
 	@BRIM_COMMAND=$(BUILD)/brim BRIM_STAND_IN=$(STAND_IN) tools/run-tests $(WANTED)
 
 # The slow forms of tests that have one.
@@ -268,7 +280,7 @@ test-full:
 # many plans or at many trainings on a made-up card, whose code others run. make check-full runs all.
 UNSANITIZED := $(addprefix test_,terminal search properties locale cli_levers cli_advice cli_fit cli_options \
     cli_adapters cli_finetune cli_precision_runs cli_resume cli_train cli_ways precision_training cuda_cli cuda_lost \
-    cuda_plans cuda_train)
+    cuda_plans cuda_train cli_ranks cli_fit_cards ranks_mpi)
 test-sanitized:
 	@$(MAKE) --no-print-directory test SAN=address,undefined \
 	    TEST="$(filter-out $(UNSANITIZED),$(notdir $(TESTS)))"
@@ -381,6 +393,7 @@ help:
 	@echo "make bench-tuning  LoRA steps on fp32, bf16, int8 and NF4 bases, also in bf16, and PEFT's; ARGS=\"--quick\""
 	@echo "make accuracy   the tables of docs/accuracy.md: other estimators, PyTorch, brim"
 	@echo "make gpu-pack   one folder to be carried to a machine with a card, and run there: docs/gpu.md"
+	@echo "make mpi        the plugins for several ranks, with each mpicc that is here: docs/ranks.md"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
 	@echo "CUDA=fat builds code for every card into the library (nvcc, minutes); CUDA=no leaves the kernels for cards out"

@@ -4,7 +4,7 @@
 #define BRIM_H
 
 #define BRIM_VERSION_MAJOR 0
-#define BRIM_VERSION_MINOR 6
+#define BRIM_VERSION_MINOR 7
 #define BRIM_VERSION_PATCH 0
 
 #include "base/error.h"
@@ -21,6 +21,7 @@
 #include "nn/sample.h"
 #include "optim/optim.h"
 #include "plan/plan.h"
+#include "ranks/ranks.h"
 #include "report/report.h"
 #include "tensor/batch.h"
 #include "tensor/context.h"

@@ -23,7 +23,8 @@ extern "C" {
     X(STATE, "not possible in this state")                                                                   \
     X(NONFINITE, "value is not finite")                                                                      \
     X(FILE, "file problem")                                                                                  \
-    X(DATA, "bad data")
+    X(DATA, "bad data")                                                                                      \
+    X(RANKS, "ranks do not work together")
 
 typedef enum ErrorCode {
 #define X(id, text) ERROR_##id,

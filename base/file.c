@@ -170,14 +170,19 @@ int file_replaceable(const char *path)
                        path_is_directory(path) ? "a directory" : "a pipe or device");
 }
 
-/* Of this process: two that write one file at a time both write a whole one. */
-int file_temporary(char out[PATH_BYTES], const char *path)
+static int temporary_of(char out[PATH_BYTES], const char *path, int64_t process)
 {
     char shown[FILE_LABEL];
-    if (snprintf(out, PATH_BYTES, "%s.tmp-%ld", path, (long)getpid()) < PATH_BYTES)
+    if (snprintf(out, PATH_BYTES, "%s.tmp-%" PRId64, path, process) < PATH_BYTES)
         return 0;
     path_label(shown, path);
     return error_raise(ERROR_FILE, "%s: the path is too long", shown);
+}
+
+/* Of this process: two that write one file at a time both write a whole one. */
+int file_temporary(char out[PATH_BYTES], const char *path)
+{
+    return temporary_of(out, path, getpid());
 }
 
 int file_begin(FileWriter *w, const char *path)
@@ -215,6 +220,27 @@ static int flush(FileWriter *w)
     return write_all(w, w->buffer, count);
 }
 
+int file_join(FileWriter *w, const char *path, int64_t process)
+{
+    *w = (FileWriter){.file = -1, .joined = 1};
+    path_label(w->shown, path);
+    if (temporary_of(w->temporary, path, process))
+        return w->failed = error_code();
+    w->file = file_calls.open(w->temporary, O_WRONLY | O_CLOEXEC, 0);
+    return w->file < 0 ? writer_fail(w, "open, to write its part of it,") : 0;
+}
+
+int file_set_length(FileWriter *w, uint64_t bytes)
+{
+    return !w->failed && ftruncate(w->file, (off_t)bytes) != 0 ? writer_fail(w, "make room for") : w->failed;
+}
+
+int file_seek(FileWriter *w, uint64_t at)
+{
+    return !w->failed && flush(w) == 0 && lseek(w->file, (off_t)at, SEEK_SET) < 0 ? writer_fail(w, "write")
+                                                                                  : w->failed;
+}
+
 /* JSON comes in pieces of a few bytes. */
 int file_put(FileWriter *w, const void *bytes, size_t count)
 {
@@ -250,8 +276,16 @@ void file_abandon(FileWriter *w)
     if (w->file < 0)
         return;
     file_calls.close(w->file);
-    file_calls.unlink(w->temporary);
+    if (!w->joined)
+        file_calls.unlink(w->temporary);
     w->file = -1;
+}
+
+void file_discard(const char *path)
+{
+    char temporary[PATH_BYTES];
+    if (file_temporary(temporary, path) == 0)
+        file_calls.unlink(temporary);
 }
 
 /* A file system that cannot sync directories says EINVAL. */

@@ -56,6 +56,7 @@ FileSum file_sum_join(FileSum first, FileSum then);
 typedef struct FileWriter {
     int file; /* -1 = closed */
     int failed;
+    int joined;   /* the file is another process's, which moves or removes it */
     FileSum *sum; /* of what is written, for whoever asked after file_begin; NULL = nobody */
     char path[PATH_BYTES], temporary[PATH_BYTES], shown[FILE_LABEL], buffer[FILE_BUFFER];
     size_t waiting; /* in the buffer */
@@ -80,6 +81,13 @@ int file_move(const char *path);
 /* The temporary name of a path. 0, or raises ERROR_FILE when it is too long. */
 int file_temporary(char out[PATH_BYTES], const char *path);
 void file_abandon(FileWriter *writer);
+/* Several processes write one file: the one that begins it says how long it will be; then the others open it,
+ * by the number of that process (getpid). Each writes from where file_seek says, and ends with file_finish or
+ * file_abandon. When all are done, the first one publishes the file, or discards it. */
+int file_set_length(FileWriter *writer, uint64_t bytes);
+int file_join(FileWriter *writer, const char *path, int64_t process);
+int file_seek(FileWriter *writer, uint64_t at);
+void file_discard(const char *path); /* the temporary file of this process, if there is one */
 /* Makes names made, moved or removed in it last. 0, or -1 with errno. */
 int file_sync_directory(const char *directory);
 

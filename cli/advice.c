@@ -103,10 +103,11 @@ int check_budget(const Options *o, const Plan *plan)
     uint64_t needs = plan->memory.stats.needs;
     if (!o->budget || needs <= o->budget)
         return EXIT_DONE;
-    fflush(stdout);
-    fprintf(stderr, "brim: needs %s, %s more than the budget of %s.\n", report_size(needs).text,
-            report_size(needs - o->budget).text, report_size(o->budget).text);
-    suggest_for(o, o->budget);
+    complain("needs %s%s, %s more than the budget of %s.", report_size(needs).text,
+             o->ranks.size > 1 ? " a rank" : "", report_size(needs - o->budget).text,
+             report_size(o->budget).text);
+    if (speaks_alone())
+        suggest_for(o, o->budget);
     return EXIT_NO;
 }
 
@@ -116,9 +117,11 @@ int check_machine(const Options *o, const Plan *plan, uint64_t more)
     char why[512];
     if (plan_fits_machine(plan, more, &machine, why, sizeof why) == ERROR_NONE)
         return EXIT_DONE;
-    fflush(stdout);
-    fprintf(stderr, "brim: %s.\n", why);
-    suggest_for(o, machine.available > plan->beside + more ? machine.available - plan->beside - more : 0);
+    complain("%s.", why);
+    if (!speaks_alone())
+        return EXIT_NO;
+    uint64_t each = (machine.available > more ? machine.available - more : 0) / (uint64_t)plan->ranks_here;
+    suggest_for(o, each > plan->beside ? each - plan->beside : 0);
     return EXIT_NO;
 }
 
@@ -126,13 +129,12 @@ int check_machine(const Options *o, const Plan *plan, uint64_t more)
 void say_if_tight(const Plan *plan, uint64_t more)
 {
     MemMachine machine;
-    uint64_t takes = plan->memory.stats.needs + plan->beside + more;
+    uint64_t takes = (uint64_t)plan->ranks_here * (plan->memory.stats.needs + plan->beside) + more;
     memtrack_machine(&machine);
     double percent = 100 * (double)takes / (double)machine.available;
-    if (percent <= TIGHT_PERCENT)
-        return;
-    fprintf(stderr, "brim: note: this run takes %s, %.0f %% of the %s that are free on this machine (%s)\n",
-            report_size(takes).text, percent, report_size(machine.available).text, machine.bound);
+    if (percent > TIGHT_PERCENT)
+        note("this run takes %s, %.0f %% of the %s that are free on this machine (%s)",
+             report_size(takes).text, percent, report_size(machine.available).text, machine.bound);
 }
 
 static void say_bound(const Plan *plan)

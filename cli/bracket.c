@@ -3,16 +3,17 @@
 
 #include "cli.h"
 #include "flags_.h"
-#include "../tensor/tensor_.h"
+#include "../tensor/ranks_.h"
 #include "lora.h"
 #include "precision.h"
+#include "several.h"
 
 /* ---- Counting -------------------------------------------------------------------------------- */
 
 static uint64_t array_bytes(const Tensor *tensor)
 {
-    int64_t count = tensor_numel(tensor);
-    int matrix = tensor_shape(tensor).ndim == 2;
+    int64_t count = tensor_whole_numel_(tensor);
+    int matrix = tensor_shape(tensor).ndim == 2 && !tensor->piece;
     return matrix ? dtype_bytes(tensor_dtype(tensor), tensor_dim(tensor, 0), tensor_dim(tensor, 1))
                   : dtype_bytes(tensor_dtype(tensor), 1, count);
 }
@@ -20,8 +21,9 @@ static uint64_t array_bytes(const Tensor *tensor)
 static void count_in(Stored *stored, const Tensor *tensor)
 {
     stored->dtype = tensor_dtype(tensor);
-    stored->count += tensor_numel(tensor);
+    stored->count += tensor_whole_numel_(tensor);
     stored->bytes += array_bytes(tensor);
+    stored->divided += shard_is_apart(tensor) ? tensor_whole_numel_(tensor) : 0;
 }
 
 static Stored *frozen_as(Bracket *bracket, DType dtype)
@@ -48,19 +50,30 @@ static void order(Bracket *bracket)
 /* What is trained: its weight, its gradient, and what keeps the weight in fp32. */
 static void count_trained(Bracket *bracket, const Tensor *tensor)
 {
-    int64_t count = tensor_numel(tensor);
+    int64_t count = tensor_whole_numel_(tensor);
+    int parts = tensor->shard && bracket->strategy >= RANKS_ZERO2;
     count_in(&bracket->trained, tensor);
-    bracket->gradients += dtype_bytes(gradient_type(tensor), 1, count);
+    if (shard_is_apart(tensor) &&
+        tensor->shard->type != tensor->dtype) { /* its master, which weights are made of */
+        bracket->trained.dtype = tensor->shard->type;
+        bracket->trained.bytes += dtype_bytes(tensor->shard->type, 1, count) - array_bytes(tensor);
+    }
+    bracket->gradients += dtype_bytes(parts ? tensor->shard->grad_type : gradient_type(tensor), 1, count);
     bracket->masters += tensor->master ? dtype_bytes(DTYPE_F32, 1, count) : 0;
 }
 
 static uint64_t state_bytes(const Optimizer *optimizer)
 {
     uint64_t bytes = 0;
-    int parameters = optim_parameters(optimizer).count, arrays = optim_state_arrays(optimizer);
-    for (int i = 0; i < parameters; i++)
-        for (int k = 0; k < arrays; k++)
-            bytes += array_bytes(optim_state(optimizer, i, k));
+    TensorList parameters = optim_parameters(optimizer);
+    for (int i = 0; i < parameters.count; i++)
+        for (int k = 0; k < optim_state_arrays(optimizer); k++) {
+            const Tensor *array = optim_state(optimizer, i, k);
+            const Tensor *of = parameters.items[i];
+            bytes += of->shard || of->piece /* of all ranks, and not this one's part */
+                         ? dtype_bytes(tensor_dtype(array), 1, tensor_whole_numel_(of))
+                         : array_bytes(array);
+        }
     return bytes;
 }
 
@@ -75,14 +88,22 @@ static int copy_bytes(const Options *o)
 
 Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
 {
-    Bracket bracket = {.adapters = has_adapters(o), .states = state_bytes(optimizer), .copy = copy_bytes(o)};
+    Bracket bracket = {.adapters = has_adapters(o),
+                       .states = state_bytes(optimizer),
+                       .copy = copy_bytes(o),
+                       .ranks = stage_ranks(o),
+                       .tensor = o->ranks.tensor,
+                       .strategy = o->ranks.strategy};
     TensorList all = nn_parameters(model);
     for (int i = 0; i < all.count; i++)
-        if (tensor_requires_grad(all.items[i]))
+        if (all.items[i]->absent) /* another stage's */
+            continue;
+        else if (tensor_requires_grad(all.items[i]))
             count_trained(&bracket, all.items[i]);
         else
             count_in(frozen_as(&bracket, tensor_dtype(all.items[i])), all.items[i]);
     order(&bracket);
+    bracket_of_rank(&bracket, o, model, optimizer);
     return bracket;
 }
 
@@ -119,22 +140,34 @@ static SizeText short_count(int64_t count)
     return out;
 }
 
+/* "/8" behind what is divided from this strategy on. */
+static LeverText divided(const Bracket *b, RankStrategy from)
+{
+    int data = b->tensor > 1 ? b->ranks / b->tensor : b->ranks;
+    return data > 1 && b->strategy >= from ? lever_say("/%d", data) : lever_say("%s", "");
+}
+
 LeverText bracket_text(const Bracket *b)
 {
+    int parts = b->ranks > 1 && (b->strategy != RANKS_DDP || b->tensor > 1);
+    uint64_t all = b->trained.bytes + b->gradients + b->masters + b->states;
+    uint64_t mine = b->rank_weights + b->rank_gradients + b->rank_masters + b->rank_states;
     LeverText out = {""};
     for (int i = 0; i < b->frozen_kinds; i++)
-        lever_add(&out, "%s%.3g x %s", i ? " + " : "base ", each(&b->frozen[i]),
+        lever_add(&out, "%s%.3g%s x %s", i ? " + " : "base ", each(&b->frozen[i]),
+                  b->frozen[i].divided ? divided(b, RANKS_ZERO3).text : "",
                   short_count(b->frozen[i].count).text);
-    lever_add(&out, "%s%s %.3g", b->frozen_kinds ? " frozen; " : "", b->adapters ? "adapters" : "trained",
-              each(&b->trained));
+    lever_add(&out, "%s%s %.3g%s", b->frozen_kinds ? " frozen; " : "", b->adapters ? "adapters" : "trained",
+              each(&b->trained), divided(b, RANKS_ZERO3).text);
     if (b->copy)
         lever_add(&out, " + %d*", b->copy);
-    lever_add(&out, " + %.3g", of_trained(b, b->gradients));
+    lever_add(&out, " + %.3g%s", of_trained(b, b->gradients), divided(b, RANKS_ZERO2).text);
     if (b->masters)
-        lever_add(&out, " + %.3g", of_trained(b, b->masters));
-    lever_add(&out, " + %.3g = %.3g bytes x %s", of_trained(b, b->states),
-              of_trained(b, b->trained.bytes + b->gradients + b->masters + b->states) + b->copy,
-              report_count(b->trained.count).text);
+        lever_add(&out, " + %.3g%s", of_trained(b, b->masters), divided(b, RANKS_ZERO1).text);
+    lever_add(&out, " + %.3g%s%s = %.3g bytes x %s%s", of_trained(b, b->states), divided(b, RANKS_ZERO1).text,
+              b->tensor > 1 ? lever_say(", layers /%d", b->tensor).text : "",
+              of_trained(b, parts ? mine : all) + b->copy, report_count(b->trained.count).text,
+              b->ranks > 1 ? " a rank" : "");
     return out;
 }
 
@@ -160,6 +193,12 @@ json_t *bracket_json(const Bracket *b)
     json_object_set_new(trained, "gradient_bytes", json_integer((json_int_t)b->gradients));
     json_object_set_new(trained, "master_bytes", json_integer((json_int_t)b->masters));
     json_object_set_new(trained, "state_bytes", json_integer((json_int_t)b->states));
+    if (b->ranks > 1)
+        json_object_set_new(trained, "rank",
+                            json_pack("{s:I, s:I, s:I, s:I}", "bytes", (json_int_t)b->rank_weights,
+                                      "gradient_bytes", (json_int_t)b->rank_gradients, "master_bytes",
+                                      (json_int_t)b->rank_masters, "state_bytes",
+                                      (json_int_t)b->rank_states));
     if (b->copy)
         json_object_set_new(trained, "copy_bytes_each", json_integer(b->copy));
     return json_pack("{s:o, s:o}", "frozen", frozen, "trained", trained);

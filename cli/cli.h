@@ -22,12 +22,16 @@ typedef struct CheckpointChoice {
 
 typedef struct Options {
     const char *model, *data, *optimizer, *schedule, *log, *prompt, *cards, *memories, *tokenizer, *device;
+    const char *card_counts; /* --cards of fit */
     const char *invalid_utf8;
     const char *init, *export, *export_dtype;
     const char *save, *resume;
     const char *lora, *adapter, *export_adapter; /* --lora as it was typed */
     const char *precision;
     const char *grad_dtype, *rounding, *loss_scale; /* NULL: as the precision and --accumulate say */
+    const char *gather;                             /* of zero3: "op", "block" */
+    const char *pipeline;                           /* the schedule of stages: "1f1b", "gpipe" */
+    const char *rank;                               /* as it was typed: whose plan, R or all; NULL = all */
     const char *resize_vocab;                       /* as it was typed: N or auto */
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
@@ -39,6 +43,8 @@ typedef struct Options {
     float lr, weight_decay, clip, dropout; /* negative: not given */
     float temperature, top_p;
     CheckpointChoice checkpoint;
+    Ranks ranks;      /* size 1: alone */
+    int rank_timeout; /* seconds */
     AttentionKind attention;
     DType weights, quantized; /* what weights are stored as; of linear layers another type, 0 = the same */
     DType files_quantized;    /* what the files of the described model have their linear layers in; 0 = as the
@@ -49,6 +55,7 @@ typedef struct Options {
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite, merge;
     int no_graphs;           /* on a card */
     int four_ways;           /* of compare */
+    int ranks_typed;         /* --ranks was given: 1 then means 1, whatever a launcher says */
     int quantize_typed;      /* --quantize was given: files that are quantised do not decide */
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int check_data;          /* reads all ids of a .bin before it starts */
@@ -120,7 +127,8 @@ int unknown_command(const char *name); /* says so, with the nearest ones; return
 typedef struct Stored {
     DType dtype;
     int64_t count;
-    uint64_t bytes; /* of their arrays, scales included; a block is rounded up beyond that */
+    uint64_t bytes;  /* of their arrays, scales included; a block is rounded up beyond that */
+    int64_t divided; /* of the parameters: those that ranks divide */
 } Stored;
 
 /* What a training spends on a parameter, counted over the tensors as they are. (bracket.c) */
@@ -129,8 +137,14 @@ typedef struct Bracket {
     int frozen_kinds;
     Stored trained;
     uint64_t gradients, masters, states; /* bytes of what is trained; masters 0: there are none */
-    int copy;     /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
-    int adapters; /* what is trained stands beside the model's own parameters */
+    int ranks; /* more than 1: what follows is of one of them; all above is of the whole model */
+    int tensor; /* of them, that compute a layer together */
+    RankStrategy strategy;
+    uint64_t rank_weights, rank_gradients, rank_masters,
+        rank_states;    /* of what is trained, padding included */
+    int64_t kept_whole; /* trained parameters in tensors that are too small to be divided */
+    int copy;           /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
+    int adapters;       /* what is trained stands beside the model's own parameters */
 } Bracket;
 Bracket bracket_of(const Options *options, Module *model, const Optimizer *optimizer);
 /* "base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040": weights, gradients and
@@ -198,6 +212,14 @@ uint64_t room_in_memory(const Options *options, const Training *training, const 
 void forget_pairs(void);
 /* Says what is no error, on stderr: "brim: note: …". */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* The same of an error: on stderr, "brim: …", or "rank 3: …" where this process is that one of several. Other
+ * ranks mostly have the same error: one that is not rank 0 waits for a moment, in which rank 0's ends them
+ * all. At once: of an error that is this rank's own. */
+void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void complain_at_once(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* From here on this process is one of several: those but rank 0 print nothing, and note nothing. */
+void speak_as(int rank);
+int speaks_alone(void); /* whether it is rank 0, or the only one */
 /* Says what the library raised, and clears it; returns EXIT_NO. */
 int say_error(void);
 /* Finds the library that products run on: EXIT_NO after saying why the one that BRIM_BLAS names cannot be

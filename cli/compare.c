@@ -7,12 +7,13 @@
 #include "compare_.h"
 #include "levers_.h"
 #include "run_.h"
+#include "several.h"
 
 /* ---- CSV and JSON ---------------------------------------------------------------------------- */
 
 static void csv_heading(FILE *out)
 {
-    fprintf(out, "model,%s,needs_bytes,peak_bytes,fits,step_flops,peak_phase,peak_path,peak_op",
+    fprintf(out, "model,%s,needs_bytes,peak_bytes,fits,step_flops,sent_bytes,peak_phase,peak_path,peak_op",
             levers_csv_heading().text);
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         fprintf(out, ",%s_peak,%s_at_peak", memtrack_component_name((MemComponent)i),
@@ -24,9 +25,9 @@ static void csv_row(FILE *out, const Comparison *c, const Variant *v)
 {
     const Options *o = &v->options;
     const MemStats *s = &v->plan.memory.stats;
-    fprintf(out, "%s,%s,%" PRIu64 ",%" PRIu64 ",%d,%.9g,%s,%s,%s", o->model, levers_csv(o).text, s->needs,
-            s->peak, compare_fits(c, v), v->plan.step_flops, memtrack_phase_name(s->peak_at.phase),
-            v->plan.memory.peak_path, v->plan.memory.peak_op);
+    fprintf(out, "%s,%s,%" PRIu64 ",%" PRIu64 ",%d,%.9g,%" PRIu64 ",%s,%s,%s", o->model, levers_csv(o).text,
+            s->needs, s->peak, compare_fits(c, v), v->plan.step_flops, v->plan.step_sent,
+            memtrack_phase_name(s->peak_at.phase), v->plan.memory.peak_path, v->plan.memory.peak_op);
     for (int i = 0; i < MEM_COMPONENT_COUNT; i++)
         fprintf(out, ",%" PRIu64 ",%" PRIu64, s->own_peak[i], s->at_peak[i]);
     const char *error = v->plan.status ? v->plan.error : v->ran && v->result.status ? v->result.error : "";
@@ -54,6 +55,8 @@ static json_t *variant_json(const Comparison *c, const Variant *v)
     }
     int ran = v->ran && !v->result.status;
     json_object_set_new(row, "step_flops", json_real(v->plan.step_flops));
+    if (has_ranks(&v->options))
+        json_object_set_new(row, "sent_bytes_per_step", json_integer((json_int_t)v->plan.step_sent));
     json_object_set_new(row, "memory",
                         ran ? json_memory(&v->result.memory, planned) : json_memory(planned, NULL));
     if (v->ran && v->result.status)

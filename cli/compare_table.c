@@ -4,8 +4,10 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "../device/device.h"
 #include "compare_.h"
 #include "levers_.h"
+#include "several.h"
 
 typedef struct Table {
     FILE *out;
@@ -49,13 +51,22 @@ static void number(const Table *t, int columns, double bytes)
 
 static int64_t effective_batch(const Variant *v)
 {
-    return (int64_t)v->options.batch * v->options.accumulate;
+    return step_samples(&v->options);
 }
 
 static int batches_differ(const Comparison *c)
 {
     for (int i = 1; i < c->count; i++)
         if (effective_batch(&c->variants[i]) != effective_batch(&c->variants[0]))
+            return 1;
+    return 0;
+}
+
+/* Whether a row has ranks, which send each other something a step. */
+static int ranks_send(const Comparison *c)
+{
+    for (int i = 0; i < c->count; i++)
+        if (has_ranks(&c->variants[i].options))
             return 1;
     return 0;
 }
@@ -87,10 +98,12 @@ static void peak_row(const Table *t, const Variant *v, const Variant *first, int
     number(t, 9, (double)p->memory.stats.needs);
     if (t->rows->options->budget)
         fprintf(t->out, " %6s", compare_fits(t->rows, v) ? "yes" : "no");
-    fprintf(t->out, " %7s %6.2f  %s %s\n",
+    fprintf(t->out, " %7s %6.2f",
             v == first ? "" : change_text(peak / (double)first->plan.memory.stats.peak).text,
-            p->step_flops / first->plan.step_flops, memtrack_phase_name(p->memory.stats.peak_at.phase),
-            report_path(&p->memory));
+            p->step_flops / first->plan.step_flops);
+    if (ranks_send(t->rows))
+        number(t, 9, (double)p->step_sent);
+    fprintf(t->out, "  %s %s\n", memtrack_phase_name(p->memory.stats.peak_at.phase), report_path(&p->memory));
 }
 
 static void peak_rows(const Table *t, const char *title)
@@ -98,8 +111,9 @@ static void peak_rows(const Table *t, const char *title)
     const Comparison *c = t->rows;
     int batches = batches_differ(c);
     fprintf(t->out, "%-*s", t->width, title);
-    fprintf(t->out, "%s %9s %9s%s %7s %6s  %s\n", batches ? " effective" : "", "peak", "needs",
-            c->options->budget ? "   fits" : "", "change", "FLOPs", "peak at");
+    fprintf(t->out, "%s %9s %9s%s %7s %6s%s  %s\n", batches ? " effective" : "", "peak", "needs",
+            c->options->budget ? "   fits" : "", "change", "FLOPs", ranks_send(c) ? "      sent" : "",
+            "peak at");
     for (int i = 0; i < c->count; i++)
         peak_row(t, &c->variants[i], compare_first(c), batches);
 }
@@ -301,8 +315,9 @@ static void run_rows(const Table *t)
     char title[64];
     snprintf(title, sizeof title, "%" PRId64 " STEP%s OF EACH, %s", steps, steps == 1 ? "" : "S",
              t->unit.name);
+    int on_card = device_cuda_ordinal(t->rows->options->device) >= 0; /* there its own figures count */
     fprintf(t->out, "\n%-*s %9s %9s %6s %9s %12s %9s %9s\n", t->width, title, "planned", "measured", "apart",
-            "process", "unaccounted", "ms/step", "loss");
+            on_card ? "card used" : "process", "unaccounted", "ms/step", "loss");
     for (int i = 0; i < t->rows->count; i++) {
         const Variant *v = &t->rows->variants[i];
         const RunResult *r = &v->result;
@@ -315,8 +330,9 @@ static void run_rows(const Table *t)
         number(t, 9, (double)planned);
         number(t, 9, (double)measured);
         fprintf(t->out, " %6" PRId64, (int64_t)(measured - planned));
-        number(t, 9, (double)r->memory.process_peak);
-        number(t, 12, (double)report_unaccounted(&r->memory));
+        const MemSummary *m = &r->memory;
+        number(t, 9, (double)(on_card ? m->card.used : m->process_peak));
+        number(t, 12, (double)(on_card ? report_card_unaccounted(m) : report_unaccounted(m)));
         fprintf(t->out, " %9s %9.4f\n", compare_ms(v, 1, "-").text, r->loss_last);
     }
 }

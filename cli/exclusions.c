@@ -5,6 +5,7 @@
 #include "flags_.h"
 #include "levers_.h"
 #include "precision.h"
+#include "several.h"
 
 /* Both given is an error; `why` follows. */
 static const struct {
@@ -51,6 +52,12 @@ static const struct {
     {"--resize-vocab", "--init", " PATH", NULL, NULL, NULL},
     {"--prefill", "--inference", "", NULL, NULL, NULL},
     {"--merge", "--export", " DIR", NULL, NULL, NULL},
+    {"--parallel", "--ranks", " N", NULL, NULL, ": one process divides nothing"},
+    {"--stages", "--ranks", " N", NULL, NULL, ": one process has the whole model"},
+    {"--pipeline", "--stages", " P", NULL, NULL, NULL},
+    {"--tensor", "--ranks", " N", NULL, NULL, ": they are some of the ranks"},
+    {"--rank-timeout", "--ranks", " N", NULL, NULL, NULL},
+    {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };
 
 LeverText levers_exclude(const Options *o)
@@ -61,7 +68,9 @@ LeverText levers_exclude(const Options *o)
             snprintf(out.text, sizeof out.text, "%.90s excludes %.90s: %s; use one of the two",
                      flag_typed(excludes[i].one, o).text, flag_typed(excludes[i].other, o).text,
                      excludes[i].why);
-    return out.text[0] ? out : precision_problem(o);
+    if (!out.text[0])
+        out = precision_problem(o);
+    return out.text[0] ? out : ranks_problem(o);
 }
 
 static int one_given(const char *flags, const Options *o)

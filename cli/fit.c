@@ -96,12 +96,15 @@ static int choose_cards(Fit *fit)
 
 /* ---- Which levers ---------------------------------------------------------------------------- */
 
-static void choose_methods(Fit *fit)
+static int choose_rows(Fit *fit)
 {
     static Variant variants[VARIANTS];
+    if (fit->ranked)
+        return fit_choose_ranks(fit);
     fit->methods = variants_list(fit->options, variants);
     for (int k = 0; k < fit->methods; k++)
         fit->method[k] = (Method){.variant = variants[k]};
+    return 0;
 }
 
 /* ---- Needs ----------------------------------------------------------------------------------- */
@@ -237,7 +240,7 @@ static void fill_row(Fit *fit, Method *m)
     for (int i = 0; i < fit->cards; i++) {
         Axis batches = {.kind = fit->kind_of[i], .seq = o->seq, .step = 1, .most = fit_most(fit, m)};
         m->batch[i] = (int)largest(fit, m, &batches, fit_limit(fit, i));
-        if (o->seq)
+        if (o->seq && !fit->ranked)
             fill_seq(fit, m, i, max_seq);
         else
             m->bound[i] = bound_of(&m->variant.plan);
@@ -278,10 +281,11 @@ int command_fit(const Options *options, int count)
         return usage("--checkpoint auto is for one budget; `brim fit` shows every choice: leave it out");
     if (options->budget)
         return usage("--budget is for one run; `brim fit` takes sizes as --memory 8GiB,16GiB");
-    fit = (Fit){.options = options, .kinds = device_cuda_ordinal(options->device) < 0};
-    if (choose_cards(&fit))
+    fit = (Fit){.options = options,
+                .kinds = device_cuda_ordinal(options->device) < 0,
+                .ranked = options->card_counts != NULL};
+    if (choose_cards(&fit) || choose_rows(&fit))
         return EXIT_USAGE;
-    choose_methods(&fit);
     ReportProgress progress = report_progress_start("planning", fit.methods);
     for (int k = 0; k < fit.methods; report_progress(&progress, ++k))
         fill_row(&fit, &fit.method[k]);
@@ -290,10 +294,12 @@ int command_fit(const Options *options, int count)
         fprintf(stderr, "brim: %s\n", fit.method[0].variant.plan.error);
         return EXIT_NO;
     }
-    if (!every_card_has_one(&fit))
+    if (!every_card_has_one(&fit) && !fit.ranked)
         plan_other_kinds(&fit);
     if (options->json)
         fit_print_json(&fit);
+    else if (fit.ranked)
+        fit_cards_print(&fit);
     else
         fit_print(&fit);
     return every_card_has_one(&fit) ? EXIT_DONE : EXIT_NO;

@@ -5,7 +5,16 @@
 #include "levers_.h"
 #include "variants_.h"
 
-enum { METHODS = VARIANTS, CARDS = 12, KINDS = 4, MEMO = 240, LARGEST_BATCH = 1 << 16, SHORT = 40 };
+enum {
+    COUNTS = 8,
+    METHODS = 2 * (1 + 4 * COUNTS),
+    CARDS = 12,
+    KINDS = 4,
+    MEMO = 240,
+    LARGEST_BATCH = 1 << 16,
+    SHORT = 40
+};
+_Static_assert(METHODS >= (int)VARIANTS, "rows are variants, or strategies x numbers of cards, twice");
 
 /* On a device, cards for which plans are the same, to the byte. On the CPU there is one kind. */
 typedef struct Kind {
@@ -48,6 +57,7 @@ typedef struct Fit {
     int cards, shown; /* shown: the first that the options can be planned for */
     Kind kind[KINDS];
     int kinds;
+    int ranked;                  /* rows are strategies and numbers of cards: fit_cards.c */
     int seq_step;                /* lengths are multiples of it */
     int64_t parameters, samples; /* samples: of the data, for images */
     Bracket bracket;             /* of the options as they are */
@@ -69,7 +79,22 @@ int fit_kind(const Fit *fit, int capability);
 uint64_t fit_pytorch(const Fit *fit, int card);
 /* What fits where in one sentence. */
 LeverText fit_verdict(const Fit *fit);
+/* "-6.7" GiB or "-99 MiB", which never reads as nothing; "" where there is no plan. */
+typedef struct MissingText {
+    char text[24];
+} MissingText;
+MissingText fit_missing(uint64_t needs, uint64_t limit);
 void fit_print(const Fit *fit);
 void fit_print_json(const Fit *fit);
+
+/* ---- fit_cards.c: --cards ---- */
+
+/* The rows that --cards asks for. 0 or EXIT_USAGE. */
+int fit_choose_ranks(Fit *fit);
+const Method *fit_cards_best(const Fit *fit, int card);
+LeverText fit_cards_verdict(const Fit *fit);
+void fit_cards_print(const Fit *fit);
+/* Adds how many ranks and what they divide, and what one sends a step. */
+void fit_cards_json(json_t *row, const Method *m);
 
 #endif

@@ -24,17 +24,12 @@ static void heading(const Fit *fit, const char *title, const char *columns, cons
     printf("\n");
 }
 
-/* "no, -6.7" GiB, which never reads as nothing; "no" where a plan is refused for such a card. */
+/* "no, -6.7" GiB; "no" where a plan is refused for such a card. */
 static void missing_cell(uint64_t needs, uint64_t limit)
 {
-    char text[24];
-    uint64_t bytes = needs - limit;
-    if (needs == UINT64_MAX)
-        snprintf(text, sizeof text, "no");
-    else if (bytes < UINT64_C(100) << 20)
-        snprintf(text, sizeof text, "no, -%" PRIu64 " MiB", (bytes + (1 << 20) - 1) >> 20);
-    else
-        snprintf(text, sizeof text, "no, -%.1f", gib(bytes));
+    char text[32];
+    MissingText missing = fit_missing(needs, limit);
+    snprintf(text, sizeof text, "no%s%s", missing.text[0] ? ", " : "", missing.text);
     printf(" %12s", text);
 }
 
@@ -279,6 +274,10 @@ static json_t *card_json(const Fit *fit, const Method *m, int card)
     const Bound *bound = &m->bound[card];
     uint64_t needs = fit_needs(fit, m, card);
     int planned = needs != UINT64_MAX;
+    if (fit->ranked)
+        return json_pack("{s:s, s:b, s:I, s:I, s:i}", "card", fit->title[card], "fits",
+                         fit_fits(fit, m, card), "free_bytes", (json_int_t)(fit_limit(fit, card) - needs),
+                         "needs_bytes", (json_int_t)needs, "largest_batch", m->batch[card]);
     return json_pack("{s:s, s:b, s:o, s:o, s:i, s:i, s:{s:s, s:I, s:s, s:s}}", "card", fit->title[card],
                      "fits", fit_fits(fit, m, card), "free_bytes",
                      planned ? json_integer((json_int_t)(fit_limit(fit, card) - needs)) : json_null(),
@@ -296,16 +295,21 @@ static json_t *row_json(const Fit *fit, const Method *m)
     json_t *cards = json_array();
     for (int i = 0; i < fit->cards; i++)
         json_array_append_new(cards, card_json(fit, m, i));
-    return json_pack("{s:s, s:s, s:o, s:f, s:s, s:o, s:o}", "method", m->variant.label, "flags",
-                     levers_text(&m->variant.options, fit->options).text, "options",
-                     levers_json(&m->variant.options), "step_flops", plan->step_flops, "bound_by",
-                     memtrack_group_name(bound_by(&plan->memory)), "memory", json_memory(&plan->memory, NULL),
-                     "cards", cards);
+    json_t *row = json_pack("{s:s, s:s, s:o, s:f, s:s, s:o, s:o}", "method", m->variant.label, "flags",
+                            levers_text(&m->variant.options, fit->options).text, "options",
+                            levers_json(&m->variant.options), "step_flops", plan->step_flops, "bound_by",
+                            memtrack_group_name(bound_by(&plan->memory)), "memory",
+                            json_memory(&plan->memory, NULL), "cards", cards);
+    if (fit->ranked)
+        fit_cards_json(row, m);
+    return row;
 }
 
 static json_t *best_json(const Fit *fit, int card)
 {
     const Method *best = fit_best(fit, card);
+    if (best && fit->ranked)
+        return json_text(best->variant.label);
     return best ? json_text(levers_text(&best->variant.options, fit->options).text) : json_null();
 }
 

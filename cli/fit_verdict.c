@@ -4,45 +4,12 @@
 #include "../device/cards.h"
 #include "../device/device.h"
 #include "fit_.h"
-#include "precision.h"
-
-uint64_t fit_limit(const Fit *fit, int card)
-{
-    return fit->memory[card] - fit->options->reserve;
-}
-
-int fit_most(const Fit *fit, const Method *m)
-{
-    int most = LARGEST_BATCH / m->variant.options.accumulate;
-    most = most < 1 ? 1 : most;
-    /* Images are as many as they are; a text gives as many samples as a step takes. */
-    return !m->variant.options.seq && fit->samples < most ? (int)fit->samples : most;
-}
-
-int fit_kind(const Fit *fit, int capability)
-{
-    int on_card = device_cuda_ordinal(fit->options->device) >= 0;
-    if (on_card && capability < least_capability(fit->options))
-        return -1;
-    for (int i = 0; i < fit->kinds; i++)
-        if (!on_card || device_plans_alike(fit->kind[i].capability, capability))
-            return i;
-    return -1;
-}
-
-uint64_t fit_needs(const Fit *fit, const Method *m, int card)
-{
-    return m->needs[fit->kind_of[card]];
-}
-
-int fit_fits(const Fit *fit, const Method *m, int card)
-{
-    return !m->variant.plan.status && fit_needs(fit, m, card) <= fit_limit(fit, card); /* never UINT64_MAX */
-}
 
 const Method *fit_best(const Fit *fit, int card)
 {
     const Method *best = NULL;
+    if (fit->ranked)
+        return fit_cards_best(fit, card);
     for (int k = 0; k < fit->methods; k++) {
         const Method *m = &fit->method[k];
         if (fit_fits(fit, m, card) &&
@@ -147,6 +114,8 @@ LeverText fit_verdict(const Fit *fit)
 {
     LeverText out = {""};
     const Method *said[CARDS];
+    if (fit->ranked)
+        return fit_cards_verdict(fit);
     int count = 0, without = 0, adapters = 0;
     for (int i = 0; i < fit->cards; i++) {
         const Method *best = fit_best(fit, i);

@@ -69,6 +69,22 @@ static const Flag flags[] = {
     {"--seed", FLAG_SEED, AT(seed), "N", .help = "random seed (1)"},
     {"--threads", FLAG_INT, AT(threads), "N", .help = "threads to use (one a processor)", .low = 1,
      .high = MOST_THREADS},
+    {"--ranks", FLAG_INT, AT(ranks.size), "N", .help = "processes for one model (1)",
+     .only = "train plan compare", .low = 1, .high = RANKS_MOST},
+    {"--parallel", FLAG_PARALLEL, AT(ranks.strategy), "NAME", .help = "ddp, zero1-3 or fsdp (ddp)",
+     .only = "train plan compare"},
+    {"--tensor", FLAG_INT, AT(ranks.tensor), "T", .help = "ranks that share a layer (1)",
+     .only = "train plan compare", .low = 1, .high = RANKS_MOST},
+    {"--gather", FLAG_NAME, AT(gather), "op|block",
+     .help = "zero3: by op or by block (op)", .only = "train plan compare"},
+    {"--stages", FLAG_INT, AT(ranks.stages), "P", .help = "stages of blocks (1)",
+     .only = "train plan", .low = 1, .high = RANKS_MOST},
+    {"--pipeline", FLAG_NAME, AT(pipeline), "1f1b|gpipe", .help = "schedule of stages (1f1b)",
+     .only = "train plan"},
+    {"--rank", FLAG_TEXT, AT(rank), "R|all", .help = "plan this rank, or all that differ (all)",
+     .only = "plan"},
+    {"--rank-timeout", FLAG_INT, AT(rank_timeout), "S", .help = "end a run whose rank waits S seconds (600)",
+     .only = "train", .low = 1},
     {"--device", FLAG_NAME, AT(device), "cpu|cuda", .help = "where tensors live (cpu); cuda:1: 2nd card"},
     {"--no-graph", FLAG_SWITCH, AT(no_graphs), NULL, .help = "on a card, start each kernel by itself"},
     {"--max-samples", FLAG_INT64, AT(max_samples), "N", .help = "use only the first N samples", .low = 1},
@@ -122,6 +138,8 @@ static const Flag flags[] = {
      .only = "compare"},
     {"--card", FLAG_TEXT, AT(cards), "NAME,…", .help = "cards of `brim gpus` (a few)",
      .only = "fit plan compare"},
+    {"--cards", FLAG_TEXT, AT(card_counts), "N,…", .help = "train on so many together: ddp, zero1 to 3",
+     .only = "fit"},
     {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
     {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for context and libraries (1GiB)",
      .zero = 1, .only = "fit"},
@@ -134,6 +152,10 @@ const Options options_default = {.optimizer = "adamw",
                                  .precision = "fp32",
                                  .schedule = "cosine",
                                  .device = "cpu",
+                                 .rank_timeout = 600, /* as PyTorch's NCCL waits */
+                                 .gather = "op",
+                                 .pipeline = "1f1b",
+                                 .ranks = {.size = 1, .tensor = 1, .stages = 1, .strategy = RANKS_DDP},
                                  .accumulate = 1,
                                  .warmup = -1,
                                  .lr = -1,
@@ -222,6 +244,8 @@ LeverText flag_text(const char *name, const Options *options)
         text = weights_name(*(const DType *)value);
     else if (flag->kind == FLAG_QUANTIZE)
         text = quantize_name(*(const DType *)value);
+    else if (flag->kind == FLAG_PARALLEL)
+        text = ranks_strategy_name(*(const RankStrategy *)value);
     if (text)
         snprintf(out.text, sizeof out.text, "%s", text);
     else if (flag->kind == FLAG_FLOAT && *(const float *)value >= 0)

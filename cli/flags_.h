@@ -20,7 +20,8 @@ typedef enum FlagKind {
     FLAG_ATTENTION,
     FLAG_ZERO_GRAD,
     FLAG_WEIGHTS,
-    FLAG_QUANTIZE
+    FLAG_QUANTIZE,
+    FLAG_PARALLEL
 } FlagKind;
 
 typedef struct Flag {

@@ -38,8 +38,11 @@ static const Help pages[] = {
      "With --save the run is saved as it goes. --resume continues it as if it had\n"
      "never stopped; with --save of the same directory a run is started where there\n"
      "is none. SIGINT and SIGTERM stop it between two steps, saved; a second signal\n"
-     "stops it at once.",
-     TRAIN_FLAGS " --check-data --export --merge --export-adapter --overwrite --export-dtype --export-shard "
+     "stops it at once.\n"
+     "With --ranks several processes train one model, over MPI: started by mpirun, or\n"
+     "by the command itself. --batch is that of each.",
+     TRAIN_FLAGS " --ranks --parallel --tensor --gather --stages --pipeline --rank-timeout --check-data --export --merge --export-adapter "
+                 "--overwrite --export-dtype --export-shard "
                  "--save --save-every --keep --resume",
      .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
                  "  brim train --model mlp --data fashion-mnist --epochs 3\n"
@@ -51,19 +54,20 @@ static const Help pages[] = {
      "milliseconds to seconds, for models of any size. With --budget the exit code\n"
      "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
      "--inference plans inference instead of training: weights, cache and workspace.",
-     NEED_FLAGS " --card --textbook --inference --prefill --json",
+     NEED_FLAGS " --ranks --parallel --tensor --gather --stages --pipeline --rank --card --textbook --inference --prefill --json",
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
-                 "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"},
+                 "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"
+                 "  brim plan llama-3.1-8b --ranks 8 --parallel zero3 --checkpoint blocks\n"},
     {"compare", "what each lever saves; or each combination of --batch 1,2,4",
      "Plans the training as it is and with each lever at the same effective batch:\n"
      "what it saves at the peak, and what it costs in operations. Where options are\n"
      "comma lists, every combination is a row instead. --run also trains each row\n"
      "for some steps in a process of its own, and shows measured beside planned.\n"
-     "--budget marks the rows that fit.\n"
+     "--budget marks the rows that fit. With --ranks the rows divide more and more.\n"
      "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
      "one model, beside what is taught about them, and four models on five cards.",
-     NEED_FLAGS " --card --run --no-graph --four-ways --csv --json",
+     NEED_FLAGS " --ranks --parallel --tensor --gather --card --run --no-graph --four-ways --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --four-ways --model llama-3.1-8b\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
@@ -71,10 +75,12 @@ static const Help pages[] = {
      "First what fits each card at the least cost. Then for each lever, alone and\n"
      "together, and each card: whether the training fits, up to which batch and up to\n"
      "which sequence length. Every cell is planned, not estimated. --card takes names\n"
-     "that `brim gpus` lists, --memory takes sizes.",
-     SHAPE_FLAGS " --card --memory --reserve --json",
+     "that `brim gpus` lists, --memory takes sizes. --cards 2,8 shows instead what\n"
+     "several cards together train: ddp and zero1 to zero3 (fsdp), each rank planned.",
+     SHAPE_FLAGS " --card --cards --memory --reserve --json",
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
-                 "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"},
+                 "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"
+                 "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"},
     {"generate", "continue a prompt; what inference needs",
      "Plans, then writes token by token with a key-value cache, and shows what that\n"
      "took: weights, cache and workspace, planned beside measured. --batch writes\n"
@@ -145,13 +151,13 @@ static const Group groups[] = {
      "--model --init --init-partial --resize-vocab --lora --adapter --vocab --tokenizer --dropout"},
     {"data", "what it is trained on, and how much at once",
      "--data --pack --invalid-utf8 --check-data --batch --seq --accumulate --max-samples"},
-    {"training", "steps, optimizer, learning rate, threads",
+    {"training", "steps, optimizer, learning rate, threads, ranks",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device "
-     "--no-graph"},
+     "--no-graph --ranks --parallel --tensor --gather --stages --pipeline --rank --rank-timeout"},
     {"levers", "what saves memory, and the limits to stay below",
      "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention "
      "--precision "
-     "--grad-dtype --rounding --loss-scale --weights --quantize --budget --card --memory --reserve"},
+     "--grad-dtype --rounding --loss-scale --weights --quantize --budget --card --cards --memory --reserve"},
     {"saving", "saved runs, and weights for other programs",
      "--save --save-every --keep --resume --export --merge --export-adapter --overwrite --export-dtype "
      "--export-shard"},

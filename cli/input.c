@@ -93,7 +93,7 @@ int read_prompt(Options *o)
 void say_data_note(const Options *o, const Loader *loader)
 {
     const char *note = data_note(loader);
-    if (!note[0] || (kept.noted && !strcmp(kept.noted, o->data)))
+    if (!note[0] || !speaks_alone() || (kept.noted && !strcmp(kept.noted, o->data)))
         return;
     fprintf(stderr, "brim: note: %s\n", note);
     kept.noted = o->data;

@@ -6,6 +6,7 @@
 #include "levers_.h"
 #include "lora.h"
 #include "precision.h"
+#include "several.h"
 
 /* ---- The rows -------------------------------------------------------------------------------- */
 
@@ -59,6 +60,32 @@ static LeverText pack_title(const Options *o)
 static LeverText accumulate_title(const Options *o)
 {
     return o->accumulate > 1 ? lever_say("accumulate %d", o->accumulate) : lever_say("%s", "");
+}
+
+static LeverText ranks_title(const Options *o)
+{
+    int ranks = data_ranks(o); /* a step has as many times the samples */
+    return ranks > 1 ? lever_say("%d %sranks", ranks, ranks < o->ranks.size ? "data " : "") : lever_say("%s", "");
+}
+
+static LeverText stages_title(const Options *o)
+{
+    return lever_say("%d stages %s", o->ranks.stages, ranks_schedule_name(o->ranks.schedule));
+}
+
+static LeverText gather_title(const Options *o)
+{
+    return lever_say("%s", gathers_blocks(o) ? "gathered by block" : "");
+}
+
+static LeverText parallel_title(const Options *o)
+{
+    return lever_say("%s", ranks_strategy_name(o->ranks.strategy));
+}
+
+static LeverText tensor_title(const Options *o)
+{
+    return o->ranks.tensor > 1 ? lever_say("tensor %d", o->ranks.tensor) : lever_say("%s", "");
 }
 
 static LeverText attention_title(const Options *o)
@@ -127,6 +154,11 @@ static void loss_chunk_to_model(const Options *o, Module *model)
         nn_set_loss_chunk(model, o->loss_chunk);
 }
 
+static void gather_to_model(const Options *o, Module *model)
+{
+    nn_set_gather_blocks(model, gathers_blocks(o));
+}
+
 static void skip_to_model(const Options *o, Module *model)
 {
     if (o->skip_unlabelled)
@@ -160,6 +192,16 @@ static const Lever levers[] = {
      .joins = 1,
      .model_decides = 1},
     {.flag = "--accumulate", .where = EVERYWHERE, .title = accumulate_title, .joins = 1},
+    /* A saved run does not know them. */
+    {.flag = "--ranks", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .title = ranks_title, .joins = 1},
+    {.flag = "--tensor", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .means = has_ranks, .title = tensor_title},
+    {.flag = "--parallel",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = has_ranks,
+     .title = parallel_title},
+    {.flag = "--stages", .where = LEVER_LOG | LEVER_TYPED, .means = has_stages, .title = stages_title},
+    {.flag = "--pipeline", .where = LEVER_LOG | LEVER_TYPED, .means = has_stages},
+    {.flag = "--gather", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .means = gathers_blocks, .title = gather_title, .to_model = gather_to_model},
     {.flag = "--pack", .where = LEVER_SAVED, .means = packs, .title = pack_title},
     {.flag = "--attention",
      .where = EVERYWHERE,

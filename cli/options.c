@@ -12,6 +12,7 @@
 #include "input_.h"
 #include "levers_.h"
 #include "lora.h"
+#include "several.h"
 
 static SayLine optimizer_names(void)
 {
@@ -114,9 +115,11 @@ static int check_levers(Options *o)
     o->export_dtype = o->export_dtype ? o->export_dtype : "fp32";
     if (o->dropout >= 1)
         return usage("--dropout must be below 1");
-    if ((int64_t)o->batch * o->accumulate > INT_MAX)
-        return usage("--batch %d x --accumulate %d is %" PRId64 " samples a step; at most %d are possible",
-                     o->batch, o->accumulate, (int64_t)o->batch * o->accumulate, INT_MAX);
+    if ((int64_t)o->batch * o->accumulate > INT_MAX / data_ranks(o))
+        return usage("--batch %d x --accumulate %d%s is %.0f samples a step; at most %d are possible",
+                     o->batch, o->accumulate,
+                     o->ranks.size > 1 ? lever_say(" x --ranks %d", o->ranks.size).text : "",
+                     (double)o->batch * o->accumulate * data_ranks(o), INT_MAX);
     if (o->clip < 0)
         o->clip = o->in_backward ? 0 : 1;
     return 0;
@@ -412,7 +415,14 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
                                      a->flag->name, a->values[which[i]]);
     }
     o->quantize_typed = was_given(all, "--quantize");
+    o->ranks_typed = was_given(all, "--ranks");
+    if (o->ranks_typed && o->ranks.size == 1) { /* one of a list */
+        o->ranks.strategy = RANKS_DDP;
+        o->ranks.tensor = 1;
+    }
     int status = check_mode(all);
+    if (!status)
+        status = check_ranks(o, command);
     if (!status)
         status = check_names(o);
     if (!status)

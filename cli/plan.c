@@ -7,6 +7,7 @@
 #include "../base/plural_.h"
 #include "../estimate/textbook.h"
 #include "cli.h"
+#include "several.h"
 
 static ReportUnit unit_of(const Plan *plan)
 {
@@ -190,7 +191,7 @@ static json_t *places_json(const Plan *plan)
     return all;
 }
 
-static void plan_json(const Options *o, const Training *t, const Plan *plan)
+static void plan_json(const Options *o, const Training *t, const Plan *plan, const StagePlans *stages)
 {
     json_t *all =
         json_pack("{s:s, s:I, s:o, s:i, s:f, s:s, s:s, s:o, s:o, s:o}", "model", o->model, "parameters",
@@ -200,12 +201,13 @@ static void plan_json(const Options *o, const Training *t, const Plan *plan)
                   largest_json(plan), "places_at_peak", places_json(plan));
     bracket_add_trained(all, &t->bracket);
     planned_card_json(all, o);
+    ranks_plan_json(all, o, plan, has_stages(o) ? stages_plan_json(o, stages) : NULL);
     json_print(all);
 }
 
 /* ---- The command ----------------------------------------------------------------------------- */
 
-static void print_plan(const Options *o, const Training *t, const Plan *plan)
+static void print_plan(const Options *o, const Training *t, const Plan *plan, const StagePlans *stages)
 {
     const MemStats *s = &plan->memory.stats;
     PlannedCard card = planned_card(o);
@@ -217,7 +219,11 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan)
     if (card.capability)
         printf("%s.\n", card.text);
     else
-        printf("%d thread%s.\n", threads_of(o), plural(threads_of(o)));
+        printf("%d thread%s%s.\n", threads_of(o), plural(threads_of(o)), has_ranks(o) ? " a rank" : "");
+    if (has_stages(o))
+        print_stages_plan(o, stages);
+    else
+        print_ranks_plan(o, t, plan);
     largest_table(stdout, plan);
     layer_table(stdout, plan);
     rules_print(stdout, o, t, plan);
@@ -251,15 +257,19 @@ int command_plan(const Options *options, int count)
         return plan_inference(&o);
     if (resolve_checkpoint(&o))
         return EXIT_NO;
+    StagePlans stages = {0};
     int status = plan_or_say(&o, &training, &plan);
+    if (!status)
+        status = plan_stages(&o, &plan, &stages);
+    if (!status && o.json)
+        plan_json(&o, &training, &plan, &stages);
+    else if (!status)
+        print_plan(&o, &training, &plan, &stages);
+    stage_plans_free(&o, &stages);
     if (status) {
         plan_free(&plan);
         return status;
     }
-    if (o.json)
-        plan_json(&o, &training, &plan);
-    else
-        print_plan(&o, &training, &plan);
     if (o.budget && !o.json)
         printf("\n");
     status = check_budget(&o, &plan);

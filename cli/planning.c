@@ -8,6 +8,7 @@
 #include "../device/device.h"
 #include "../text/input_.h"
 #include "precision.h"
+#include "several.h"
 #include "variants_.h"
 
 static int is_on_card(const Options *o)
@@ -59,6 +60,7 @@ RunOptions run_options(const Options *o)
     int every = o->every ? o->every : twentieth < INT_MAX ? (int)twentieth : INT_MAX;
     return (RunOptions){.budget = o->budget,
                         .threads = o->threads,
+                        .ranks = has_ranks(o) ? &o->ranks : NULL,
                         .device = o->device,
                         .card = is_on_card(o) ? o->cards : NULL,
                         .no_graphs = o->no_graphs,
@@ -71,7 +73,7 @@ RunOptions run_options(const Options *o)
 /* A step is never larger than the data. */
 static void say_if_data_is_short(const Options *o, int64_t samples)
 {
-    int64_t step = (int64_t)o->batch * o->accumulate;
+    int64_t step = step_samples(o);
     char shown[FILE_LABEL];
     if (samples >= step)
         return;
@@ -95,7 +97,7 @@ int plan_or_say(const Options *o, Training *training, Plan *plan)
 {
     RunOptions run = run_options(o);
     if (plan_script(training_script, training, &run, plan)) {
-        fprintf(stderr, "brim: %s\n", plan->error);
+        complain("%s", plan->error);
         return EXIT_NO;
     }
     say_if_data_is_short(o, training->samples);

@@ -7,6 +7,7 @@
 #include "../kernels/kernels.h"
 #include "levers_.h"
 #include "precision.h"
+#include "several.h"
 
 const char *const group_names[MEM_GROUP_COUNT] = {
 #define X(id, name, label, word, brief) [MEM_GROUP_##id] = word,
@@ -27,8 +28,9 @@ MemGroup bound_by(const MemSummary *memory)
 /* Not where the rows below differ in it. */
 static int same_bracket(const Options *o)
 {
-    static const char *const decide[] = {"--model",    "--optimizer", "--weights",
-                                         "--quantize", "--precision", "--grad-dtype"};
+    static const char *const decide[] = {"--model",     "--optimizer",  "--weights", "--quantize",
+                                         "--precision", "--grad-dtype", "--ranks",   "--parallel",
+                                         "--tensor"};
     for (size_t i = 0; i < sizeof decide / sizeof decide[0]; i++)
         if (option_varies(o, decide[i]))
             return 0;
@@ -45,12 +47,16 @@ static void title(const Options *o, int64_t parameters, const Bracket *bracket, 
     if (!option_varies(o, "--weights") && !option_varies(o, "--quantize") && !option_varies(o, "--precision"))
         line_add(&line, "  %s", types_text(o).text);
     line_add(&line, "  %s", levers_title(o).text);
+    if (has_ranks(o) && !option_varies(o, "--batch") && !option_varies(o, "--accumulate") &&
+        !option_varies(o, "--ranks"))
+        line_add(&line, "  %" PRId64 " samples a step", step_samples(o));
     if (steps)
         line_add(&line, "  %" PRId64 " step%s", steps, plural(steps));
     if (on[0])
         line_add(&line, "  on %s", on);
     else if (!steps)
-        line_add(&line, "  %d thread%s", threads_of(o), plural(threads_of(o)));
+        line_add(&line, "  %d thread%s%s", threads_of(o), plural(threads_of(o)),
+                 has_ranks(o) ? " a rank" : "");
     say_line(&line);
     if (same_bracket(o) && bracket->trained.count) {
         line.text[0] = '\0';
@@ -98,6 +104,7 @@ void print_machine(const Options *o, const Plan *plan)
         return;
     }
     kernels_blas_start(threads);
-    printf("%s, %d thread%s, %s kernels; plan: needs %s\n", kernels_blas_name(), threads, plural(threads),
-           kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text);
+    const char *each = has_ranks(o) ? " a rank" : "";
+    printf("%s, %d thread%s%s, %s kernels; plan: needs %s%s\n", kernels_blas_name(), threads, plural(threads),
+           each, kernels_cpu(NULL)->name, report_size(plan->memory.stats.needs).text, each);
 }

@@ -8,6 +8,7 @@
 #include "input_.h"
 #include "levers_.h"
 #include "lora.h"
+#include "several.h"
 
 /* ---- Signals --------------------------------------------------------------------------------- */
 
@@ -76,23 +77,47 @@ static int may_start_anew(const Options *o)
     return same_file(o->save, o->resume);
 }
 
+static int find_newest(Saving *s)
+{
+    const Options *o = s->options;
+    if (io_find_saved_run(o->resume, &s->from))
+        return say_error();
+    if (s->from.note[0])
+        note("%s; resuming the save before it", s->from.note);
+    if (s->from.path[0] || may_start_anew(o))
+        return EXIT_DONE;
+    complain("--resume %s: no saved run is there; leave --resume out to start a new run, or give --save %s "
+             "too, which starts one and resumes it later",
+             o->resume, o->resume);
+    return EXIT_NO;
+}
+
+/* What rank 0 has found: it looks at all bytes, and before the others no directory is made. */
+typedef struct Start {
+    int64_t status;
+    SavedRunFound from;
+} Start;
+
 static int find_start(Saving *s)
 {
     const Options *o = s->options;
     if (!o->resume)
         return EXIT_DONE;
-    if (io_find_saved_run(o->resume, &s->from))
-        return say_error();
-    if (s->from.note[0])
-        fprintf(stderr, "brim: note: %s; resuming the save before it\n", s->from.note);
-    if (s->from.path[0] || may_start_anew(o))
-        return EXIT_DONE;
-    fprintf(
-        stderr,
-        "brim: --resume %s: no saved run is there; leave --resume out to start a new run, or give --save %s "
-        "too, which starts one and resumes it later\n",
-        o->resume, o->resume);
-    return EXIT_NO;
+    Start mine = {.status = speaks_alone() ? find_newest(s) : EXIT_DONE};
+    if (!has_ranks(o))
+        return (int)mine.status;
+    mine.from = s->from;
+    size_t bytes = (size_t)o->ranks.size * sizeof mine;
+    Start *all = memtrack_host_calloc(NULL, bytes);
+    if (!all || ranks_gather(&o->ranks, &mine, sizeof mine, all)) {
+        complain("--resume %s: rank 0 does not say where to begin", o->resume);
+        mine.status = EXIT_NO;
+    } else {
+        mine = all[0];
+    }
+    s->from = mine.from;
+    memtrack_host_free(NULL, all, bytes);
+    return (int)mine.status;
 }
 
 /* What is newer than this run would stay the newest: another run's, or one that was gone back from. */
@@ -132,6 +157,8 @@ int saving_open(Saving *saving, const Options *options)
                        .adapter_lock = -1,
                        .saved = -1,
                        .input_count = -1};
+    if (!speaks_alone()) /* rank 0 writes for all */
+        return find_start(saving);
     saving->made_save = options->save && access(options->save, F_OK) != 0;
     saving->made_export = options->export && access(options->export, F_OK) != 0;
     saving->made_adapter = options->export_adapter && access(options->export_adapter, F_OK) != 0;
@@ -211,9 +238,20 @@ static void add_name(Settings *s, const char *name, const char *path)
     add(s, name, "%.*s", end - from, path + from);
 }
 
-static void add_lever(void *to, const char *name, const char *value)
+/* A saved run does not know how many ranks there were: what it wants again is a step's micro-batches, of all
+ * of them. */
+typedef struct LeverSettings {
+    Settings *to;
+    const Options *options;
+} LeverSettings;
+
+static void add_lever(void *user, const char *name, const char *value)
 {
-    add(to, name, "%s", value);
+    const LeverSettings *s = user;
+    if (!strcmp(name, "accumulate"))
+        add(s->to, name, "%d", s->options->accumulate * data_ranks(s->options));
+    else
+        add(s->to, name, "%s", value);
 }
 
 /* Every setting that can change a bit of a weight; except the number of steps, and options that were not
@@ -224,7 +262,7 @@ static void fill_settings(Settings *s, const Options *o)
     s->count = 0;
     add(s, "model", "%s", o->model);
     add_name(s, "data", o->data);
-    levers_saved(o, add_lever, s);
+    levers_saved(o, add_lever, &(LeverSettings){s, o});
     s->command[0] = '\0';
     for (int i = 0; i < o->argument_count && used < COMMAND_TEXT; i++)
         used +=
@@ -337,7 +375,7 @@ int64_t saving_load(Saving *saving, const SavedRun *run)
     if (io_load_run(saving->from.path, &all, &found))
         return 0;
     if (found.note[0] && !saving->noted++)
-        fprintf(stderr, "brim: note: %s\n", found.note);
+        note("%s", found.note);
     saving->saved = same_file(saving->options->save, saving->options->resume) ? found.step : -1;
     return found.step;
 }
@@ -366,7 +404,9 @@ void saving_step(Saving *saving, const SavedRun *run, int64_t steps)
     int64_t step = optim_steps(run->optimizer);
     if (step % every != 0 || step >= steps || !save(saving, run))
         return;
-    fprintf(stderr, "brim: step %" PRId64 " is not saved: %s; training continues\n", step, error_message());
+    if (speaks_alone())
+        fprintf(stderr, "brim: step %" PRId64 " is not saved: %s; training continues\n", step,
+                error_message());
     error_clear();
 }
 
@@ -374,6 +414,7 @@ void saving_end(Saving *saving, const SavedRun *run)
 {
     if (!saves(saving) || saving->saved == optim_steps(run->optimizer) || !save(saving, run))
         return;
-    fprintf(stderr, "brim: the end of the run is not saved: %s\n", error_message());
+    if (speaks_alone())
+        fprintf(stderr, "brim: the end of the run is not saved: %s\n", error_message());
     error_clear();
 }

@@ -1,10 +1,55 @@
 /* What several commands say in the same words. */
 #include <stdarg.h>
 #include <string.h>
+#include <time.h>
 
 #include "../base/plural_.h"
 #include "../kernels/kernels.h"
 #include "cli.h"
+
+static int speaker; /* this process's rank */
+
+void speak_as(int rank)
+{
+    speaker = rank;
+    if (rank && !freopen("/dev/null", "w", stdout))
+        fclose(stdout);
+}
+
+int speaks_alone(void)
+{
+    return speaker == 0;
+}
+
+static void say_as(const char *format, va_list arguments)
+{
+    fflush(stdout);
+    if (speaker)
+        fprintf(stderr, "rank %d: ", speaker);
+    else
+        fprintf(stderr, "brim: ");
+    vfprintf(stderr, format, arguments);
+    fprintf(stderr, "\n");
+}
+
+void complain_at_once(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    say_as(format, arguments);
+    va_end(arguments);
+}
+
+void complain(const char *format, ...)
+{
+    enum { PATIENCE_SECONDS = 2 };
+    va_list arguments;
+    va_start(arguments, format);
+    if (speaker)
+        nanosleep(&(struct timespec){.tv_sec = PATIENCE_SECONDS}, NULL);
+    say_as(format, arguments);
+    va_end(arguments);
+}
 
 int usage(const char *format, ...)
 {
@@ -19,8 +64,7 @@ int usage(const char *format, ...)
 
 int say_error(void)
 {
-    fflush(stdout);
-    fprintf(stderr, "brim: %s\n", error_message());
+    complain("%s", error_message());
     error_clear();
     return EXIT_NO;
 }
@@ -28,6 +72,8 @@ int say_error(void)
 void note(const char *format, ...)
 {
     va_list arguments;
+    if (!speaks_alone())
+        return;
     va_start(arguments, format);
     fflush(stdout);
     fprintf(stderr, "brim: note: ");
@@ -41,7 +87,7 @@ int products_or_say(void)
     const char *error = kernels_blas_error(), *warning = kernels_blas_warning();
     fflush(stdout);
     if (error)
-        fprintf(stderr, "brim: %s\n", error);
+        complain("%s", error);
     else if (warning)
         note("%s", warning);
     return error ? EXIT_NO : EXIT_DONE;
@@ -49,7 +95,7 @@ int products_or_say(void)
 
 int threads_of(const Options *o)
 {
-    return o->threads ? o->threads : kernels_default_threads();
+    return o->threads ? o->threads : context_default_threads(o->ranks.size > 1 ? &o->ranks : NULL);
 }
 
 /* Behind what the text holds. */

@@ -8,6 +8,7 @@
 #include "levers_.h"
 #include "lora.h"
 #include "precision.h"
+#include "several.h"
 
 typedef struct Session {
     Training *training;
@@ -132,7 +133,7 @@ static Loader *open_loader(Session *s, DataSplit split)
         return open_samples(s, split, accumulate, held_out ? some : o->max_samples);
     if (uses_tokens(o))
         return open_tokens(s, split, accumulate, held_out ? some : o->max_samples);
-    int64_t step_bytes = (int64_t)o->batch * o->accumulate * o->seq;
+    int64_t step_bytes = step_samples(o) * o->seq;
     const TextInput *input = input_of(o);
     if (error_code())
         return NULL;
@@ -288,8 +289,9 @@ static int session_open(Session *s)
     s->model = nn_model(&o->preset);
     /* A run that is resumed brings its weights; but of adapters not those of their base. */
     int goes_on = saving_resumes(s->training->saving) && !has_adapters(o);
-    if ((!goes_on && load_initial(o, s->model)) || (o->export && !s->meta && io_check_directory(o->export)) ||
-        (o->export_adapter && !s->meta && io_check_directory(o->export_adapter)))
+    if ((!goes_on && load_initial(o, s->model)) ||
+        (o->export && !s->meta && speaks_alone() && io_check_directory(o->export)) ||
+        (o->export_adapter && !s->meta && speaks_alone() && io_check_directory(o->export_adapter)))
         return error_code();
     s->training->parameters = nn_parameter_count(s->model); /* without adapters */
     levers_to_model(o, s->model);
@@ -448,12 +450,18 @@ static void train_step(Session *s, int64_t step)
     double start = clock_now();
     int scope = tensor_scope_begin();
     for (const Batch *b; (b = data_next(s->train));)
-        tensor_backward(nn_loss(s->model, b));
+        nn_backward(s->model, b);
     int64_t tokens = data_step_tokens(s->train);
-    brim_step(tokens);
+    int ranks = has_ranks(s->options); /* whose loss is known behind the update */
+    if (!ranks)
+        brim_step(tokens);
     RunLogStep line = {
         .step = step + 1, .loss = tensor_step_loss(), .lr = (double)optim_lr(s->optimizer), .tokens = tokens};
     update(s, &line);
+    if (ranks) {
+        brim_step(tokens);
+        line.loss = tensor_step_loss();
+    }
     if (s->options->keep_gradients)
         optim_zero_grad_keep(s->optimizer);
     else
@@ -476,7 +484,7 @@ static int64_t next_step(Session *s, int64_t step)
         return s->steps;
     DataCursor cursor = data_cursor(s->train);
     cursor.epoch = last / s->steps_per_epoch;
-    cursor.position = in_epoch * s->options->batch * s->options->accumulate;
+    cursor.position = in_epoch * step_samples(s->options);
     cursor.step = last;
     data_seek(s->train, cursor);
     return last;
@@ -524,7 +532,7 @@ static void export_weights(const Session *s)
     const WeightsSaving how = export_options(o);
     io_save_weights(s->model, &o->preset, o->export, &how);
     s->training->exported = error_code() ? -1 : 1;
-    if (error_code())
+    if (error_code() && speaks_alone())
         fprintf(stderr, "brim: the weights are not exported: %s\n", error_message());
     error_clear();
 }
@@ -535,7 +543,7 @@ static void export_adapter(const Session *s)
     const AdapterSaving how = adapter_saving(o);
     io_save_adapter(s->model, o->export_adapter, &how);
     s->training->adapter_exported = error_code() ? -1 : 1;
-    if (error_code())
+    if (error_code() && speaks_alone())
         fprintf(stderr, "brim: the adapter is not exported: %s\n", error_message());
     error_clear();
 }

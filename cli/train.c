@@ -8,9 +8,11 @@
 #include "../kernels/kernels.h"
 #include "lora.h"
 #include "precision.h"
+#include "several.h"
 #include "variants_.h"
 
-static json_t *train_json(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
+static json_t *train_json(const Options *o, const Training *t, const Plan *plan, const RunResult *r,
+                          const RankFigures *figures)
 {
     json_t *validation = json_pack("{s:o, s:I}", "loss", json_number(t->validation_loss), "samples",
                                    (json_int_t)t->validation_samples);
@@ -23,6 +25,7 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
                             json_number(r->loss_last), "validation", validation, "tokens_per_second",
                             r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
     bracket_add_trained(all, &t->bracket);
+    ranks_run_json(all, o, plan, figures);
     if (scales_loss(o))
         json_object_set_new(all, "skipped_steps", json_integer((json_int_t)t->skipped));
     if (saving_resumes(t->saving))
@@ -78,7 +81,8 @@ static SizeText seconds_text(double seconds)
     return out;
 }
 
-static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r)
+static void print_result(const Options *o, const Training *t, const Plan *plan, const RunResult *r,
+                         const RankFigures *figures)
 {
     SayLine line = {""};
     line_add(&line, "%" PRId64 " step%s, %s", r->steps, plural(r->steps), seconds_text(t->step_seconds).text);
@@ -100,6 +104,7 @@ static void print_result(const Options *o, const Training *t, const Plan *plan, 
     say_line(&line);
     printf("\n");
     report_table(stdout, &plan->memory, &r->memory);
+    print_ranks_run(o, figures);
     report_textbook(stdout, &plan->memory);
     if (r->segments_off_plan)
         printf("%" PRId64 " segment%s went off the plan, the first at step %" PRId64 "\n",
@@ -140,7 +145,7 @@ static void print_origin(const Options *o, const Training *t)
 static void print_line_heading(const Options *o, int64_t steps)
 {
     PanelStyle style;
-    if (!o->quiet && steps && report_terminal(stdout, &style) && report_panel_fits(&style))
+    if (!o->quiet && steps && !has_ranks(o) && report_terminal(stdout, &style) && report_panel_fits(&style))
         return;
     if (!o->quiet && steps)
         printf("Each line: loss, %s/s | memory at the step's highest moment, when it changes\n",
@@ -172,9 +177,22 @@ static int exit_code(const Training *training)
 /* After an error: what is left of the run. */
 static void say_saved(const Options *o, const Saving *saving)
 {
-    if (o->save && saving->saved >= 0)
+    if (o->save && saving->saved >= 0 && speaks_alone())
         fprintf(stderr, "brim: step %" PRId64 " is saved in %s; --resume %s goes on from there\n",
                 saving->saved, o->save, o->save);
+}
+
+/* An error is said here; what is left is to go. */
+static int train_failed(const Options *o, const Training *training, const Plan *plan, const RunResult *result)
+{
+    /* Others were faster: as it would have been said before. */
+    if (result->status == ERROR_MEMORY && !result->memory.reserved && check_machine(o, plan, 0))
+        return EXIT_NO;
+    if (result->status == ERROR_RANKS && result->seconds <= 0 && !speaks_alone())
+        return EXIT_NO; /* before the script began: plans differ, which rank 0 says */
+    complain_of_run(result->status, result->error);
+    say_saved(o, training->saving);
+    return EXIT_NO;
 }
 
 /* Trains what was planned. */
@@ -184,33 +202,36 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     RunOptions run = run_options(o);
     if (!o->json)
         print_start(o, training, plan);
-    run.panel = 1;
+    run.panel = !has_ranks(o); /* a launcher's pipe looks like a terminal */
+    run.quiet = run.quiet || !speaks_alone();
     run.steps = training->steps;
     if (o->epochs && !o->every)
         run.every = (int)(training->steps / 20) + 1;
-    saving_catch_signals(training->saving);
+    if (!has_ranks(o)) /* they would stop at different steps */
+        saving_catch_signals(training->saving);
     plan_execute(training_script, training, &run, plan, &result);
-    saving_release_signals(training->saving);
+    if (!has_ranks(o))
+        saving_release_signals(training->saving);
     train_log_close(training->log, plan, &result);
-    /* Others were faster: as it would have been said before. */
-    if (result.status == ERROR_MEMORY && !result.memory.reserved && check_machine(o, plan, 0))
-        return EXIT_NO;
-    if (result.status) {
-        fflush(stdout);
-        fprintf(stderr, "brim: %s\n", result.error);
-        say_saved(o, training->saving);
+    if (result.status)
+        return train_failed(o, training, plan, &result);
+    RankFigures figures;
+    if (ranks_figures(o, plan, &result, &figures)) {
+        ranks_figures_free(&figures);
+        complain_of_run(ERROR_RANKS,
+                        "the run is at its end, but the figures of the other ranks cannot be reached");
         return EXIT_NO;
     }
     if (o->json)
-        json_print(train_json(o, training, plan, &result));
+        json_print(train_json(o, training, plan, &result, &figures));
     else
-        print_result(o, training, plan, &result);
+        print_result(o, training, plan, &result, &figures);
+    ranks_figures_free(&figures);
     return exit_code(training);
 }
 
-int command_train(const Options *options, int count)
+static int train(const Options *options)
 {
-    (void)count;
     Options o = *options;
     TrainLog log;
     Saving saving;
@@ -228,11 +249,11 @@ int command_train(const Options *options, int count)
         status = check_budget(&o, &plan);
     if (!status)
         status = check_machine(&o, &plan, room_in_memory(&o, &training, &plan));
-    if (!status)
+    if (!status && speaks_alone())
         status = check_room(&o, &training, &plan);
     if (!status)
         status = products_or_say();
-    if (!status)
+    if (!status && speaks_alone())
         say_if_tight(&plan, room_in_memory(&o, &training, &plan));
     if (!status)
         status = saving_keep_log(&saving, o.log);
@@ -243,6 +264,20 @@ int command_train(const Options *options, int count)
     train_log_close(&log, NULL, NULL);
     saving_close(&saving);
     plan_free(&plan);
+    return status;
+}
+
+int command_train(const Options *options, int count)
+{
+    (void)count;
+    Options o = *options;
+    int done, status = ranks_begin(&o, &done);
+    if (status || done)
+        return status;
+    if (!speaks_alone())
+        o.log = NULL;
+    status = train(&o);
+    ranks_end(&o, status);
     return status;
 }
 

@@ -30,9 +30,23 @@ static const Word words[] = {
     {"--qlora ", "this is --lora r=16,alpha=32 --weights bf16 --quantize nf4"},
     {"--quantization --quant --load-in-8bit --load-in-4bit --8bit --4bit --int8 --nf4 --bits ",
      "frozen linear layers are stored as --quantize nf4, nf4-plain or int8"},
-    {"--gpus --gpu --num-gpus --ngpu --n-gpu --nproc-per-node --ranks --fsdp --ddp --zero --zero-stage "
-     "--deepspeed --tensor-parallel --tp --dp ",
-     "a run has one process and one device today; `brim fit --card NAME` says what fits one card"},
+    {"--gpus --gpu --num-gpus --ngpu --n-gpu ", "a run on cards has one of them; several processes on CPUs "
+                                                "are --ranks N; `brim fit --card NAME` says what fits "
+                                                "one card"},
+    {"--nproc-per-node --nproc --num-processes --world-size --dp --data-parallel --nnodes ",
+     "several processes that train one model are --ranks N"},
+    {"--ranks --rank --parallel --fsdp --ddp --zero --zero-stage --deepspeed --strategy --sharding-strategy ",
+     "several processes are --ranks N --parallel ddp, zero1, zero2 or zero3 (fsdp), of `brim plan`, `brim "
+     "train` and "
+     "`brim compare`"},
+    {"--tensor --tensor-parallel --tensor-parallel-size --tp ",
+     "ranks that compute a layer together are --tensor T, of --ranks N"},
+    {"--sequence-parallel --sp ", "sequence parallel is not there; --tensor T divides heads and hidden columns"},
+    {"--stages --pipeline --pipeline-parallel --pipeline-parallel-size --pp --schedule-1f1b ",
+     "a pipeline is --ranks N --stages P --pipeline 1f1b or gpipe, of `brim plan` and `brim train`"},
+    {"--context-parallel --context-parallel-size --cp ", "context parallel is not there"},
+    {"--expert-parallel --expert-parallel-size --ep ",
+     "expert parallel is not there; nor are mixtures of experts"},
     {"--offload --cpu-offload --offload-optimizer ",
      "nothing is moved off a device today; `brim compare` shows what the levers save"},
     {"--fused-step ", "it is called --optimizer-in-backward since version 0.2"},

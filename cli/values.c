@@ -69,6 +69,33 @@ static int parse_checkpoint(const Flag *flag, const char *text, CheckpointChoice
 const char *const attention_names[] = {"flash", "eager", NULL};
 const char *const zero_grad_names[] = {"free", "keep", NULL};
 
+/* Other ways to be several, by the names that people know them by. */
+static const struct {
+    const char *names, *what;
+} others[] = {
+    {" tensor tp ", "tensor parallel is --tensor T; it is"},
+    {" sequence sp ", "sequence parallel is"}, {" context cp ring ulysses ", "context parallel is"},
+    {" expert ep moe ", "expert parallel is"}, {" hsdp hybrid ", "replicas of divided models are"},
+};
+
+static int parse_parallel(const char *text, RankStrategy *out)
+{
+    char word[32];
+    int found = ranks_strategy(text);
+    if (found >= 0) {
+        *out = (RankStrategy)found;
+        return 0;
+    }
+    snprintf(word, sizeof word, " %.24s ", text);
+    if (strstr(" pipeline pp stages ", word))
+        return usage("--parallel %s: a pipeline is --stages P; --parallel divides what the ranks of a stage have", text);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (strstr(others[i].names, word))
+            return usage("--parallel %s: %s not there; there are ddp, zero1, zero2 and zero3 (fsdp)", text,
+                         others[i].what);
+    return usage("--parallel must be one of ddp, zero1, zero2, zero3, fsdp, not '%s'", text);
+}
+
 int parse_value(const Flag *flag, void *field, const char *text)
 {
     int64_t number = 0;
@@ -110,6 +137,8 @@ int parse_value(const Flag *flag, void *field, const char *text)
         return parse_weights(text, field);
     case FLAG_QUANTIZE:
         return parse_quantize(text, field);
+    case FLAG_PARALLEL:
+        return parse_parallel(text, field);
     case FLAG_SWITCH:
         *(int *)field = 1;
         return 0;

@@ -161,6 +161,15 @@ static const Pull chunk = {.flag = "--loss-chunk",
                            .pays = has_many_logits};
 static const Pull sgd = {
     .flag = "--optimizer", .value = "sgd", .word = "sgd", .target = MEM_GROUP_OPTIMIZER_STATES};
+static const Pull zero1 = {.flag = "--parallel",
+                           .value = "zero1",
+                           .word = "zero1",
+                           .target = MEM_GROUP_OPTIMIZER_STATES,
+                           .needed = 1};
+static const Pull zero2 = {
+    .flag = "--parallel", .value = "zero2", .word = "zero2", .target = MEM_GROUP_GRADIENTS, .needed = 1};
+static const Pull zero3 = {
+    .flag = "--parallel", .value = "zero3", .word = "zero3", .target = MEM_GROUP_PARAMETERS, .needed = 1};
 static const Pull attention = {
     .flag = "--attention", .target = MEM_GROUP_ACTIVATIONS, .set = other_attention};
 static const Pull zero_grad = {.flag = "--zero-grad", .target = MEM_GROUP_GRADIENTS, .set = other_zero_grad};
@@ -218,6 +227,10 @@ static const struct {
     {{&blocks, &singles, &chunk}},
     {{&blocks, &early, &chunk, &sgd}},
     {{&blocks, &singles, &chunk, &sgd}},
+    {{&zero1}},
+    {{&zero2}},
+    {{&zero3}},
+    {{&zero3, &blocks, &chunk}},
     {{&mixed}},
     {{&mixed, &blocks}},
     {{&states8}},
@@ -307,6 +320,12 @@ int variants_list(const Options *o, Variant variants[VARIANTS])
             !is_there(variants, count, &variants[count].options))
             count++;
     return count;
+}
+
+int variant_recomputed(Variant *v, const Options *o)
+{
+    static const Pull *const row[TOGETHER] = {&blocks, &chunk};
+    return pull_row(v, row, o);
 }
 
 int variant_adds_adapters(const Variant *v, const Options *from)

@@ -28,6 +28,8 @@ int variants_list(const Options *options, Variant variants[VARIANTS]);
 /* The same, planned; variants_free them. */
 int variants_plan(const Options *options, Variant variants[VARIANTS]);
 void variant_plan(Variant *variant);
+/* The options with their blocks recomputed, and the loss in chunks; 0 where neither can be pulled. */
+int variant_recomputed(Variant *variant, const Options *options);
 void variants_free(Variant *variants, int count);
 /* advice.c: above 0 where a costs more than b, to who comes from base: another optimizer, more operations,
  * more options to type. */

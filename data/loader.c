@@ -95,9 +95,26 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Who share a step's samples: micro-batch by micro-batch in turn. What is held out, every rank reads whole. */
+static int ranks_of(const Loader *loader)
+{
+    return loader->setup.shuffle ? context_ranks_(loader->item.context) : 1;
+}
+
+static int rank_of(const Loader *loader)
+{
+    return loader->setup.shuffle ? context_rank_(loader->item.context) : 0;
+}
+
+/* Of all ranks. */
+static int64_t samples_a_micro(const Loader *loader)
+{
+    return (int64_t)loader->setup.batch * ranks_of(loader);
+}
+
 static int64_t samples_a_step(const Loader *loader)
 {
-    return (int64_t)loader->setup.batch * loader->setup.accumulate;
+    return samples_a_micro(loader) * loader->setup.accumulate;
 }
 
 static Shape data_shape(const Loader *loader, int64_t rows)
@@ -196,10 +213,10 @@ static int step_begin(Loader *loader)
         context_step_begin(context);
     shuffle(loader);
     loader->group = smaller(samples_a_step(loader), s->samples - loader->at.position);
-    loader->micros = (int)((loader->group + s->batch - 1) / s->batch);
+    loader->micros = (int)((loader->group + samples_a_micro(loader) - 1) / samples_a_micro(loader));
     loader->micro = 0;
     loader->tokens = loader->labels = 0;
-    if (context->meta || loader->micros == 1)
+    if (context->meta || (loader->micros == 1 && ranks_of(loader) == 1))
         return 1;
     for (int64_t i = 0; i < loader->group; i++)
         loader->labels += s->kind->fill(loader->dataset, sample_key(loader, i), (SampleRow){0});
@@ -215,7 +232,15 @@ static Tensor *batch_tensor(DType dtype, Shape shape)
     return tensor;
 }
 
-static void batch_fill(Loader *loader, int64_t rows)
+static void row_of_nobody(const Loader *loader, SampleRow row)
+{
+    memset(loader->row, 0, (size_t)data_elements(loader) * sizeof(int32_t));
+    for (int64_t i = 0; i < label_elements(loader); i++)
+        row.labels[i] = BATCH_IGNORE;
+}
+
+/* Of `rows` samples those after the first `real` belong to nobody: no label of theirs counts. */
+static void batch_fill(Loader *loader, int64_t rows, int64_t real)
 {
     const LoaderSetup *s = &loader->setup;
     Batch *b = &loader->batch;
@@ -226,7 +251,10 @@ static void batch_fill(Loader *loader, int64_t rows)
     else
         row.features = loader->row;
     for (int64_t i = 0; i < rows; i++) {
-        b->labels_counted += s->kind->fill(loader->dataset, sample_key(loader, b->first_sample + i), row);
+        if (i < real)
+            b->labels_counted += s->kind->fill(loader->dataset, sample_key(loader, b->first_sample + i), row);
+        else
+            row_of_nobody(loader, row);
         tensor_write(s->seq ? b->ids : b->features, i * data, data, loader->row);
         tensor_write(b->labels, i * labels, labels, row.labels);
     }
@@ -237,7 +265,10 @@ static int batch_make(Loader *loader)
 {
     const LoaderSetup *s = &loader->setup;
     Batch *b = &loader->batch;
-    int64_t first = (int64_t)loader->micro * s->batch, rows = smaller(s->batch, loader->group - first);
+    int64_t all = loader->micro * samples_a_micro(loader); /* this step's samples before, and after, all ranks */
+    int64_t left = smaller(loader->group - all, samples_a_micro(loader));
+    int64_t rows = smaller(s->batch, left), first = all + (int64_t)rank_of(loader) * s->batch;
+    int64_t real = smaller(rows, loader->group - first);
     Tensor **x = s->seq ? &b->ids : &b->features;
     *x = batch_tensor(s->seq ? DTYPE_I32 : DTYPE_F32, data_shape(loader, rows));
     b->labels = *x ? batch_tensor(DTYPE_I32, s->seq ? data_shape(loader, rows) : SHAPE(rows)) : NULL;
@@ -253,12 +284,12 @@ static int batch_make(Loader *loader)
     if (loader->item.context->meta) {
         b->labels_total = 1; /* nothing to count: a divisor that is safe */
     } else {
-        batch_fill(loader, rows);
-        if (loader->micros == 1)
+        batch_fill(loader, rows, real);
+        if (loader->micros == 1 && ranks_of(loader) == 1)
             loader->labels = b->labels_counted;
         b->labels_total = loader->labels;
     }
-    loader->tokens += b->tokens;
+    loader->tokens += left * (s->seq ? s->seq : 1);
     loader->micro++;
     return !error_code() && (loader->item.context->meta || has_labels(loader));
 }

@@ -38,7 +38,7 @@ typedef struct LoaderSetup {
     int64_t width; /* features (B,width), labels (B); 0 = tokens */
     int batch, accumulate;
     uint64_t seed;
-    int shuffle;    /* also: random choices differ from epoch to epoch */
+    int shuffle;    /* samples to train on. Also: random choices differ from epoch to epoch; ranks share them */
     int64_t tokens; /* of the whole file, both parts; 0 for what is no text */
     TextNote note;
 } LoaderSetup;

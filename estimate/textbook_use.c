@@ -314,7 +314,7 @@ static const Lesson lessons[] = {
       "80-100 GB", .unit = "bytes", .formula = "10,000,000,000 x 12 / 2 to 10,000,000,000 x 16 / 2",
       .remark =
           "That is ZeRO-3's arithmetic, not model parallelism; these are states, activations of each GPU's "
-          "own batch come on top."},
+          "own batch come on top. `brim fit --cards 2 --model textbook-10b` plans all of it."},
      two_gpus},
     {{"zero-0", several, "ZeRO's own example: 7.5B, 64 ranks", "-", "120 GB", .unit = "bytes",
       .formula = "7,500,000,000 x (2 + 2 + 12)",

@@ -452,16 +452,16 @@ int io_load_adapter(Module *model, const char *directory, const AdapterOptions *
     char path[PATH_BYTES];
     if (!model || !directory)
         return error_raise(ERROR_ARGUMENT, "io_load_adapter(): %s is NULL", model ? "directory" : "model");
-    if (error_code() || hub_follow(path, directory))
+    if (ranks_whole_model_(context_here(), "io_load_adapter()") || hub_follow(path, directory))
         return error_code();
     if (nn_lora_count(model))
         return error_raise(ERROR_STATE,
                            "io_load_adapter(): the model has adapters already; one set at a time");
     Loading l = {.model = model, .options = options ? options : &defaults, .fit = NO_MISFITS};
-    int status = adapter_config_read(&l.config, path);
-    if (!status)
-        status = load(&l, path);
+    if (!adapter_config_read(&l.config, path))
+        load(&l, path);
     Context *context = context_here();
+    int status = ranks_agree_error_(context, NULL);
     safetensors_close(l.file);
     if (l.wanted)
         host_free(context, l.wanted, (size_t)l.wanted_room * sizeof *l.wanted);

@@ -411,19 +411,42 @@ static int make_room(Saving *s)
     return error_code();
 }
 
+/* Of a matrix that ranks have parts of: all of it, gathered in the host's memory. It is small. The caller's
+ * to free; NULL: none is divided, or an error. */
+static float *gathered(const Tensor *matrix, size_t *bytes)
+{
+    Context *context = context_here();
+    TensorPart part = tensor_part_(matrix);
+    if (!matrix->shard || context_ranks_(context) < 2)
+        return NULL;
+    *bytes = (size_t)(part.each * context_ranks_(context)) * sizeof(float);
+    float *all = host_alloc_for("io_save_adapter", "an embedding's adapter", *bytes);
+    if (all && part.count > 0)
+        storage_read(part.weights, (uint64_t)part.at * sizeof *all, (uint64_t)part.count * sizeof *all,
+                     all + part.first);
+    if (!ranks_agree_error_(context, NULL))
+        ranks_gather_(context, all, (uint64_t)part.each * sizeof *all);
+    return all;
+}
+
 /* Returns the room behind. */
 static float *turn(SafetensorsItem *item, float *to)
 {
     enum { PIECE = 256 }; /* of a row, and few are longer: a column for each of the rank */
     float piece[PIECE];
+    size_t bytes = 0;
     int64_t rows = item->dim[0], columns = item->dim[1], size = sizeof *to;
-    for (int64_t r = 0; r < rows; r++)
+    float *all = gathered(item->tensor, &bytes);
+    for (int64_t r = 0; r < rows && !error_code(); r++)
         for (int64_t c = 0; c < columns; c += PIECE) {
             int64_t n = columns - c < PIECE ? columns - c : PIECE;
-            tensor_read(item->tensor, (r * columns + c) * size, n * size, piece);
+            if (!all)
+                tensor_read(item->tensor, (r * columns + c) * size, n * size, piece);
             for (int64_t i = 0; i < n; i++)
-                to[(c + i) * rows + r] = piece[i];
+                to[(c + i) * rows + r] = all ? all[r * columns + c + i] : piece[i];
         }
+    if (all)
+        host_free(context_here(), all, bytes);
     item->dim[0] = columns;
     item->dim[1] = rows;
     item->tensor = NULL;
@@ -433,8 +456,6 @@ static float *turn(SafetensorsItem *item, float *to)
 
 static int list_items(Saving *s)
 {
-    if (make_room(s))
-        return error_code();
     float *room = s->turned;
     for (int i = 0; i < s->list.count; i++) {
         Tensor *parameter = s->list.items[i];
@@ -490,17 +511,31 @@ static int publish(const Saving *s, const char *config, const char *tensors)
     return name_file(s, config, ADAPTER_CONFIG);
 }
 
+/* Of several ranks, the first one does all but the tensors. */
+static int is_first(void)
+{
+    return context_rank_(context_here()) == 0;
+}
+
+static int agreed(void)
+{
+    return ranks_agree_error_(context_here(), NULL);
+}
+
 static int write_files(Saving *s)
 {
     char config[PATH_BYTES], tensors[PATH_BYTES];
     if (path_join(config, s->directory, ADAPTER_CONFIG) || path_join(tensors, s->directory, ADAPTER_TENSORS))
         return error_code();
-    int status = json_write_temporary(s->config, config, JSON_SORT_KEYS);
+    if (is_first())
+        json_write_temporary(s->config, config, JSON_SORT_KEYS);
+    int status = agreed();
     if (!status)
-        status = safetensors_write_temporary(tensors, s->items, s->count, NULL);
-    if (!status)
-        status = publish(s, config, tensors);
-    if (status) {
+        status = safetensors_write_temporary(tensors, s->items, s->count, NULL, 0);
+    if (!status && is_first())
+        publish(s, config, tensors);
+    status = status ? status : agreed();
+    if (status && is_first()) {
         drop_temporary(config);
         drop_temporary(tensors);
     }
@@ -516,7 +551,7 @@ static int begin(Saving *s, const char *function, Module *model, const char *dir
     *s = (Saving){.model = model, .directory = directory, .how = how ? how : &defaults};
     if (!model || !directory)
         return error_raise(ERROR_ARGUMENT, "%s(): %s is NULL", function, model ? "directory" : "model");
-    if (error_code())
+    if (ranks_whole_model_(context_here(), "io_save_adapter()"))
         return error_code();
     path_label(s->shown, directory);
     if (s->how->base && !text_is_utf8(s->how->base))
@@ -548,9 +583,14 @@ int io_save_adapter(Module *model, const char *directory, const AdapterSaving *h
 {
     Saving s;
     int status = begin(&s, "io_save_adapter", model, directory, how);
-    if (!status && !context_is_meta(context_current()))
-        status = check(&s) || io_check_directory(directory) || list_items(&s) || write_files(&s)
-                     ? error_code()
-                     : 0;
+    if (!status && is_first() && !context_is_meta(context_current()) && !check(&s))
+        io_check_directory(directory);
+    status = status == ERROR_ARGUMENT ? status : agreed(); /* what is an argument is so everywhere */
+    if (!status && !context_is_meta(context_current())) {
+        make_room(&s);
+        status = agreed();
+        if (!status)
+            status = list_items(&s) || write_files(&s) ? error_code() : 0;
+    }
     return end(&s, status);
 }

@@ -192,18 +192,32 @@ static int publish(const Export *e, const Shards *weights)
 
 /* ---- All ------------------------------------------------------------------------------------- */
 
+/* Of several ranks, the first one does all but the weights, which each writes what it has of; what one cannot
+ * do ends it for all. Alone this is the error that there is. */
+static int agreed(void)
+{
+    return ranks_agree_error_(context_here(), NULL);
+}
+
+static int is_first(void)
+{
+    return context_rank_(context_here()) == 0;
+}
+
 static int save_items(Export *e, const SafetensorsItem *items, int count)
 {
     Shards weights;
-    int status = stage(e);
+    if (is_first() && !error_code())
+        stage(e);
+    int status = agreed();
     if (!status) {
-        status = shards_write(&weights, e->directory, items, count, e->how->shard);
-        if (!status)
-            status = publish(e, &weights);
+        status = shards_write(&weights, e->directory, items, count, e->how->shard, 0);
+        if (!status && is_first())
+            publish(e, &weights);
         else
             abandon(e);
         shards_free(&weights);
-        return status;
+        return status ? status : agreed();
     }
     abandon(e);
     return status;
@@ -213,12 +227,11 @@ static int save_parameters(Export *e, TensorList list)
 {
     size_t bytes = (size_t)list.count * sizeof(SafetensorsItem);
     SafetensorsItem *items = host_alloc(bytes);
-    if (!items)
-        return error_code();
-    for (int i = 0; i < list.count; i++)
+    for (int i = 0; items && i < list.count; i++)
         items[i] = safetensors_item(tensor_name(list.items[i]), e->how->type, list.items[i]);
-    int status = error_code() ? error_code() : save_items(e, items, list.count);
-    host_free(context_here(), items, bytes);
+    int status = save_items(e, items, list.count);
+    if (items)
+        host_free(context_here(), items, bytes);
     return status;
 }
 
@@ -239,7 +252,8 @@ int io_check_export(Module *model, const ModelPreset *preset, const char *direct
 {
     Export e;
     how = how ? how : &defaults;
-    if (arguments("io_check_export", model, directory, how) || export_list(&e, preset, directory, how))
+    if (arguments("io_check_export", model, directory, how) || ranks_whole_model_(context_here(), "io_check_export()") ||
+        export_list(&e, preset, directory, how))
         return error_code();
     return export_check(&e, model);
 }
@@ -248,12 +262,16 @@ int io_save_weights(Module *model, const ModelPreset *preset, const char *direct
 {
     Export e;
     how = how ? how : &defaults;
-    if (arguments("io_save_weights", model, directory, how))
+    if (arguments("io_save_weights", model, directory, how) ||
+        ranks_whole_model_(context_here(), "io_save_weights()"))
         return error_code();
     TensorList list = nn_parameters(model);
-    if (error_code() || context_is_meta(context_current()))
+    if (context_is_meta(context_current()))
         return error_code();
-    if (export_list(&e, preset, directory, how) || export_check(&e, model) || io_check_directory(directory))
-        return error_code();
-    return save_parameters(&e, list);
+    e = (Export){.directory = directory, .how = how};
+    if (!error_code() && is_first() && export_list(&e, preset, directory, how) == 0 &&
+        export_check(&e, model) == 0)
+        io_check_directory(directory);
+    int status = agreed();
+    return status ? status : save_parameters(&e, list);
 }

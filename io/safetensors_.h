@@ -43,9 +43,14 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
 /* Reads numbers into the first elements of a tensor of any type of floats (tensor_store_): into fp32 where
  * they lie, else through a planned buffer, on meta too. Elements behind those of the entry stay. */
 int safetensors_read_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to);
+/* The same from the entry's element `first` on. */
+int safetensors_read_from(const Safetensors *file, const SafetensorsEntry *entry, int64_t first, Tensor *to);
 /* The entry's bytes as they are, from byte `first` of the tensor on. Returns error_code(). */
 int safetensors_copy_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to,
                             uint64_t first);
+/* Bytes [from, from + bytes) of the entry, the same way. */
+int safetensors_copy_part(const Safetensors *file, const SafetensorsEntry *entry, uint64_t from,
+                          uint64_t bytes, Tensor *to, uint64_t first);
 /* The pages of bytes that were read need not stay resident. */
 void safetensors_forget(const Safetensors *s, const void *from, size_t bytes);
 /* Elements [first, first + count) of safetensors_read. */
@@ -66,11 +71,16 @@ int safetensors_bad_item(const char *shown, const SafetensorsItem *item, const c
 /* The bytes of the file that these items make, from their names, types and shapes alone: on meta too. Returns
  * 0 after raising. */
 uint64_t safetensors_file_bytes(const char *shown, const SafetensorsItem *items, int count);
-/* safetensors_write. sums: of the header, then of each tensor in the order of the file, count + 1 that are
- * zeroed; or NULL. */
-int safetensors_write_sums(const char *path, const SafetensorsItem *items, int count, FileSum *sums);
-/* The same up to file_finish: the file has its temporary name. */
-int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums);
+/* safetensors_write up to file_finish: the file has its temporary name, at rank 0 (file_publish,
+ * file_discard). sums: of the header, then of each tensor in the order of the file, count + 1 that are
+ * zeroed; or NULL.
+ *
+ * All ranks write the file together, each what it has of what is divided; rank 0 the header and everything
+ * else. So all of them call this, with the same names and shapes, also after an error, which is then
+ * everybody's. sums are those of the whole file on every rank. The bytes do not depend on the number of
+ * ranks. alone: this process writes all of it. */
+int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums,
+                                int alone);
 
 /* ---- The weights of a directory (safetensors_shards.c) ---------------------------------------- */
 
@@ -80,16 +90,18 @@ typedef struct Shards {
     char shown[FILE_LABEL]; /* the directory */
     const SafetensorsItem *items;
     int count, shards;
+    int alone;              /* as of safetensors_write_temporary */
     int *shard;             /* of each item, from 0 */
     SafetensorsItem *taken; /* those of one shard; room for all */
     uint64_t total;
 } Shards;
 
 /* Writes and syncs everything under temporary names; most: bytes of a shard, 0 = SAFETENSORS_SHARD. 0, or
- * raises and leaves nothing. */
-int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most);
+ * raises and leaves nothing. All ranks write together, unless alone. */
+int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most,
+                 int alone);
 /* Gives the files their names, in an order in which a reader finds the old weights, the new ones or none, and
- * removes what an earlier writing left. 0 or raises. */
+ * removes what an earlier writing left. 0 or raises. Of several ranks, the first one does it. */
 int shards_publish(const Shards *s);
 void shards_abandon(const Shards *s); /* the temporary files, as far as there are any */
 void shards_free(Shards *s);

@@ -85,31 +85,43 @@ typedef struct Reading {
     const Safetensors *file;
     const SafetensorsEntry *entry;
     const Tensor *to;
+    int64_t from; /* element of the entry that is the tensor's first */
 } Reading;
 
 /* Behind the entry's elements the tensor keeps what it has. */
 static int read_some(void *user, int64_t first, int64_t count, float *values)
 {
     const Reading *r = user;
-    int64_t left = r->entry->numel - first, some = left < 0 ? 0 : left < count ? left : count;
-    if (some < count && r->to->dtype != DTYPE_F32) /* f32 is read where it lies */
+    int64_t left = r->entry->numel - r->from - first, some = left < 0 ? 0 : left < count ? left : count;
+    if (some < count && !tensor_is_own_(r->to, values))
         tensor_decode_(r->to, first + some, count - some, values + some);
-    return some > 0 ? safetensors_read_part(r->file, r->entry, first, some, values) : 0;
+    return some > 0 ? safetensors_read_part(r->file, r->entry, r->from + first, some, values) : 0;
+}
+
+int safetensors_read_from(const Safetensors *s, const SafetensorsEntry *entry, int64_t first, Tensor *to)
+{
+    return not_numbers(entry) ? error_code() : tensor_store_(to, read_some, &(Reading){s, entry, to, first});
 }
 
 int safetensors_read_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to)
 {
-    return not_numbers(entry) ? error_code() : tensor_store_(to, read_some, &(Reading){s, entry, to});
+    return safetensors_read_from(s, entry, 0, to);
+}
+
+int safetensors_copy_part(const Safetensors *s, const SafetensorsEntry *entry, uint64_t from, uint64_t bytes,
+                          Tensor *to, uint64_t first)
+{
+    enum { PIECE = 4 << 20 }; /* after which pages are let go: a large tensor does not stay in the process */
+    const unsigned char *at = (const unsigned char *)entry->data + from;
+    for (uint64_t done = 0, n; done < bytes && !error_code(); done += n) {
+        n = bytes - done < PIECE ? bytes - done : PIECE;
+        tensor_write(to, (int64_t)(first + done), (int64_t)n, at + done);
+        safetensors_forget(s, at + done, (size_t)n);
+    }
+    return error_code();
 }
 
 int safetensors_copy_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to, uint64_t first)
 {
-    enum { PIECE = 4 << 20 }; /* after which pages are let go: a large tensor does not stay in the process */
-    const unsigned char *from = entry->data;
-    for (uint64_t done = 0, n; done < entry->bytes && !error_code(); done += n) {
-        n = entry->bytes - done < PIECE ? entry->bytes - done : PIECE;
-        tensor_write(to, (int64_t)(first + done), (int64_t)n, from + done);
-        safetensors_forget(s, from + done, (size_t)n);
-    }
-    return error_code();
+    return safetensors_copy_part(s, entry, 0, entry->bytes, to, first);
 }

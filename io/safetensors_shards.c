@@ -131,7 +131,8 @@ static int write_shard(const Shards *s, int shard)
     for (int i = 0; i < s->count; i++)
         if (s->shard[i] == shard)
             s->taken[taken++] = s->items[i];
-    return path_of(path, s, shard) ? error_code() : safetensors_write_temporary(path, s->taken, taken, NULL);
+    return path_of(path, s, shard) ? error_code()
+                                   : safetensors_write_temporary(path, s->taken, taken, NULL, s->alone);
 }
 
 static int write_index(const Shards *s)
@@ -269,29 +270,46 @@ static int publish_single(const Shards *s)
 
 /* ---- All ------------------------------------------------------------------------------------- */
 
+/* An error of one rank is everybody's, where they write together. */
+static int agreed(const Shards *s)
+{
+    return s->alone ? error_code() : ranks_agree_error_(context_here(), NULL);
+}
+
+static int is_first(const Shards *s)
+{
+    return s->alone || context_rank_(context_here()) == 0;
+}
+
 static int write_all(const Shards *s)
 {
     char single[PATH_BYTES];
     int status = 0;
     if (s->shards < 2)
-        return single_path(single, s) ? error_code()
-                                      : safetensors_write_temporary(single, s->items, s->count, NULL);
+        return single_path(single, s)
+                   ? error_code()
+                   : safetensors_write_temporary(single, s->items, s->count, NULL, s->alone);
     for (int i = 0; i < s->shards && !status; i++)
         status = write_shard(s, i);
+    if (!status && is_first(s))
+        write_index(s);
     if (!status)
-        status = write_index(s);
-    if (status)
+        status = agreed(s);
+    if (status && is_first(s))
         shards_abandon(s);
     return status;
 }
 
-int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most)
+int shards_write(Shards *s, const char *directory, const SafetensorsItem *items, int count, uint64_t most,
+                 int alone)
 {
-    *s = (Shards){.directory = directory, .items = items, .count = count};
+    *s = (Shards){.directory = directory, .items = items, .count = count, .alone = alone};
     path_label(s->shown, directory);
     s->shard = host_alloc((size_t)count * sizeof *s->shard);
     s->taken = s->shard ? host_alloc((size_t)count * sizeof *s->taken) : NULL;
-    int status = s->taken ? deal(s, most ? most : SAFETENSORS_SHARD) : error_code();
+    if (s->taken)
+        deal(s, most ? most : SAFETENSORS_SHARD);
+    int status = agreed(s);
     return status ? status : write_all(s);
 }
 
@@ -317,7 +335,7 @@ int safetensors_write_shards(const char *directory, const SafetensorsItem *items
                            directory ? "there are no items" : "directory is NULL");
     if (error_code())
         return error_code();
-    int status = shards_write(&s, directory, items, count, shard);
+    int status = shards_write(&s, directory, items, count, shard, 1);
     if (!status)
         status = shards_publish(&s);
     shards_free(&s);

@@ -1,7 +1,9 @@
 /* safetensors written: the header from sorted items, padded to eight bytes, then their bytes, converted a
- * piece at a time. The same items give the same file. */
+ * piece at a time. The same items give the same file, whether one process writes it or several ranks, each
+ * what it has. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../tensor/tensor_.h"
 #include "../base/half_.h"
@@ -32,6 +34,13 @@ typedef struct Sorted {
     int64_t numel;
     uint64_t bytes;
     int size; /* of an element */
+    /* What is written here: all of it, or of what ranks write together this rank's part. */
+    int64_t first, count;
+    int64_t each; /* elements of a rank's part; 0: rank 0 writes all */
+    const Storage
+        *part; /* where they lie, from its byte `at` on, as elements of this type; NULL: in the item */
+    uint64_t at;
+    DType type;
 } Sorted;
 
 static int by_size_and_name(const void *a, const void *b)
@@ -62,6 +71,7 @@ static int sort_items(const char *shown, const SafetensorsItem *items, int count
         if (with_data && s->bytes && !s->item->data && !s->item->tensor)
             return safetensors_bad_item(shown, s->item, cannot_be);
         s->size = safetensors_type_bytes(s->item->type);
+        s->count = s->numel;
     }
     qsort(sorted, (size_t)count, sizeof *sorted, by_size_and_name);
     return 0;
@@ -142,10 +152,25 @@ static int write_header(FileWriter *w, const json_t *root)
 
 /* ---- The tensors ----------------------------------------------------------------------------- */
 
-/* n floats from element `first` on, in place or in the piece; NULL after raising. */
-static const float *floats_at(FileWriter *w, const SafetensorsItem *item, int64_t first, size_t n,
-                              float *piece)
+/* n floats from the part's element `first` on. */
+static const float *floats_of_part(const Sorted *s, uint64_t first, size_t n, float *piece)
 {
+    uint16_t halves[PIECE];
+    if (s->type == DTYPE_F32) {
+        storage_read(s->part, s->at + first * sizeof *piece, n * sizeof *piece, piece);
+        return piece;
+    }
+    storage_read(s->part, s->at + first * sizeof *halves, n * sizeof *halves, halves);
+    (s->type == DTYPE_F16 ? half_decode_f16 : half_decode_bf16)(n, halves, piece);
+    return piece;
+}
+
+/* n floats from element `first` on, in place or in the piece; NULL after raising. */
+static const float *floats_at(FileWriter *w, const Sorted *s, int64_t first, size_t n, float *piece)
+{
+    const SafetensorsItem *item = s->item;
+    if (s->part)
+        return floats_of_part(s, (uint64_t)(first - s->first), n, piece);
     if (!item->tensor)
         return (const float *)item->data + first;
     if (tensor_dtype(item->tensor) == DTYPE_F32)
@@ -163,9 +188,9 @@ static int write_halves(FileWriter *w, const Sorted *s)
 {
     uint16_t halves[PIECE];
     float piece[PIECE];
-    for (int64_t done = 0; done < s->numel && !w->failed;) {
-        size_t n = (size_t)(s->numel - done < PIECE ? s->numel - done : PIECE);
-        const float *from = floats_at(w, s->item, done, n, piece);
+    for (int64_t done = 0; done < s->count && !w->failed;) {
+        size_t n = (size_t)(s->count - done < PIECE ? s->count - done : PIECE);
+        const float *from = floats_at(w, s, s->first + done, n, piece);
         if (!from)
             break;
         int64_t bad = s->item->type == SAFETENSORS_F16 ? half_encode_f16(n, from, halves)
@@ -185,9 +210,9 @@ static int write_halves(FileWriter *w, const Sorted *s)
 static int write_floats(FileWriter *w, const Sorted *s)
 {
     float piece[PIECE];
-    for (int64_t done = 0; done < s->numel && !w->failed; done += PIECE) {
-        size_t n = (size_t)(s->numel - done < PIECE ? s->numel - done : PIECE);
-        if (floats_at(w, s->item, done, n, piece))
+    for (int64_t done = 0; done < s->count && !w->failed; done += PIECE) {
+        size_t n = (size_t)(s->count - done < PIECE ? s->count - done : PIECE);
+        if (floats_at(w, s, s->first + done, n, piece))
             file_put(w, piece, n * sizeof *piece);
     }
     return w->failed;
@@ -197,11 +222,15 @@ static int write_floats(FileWriter *w, const Sorted *s)
 static int write_bytes(FileWriter *w, const Sorted *s)
 {
     unsigned char piece[PIECE * sizeof(float)];
+    uint64_t bytes = (uint64_t)s->count * (uint64_t)s->size;
     if (!s->item->tensor)
         return file_put(w, s->item->data, (size_t)s->bytes);
-    for (uint64_t done = 0, n; done < s->bytes && !w->failed; done += n) {
-        n = s->bytes - done < sizeof piece ? s->bytes - done : sizeof piece;
-        w->failed = tensor_read(s->item->tensor, (int64_t)(s->item->from + done), (int64_t)n, piece);
+    for (uint64_t done = 0, n; done < bytes && !w->failed; done += n) {
+        n = bytes - done < sizeof piece ? bytes - done : sizeof piece;
+        if (s->part)
+            storage_read(s->part, s->at + done, n, piece);
+        else
+            w->failed = tensor_read(s->item->tensor, (int64_t)(s->item->from + done), (int64_t)n, piece);
         file_put(w, piece, (size_t)n);
     }
     return w->failed;
@@ -237,6 +266,147 @@ static int write_file(const char *path, const char *shown, const Sorted *sorted,
     return file_finish(&writer);
 }
 
+/* ---- By all ranks together --------------------------------------------------------------------- */
+
+/* A file on its way: what every rank knows of it, and the checksums of all. */
+typedef struct Together {
+    Context *context;
+    const char *path, *shown;
+    Sorted *sorted;
+    int count, first; /* first: this is rank 0 */
+    json_t *root;
+    uint64_t header;    /* bytes before the tensors */
+    uint32_t *crc;      /* of each rank, of the header and each tensor, as it wrote them */
+    size_t of_one, all; /* of these, in elements and bytes */
+    FileWriter writer;
+} Together;
+
+/* Of a state that is divided as its parameter: elements, or the scales of blocks of them. */
+static void divide_state(Sorted *s, const TensorPart *part)
+{
+    const Tensor *state = s->item->tensor;
+    int64_t block = s->item->type == SAFETENSORS_F32 && dtype_is_dynamic8(state->dtype) ? DYNAMIC8_BLOCK : 1;
+    s->each = part->each / block;
+    s->first = part->first / block;
+    s->count = (part->count + block - 1) / block;
+    s->part = state->storage;
+    s->at = s->item->from;
+    s->type = state->dtype;
+}
+
+/* Which elements this rank has, and where. */
+static void divide(Sorted *s, int first)
+{
+    const Tensor *like = s->item->like ? s->item->like : s->item->tensor;
+    if (!like || !like->shard) {
+        s->count = first ? s->numel : 0;
+        return;
+    }
+    TensorPart part = tensor_part_(like);
+    if (s->item->like) {
+        divide_state(s, &part);
+        return;
+    }
+    s->each = part.each;
+    s->first = part.first;
+    s->count = part.count;
+    s->part = part.master ? part.master : part.weights;
+    s->type = part.master ? DTYPE_F32 : part.type;
+    s->at = part.master ? 0 : dtype_bytes(part.type, 1, part.at);
+}
+
+/* Rank 0 makes the file, as long as it will be. */
+static int together_begin(Together *t, FileSum *sums)
+{
+    size_t length = 0;
+    uint64_t data = 0;
+    if (error_code() || !(t->root = make_header(t->shown, t->sorted, t->count)) ||
+        header_length(t->shown, t->root, &length, &t->header))
+        return error_code();
+    t->header += sizeof(uint64_t);
+    for (int i = 0; i < t->count; i++) {
+        data += t->sorted[i].bytes;
+        divide(&t->sorted[i], t->first);
+    }
+    enum { UNIT = 64 }; /* bytes that ranks send */
+    t->of_one = ((size_t)(t->count + 1) * sizeof *t->crc + UNIT - 1) / UNIT * UNIT / sizeof *t->crc;
+    t->all = (size_t)context_ranks_(t->context) * t->of_one * sizeof *t->crc;
+    t->crc = sums ? host_alloc(t->all) : NULL;
+    if (sums && !t->crc)
+        return error_code();
+    if (!t->first || file_begin(&t->writer, t->path) || file_set_length(&t->writer, t->header + data))
+        return error_code();
+    t->writer.sum = sums;
+    return write_header(&t->writer, t->root);
+}
+
+static void together_write(Together *t, FileSum *sums)
+{
+    uint64_t at = t->header;
+    for (int i = 0; i < t->count && !t->writer.failed; i++) {
+        const Sorted *s = &t->sorted[i];
+        t->writer.sum = sums ? &sums[i + 1] : NULL;
+        if (s->count > 0 && file_seek(&t->writer, at + (uint64_t)s->first * (uint64_t)s->size) == 0)
+            write_tensor(&t->writer, s);
+        at += s->bytes;
+    }
+    file_finish(&t->writer);
+}
+
+/* What rank r has written of a tensor. */
+static uint64_t bytes_of_rank(const Sorted *s, int rank)
+{
+    int64_t left = s->numel - rank * s->each;
+    if (!s->each)
+        return rank ? 0 : s->bytes;
+    return (uint64_t)(left < 0 ? 0 : left < s->each ? left : s->each) * (uint64_t)s->size;
+}
+
+/* The sums of each rank's parts become those of all. */
+static int together_sum(const Together *t, FileSum *sums)
+{
+    int ranks = context_ranks_(t->context), rank = context_rank_(t->context);
+    for (int i = 0; i <= t->count; i++)
+        t->crc[(size_t)rank * t->of_one + (size_t)i] = sums[i].crc32;
+    if (ranks_gather_(t->context, t->crc, t->of_one * sizeof *t->crc))
+        return error_code();
+    sums[0] = (FileSum){t->header, t->crc[0]};
+    for (int i = 0; i < t->count; i++) {
+        sums[i + 1] = (FileSum){0};
+        for (int r = 0; r < ranks; r++)
+            sums[i + 1] =
+                file_sum_join(sums[i + 1], (FileSum){bytes_of_rank(&t->sorted[i], r),
+                                                     t->crc[(size_t)r * t->of_one + (size_t)i + 1]});
+    }
+    return 0;
+}
+
+static int write_together(Together *t, FileSum *sums)
+{
+    RankValue process = {.mine = getpid()};
+    together_begin(t, sums);
+    int status = ranks_agree_error_(t->context, &process);
+    if (status)
+        file_abandon(&t->writer);
+    if (!status && !t->first)
+        file_join(&t->writer, t->path, process.first);
+    t->writer.joined = 1; /* others may be about to open it: it stays until all are done */
+    if (!status) {
+        together_write(t, sums);
+        if (sums)
+            together_sum(t, sums);
+        status = ranks_agree_error_(t->context, NULL);
+        if (status && t->first)
+            file_discard(t->path);
+    }
+    json_decref(t->root);
+    if (t->crc)
+        host_free(t->context, t->crc, t->all);
+    return status;
+}
+
+/* ---- All ------------------------------------------------------------------------------------- */
+
 uint64_t safetensors_file_bytes(const char *shown, const SafetensorsItem *items, int count)
 {
     size_t bytes = (size_t)count * sizeof(Sorted), length = 0;
@@ -255,15 +425,40 @@ uint64_t safetensors_file_bytes(const char *shown, const SafetensorsItem *items,
     return error_code() ? 0 : total;
 }
 
-int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums)
+/* Every rank comes here, and stays with the others until all are done. */
+static int write_with_others(const char *path, const char *shown, const SafetensorsItem *items, int count,
+                             FileSum *sums)
+{
+    Context *context = context_here();
+    size_t bytes = (size_t)count * sizeof(Sorted);
+    Together t = {.context = context,
+                  .path = path,
+                  .shown = shown,
+                  .count = count,
+                  .first = context_rank_(context) == 0,
+                  .writer = {.file = -1}};
+    t.sorted = host_alloc(bytes);
+    if (t.sorted)
+        sort_items(shown, items, count, 1, t.sorted);
+    int status = write_together(&t, sums);
+    if (t.sorted)
+        host_free(context, t.sorted, bytes);
+    return status;
+}
+
+int safetensors_write_temporary(const char *path, const SafetensorsItem *items, int count, FileSum *sums,
+                                int alone)
 {
     char shown[FILE_LABEL];
+    int together = !alone && context_ranks_(context_here()) > 1;
     if (!path || count < 0 || (count && !items))
         return error_raise(ERROR_ARGUMENT, "safetensors_write(): %s",
                            path ? "there are no items" : "path is NULL");
-    if (error_code())
+    if (error_code() && !together)
         return error_code();
     path_label(shown, path);
+    if (together)
+        return write_with_others(path, shown, items, count, sums);
     size_t bytes = (size_t)count * sizeof(Sorted);
     Sorted *sorted = host_alloc(bytes);
     if (!sorted)
@@ -275,13 +470,8 @@ int safetensors_write_temporary(const char *path, const SafetensorsItem *items, 
     return status;
 }
 
-int safetensors_write_sums(const char *path, const SafetensorsItem *items, int count, FileSum *sums)
-{
-    int status = safetensors_write_temporary(path, items, count, sums);
-    return status ? status : file_publish(path);
-}
-
 int safetensors_write(const char *path, const SafetensorsItem *items, int count)
 {
-    return safetensors_write_sums(path, items, count, NULL);
+    int status = safetensors_write_temporary(path, items, count, NULL, 1);
+    return status ? status : file_publish(path);
 }

@@ -46,7 +46,7 @@ TensorList saved_run_parameters(Module *model)
  * it is loaded, which gives the same bits; the codes of an 8-bit state are bytes. Frozen ones are floats. */
 static SafetensorsType saved_type(const Tensor *tensor)
 {
-    if (tensor->master || tensor->component == MEM_FROZEN)
+    if (tensor->master || tensor->component == MEM_FROZEN || tensor_part_(tensor).type == DTYPE_F32)
         return SAFETENSORS_F32;
     return tensor->dtype == DTYPE_BF16        ? SAFETENSORS_BF16
            : tensor->dtype == DTYPE_F16       ? SAFETENSORS_F16
@@ -54,10 +54,19 @@ static SafetensorsType saved_type(const Tensor *tensor)
                                               : SAFETENSORS_F32;
 }
 
-/* Where the scales of an 8-bit state lie among its bytes, and how many there are. */
-static QuantLayout layout_of(const Tensor *array)
+/* Its states are those of a rank's part of it, and one array each in the files. */
+static int is_divided(const Tensor *parameter)
 {
-    return quant_layout(array->dtype, 1, tensor_numel(array));
+    return parameter->shard != NULL;
+}
+
+/* Where the scales of an 8-bit state lie among this rank's bytes of it, and how many there are of the whole
+ * parameter. */
+static QuantLayout layout_of(const Tensor *array, const Tensor *parameter)
+{
+    QuantLayout here = quant_layout(array->dtype, 1, tensor_part_(parameter).count);
+    here.blocks = quant_layout(array->dtype, 1, tensor_numel(parameter)).blocks;
+    return here;
 }
 
 /* Those of model.safetensors. */
@@ -98,19 +107,25 @@ static int state_items(SafetensorsItem *item, char *name, size_t room, const Opt
                        int k)
 {
     Tensor *array = optim_state(optimizer, i, k);
-    int used = snprintf(name, room, "%s.%s", tensor_name(optim_parameters(optimizer).items[i]),
-                        optim_state_name(optimizer, k));
+    const Tensor *parameter = optim_parameters(optimizer).items[i];
+    int used = snprintf(name, room, "%s.%s", tensor_name(parameter), optim_state_name(optimizer, k));
     item[0] = safetensors_item(name, saved_type(array), array);
+    if (is_divided(parameter)) {
+        item[0] = safetensors_item(name, saved_type(array), parameter);
+        item[0].tensor = array;
+        item[0].like = parameter;
+    }
     if (!dtype_is_dynamic8(array->dtype))
         return 1;
-    QuantLayout layout = layout_of(array);
+    QuantLayout layout = layout_of(array, parameter);
     snprintf(name + room, room, "%.*s" SCALES, used, name);
     item[1] = (SafetensorsItem){.name = name + room,
                                 .type = SAFETENSORS_F32,
                                 .ndim = 1,
                                 .dim = {layout.blocks},
                                 .tensor = array,
-                                .from = layout.scales};
+                                .from = layout.scales,
+                                .like = item[0].like};
     return 2;
 }
 
@@ -135,36 +150,65 @@ static int optimizer_items(Items *s, const Optimizer *optimizer)
     return 0;
 }
 
-/* Writes a file of items, if they could be made, and frees them. */
-static int save_items(const char *directory, const char *name, int status, Items *items, SavedFile *file)
+/* Of several ranks, the first one does what is done once. */
+static int is_first(void)
+{
+    return context_rank_(context_here()) == 0;
+}
+
+/* An error of one rank becomes everybody's. Alone: the error that there is. */
+static int agreed(void)
+{
+    return ranks_agree_error_(context_here(), NULL);
+}
+
+/* Writes a file of items, if all could make them, and frees them. What all have of it is returned; what this
+ * rank has beside it is raised. */
+static int save_items(const char *directory, const char *name, Items *items, SavedFile *file)
 {
     char path[PATH_BYTES];
     size_t bytes = (size_t)(items->count + 1) * sizeof(FileSum);
-    FileSum *sums = !status && !path_join(path, directory, name) ? host_alloc(bytes) : NULL;
-    if (sums) {
+    FileSum *sums = !error_code() && !path_join(path, directory, name) ? host_alloc(bytes) : NULL;
+    int status = agreed();
+    if (!status) {
         memset(sums, 0, bytes);
-        status = safetensors_write_sums(path, items->items, items->count, sums);
-        if (!status)
-            status = saved_file_fill(file, sums, items->count + 1);
-        host_free(context_here(), sums, bytes);
+        status = safetensors_write_temporary(path, items->items, items->count, sums, 0);
     }
+    if (!status && is_first() && file_publish(path) == 0)
+        saved_file_fill(file, sums, items->count + 1);
+    if (sums)
+        host_free(context_here(), sums, bytes);
     items_free(items);
-    return sums ? status : error_code();
+    return status;
+}
+
+static int save_state(const char *directory, const SavedRun *run, const SavedFile files[SAVED_FILES])
+{
+    char path[PATH_BYTES];
+    RandomState random = context_here()->random;
+    RankValue sample = {.mine =
+                            random.first_sample}; /* that of the step's last micro-batch, as of one process */
+    int status = ranks_agree_error_(context_here(), &sample);
+    if (status)
+        return status;
+    random.first_sample = sample.most;
+    if (is_first() && path_join(path, directory, SAVED_RUN_STATE) == 0)
+        saved_run_state_write(path, run, &random, files);
+    return agreed();
 }
 
 static int save_files(const char *directory, const SavedRun *run)
 {
-    char path[PATH_BYTES];
     Items items;
     SavedFile files[SAVED_FILES] = {{.parts = NULL}};
-    int status = model_items(&items, saved_run_parameters(run->model));
-    status = save_items(directory, SAVED_RUN_MODEL, status, &items, &files[0]);
+    model_items(&items, saved_run_parameters(run->model));
+    int status = save_items(directory, SAVED_RUN_MODEL, &items, &files[0]);
     if (!status) {
-        status = optimizer_items(&items, run->optimizer);
-        status = save_items(directory, SAVED_RUN_OPTIMIZER, status, &items, &files[1]);
+        optimizer_items(&items, run->optimizer);
+        status = save_items(directory, SAVED_RUN_OPTIMIZER, &items, &files[1]);
     }
-    if (!status && !(status = path_join(path, directory, SAVED_RUN_STATE)))
-        status = saved_run_state_write(path, run, files);
+    if (!status)
+        status = save_state(directory, run, files);
     for (int i = 0; i < SAVED_FILES; i++)
         json_decref(files[i].parts);
     return status;
@@ -216,18 +260,25 @@ int io_save_run(const char *directory, const SavedRun *run)
     if (run->base && !text_is_utf8(run->base->path))
         return error_raise(ERROR_ARGUMENT, "io_save_run(): the path of the base %s is not UTF-8",
                            string_text(run->base->path).text);
+    if (ranks_whole_model_(context_here(), "io_save_run()"))
+        return error_code();
     saved_run_parameters(run->model); /* its list is made once, in planning too */
-    if (error_code() || context_here()->meta)
+    if (context_here()->meta)
         return error_code();
     int64_t step = optim_steps(run->optimizer);
-    if (saved_run_begin(directory, step, temporary))
-        return error_code();
-    if (save_files(temporary, run) || saved_run_publish(directory, step, temporary)) {
+    int status = saved_run_begin(directory, step, temporary);
+    if (status)
+        return status;
+    status = save_files(temporary, run);
+    if (!status && is_first())
+        saved_run_publish(directory, step, temporary);
+    if (!status)
+        status = agreed();
+    if (status && is_first())
         saved_run_remove(temporary);
-        return error_code();
-    }
-    saved_run_prune(directory, step, run->keep ? run->keep : SAVED_RUNS_KEPT);
-    return error_code();
+    if (!status && is_first())
+        saved_run_prune(directory, step, run->keep ? run->keep : SAVED_RUNS_KEPT);
+    return status;
 }
 
 /* ---- Finding --------------------------------------------------------------------------------- */
@@ -239,15 +290,22 @@ static int is_saved_run(const char *path)
     return length < (int)sizeof state && access(state, F_OK) == 0;
 }
 
+/* What rank 0 sees in a directory is what all go by. On an error the number says nothing. */
+static int64_t as_first(int64_t seen)
+{
+    RankValue value = {.mine = seen};
+    ranks_agree_error_(context_here(), &value);
+    return value.first;
+}
+
 static int complete(const char *path, int64_t *step)
 {
     SavedRunState state;
-    int status = saved_run_state_read(path, &state);
-    if (!status)
-        status = saved_run_check_files(path, &state, 1);
+    if (!saved_run_state_read(path, &state))
+        saved_run_check_files(path, &state, 1);
     *step = state.steps;
     saved_run_state_free(&state);
-    return status;
+    return agreed();
 }
 
 /* Notes why one was passed over, and forgets the error. */
@@ -262,11 +320,11 @@ static int find_newest(const char *directory, SavedRunFound *found)
 {
     char name[SAVED_RUN_NAME], shown[FILE_LABEL];
     int64_t step;
-    if (is_saved_run(directory)) {
+    if (as_first(is_saved_run(directory)) && !error_code()) {
         snprintf(found->path, sizeof found->path, "%s", directory);
         return complete(directory, &found->step);
     }
-    while ((found->step = saved_run_below(directory, found->step)) >= 0) {
+    while ((found->step = as_first(saved_run_below(directory, found->step))) >= 0 && !error_code()) {
         saved_run_name(name, found->step);
         int status = path_join(found->path, directory, name);
         if (!status && !(status = complete(found->path, &step)))
@@ -327,27 +385,39 @@ static const SafetensorsEntry *entry_for(const Loading *l, const Safetensors *fi
     return NULL;
 }
 
-/* A parameter or a state. read 0: it is only compared. */
-static int take(const Loading *l, const Safetensors *file, const char *name, Tensor *tensor, int read)
+/* A parameter, or a state of one, of which this rank may have a part. read 0: it is only compared. */
+static int take(const Loading *l, const Safetensors *file, const char *name, Tensor *tensor, const Tensor *of,
+                int read)
 {
     SafetensorsType type = saved_type(tensor);
-    const SafetensorsEntry *entry = entry_for(l, file, name, type, tensor_shape(tensor));
+    const SafetensorsEntry *entry = entry_for(l, file, name, type, tensor_shape(of));
     if (!entry)
         return error_code();
     if (!read)
         return 0;
-    return type == SAFETENSORS_F32 ? safetensors_read_tensor(file, entry, tensor)
-                                   : safetensors_copy_tensor(file, entry, tensor, 0);
+    TensorPart part = {.count = entry->numel};
+    if (tensor != of && is_divided(of))
+        part = tensor_part_(of);
+    uint64_t size = entry->bytes / (uint64_t)entry->numel;
+    return type == SAFETENSORS_F32 ? safetensors_read_from(file, entry, part.first, tensor)
+                                   : safetensors_copy_part(file, entry, (uint64_t)part.first * size,
+                                                           (uint64_t)part.count * size, tensor, 0);
 }
 
 /* The scales of an 8-bit state. */
-static int take_scales(const Loading *l, const char *name, Tensor *array, int read)
+static int take_scales(const Loading *l, const char *name, Tensor *array, const Tensor *of, int read)
 {
-    QuantLayout layout = layout_of(array);
+    QuantLayout layout = layout_of(array, of);
+    TensorPart part = tensor_part_(of);
+    uint64_t first = (uint64_t)(part.first / DYNAMIC8_BLOCK) * sizeof(float);
     const SafetensorsEntry *entry = entry_for(l, l->optimizer, name, SAFETENSORS_F32, SHAPE(layout.blocks));
     if (!entry)
         return error_code();
-    return read ? safetensors_copy_tensor(l->optimizer, entry, array, layout.scales) : 0;
+    return read ? safetensors_copy_part(l->optimizer, entry, first,
+                                        (uint64_t)quant_layout(array->dtype, 1, part.count).blocks *
+                                            sizeof(float),
+                                        array, layout.scales)
+                : 0;
 }
 
 static int take_model(const Loading *l, int read)
@@ -358,7 +428,7 @@ static int take_model(const Loading *l, int read)
                            l->shown, safetensors_count(l->model), list.count);
     for (int i = 0; i < list.count; i++) {
         Tensor *p = list.items[i];
-        if (take(l, l->model, tensor_name(p), p, read))
+        if (take(l, l->model, tensor_name(p), p, p, read))
             return error_code();
     }
     return error_code();
@@ -387,10 +457,10 @@ static int take_parameter_state(const Loading *l, int i, int read)
     for (int k = 0; k < optim_state_arrays(optimizer) && !status; k++) {
         Tensor *array = optim_state(optimizer, i, k);
         int used = snprintf(name, room, "%s.%s", tensor_name(p), optim_state_name(optimizer, k));
-        status = take(l, l->optimizer, name, array, read);
+        status = take(l, l->optimizer, name, array, p, read);
         snprintf(name + used, room - (size_t)used, SCALES);
         if (!status && dtype_is_dynamic8(array->dtype))
-            status = take_scales(l, name, array, read);
+            status = take_scales(l, name, array, p, read);
     }
     snprintf(name, room, "%s.step", tensor_name(p));
     status = status ? status : take_updates(l, name, i, read);
@@ -430,11 +500,18 @@ static int take_gradients(const Loading *l)
     return error_code();
 }
 
+/* All that does not fit is found before anything is read. */
+static int compare(const Loading *l)
+{
+    const SavedRunState *s = &l->state;
+    return saved_run_state_compare(l->shown, l->run, s) || take_model(l, 0) || take_optimizer(l, 0)
+               ? error_code()
+               : 0;
+}
+
 static int restore(const Loading *l)
 {
     const SavedRunState *s = &l->state;
-    if (saved_run_state_compare(l->shown, l->run, s) || take_model(l, 0) || take_optimizer(l, 0))
-        return error_code();
     if (take_model(l, 1) || take_optimizer(l, 1) || optim_set_steps(l->run->optimizer, s->steps))
         return error_code();
     if (optim_set_scaling(l->run->optimizer, &s->scaling))
@@ -446,19 +523,37 @@ static int restore(const Loading *l)
     return take_gradients(l);
 }
 
+/* All ranks read one saved run: a directory that is another one elsewhere is found out. */
+static int same_everywhere(const Loading *l)
+{
+    RankValue step = {.mine = l->state.steps};
+    int status = ranks_agree_error_(context_here(), &step);
+    if (!status && step.mine != step.first)
+        error_raise(ERROR_FILE,
+                    "%s is of step %" PRId64 " here, and of step %" PRId64
+                    " where rank 0 runs: all ranks must see the same directory",
+                    l->shown, step.mine, step.first);
+    return agreed();
+}
+
 static int load_one(const char *path, const SavedRun *run, int check, SavedRunFound *found)
 {
     Loading l = {.run = run};
     const Context *context = context_here();
     path_label(l.shown, path);
-    int status = saved_run_state_read(path, &l.state);
-    if (!status)
-        status = saved_run_check_files(path, &l.state, check && !context->meta);
-    if (!status)
-        status = (l.model = open_tensors(path, SAVED_RUN_MODEL)) &&
-                         (l.optimizer = open_tensors(path, SAVED_RUN_OPTIMIZER))
-                     ? restore(&l)
-                     : error_code();
+    if (!saved_run_state_read(path, &l.state))
+        saved_run_check_files(path, &l.state, check && !context->meta);
+    int status = same_everywhere(&l);
+    if (!status) {
+        if ((l.model = open_tensors(path, SAVED_RUN_MODEL)) &&
+            (l.optimizer = open_tensors(path, SAVED_RUN_OPTIMIZER)))
+            compare(&l);
+        status = agreed();
+    }
+    if (!status) {
+        restore(&l);
+        status = agreed();
+    }
     found->step = l.state.steps;
     if (!status && l.state.threads != context->run.threads && !found->note[0])
         snprintf(found->note, sizeof found->note,
@@ -474,7 +569,7 @@ static int load_newest(const char *path, const SavedRun *run, SavedRunFound *fou
 {
     char shown[FILE_LABEL];
     path_label(shown, path);
-    if (is_saved_run(path)) {
+    if (as_first(is_saved_run(path)) && !error_code()) {
         snprintf(found->path, sizeof found->path, "%s", path);
         return load_one(path, run, 1, found);
     }
@@ -488,7 +583,8 @@ static int load_newest(const char *path, const SavedRun *run, SavedRunFound *fou
 int io_load_run(const char *path, const SavedRun *run, SavedRunFound *found)
 {
     SavedRunFound result = {0}; /* the path may be found->path */
-    int status = run_complete("io_load_run", path, run) ? load_newest(path, run, &result) : error_code();
+    int fits = run_complete("io_load_run", path, run) && !ranks_whole_model_(context_here(), "io_load_run()");
+    int status = fits ? load_newest(path, run, &result) : error_code();
     if (found)
         *found = result;
     return status;

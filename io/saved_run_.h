@@ -45,7 +45,8 @@ typedef struct SavedRunState {
 /* Fills it from the sums of its parts. 0 or raises; parts is the caller's to decref. */
 int saved_file_fill(SavedFile *file, const FileSum *sums, int count);
 /* Writes a state with its checksum. 0 or raises. */
-int saved_run_state_write(const char *path, const SavedRun *run, const SavedFile files[SAVED_FILES]);
+int saved_run_state_write(const char *path, const SavedRun *run, const RandomState *random,
+                          const SavedFile files[SAVED_FILES]);
 /* The parameters that are written: all, or of a model with adapters those that are trained. */
 TensorList saved_run_parameters(Module *model);
 /* The bytes of the files of tensors, from shapes alone. 0 or raises. (saved_run.c) */
@@ -66,7 +67,8 @@ void saved_run_name(char out[SAVED_RUN_NAME], int64_t step);
 /* The largest step below `below` that the directory has a saved run of, whole or not; -1 = none; -2 with
  * ERROR_FILE raised. A directory that does not exist has none. */
 int64_t saved_run_below(const char *directory, int64_t below);
-/* A new empty directory under a temporary name. 0 or raises. */
+/* A new empty directory under a temporary name, which rank 0 makes and all are told. All ranks call it; an
+ * error is everybody's, but for a path that is too long elsewhere. Returns the error that all have, or 0. */
 int saved_run_begin(const char *directory, int64_t step, char temporary[PATH_BYTES]);
 /* Moves it to its name, in place of one that is there, and makes that last. 0 or raises. */
 int saved_run_publish(const char *directory, int64_t step, const char *temporary);
@@ -74,9 +76,8 @@ int saved_run_publish(const char *directory, int64_t step, const char *temporary
 void saved_run_prune(const char *directory, int64_t step, int keep);
 /* A directory of files and what is in it, as far as it can be removed. */
 void saved_run_remove(const char *path);
-/* The files have the sizes, and, if all of them is to be read, the checksums that the state says. 0 or
- * raises.
- */
+/* The files have the sizes, and, if all of them is to be read, the checksums that the state says: of several
+ * ranks each reads its share of the parts. 0 or raises. */
 int saved_run_check_files(const char *saved, const SavedRunState *state, int read);
 
 #endif

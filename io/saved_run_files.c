@@ -82,12 +82,18 @@ static int fail(const char *what, const char *path)
                        what, shown, strerror(cause));
 }
 
-static int temporary_name(char out[PATH_BYTES], const char *directory, int64_t step, const char *ending)
+static int temporary_of(char out[PATH_BYTES], const char *directory, int64_t step, int64_t process,
+                        const char *ending)
 {
     char name[SAVED_RUN_NAME], temporary[2 * SAVED_RUN_NAME];
     saved_run_name(name, step);
-    snprintf(temporary, sizeof temporary, "%s.tmp-%ld%s", name, (long)getpid(), ending);
+    snprintf(temporary, sizeof temporary, "%s.tmp-%" PRId64 "%s", name, process, ending);
     return path_join(out, directory, temporary);
+}
+
+static int temporary_name(char out[PATH_BYTES], const char *directory, int64_t step, const char *ending)
+{
+    return temporary_of(out, directory, step, getpid(), ending);
 }
 
 static int final_name(char out[PATH_BYTES], const char *directory, int64_t step)
@@ -120,7 +126,7 @@ void saved_run_remove(const char *path)
     file_calls.rmdir(path);
 }
 
-int saved_run_begin(const char *directory, int64_t step, char temporary[PATH_BYTES])
+static int make_temporary(const char *directory, int64_t step, char temporary[PATH_BYTES])
 {
     if (temporary_name(temporary, directory, step, ""))
         return error_code();
@@ -128,6 +134,20 @@ int saved_run_begin(const char *directory, int64_t step, char temporary[PATH_BYT
         return fail("make the directory", directory);
     saved_run_remove(temporary); /* of a process that died, and had our number */
     return file_calls.mkdir(temporary, 0777) == 0 ? 0 : fail("make the directory", temporary);
+}
+
+int saved_run_begin(const char *directory, int64_t step, char temporary[PATH_BYTES])
+{
+    Context *context = context_here();
+    RankValue process = {.mine = getpid()};
+    int made =
+        !error_code() && context_rank_(context) == 0 && make_temporary(directory, step, temporary) == 0;
+    int status = ranks_agree_error_(context, &process);
+    if (!status)
+        temporary_of(temporary, directory, step, process.first, "");
+    else if (made)
+        file_calls.rmdir(temporary);
+    return status;
 }
 
 int saved_run_publish(const char *directory, int64_t step, const char *temporary)
@@ -191,6 +211,14 @@ static int check_part(int file, const char *shown, uint64_t from, FileSum expect
                        shown, from, from + expected.bytes, crc32, expected.crc32);
 }
 
+/* Whether this rank is the one that reads a part. */
+static int is_mine(size_t part)
+{
+    const Context *context = context_here();
+    size_t ranks = context && !context->meta ? (size_t)context_ranks_(context) : 1;
+    return ranks < 2 || part % ranks == (size_t)context_rank_(context);
+}
+
 /* Part by part: the first that is damaged is named. */
 static int check_parts(int file, const char *shown, const SavedFile *expected)
 {
@@ -198,12 +226,12 @@ static int check_parts(int file, const char *shown, const SavedFile *expected)
     const json_t *part;
     uint64_t from = 0;
     if (!expected->parts)
-        return check_part(file, shown, 0, expected->sum);
+        return is_mine(0) ? check_part(file, shown, 0, expected->sum) : 0;
     json_array_foreach(expected->parts, i, part)
     {
         FileSum sum = {(uint64_t)json_integer_value(json_array_get(part, 0)),
                        (uint32_t)json_integer_value(json_array_get(part, 1))};
-        if (check_part(file, shown, from, sum))
+        if (is_mine(i) && check_part(file, shown, from, sum))
             return error_code();
         from += sum.bytes;
     }

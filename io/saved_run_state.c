@@ -115,10 +115,9 @@ static int add_scaling(json_t *optimizer, const LossScale *s)
     return s->scale != 0 && json_object_set_new(optimizer, "loss_scale", scaling) != 0;
 }
 
-static json_t *state_json(const SavedRun *run, const SavedFile files[SAVED_FILES])
+static json_t *state_json(const SavedRun *run, const RandomState *r, const SavedFile files[SAVED_FILES])
 {
     const Context *context = context_here();
-    const RandomState *r = &context->random;
     json_t *random = json_pack("{s:I, s:I, s:I, s:I, s:I}", "seed", (json_int_t)context->seed, "fills",
                                (json_int_t)r->fills, "step", (json_int_t)r->step, "first_sample",
                                (json_int_t)r->first_sample, "layer", (json_int_t)r->layer);
@@ -147,12 +146,13 @@ static json_t *state_json(const SavedRun *run, const SavedFile files[SAVED_FILES
     return root;
 }
 
-int saved_run_state_write(const char *path, const SavedRun *run, const SavedFile files[SAVED_FILES])
+int saved_run_state_write(const char *path, const SavedRun *run, const RandomState *random,
+                          const SavedFile files[SAVED_FILES])
 {
     FileWriter writer;
     FileSum sum = {0};
     char tail[TAIL_BYTES + 1];
-    json_t *root = state_json(run, files);
+    json_t *root = state_json(run, random, files);
     if (file_begin(&writer, path) == 0) {
         writer.sum = &sum;
         file_put(&writer, HEAD, strlen(HEAD));

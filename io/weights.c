@@ -302,7 +302,7 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
     static const WeightsOptions defaults;
     if (!model || !path)
         return error_raise(ERROR_ARGUMENT, "io_load_weights(): %s is NULL", model ? "path" : "model");
-    if (error_code())
+    if (ranks_whole_model_(context_here(), "io_load_weights()"))
         return error_code();
     Loading l = {.model = model,
                  .options = options ? options : &defaults,
@@ -310,8 +310,11 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
                  .quantized = {.room = ROOM_OF_TWO}};
     path_label(l.shown, path);
     l.file = safetensors_open(path);
-    int status = l.file ? load(&l) : error_code();
+    if (l.file)
+        load(&l);
     Context *context = context_here();
+    int status =
+        ranks_agree_error_(context, NULL); /* one that could not read would leave the others waiting later */
     size_t count = (size_t)l.names.list.count;
     if (l.source)
         host_free(context, l.source, count * sizeof *l.source);

@@ -70,7 +70,7 @@ typedef struct WeightsSaving {
  * export does not bring: config.json, generation_config.json, tokenizer files, adapter_*, and
  * sentence-transformers' json files; nothing else. Whoever reads at any moment, and whoever comes after a
  * death at any moment, finds the old model, the new one, or none. On meta the arguments are checked and
- * nothing is written. Returns 0 or raises. */
+ * nothing is written. Of several ranks all call it, and each writes what it has. Returns 0 or raises. */
 BRIM_API int io_save_weights(Module *model, const ModelPreset *preset, const char *directory,
                              const WeightsSaving *how);
 

@@ -100,7 +100,7 @@ static void store(const UpdateArrays *a, int64_t update, int array, int64_t firs
             ((uint16_t *)to)[first + i] = half_to_f16(x[i]);
         else if (type == DTYPE_BF16)
             ((uint16_t *)to)[first + i] =
-                random ? round_at_random(a, update, array, first + i, x[i]) : half_to_bf16(x[i]);
+                random ? round_at_random(a, update, array, a->first + first + i, x[i]) : half_to_bf16(x[i]);
     }
 }
 

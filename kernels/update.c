@@ -147,7 +147,7 @@ static void update_round(const UpdateJob *job, int array, int64_t first, int64_t
         uint16_t halves[UPDATE_PIECE];
     } random;
     const RoundingKey *key = job->a->rounding;
-    uint64_t block = (uint64_t)first / 8;
+    uint64_t block = (uint64_t)(job->a->first + first) / 8;
     draw_words((int)((n + 7) / 8), draw_rounding_key(key, block), (uint32_t)block, key->parameter,
                (uint32_t)job->s->step, draw_rounding_last(job->s->step, array), random.words);
 #pragma omp simd

@@ -53,7 +53,9 @@ extern "C" {
     X(WORKSPACE, "workspace", OVERHEAD, HIGH)                                                                \
     X(INPUT, "input", OVERHEAD, HIGH)                                                                        \
     X(BUFFER, "buffer", OVERHEAD, LOW)                                                                       \
-    X(KV_CACHE, "kv_cache", OVERHEAD, LOW)
+    X(KV_CACHE, "kv_cache", OVERHEAD, LOW)                                                                   \
+    X(GATHERED, "gathered", PARAMETERS, HIGH)                                                                \
+    X(COMMUNICATION, "communication", OVERHEAD, HIGH)
 
 #define MEMTRACK_PHASES(X)                                                                                   \
     X(SETUP, "setup")                                                                                        \

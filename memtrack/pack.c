@@ -7,8 +7,11 @@
 #include "memtrack_.h"
 #include "pack_.h"
 
-/* The work that one trace may cost, in entries looked at: some milliseconds. */
-#define WORK 8000000
+/* The work that one trace may cost, in entries looked at: some milliseconds; and once more, a tenth of a
+ * second or two, where that ended more than a fiftieth above the floor: where thousands of matrices come and
+ * go. */
+#define WORK      8000000
+#define MORE_WORK 256000000
 /* How often lift changes one order. */
 #define ROUNDS 40
 
@@ -33,7 +36,8 @@ typedef struct Packing {
     uint64_t height;                /* of the best placement; the online needs until there is one */
     uint32_t to_place, ranked;      /* in `order`: all items; the hard ones, which the packer orders */
     uint32_t full[MEM_TRACE_KINDS]; /* at this length a list is cleared of dead entries */
-    uint64_t work;
+    uint64_t work, most_work;
+    uint64_t small;     /* an item with fewer bytes is easy, unless it is a resident */
     const char *packer; /* of the best; NULL = none */
     uint64_t target;    /* good enough */
     uint32_t highest;   /* in `order`: the first that went above the target; to_place = none */
@@ -115,9 +119,9 @@ static uint64_t place_all(Packing *p)
     for (uint32_t i = 0; i < p->to_place; i++) {
         const MemItem *item = &p->items.items[p->order[i].item];
         uint64_t offset = 0;
-        if (i >= p->ranked)
-            forget_dead(p, p->items.spans[item->span]);
-        bool fits = p->work <= WORK && lowest(p, item, &offset);
+        for (uint32_t s = 0; i >= p->ranked && s < item->span_count; s++)
+            forget_dead(p, p->items.spans[item->span + s]);
+        bool fits = p->work <= p->most_work && lowest(p, item, &offset);
         if (p->highest == p->to_place && (!fits || offset + item->bytes > p->target))
             p->highest = i;
         if (!fits)
@@ -178,16 +182,29 @@ static int by_rank(const void *a, const void *b)
     return x->item < y->item ? -1 : x->item > y->item;
 }
 
-/* An easy item lives in one kind only, and that kind is loose. */
-static bool is_easy(const MemItems *items, const MemItem *item, bool all)
+/* Its spans begin at the same moment, which is not the first: it is no resident. */
+static bool begins_alike(const MemItems *items, const MemItem *item)
 {
+    for (uint32_t s = 0; s < item->span_count; s++)
+        if (items->spans[item->span + s].from != items->spans[item->span].from)
+            return false;
+    return items->spans[item->span].from > 0;
+}
+
+/* An easy item lives in one kind only, and that kind is loose; or it is small, and comes in the order of
+ * allocation in all of its kinds. */
+static bool is_easy(const Packing *p, const MemItem *item, bool all)
+{
+    const MemItems *items = &p->items;
+    if (item->bytes < p->small)
+        return begins_alike(items, item);
     return item->span_count == 1 && (all || items->loose[items->spans[item->span].kind]);
 }
 
 /* Placing an item looks at about a third of the hard items; an easy item costs next to nothing. */
 static bool is_affordable(const Packing *p)
 {
-    return (uint64_t)p->ranked * p->ranked / 3 + p->work <= WORK;
+    return (uint64_t)p->ranked * p->ranked / 3 + p->work <= p->most_work;
 }
 
 /* Puts the hard items in the packer's order, and the easy ones behind them in the order of allocation. False
@@ -199,7 +216,7 @@ static bool put_in_order(Packing *p, int packer)
     p->to_place = 0;
     for (int easy = 0; easy < 2; easy++) {
         for (uint32_t i = 0; i < items->item_count; i++)
-            if (!items->items[i].at_bottom && is_easy(items, &items->items[i], all) == easy)
+            if (!items->items[i].at_bottom && is_easy(p, &items->items[i], all) == easy)
                 p->order[p->to_place++] = rank_of(&items->items[i], i, packer);
         p->ranked = easy ? p->ranked : p->to_place;
         if (!is_affordable(p))
@@ -223,7 +240,7 @@ static void keep_if_better(Packing *p, const char *packer)
 
 static bool may_improve(const Packing *p)
 {
-    return p->height > p->target && p->work <= WORK;
+    return p->height > p->target && p->work <= p->most_work;
 }
 
 /* Lifts items: the first that ended above the target moves to the front of the order, and all are placed once
@@ -241,11 +258,38 @@ static void lift(Packing *p, int packer)
     }
 }
 
+static bool count_is_below(Packing *p, uint32_t most)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < p->items.item_count && count < most; i++)
+        count += !p->items.items[i].at_bottom && !is_easy(p, &p->items.items[i], false);
+    return count < most;
+}
+
+/* Many items are small beside the floor. The large ones are placed in the packer's order, the small ones
+ * among them in the order of allocation: nearly as good as all in the packer's order, and far less work. */
+static void place_large_first(Packing *p)
+{
+    enum { LARGE = 4096, SIZES = 3, TIMES = 4 };
+    uint64_t least = p->items.floor / 4096;
+    p->work = 0;
+    p->most_work = MORE_WORK;
+    p->target = p->items.floor + p->items.floor / 200;
+    for (p->small = least; p->small < p->items.floor && !count_is_below(p, LARGE); p->small *= 2)
+        least = 2 * p->small;
+    for (int packer = 0; packer < PACKER_COUNT - 1; packer++) {
+        p->small = least;
+        for (int i = 0; i < SIZES && may_improve(p); i++, p->small *= TIMES)
+            if (put_in_order(p, packer))
+                keep_if_better(p, packer_names[packer]);
+    }
+}
+
 /* ---- From trace to hints --------------------------------------------------------------------- */
 
 static int packing_create(Packing *p, const MemTrace *trace, uint64_t needs)
 {
-    *p = (Packing){.height = needs};
+    *p = (Packing){.height = needs, .most_work = WORK};
     if (memtrack_items_create_(&p->items, trace))
         return -1;
     uint32_t at = 0;
@@ -301,6 +345,8 @@ int memtrack_pack(MemLedger *ledger, MemHints **hints)
     }
     for (int i = 0; !failed && i < LIFTED && may_improve(&p); i++)
         lift(&p, i);
+    if (!failed && p.height > p.items.floor + p.items.floor / 50)
+        place_large_first(&p);
     if (!failed && p.packer) {
         *hints = memtrack_hints_create_(trace, by_moment(&p), p.height, p.packer);
         failed = !*hints;

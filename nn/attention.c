@@ -22,7 +22,7 @@ static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
     AttentionOptions options = options_of(self, NULL);
-    Tensor *qkv = nn_forward(self->qkv, x, batch); /* (B,T,3C) */
+    Tensor *qkv = nn_forward(self->qkv, tensor_enter_(x), batch); /* (B,T,3C) */
     Tensor *out;
     if (batch && batch->cache)
         out = tensor_attention_cached_packed(tensor_donate(qkv),
@@ -39,6 +39,7 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     const AttentionConfig *c = &self->config;
     if (c->style == ATTENTION_GPT2)
         return gpt2_attention(module, x, batch);
+    x = tensor_enter_(x);
     Tensor *q = nn_forward(self->q, x, batch);
     Tensor *k = nn_forward(self->k, x, batch);
     Tensor *v = nn_forward(self->v, x, batch);
@@ -82,10 +83,10 @@ static void four_projections(Module *module, const char *const names[4], int qkv
     Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
     int64_t dim = c->dim, inner = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
-    self->q = nn_add(module, names[0], nn_linear(dim, inner, qkv_bias));
-    self->k = nn_add(module, names[1], nn_linear(dim, kv, qkv_bias));
-    self->v = nn_add(module, names[2], nn_linear(dim, kv, qkv_bias));
-    self->output = nn_add(module, names[3], nn_linear(inner, dim, output_bias));
+    self->q = nn_add(module, names[0], module_linear_split(dim, inner, qkv_bias, LINEAR_BY_OUTPUTS));
+    self->k = nn_add(module, names[1], module_linear_split(dim, kv, qkv_bias, LINEAR_BY_OUTPUTS));
+    self->v = nn_add(module, names[2], module_linear_split(dim, kv, qkv_bias, LINEAR_BY_OUTPUTS));
+    self->output = nn_add(module, names[3], module_linear_split(inner, dim, output_bias, LINEAR_BY_INPUTS));
 }
 
 static void gpt2_projections(Module *module)
@@ -96,8 +97,8 @@ static void gpt2_projections(Module *module)
     if ((int64_t)c->heads * c->head_dim != dim || c->kv_heads != c->heads)
         error_raise(ERROR_ARGUMENT,
                     "attention: GPT-2's has heads x head_dim = dim, and as many key-value heads as heads");
-    self->qkv = nn_add(module, "c_attn", module_conv1d(dim, 3 * dim, TENSOR_IDENTITY));
-    self->output = nn_add(module, "c_proj", module_conv1d(dim, dim, TENSOR_IDENTITY));
+    self->qkv = nn_add(module, "c_attn", module_conv1d(dim, 3 * dim, TENSOR_IDENTITY, LINEAR_BY_OUTPUTS, 3));
+    self->output = nn_add(module, "c_proj", module_conv1d(dim, dim, TENSOR_IDENTITY, LINEAR_BY_INPUTS, 1));
 }
 
 static void add_projections(Module *module)
@@ -122,7 +123,9 @@ Module *nn_attention(const AttentionConfig *config)
     if (config_positive("attention", "dim", config->dim))
         return NULL;
     int head_dim = config_head_dim("attention", config->dim, config->heads, kv_heads, config->head_dim);
-    if (!head_dim || (config->style == ATTENTION_LLAMA && config_rotary("attention", head_dim)))
+    if (!head_dim || (config->style == ATTENTION_LLAMA && config_rotary("attention", head_dim)) ||
+        config_divided("attention", "heads", config->heads) ||
+        config_divided("attention", "kv_heads", kv_heads))
         return NULL;
     Module *module = nn_module(&attention_class);
     Attention *self = nn_state(module);
@@ -133,6 +136,9 @@ Module *nn_attention(const AttentionConfig *config)
     self->config.head_dim = head_dim;
     self->config.rope_theta = config->rope_theta > 0 ? config->rope_theta : 10000;
     add_projections(module);
+    int ranks = context_tensor_ranks_(module->item.context);
+    self->config.heads /= ranks; /* from here on, this rank's */
+    self->config.kv_heads /= ranks;
     return error_code() ? NULL : module;
 }
 
@@ -145,6 +151,7 @@ typedef struct Swiglu {
 static Tensor *swiglu_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Swiglu *self = nn_state(module);
+    x = tensor_enter_(x);
     Tensor *gate = nn_forward(self->gate, x, batch), *up = nn_forward(self->up, x, batch);
     Tensor *hidden = tensor_swiglu(tensor_donate(gate), tensor_donate(up));
     return nn_forward(self->down, tensor_donate(hidden), batch);
@@ -154,13 +161,15 @@ static const ModuleClass swiglu_class = {"swiglu", sizeof(Swiglu), swiglu_forwar
 
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias)
 {
+    if (config_divided("swiglu", "hidden", hidden))
+        return NULL;
     Module *module = nn_module(&swiglu_class);
     Swiglu *self = nn_state(module);
     if (!self)
         return NULL;
-    self->gate = nn_add(module, "gate_proj", nn_linear(dim, hidden, bias));
-    self->up = nn_add(module, "up_proj", nn_linear(dim, hidden, bias));
-    self->down = nn_add(module, "down_proj", nn_linear(hidden, dim, bias));
+    self->gate = nn_add(module, "gate_proj", module_linear_split(dim, hidden, bias, LINEAR_BY_OUTPUTS));
+    self->up = nn_add(module, "up_proj", module_linear_split(dim, hidden, bias, LINEAR_BY_OUTPUTS));
+    self->down = nn_add(module, "down_proj", module_linear_split(hidden, dim, bias, LINEAR_BY_INPUTS));
     return error_code() ? NULL : module;
 }
 

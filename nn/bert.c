@@ -17,7 +17,7 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
     Tensor *sum = tensor_add(x, tensor_donate(branch));
     Tensor *middle = nn_forward(self->norm1, tensor_donate(sum), batch);
-    Tensor *hidden = nn_forward(self->up, middle, batch);
+    Tensor *hidden = nn_forward(self->up, tensor_enter_(middle), batch);
     /* GELU's value is a quarter of what a block would keep; recomputing it costs a hundredth of a step. */
     branch = nn_forward(self->down, tensor_donate(tensor_recompute(hidden)), batch);
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
@@ -31,19 +31,24 @@ Module *nn_bert_block(const BertConfig *c)
 {
     if (config_missing("bert block", c))
         return NULL;
+    int64_t ffn = c->ffn ? c->ffn : 4 * (int64_t)c->dim;
+    if (config_divided("bert", "ffn", ffn))
+        return NULL;
     Module *module = nn_module(&block_class);
     BertBlock *self = nn_state(module);
     if (!self)
         return NULL;
-    int64_t ffn = c->ffn ? c->ffn : 4 * (int64_t)c->dim;
     float eps = c->norm_eps > 0 ? c->norm_eps : 1e-12f;
     self->attention =
         nn_add(module, "attention",
                nn_attention(&(AttentionConfig){
                    .style = ATTENTION_BERT, .dim = c->dim, .heads = c->heads, .kind = c->attention}));
     self->norm1 = nn_add(module, "attention.output.LayerNorm", nn_layer_norm(c->dim, eps));
-    self->up = nn_add(module, "intermediate.dense", nn_linear_act(c->dim, ffn, 1, TENSOR_GELU));
-    self->down = nn_add(module, "output.dense", nn_linear(ffn, c->dim, 1));
+    self->up =
+        nn_add(module, "intermediate.dense",
+               module_linear(&(LinearOptions){
+                   .in = c->dim, .out = ffn, .bias = 1, .act = TENSOR_GELU, .split = LINEAR_BY_OUTPUTS}));
+    self->down = nn_add(module, "output.dense", module_linear_split(ffn, c->dim, 1, LINEAR_BY_INPUTS));
     self->norm2 = nn_add(module, "output.LayerNorm", nn_layer_norm(c->dim, eps));
     self->dropout = nn_add(module, "dropout", nn_dropout(c->dropout));
     return error_code() ? NULL : module;
@@ -72,12 +77,11 @@ static Tensor *bert_embeddings(const Bert *self, const Batch *batch)
 static Tensor *bert_body(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
 {
     const Bert *self = nn_state(module);
-    (void)x;
     if (!batch || !batch->ids) {
         error_raise(ERROR_DATA, "bert: the batch has no token ids");
         return NULL;
     }
-    Tensor *hidden = bert_embeddings(self, batch);
+    Tensor *hidden = module_first_stage(module) ? bert_embeddings(self, batch) : x;
     return nn_run_blocks(module, tensor_donate(hidden), batch);
 }
 
@@ -85,7 +89,7 @@ static Tensor *bert_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,
 {
     const Bert *self = nn_state(module);
     Tensor *hidden = bert_body(module, x, batch);
-    if (self->pooler)
+    if (self->pooler || !module_last_stage(module))
         return hidden;
     hidden = nn_forward(self->transform, tensor_donate(hidden), batch);
     return nn_forward(self->head_norm, tensor_donate(hidden), batch);
@@ -95,7 +99,7 @@ static Tensor *bert_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Bert *self = nn_state(module);
     Tensor *hidden = bert_hidden(module, x, batch);
-    if (self->pooler)
+    if (self->pooler || !module_last_stage(module))
         return hidden;
     return nn_forward(self->decoder, tensor_donate(hidden), batch); /* (B,T,V) */
 }
@@ -104,7 +108,9 @@ static const ModuleClass bert_class = {"bert", sizeof(Bert), bert_forward};
 
 static void bert_embedding_modules(Module *module, Bert *self, const BertConfig *c)
 {
+    module_of_ends(1, !c->pooler);
     self->words = nn_add(module, "bert.embeddings.word_embeddings", nn_embedding(c->vocab, c->dim));
+    module_of_ends(1, 0);
     Module *positions =
         nn_add(module, "bert.embeddings.position_embeddings", nn_embedding(c->max_seq, c->dim));
     Module *types = nn_add(module, "bert.embeddings.token_type_embeddings", nn_embedding(c->types, c->dim));
@@ -113,6 +119,8 @@ static void bert_embedding_modules(Module *module, Bert *self, const BertConfig 
     if (error_code())
         return;
     self->word_table = module_own(self->words, "weight");
+    if (!c->pooler)
+        module_tie_stages(self->word_table);
     self->positions = module_embedding_parts(positions);
     self->types = module_embedding_parts(types);
 }
@@ -155,17 +163,22 @@ Module *nn_bert(const BertConfig *config)
     Bert *self = nn_state(module);
     if (!self)
         return NULL;
+    if (module_stages_begin(module, c.layers, c.dim))
+        return NULL;
     module_draw_later(module, 1);
     bert_embedding_modules(module, self, &c);
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[40];
         snprintf(name, sizeof name, "bert.encoder.layer.%d", i);
+        module_of_block(module, i);
         nn_mark_block(module, nn_add(module, name, nn_bert_block(&c)));
     }
+    module_of_ends(0, 1);
     if (c.pooler)
         self->pooler = nn_add(module, "bert.pooler.dense", nn_linear(c.dim, c.dim, 1));
     else
         bert_head(module, self, &c);
+    module_of_all();
     module_draw_later(module, 0);
     module_init_normal(module, 0.02f);
     if (error_code())

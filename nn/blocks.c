@@ -59,14 +59,25 @@ static Segment *segment_find(const Model *model, int first, int end)
     return segment;
 }
 
-/* Where the segment that begins at block i ends; i where none begins. */
-static int segment_end(const char *pattern, int i)
+/* The blocks that this rank has. */
+static int first_of(const Model *model)
+{
+    return model->width ? model->first_block : 0;
+}
+
+static int end_of(const Model *model)
+{
+    return model->width ? model->end_block : model->block_count;
+}
+
+/* Where the segment that begins at block i ends; i where none begins. One that two stages share is two. */
+static int segment_end(const Model *model, const char *pattern, int i)
 {
     int end = i;
-    if (pattern[i] == 'c')
+    if (pattern[i] == 'c' || (pattern[i] == '+' && i == first_of(model)))
         do
             end++;
-        while (pattern[end] == '+');
+        while (pattern[end] == '+' && end < end_of(model));
     return end;
 }
 
@@ -86,12 +97,13 @@ Tensor *nn_run_blocks(Module *module, Tensor *x, const Batch *batch)
     Model *model = module ? module->model : NULL;
     if (!model)
         return module ? x : NULL;
+    int first = first_of(model), last = end_of(model);
     model->blocks_ran = 1;
     if (!model->pattern || !tensor_recording())
-        return run_range(module, 0, model->block_count, x, batch);
+        return run_range(module, first, last, first > 0 ? next_input(module, x, batch) : x, batch);
     int length = (int)strlen(model->pattern); /* blocks marked since keep everything */
-    for (int i = 0, end; i < model->block_count && x; i = end) {
-        end = i < length ? segment_end(model->pattern, i) : i;
+    for (int i = first, end; i < last && x; i = end) {
+        end = i < length ? segment_end(model, model->pattern, i) : i;
         x = i > 0 ? next_input(module, x, batch) : x;
         x = end > i ? run_segment(module, i, end, x, batch) : nn_forward(model->blocks[i], x, batch);
         end += end == i;
@@ -168,6 +180,7 @@ void module_free_model(Module *module)
     Model *model = module->model;
     if (!model)
         return;
+    nn_set_gather_blocks(module, 0);
     free_pattern(module);
     while (model->segments) {
         Segment *segment = model->segments;
@@ -190,8 +203,8 @@ int nn_set_checkpoints(Module *module, const char *pattern)
     }
     if (check_pattern(module, pattern))
         return error_code();
-    for (int i = 0, end; pattern[i]; i = end + (end == i)) {
-        end = segment_end(pattern, i);
+    for (int i = first_of(module->model), end; i < end_of(module->model); i = end + (end == i)) {
+        end = segment_end(module->model, pattern, i);
         if (end > i && segment_need(module, i, end))
             return error_code();
     }

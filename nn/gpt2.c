@@ -13,7 +13,7 @@ typedef struct Gpt2Mlp {
 static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Gpt2Mlp *self = nn_state(module);
-    Tensor *hidden = nn_forward(self->up, x, batch); /* (B,T,F) */
+    Tensor *hidden = nn_forward(self->up, tensor_enter_(x), batch); /* (B,T,F) */
     return nn_forward(self->down, tensor_donate(hidden), batch);
 }
 
@@ -40,12 +40,14 @@ static const ModuleClass block_class = {"gpt2_block", sizeof(Gpt2Block), block_f
 
 static Module *gpt2_mlp(int64_t dim, int64_t ffn)
 {
+    if (config_divided("gpt2", "ffn", ffn))
+        return NULL;
     Module *module = nn_module(&mlp_class);
     Gpt2Mlp *self = nn_state(module);
     if (!self)
         return NULL;
-    self->up = nn_add(module, "c_fc", module_conv1d(dim, ffn, TENSOR_GELU_TANH));
-    self->down = nn_add(module, "c_proj", module_conv1d(ffn, dim, TENSOR_IDENTITY));
+    self->up = nn_add(module, "c_fc", module_conv1d(dim, ffn, TENSOR_GELU_TANH, LINEAR_BY_OUTPUTS, 1));
+    self->down = nn_add(module, "c_proj", module_conv1d(ffn, dim, TENSOR_IDENTITY, LINEAR_BY_INPUTS, 1));
     return error_code() ? NULL : module;
 }
 
@@ -73,19 +75,25 @@ typedef struct Gpt2 {
     Tensor *positions; /* (P,C) */
 } Gpt2;
 
+static Tensor *gpt2_embeddings(const Gpt2 *self, const Batch *batch)
+{
+    Tensor *hidden = nn_forward(self->embedding, batch->ids, batch);
+    hidden = tensor_add_rows_from(tensor_donate(hidden), self->positions, module_past(batch),
+                                  tensor_dim(batch->ids, 1));
+    return nn_forward(self->dropout, tensor_donate(hidden), batch);
+}
+
 static Tensor *gpt2_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
 {
     const Gpt2 *self = nn_state(module);
-    (void)x;
     if (!batch || !batch->ids) {
         error_raise(ERROR_DATA, "gpt2: the batch has no token ids");
         return NULL;
     }
-    Tensor *hidden = nn_forward(self->embedding, batch->ids, batch); /* (B,T,C) */
-    hidden = tensor_add_rows_from(tensor_donate(hidden), self->positions, module_past(batch),
-                                  tensor_dim(batch->ids, 1));
-    hidden = nn_forward(self->dropout, tensor_donate(hidden), batch);
+    Tensor *hidden = module_first_stage(module) ? gpt2_embeddings(self, batch) : x; /* (B,T,C) */
     hidden = nn_run_blocks(module, tensor_donate(hidden), batch);
+    if (!module_last_stage(module))
+        return hidden;
     return nn_forward(self->norm, tensor_donate(hidden), batch);
 }
 
@@ -93,6 +101,8 @@ static Tensor *gpt2_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Gpt2 *self = nn_state(module);
     Tensor *hidden = gpt2_hidden(module, x, batch);
+    if (!module_last_stage(module))
+        return hidden;
     return nn_forward(self->head, tensor_donate(hidden), batch); /* (B,T,V) */
 }
 
@@ -126,20 +136,28 @@ Module *nn_gpt2(const Gpt2Config *config)
     Gpt2 *self = nn_state(module);
     if (!self)
         return NULL;
+    if (module_stages_begin(module, c.layers, c.dim))
+        return NULL;
     module_draw_later(module, 1);
+    module_of_ends(1, 1);
     self->embedding = nn_add(module, "transformer.wte", nn_embedding(c.vocab, c.dim));
+    module_of_ends(1, 0);
     Module *positions = nn_add(module, "transformer.wpe", nn_embedding(c.max_seq, c.dim));
     self->dropout = nn_add(module, "transformer.drop", nn_dropout(c.dropout));
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[32];
         snprintf(name, sizeof name, "transformer.h.%d", i);
+        module_of_block(module, i);
         nn_mark_block(module, nn_add(module, name, nn_gpt2_block(&c)));
     }
+    module_of_ends(0, 1);
     self->norm = nn_add(module, "transformer.ln_f", nn_layer_norm(c.dim, c.norm_eps));
+    module_of_all();
     module_draw_later(module, 0);
     if (error_code())
         return NULL;
     Tensor *tokens = module_own(self->embedding, "weight"); /* (V,C) */
+    module_tie_stages(tokens);
     self->positions = module_embedding_parts(positions);
     self->head = nn_add(module, "lm_head", module_linear_tied(tokens, NULL));
     nn_offer_head(module, &(ModuleHead){.hidden = gpt2_hidden, .weight = tokens, .path = "lm_head"});

@@ -18,6 +18,31 @@ int config_positive(const char *model, const char *field, int64_t value)
                        (long long)value);
 }
 
+int config_divided(const char *model, const char *field, int64_t value)
+{
+    const Context *context = context_here();
+    int64_t ranks = context ? context_tensor_ranks_(context) : 1, fits = ranks;
+    if (value % ranks == 0)
+        return 0;
+    while (value % fits || ranks % fits)
+        fits--;
+    return error_raise(ERROR_RANKS,
+                       "%s: %lld ranks that compute a layer together do not divide %s %lld; %lld would",
+                       model, (long long)ranks, field, (long long)value, (long long)fits);
+}
+
+int config_undivided(const char *function, const char *what)
+{
+    const Context *context = context_here();
+    int ranks = context ? context_tensor_ranks_(context) : 1;
+    if (ranks == 1)
+        return 0;
+    return error_raise(ERROR_RANKS,
+                       "%s: %s not divided among %d ranks that compute a layer together; ranks that divide "
+                       "the data alone go with that",
+                       function, what, ranks);
+}
+
 int config_heads(const char *model, int64_t dim, int heads, int kv_heads)
 {
     if (config_positive(model, "heads", heads) || config_positive(model, "kv_heads", kv_heads))

@@ -13,9 +13,14 @@ static Tensor *linear_weight_for(Tensor *weight, const Tensor *x)
 
 static Tensor *linear_base(const Linear *self, Tensor *x, TensorActivation act)
 {
-    Tensor *weight = linear_weight_for(self->weight, x);
-    return self->weight->in_out ? tensor_linear_in_out(x, weight, self->bias, act)
-                                : tensor_linear(x, weight, self->bias, act);
+    Tensor *weight = linear_weight_for(self->weight, x), *bias = self->sums ? NULL : self->bias;
+    TensorActivation now = self->sums ? TENSOR_IDENTITY : act;
+    Tensor *y = self->weight->in_out ? tensor_linear_in_out(x, weight, bias, now)
+                                     : tensor_linear(x, weight, bias, now);
+    if (!self->sums)
+        return y;
+    y = tensor_leave_(tensor_donate(y), self->bias);
+    return act == TENSOR_IDENTITY ? y : tensor_activation(tensor_donate(y), act);
 }
 
 /* An adapter's part comes before the activation, which is then an operation of its own: it keeps its input,
@@ -56,7 +61,7 @@ static void linear_fill(Tensor *tensor, const LinearOptions *o)
         tensor_fill_uniform(tensor, -bound, bound);
 }
 
-/* GPT-2's weights are (in,out) in files, and quantised ones always (out,in). */
+/* GPT-2's weights are (in,out) in files, and quantised ones always (out,in). o: what this rank has. */
 static Tensor *linear_weight(Module *module, const LinearOptions *o)
 {
     DType dtype = o->head ? module_parameter_type(module->item.context) : module_linear_type(module);
@@ -67,7 +72,26 @@ static Tensor *linear_weight(Module *module, const LinearOptions *o)
         weight->in_out = (unsigned char)in_out;
         weight->transposed = (unsigned char)turned;
     }
+    int64_t outputs = o->out / o->packed;
+    if (o->split == LINEAR_BY_OUTPUTS)
+        tensor_split_(weight, in_out ? outputs : outputs * o->in);
+    else if (o->split == LINEAR_BY_INPUTS)
+        tensor_split_(weight, in_out ? o->in * o->out : o->in);
     return weight;
+}
+
+/* Of all ranks' options, this rank's. */
+static LinearOptions own_part(const LinearOptions *o)
+{
+    LinearOptions own = *o;
+    int ranks = context_tensor_ranks_(context_here());
+    own.packed = o->packed ? o->packed : 1;
+    own.split = ranks > 1 ? o->split : LINEAR_WHOLE;
+    if (own.split == LINEAR_BY_OUTPUTS)
+        own.out /= ranks;
+    else if (own.split == LINEAR_BY_INPUTS)
+        own.in /= ranks;
+    return own;
 }
 
 Module *module_linear(const LinearOptions *o)
@@ -78,15 +102,24 @@ Module *module_linear(const LinearOptions *o)
     Linear *self = nn_state(module);
     if (!self)
         return NULL;
+    LinearOptions own = own_part(o);
     self->act = o->act;
     self->head = o->head;
-    self->weight = linear_weight(module, o);
+    self->sums = own.split == LINEAR_BY_INPUTS;
+    self->weight = linear_weight(module, &own);
     linear_fill(self->weight, o);
     if (o->bias) {
-        self->bias = nn_add_parameter(module, "bias", SHAPE(o->out));
+        self->bias = nn_add_parameter(module, "bias", SHAPE(own.out));
+        if (own.split == LINEAR_BY_OUTPUTS)
+            tensor_split_(self->bias, own.out / own.packed);
         linear_fill(self->bias, o);
     }
     return error_code() ? NULL : module;
+}
+
+Module *module_linear_split(int64_t in, int64_t out, int bias, LinearSplit split)
+{
+    return module_linear(&(LinearOptions){.in = in, .out = out, .bias = bias, .split = split});
 }
 
 Module *nn_linear_act(int64_t in, int64_t out, int bias, TensorActivation act)
@@ -99,9 +132,10 @@ Module *nn_linear(int64_t in, int64_t out, int bias)
     return nn_linear_act(in, out, bias, TENSOR_IDENTITY);
 }
 
-Module *module_conv1d(int64_t in, int64_t out, TensorActivation act)
+Module *module_conv1d(int64_t in, int64_t out, TensorActivation act, LinearSplit split, int packed)
 {
-    return module_linear(&(LinearOptions){.in = in, .out = out, .bias = 1, .act = act, .in_out = 1});
+    return module_linear(&(LinearOptions){
+        .in = in, .out = out, .bias = 1, .act = act, .in_out = 1, .split = split, .packed = packed});
 }
 
 Module *module_linear_tied(Tensor *weight, Tensor *bias)

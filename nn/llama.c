@@ -56,7 +56,6 @@ typedef struct Llama {
 static Tensor *llama_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
 {
     const Llama *self = nn_state(module);
-    (void)x;
     if (!batch || !batch->ids) {
         error_raise(ERROR_DATA, "llama: the batch has no token ids");
         return NULL;
@@ -75,8 +74,11 @@ static Tensor *llama_hidden(Module *module, Tensor *x, const Batch *batch) /* (B
                     self->max_seq);
         return NULL;
     }
-    Tensor *hidden = nn_forward(self->embedding, batch->ids, batch); /* (B,T,C) */
+    Tensor *hidden =
+        module_first_stage(module) ? nn_forward(self->embedding, batch->ids, batch) : x; /* (B,T,C) */
     hidden = nn_run_blocks(module, tensor_donate(hidden), batch);
+    if (!module_last_stage(module))
+        return hidden;
     return nn_forward(self->norm, tensor_donate(hidden), batch);
 }
 
@@ -84,6 +86,8 @@ static Tensor *llama_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Llama *self = nn_state(module);
     Tensor *hidden = llama_hidden(module, x, batch);
+    if (!module_last_stage(module))
+        return hidden;
     return nn_forward(self->head, tensor_donate(hidden), batch); /* (B,T,vocab) */
 }
 
@@ -115,21 +119,29 @@ Module *nn_llama(const LlamaConfig *config)
         return NULL;
     self->max_seq = c.max_seq;
     self->window = c.window;
+    if (module_stages_begin(module, c.layers, c.dim))
+        return NULL;
     module_draw_later(module, 1);
+    module_of_ends(1, c.tied);
     self->embedding = nn_add(module, "model.embed_tokens", nn_embedding(c.vocab, c.dim));
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[32];
         snprintf(name, sizeof name, "model.layers.%d", i);
+        module_of_block(module, i);
         nn_mark_block(module, nn_add(module, name, nn_llama_block(&c)));
     }
+    module_of_ends(0, 1);
     self->norm = nn_add(module, "model.norm", nn_rms_norm(c.dim, c.norm_eps));
     self->head = nn_add(module, "lm_head",
                         c.tied ? module_linear_tied(module_own(self->embedding, "weight"), NULL)
                                : module_linear(&(LinearOptions){.in = c.dim, .out = c.vocab, .head = 1}));
+    module_of_all();
     module_draw_later(module, 0);
     module_init_normal(module, 0.02f);
     if (error_code())
         return NULL;
+    if (c.tied)
+        module_tie_stages(module_own(self->embedding, "weight"));
     const Linear *head = module_as_linear(self->head);
     nn_offer_head(module, &(ModuleHead){.hidden = llama_hidden, .weight = head->weight, .path = "lm_head"});
     return module;

@@ -196,7 +196,9 @@ static int add_adapter(void *user, Module *module, const LoraLayer *layer)
     adapter->settings = lora;
     adapter->scale = lora.alpha / (lora.rslora ? sqrtf((float)lora.rank) : (float)lora.rank);
     int path = memtrack_path_set(tracker, module->path);
+    module->item.context->absent = module->absent;
     make_matrices(module, layer, adapter);
+    module_of_all();
     memtrack_path_set(tracker, path);
     if (error_code())
         remove_adapter(module); /* there is no half one */
@@ -220,7 +222,8 @@ static void freeze(Module *module)
 int nn_add_lora_by(Module *model, LoraChoose choose, void *user)
 {
     Adding adding = {choose, user, 0};
-    if (!model || !context_here() || error_code() || walk_layers(model, check_layer, &adding))
+    if (!model || !context_here() || error_code() || config_undivided("nn_add_lora()", "adapters are") ||
+        walk_layers(model, check_layer, &adding))
         return -1;
     if (adding.chosen == 0) {
         error_raise(ERROR_ARGUMENT, "nn_add_lora(): no layer of this %s was chosen", model->type->name);

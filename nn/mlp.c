@@ -40,6 +40,8 @@ Module *nn_mlp(const MlpConfig *config)
                     count);
         return NULL;
     }
+    if (config_undivided("mlp", "its layers are"))
+        return NULL;
     Module *module = nn_module(&mlp_class);
     Mlp *self = nn_state(module);
     if (!self)

@@ -129,11 +129,16 @@ static int pads_logits(const Module *model)
            tensor_logits_ld_(model->item.context, classes) != classes;
 }
 
-static Tensor *whole_loss(Module *model, const Batch *batch, float scale)
+/* x: what the stage before has computed; NULL: there is none. */
+static Tensor *whole_loss(Module *model, Tensor *x, const Batch *batch, float scale)
 {
-    Tensor *logits = pads_logits(model) ? module_forward_by(run_logits, model->model->head_module,
-                                                            tensor_donate(module_hidden(model, batch)), NULL)
-                                        : nn_forward(model, NULL, batch);
+    Tensor *logits;
+    if (pads_logits(model)) {
+        Tensor *hidden = module_forward_by(run_hidden, model, x, batch);
+        logits = module_forward_by(run_logits, model->model->head_module, tensor_donate(hidden), NULL);
+    } else {
+        logits = nn_forward(model, x, batch);
+    }
     if (!batch->labels)
         error_raise(ERROR_DATA, "nn_loss(): the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;
@@ -181,7 +186,7 @@ static int transform_inside(const ModuleHead *head, LossHead *loss)
     return 1;
 }
 
-static Tensor *apart_loss(Module *model, const Batch *batch, float scale)
+static Tensor *apart_loss(Module *model, Tensor *x, const Batch *batch, float scale)
 {
     const Model *m = model->model;
     const ModuleHead *head = m->skip_unlabelled
@@ -191,7 +196,7 @@ static Tensor *apart_loss(Module *model, const Batch *batch, float scale)
         return NULL;
     LossHead loss_head = {.weight = head->weight, .bias = head->bias};
     int inside = m->skip_unlabelled && transform_inside(head, &loss_head);
-    Tensor *hidden = module_forward_by(inside ? run_body : run_hidden, model, NULL, batch); /* (…,C) */
+    Tensor *hidden = module_forward_by(inside ? run_body : run_hidden, model, x, batch); /* (…,C) */
     if (!batch->labels)
         error_raise(ERROR_DATA, "nn_loss(): the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;
@@ -208,13 +213,19 @@ static Tensor *apart_loss(Module *model, const Batch *batch, float scale)
     return loss;
 }
 
+Tensor *module_stage_loss(Module *model, Tensor *x, const Batch *batch)
+{
+    /* Hand-made batches may forget labels_total. */
+    float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f;
+    const Model *m = model->model;
+    return m && (m->loss_chunk || m->skip_unlabelled) ? apart_loss(model, x, batch, scale)
+                                                      : whole_loss(model, x, batch, scale);
+}
+
 Tensor *nn_loss(Module *model, const Batch *batch)
 {
     if (!model || !batch || !context_here() || error_code())
         return NULL;
-    /* Hand-made batches may forget labels_total. */
-    float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f;
-    const Model *m = model->model;
-    return m && (m->loss_chunk || m->skip_unlabelled) ? apart_loss(model, batch, scale)
-                                                      : whole_loss(model, batch, scale);
+    return context_stages_(model->item.context) > 1 ? module_stages_loss(model, batch)
+                                                    : module_stage_loss(model, NULL, batch);
 }

@@ -86,6 +86,7 @@ Module *nn_module(const ModuleClass *type)
     module->type = type;
     module->training = 1;
     module->path = memtrack_path(context->tracker);
+    module->absent = context->absent;
     if (type->state && !(module->state = host_alloc(type->state))) {
         host_free(context, module, sizeof *module);
         return NULL;
@@ -248,6 +249,8 @@ Tensor *module_forward_by(CheckpointForward run, Module *module, Tensor *x, cons
     context->module_kind = module->type->name;
     if (!module->name && batch)
         tensor_random_begin(batch->step, batch->first_sample);
+    if (!module->name && batch && module->model)
+        context->random.layer = module->model->first_random;
     Tensor *y;
     if (module->checkpoint) {
         y = tensor_checkpoint(run, module, x, batch);
@@ -408,7 +411,7 @@ int64_t nn_parameter_count(Module *module)
     TensorList list = nn_parameters(module);
     int64_t count = 0;
     for (int i = 0; i < list.count; i++)
-        count += tensor_numel(list.items[i]);
+        count += tensor_whole_numel_(list.items[i]);
     return count;
 }
 

@@ -30,6 +30,13 @@ typedef struct Model {
     ModuleHead head;     /* weight NULL = none is offered */
     Module *head_module; /* the linear layer that it is; NULL where the model multiplies by itself */
     int loss_chunk, skip_unlabelled;
+    /* Of a model in stages, those of this rank: blocks [first_block, end_block), which compute (B,T,width);
+     * and how many random masks those before have drawn. width 0 = the model is whole. */
+    int64_t width;
+    int first_block, end_block;
+    uint32_t first_random;
+    ModuleHook gather; /* of nn_set_gather_blocks */
+    int gathers;
 } Model;
 
 struct Module {
@@ -43,14 +50,15 @@ struct Module {
     int parameter_count, parameter_room;
     Tensor **trained; /* nn_lora_parameters' answer */
     int trained_count;
+    int gathered;  /* this block's parameters are, by nn_set_gather_blocks */
     Model *model;  /* NULL for what is no whole model */
     Tensor **list; /* nn_parameters' answer, and the full names its tensors carry */
     char **full_names;
     int list_count;
-    int path;         /* where it was built: its forward is charged there */
-    int path_outside; /* between nn_enter and nn_leave: where that was */
-    int training, checkpoint, selective;
-    int generating; /* texts: dropout is off, whatever `training` says */
+    int path;                                    /* where it was built: its forward is charged there */
+    int path_outside;                            /* between nn_enter and nn_leave: where that was */
+    int training, checkpoint, selective, absent; /* absent: what it owns is another stage's */
+    int generating;                              /* texts: dropout is off, whatever `training` says */
     void *state;
 };
 
@@ -66,25 +74,33 @@ typedef struct Adapter {
  * known in one place. (linear.c) */
 typedef struct Linear {
     Tensor *weight, *bias; /* (out,in), or in GPT-2 (in,out) and marked so; (out) or NULL */
+    int sums;              /* ranks have a part of the inputs each, and the result is their sum */
     TensorActivation act;
     int head; /* the output: logits come from it */
     int tied; /* weight and bias are another module's */
     Adapter adapter;
 } Linear;
 
+/* What each of the ranks that compute a layer together has of it. Of outputs: rows of (out,in), and their
+ * biases. Of inputs: columns; what the ranks compute is summed, and then the bias is added. */
+typedef enum LinearSplit { LINEAR_WHOLE, LINEAR_BY_OUTPUTS, LINEAR_BY_INPUTS } LinearSplit;
+
 typedef struct LinearOptions {
-    int64_t in, out;
+    int64_t in, out; /* of all ranks together */
     int bias;
     TensorActivation act;
     int in_out, head;
+    LinearSplit split;
+    int packed; /* layers whose outputs lie side by side, each of which is split; 0 = 1 */
 } LinearOptions;
 /* The next name of a list with commas, without the blanks around it; NULL at the end. (weights.c) */
 const char *module_next_name(const char **list, size_t *length);
 /* What the weight of this linear layer is stored as, when it is no head. (weights.c) */
 DType module_linear_type(const Module *module);
 Module *module_linear(const LinearOptions *options);
-/* A linear layer with weight (in,out) and bias (out), all 0. */
-Module *module_conv1d(int64_t in, int64_t out, TensorActivation act);
+Module *module_linear_split(int64_t in, int64_t out, int bias, LinearSplit split);
+/* A linear layer with weight (in,out) and bias (out), all 0; packed: as of LinearOptions. */
+Module *module_conv1d(int64_t in, int64_t out, TensorActivation act, LinearSplit split, int packed);
 /* A head with a weight (out,in), and a bias or NULL, that other modules own and name. */
 Module *module_linear_tied(Tensor *weight, Tensor *bias);
 /* What it is made of, for its owner to read and change; NULL for a module of another class. */
@@ -167,10 +183,37 @@ void module_cache_pretend(KvCache *cache, int tokens);
 /* Adds to `generating`, of the module and all below: while texts are written modules evaluate, and afterwards
  * each is in the mode that it was in. */
 void module_write(Module *module, int by);
+/* ---- Stages (pipeline.c) */
+
+/* Before a model's parts are made: its blocks are divided among stages. 0, or raises. */
+int module_stages_begin(Module *module, int layers, int64_t width);
+/* Parameters made from now on are those of the first or last stage, of block i's, of all. */
+void module_of_ends(int first, int last);
+void module_of_block(const Module *module, int i);
+void module_of_all(void);
+/* The first and the last stage have this weight. */
+void module_tie_stages(Tensor *weight);
+int module_first_stage(const Module *module);
+int module_last_stage(const Module *module);
+/* The block with which a stage begins. */
+int module_stage_begins(int layers, int stages, int stage);
+/* Micro-batches that a stage holds at most between forward and backward. */
+int module_stage_holds(int schedule, int stages, int stage, int micros);
+/* The loss, from what the stage before has computed; x NULL: from the batch. (model.c) */
+Tensor *module_stage_loss(Module *module, Tensor *x, const Batch *batch);
+/* nn_loss of a model in stages, where nothing is recorded: the same on all of them. */
+Tensor *module_stages_loss(Module *module, const Batch *batch);
+
 /* Positive and at most INT_MAX, or raises "llama: layers must be …, not -3". Returns non-zero on error. */
 int config_positive(const char *model, const char *field, int64_t value);
 /* A configuration is there, or raises "llama: the configuration is NULL". Returns non-zero on error. */
 int config_missing(const char *model, const void *config);
+/* The ranks that compute a layer together must divide it, or raises what would do. Returns non-zero on error.
+ */
+int config_divided(const char *model, const char *field, int64_t value);
+/* Raises that `what` ("adapters are") is not divided among ranks that compute a layer together, where there
+ * are such. Returns non-zero on error. */
+int config_undivided(const char *function, const char *what);
 /* heads must divide dim, kv_heads heads. */
 int config_heads(const char *model, int64_t dim, int heads, int kv_heads);
 /* The width of a head: head_dim, or where that is 0 dim / heads. 0 after an error. */

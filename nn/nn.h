@@ -75,6 +75,17 @@ BRIM_API Tensor *nn_forward(Module *module, Tensor *x, const Batch *batch);
  * batch->labels and divided by batch->labels_total. Over the micro-batches of a step it sums to the mean over
  * the whole accumulated batch. With nn_set_loss_chunk the logits never exist at once. */
 BRIM_API Tensor *nn_loss(Module *model, const Batch *batch);
+/* Forward and backward of a micro-batch: tensor_backward(nn_loss(model, batch)). Of a model in stages
+ * (Ranks.stages), this rank's part of it, in the order of its schedule: a call runs the forward of its batch
+ * and the backwards, of this one or earlier ones, whose turn it is; the call with the step's last micro-batch
+ * (batch->micro, of batch->micros) runs all that are left. So a step reads all of its micro-batches, and one
+ * loop does for one process and for stages:
+ *     for (const Batch *b; (b = data_next(data)); ) nn_backward(model, b);
+ * Stages are llama's, gpt2's and bert's: the first has the embedding, the last what comes after the blocks;
+ * where blocks are left over the first stages have one more. Other stages' parameters are in nn_parameters,
+ * with shape and name; they have no data, optimizers leave them out, and what is written to them is nowhere.
+ * Without recording nn_loss works too, and is the same on all stages. Returns error_code(). */
+BRIM_API int nn_backward(Module *model, const Batch *batch);
 
 /* From now on nn_loss computes head and cross-entropy `rows` rows (positions) of the batch at a time, in
  * training and in evaluation, so that the logits (B,T,vocab) never exist at once. Losses and gradients are
@@ -169,6 +180,11 @@ struct ModuleHook {
 /* Of the current context. The hook stays the caller's, who removes it before it goes. */
 BRIM_API void nn_hook_add(ModuleHook *hook);
 BRIM_API void nn_hook_remove(const ModuleHook *hook);
+
+/* Where ranks divide the parameters (ZeRO-3): 1 gathers those of a block together, before it runs and before its backward; 0,
+ * the default, one by one, by the operations that read them. A block more is whole at a time, and there are fewer, larger
+ * messages. Nothing otherwise. Returns error_code(). */
+BRIM_API int nn_set_gather_blocks(Module *model, int blocks);
 
 /* ---- Writing one token after the other ------------------------------------------------------- */
 

@@ -8,6 +8,7 @@
 #define nn_add_lora_by brim_nn_add_lora_by
 #define nn_add_parameter brim_nn_add_parameter
 #define nn_attention brim_nn_attention
+#define nn_backward brim_nn_backward
 #define nn_bert brim_nn_bert
 #define nn_bert_block brim_nn_bert_block
 #define nn_block brim_nn_block
@@ -73,6 +74,7 @@
 #define nn_set_checkpoint brim_nn_set_checkpoint
 #define nn_set_checkpoint_every brim_nn_set_checkpoint_every
 #define nn_set_checkpoints brim_nn_set_checkpoints
+#define nn_set_gather_blocks brim_nn_set_gather_blocks
 #define nn_set_loss_chunk brim_nn_set_loss_chunk
 #define nn_set_selective brim_nn_set_selective
 #define nn_set_skip_unlabelled brim_nn_set_skip_unlabelled

@@ -125,6 +125,10 @@ static const ModelPreset presets[] = {
      LLAMA(.vocab = 128256, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 28672,
            .max_seq = 131072, LLAMA3(8))},
 
+    /* What textbooks calculate with. At 128 tokens a sample their 20 to 40 GB of activations hold. */
+    {"textbook-10b", "10.0B, the example of textbooks", .batch = 32, .seq = 128,
+     LLAMA(.vocab = 32000, .dim = 4096, .layers = 46, .heads = 32, .hidden = 11776)},
+
     {"bench-mlp", "benchmark shape", .batch = 128, MLP(.sizes = {784, 512, 512, 10})},
     {"bench-bert-tiny", "benchmark shape", .batch = 16, .seq = 128,
      BERT(.vocab = 8192, .dim = 256, .layers = 4, .heads = 4, .ffn = 1024)},

@@ -18,6 +18,8 @@ int nn_set_weights(const Weights *weights)
         return error_raise(ERROR_ARGUMENT,
                            "nn_set_weights(): quantized must be int8, nf4, nf4-plain or 0, not %s",
                            dtype_name(w->quantized));
+    if (w->quantized && config_undivided("nn_set_weights()", "quantised weights are"))
+        return error_code();
     context->weights.dtype = w->dtype;
     context->weights.quantized = w->quantized;
     context->weights.frozen = w->frozen;
@@ -88,7 +90,7 @@ static int quantize(Module *module, DType dtype, const char *not_quantized)
 int nn_quantize(Module *model, const Quantize *options)
 {
     DType dtype = options && options->dtype ? options->dtype : DTYPE_NF4;
-    if (!model || error_code())
+    if (!model || error_code() || config_undivided("nn_quantize()", "quantised weights are"))
         return -1;
     if (dtype_is_quantized(dtype))
         return quantize(model, dtype, options ? options->not_quantized : NULL);

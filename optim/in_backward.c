@@ -94,7 +94,10 @@ static void update_and_free(Optimizer *optimizer, int i)
     MemPhase phase = memtrack_phase_set(tracker, MEM_PHASE_OPTIMIZER);
     const char *op = memtrack_op_set(tracker, optimizer->rule->shown.name);
     int path = memtrack_path_set(tracker, tensor->path);
-    update(optimizer, i);
+    if (tensor_reduce_(tensor) == 0)
+        update(optimizer, i);
+    if (!error_code())
+        tensor_updated_(tensor);
     tensor_drop_grad(tensor);
     memtrack_path_set(tracker, path);
     memtrack_op_set(tracker, op);

@@ -50,6 +50,7 @@ typedef struct ParameterState {
     int updated; /* 0, or this step's is on its way to a card, which may decide that there is none: 1 + the
                   * operation before it. On the CPU 1, in backward alone. */
     int turn;    /* in backward: which one it was, from 1 */
+    int number;  /* of the parameter in the whole model, of which this rank may have a stage */
     float lr_scale, weight_decay;
 } ParameterState;
 
@@ -92,6 +93,11 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars);
  * gradient. */
 int optimizer_has_update(const Tensor *parameter);
 
+/* Sets what updates read: the factor on every gradient, which is that of PyTorch's clip_grad_norm_ and undoes
+ * the scale of the loss; or that nothing is to be updated, since a gradient is not finite. Reads gradients at
+ * most once. 0, or raises: ranks do not agree. */
+int optimizer_find_control(Optimizer *optimizer);
+
 /* What updates read is found on the card; of `count` parameters from `first` on, whether their gradients are
  * finite too, and the factor that clips them. */
 void optimizer_control_on_card(const Optimizer *optimizer, int first, int count);
@@ -117,5 +123,11 @@ int optimizer_blame(const Optimizer *optimizer, const char *why);
 double schedule_factor(const Schedule *schedule, int64_t step);
 /* Raises ERROR_ARGUMENT and returns 0 when it makes no sense. */
 int schedule_valid(const Schedule *schedule);
+
+/* From this element on; NULL on meta. */
+static inline void *optimizer_elements(DType type, const Storage *storage, int64_t first)
+{
+    return storage_data(storage) ? (char *)storage_data(storage) + dtype_bytes(type, 1, first) : NULL;
+}
 
 #endif

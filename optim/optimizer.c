@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <math.h>
 
-#include "../base/half_.h"
 #include "optim_.h"
 
 /* ---- Creation -------------------------------------------------------------------------------- */
@@ -18,7 +17,7 @@ static int find_parameter(const Optimizer *optimizer, const Tensor *tensor)
 
 static int is_frozen(const Tensor *tensor)
 {
-    return !tensor->requires_grad && tensor->storage && tensor->storage->block.component == MEM_FROZEN;
+    return !tensor->requires_grad && tensor_part_(tensor).weights && tensor->component == MEM_FROZEN;
 }
 
 static const char *unusable(const Tensor *tensor, const Context *context)
@@ -28,14 +27,14 @@ static const char *unusable(const Tensor *tensor, const Context *context)
     if (!dtype_is_float(tensor->dtype))
         return "is not f32, bf16 or f16: weights of other types stay as they are, and adapters train beside "
                "them";
-    if (tensor->dtype == DTYPE_F16 && !tensor->master)
+    if (tensor_part_(tensor).type == DTYPE_F16 && !tensor->master)
         return "is f16 without an fp32 master, and most of its updates would round to nothing; train it in "
                "bf16, or make it with a master (fp16-mixed)";
     if (!tensor->leaf)
         return "was made by an operation; only leaves can be trained";
     if (!tensor->requires_grad)
         return "does not require a gradient";
-    return tensor->storage ? NULL : "was freed";
+    return tensor_part_(tensor).weights ? NULL : "was freed";
 }
 
 static DType state_type(const Optimizer *optimizer, const RuleOptions *options, const Tensor *tensor, int k)
@@ -61,10 +60,11 @@ static int arrays_new(const Optimizer *optimizer, const RuleOptions *options, co
                       ParameterState *state)
 {
     Context *context = optimizer->item.context;
+    Shape shape = tensor->shard ? SHAPE(tensor_part_(tensor).each) : tensor->shape; /* of what this rank updates */
     int path = memtrack_path_set(context->tracker, tensor->path);
     int made = 0;
     while (made < optimizer->arrays) {
-        Tensor *array = array_new(state_type(optimizer, options, tensor, made), tensor->shape);
+        Tensor *array = array_new(state_type(optimizer, options, tensor, made), shape);
         if (!array)
             break;
         scope_release(&array->item);
@@ -76,6 +76,10 @@ static int arrays_new(const Optimizer *optimizer, const RuleOptions *options, co
 
 static int add_parameter(Optimizer *optimizer, const RuleOptions *options, Tensor *tensor)
 {
+    if (tensor->shard && optimizer->rule->shown.eight_bit && tensor_part_(tensor).each % DYNAMIC8_BLOCK &&
+        context_ranks_(optimizer->item.context) > 1)
+        return error_raise(ERROR_ARGUMENT, "optimizer %s: ranks would cut its blocks of %d elements; Ranks.unit must be %d",
+                           optimizer->rule->shown.name, (int)DYNAMIC8_BLOCK, (int)DYNAMIC8_BLOCK);
     int i = optimizer->count++, decayed = options->decay_all || tensor->shape.ndim > 1;
     tensor_retain(tensor);
     optimizer->parameters[i] = tensor;
@@ -86,8 +90,13 @@ static int add_parameter(Optimizer *optimizer, const RuleOptions *options, Tenso
 
 static int add_parameters(Optimizer *optimizer, TensorList list, const RuleOptions *options)
 {
+    int absent = 0;
     for (int i = 0; i < list.count; i++) {
         Tensor *tensor = list.items[i];
+        if (tensor && tensor->absent) { /* another stage's rank updates it */
+            absent += tensor->requires_grad;
+            continue;
+        }
         if (tensor && (is_frozen(tensor) || find_parameter(optimizer, tensor) >= 0))
             continue; /* tied weights are one parameter */
         const char *problem = tensor ? unusable(tensor, optimizer->item.context) : "is NULL";
@@ -96,11 +105,12 @@ static int add_parameters(Optimizer *optimizer, TensorList list, const RuleOptio
                                optimizer->rule->shown.name, i, tensor_name(tensor), problem);
         if (add_parameter(optimizer, options, tensor) != 0)
             return error_code();
+        optimizer->state[optimizer->count - 1].number = optimizer->count - 1 + absent;
     }
     if (optimizer->count == 0)
         return error_raise(ERROR_ARGUMENT,
-                           "optimizer %s: every parameter is frozen; there is nothing to train",
-                           optimizer->rule->shown.name);
+                           "optimizer %s: every parameter is frozen%s; there is nothing to train",
+                           optimizer->rule->shown.name, absent ? " in this stage of the model" : "");
     return 0;
 }
 
@@ -183,7 +193,7 @@ static int group_known(const Optimizer *optimizer, TensorList list)
 {
     for (int i = 0; i < list.count; i++) {
         const Tensor *tensor = list.items[i];
-        if (tensor && (is_frozen(tensor) || find_parameter(optimizer, tensor) >= 0))
+        if (tensor && (tensor->absent || is_frozen(tensor) || find_parameter(optimizer, tensor) >= 0))
             continue;
         error_raise(ERROR_ARGUMENT, "optim_set_group(): parameter %d '%s' is not one of this optimizer's", i,
                     tensor_name(tensor));
@@ -242,98 +252,6 @@ void optim_set_lr(Optimizer *optimizer, float lr)
 
 /* ---- A step ---------------------------------------------------------------------------------- */
 
-int optimizer_is_finite(const Optimizer *optimizer, int i, int64_t *bad)
-{
-    Context *context = optimizer->item.context;
-    const Tensor *tensor = optimizer->parameters[i];
-    *bad = -1;
-    if (tensor->grad && context->card)
-        *bad = card_find_nonfinite(context, gradient_type(tensor), shape_numel(tensor->shape), tensor->grad);
-    else if (tensor->grad)
-        context->kernels->find_nonfinite(gradient_type(tensor), shape_numel(tensor->shape),
-                                         storage_data(tensor->grad), bad, &context->run);
-    return *bad < 0;
-}
-
-static float gradient_value(const Tensor *tensor, int64_t i)
-{
-    DType type = gradient_type(tensor);
-    uint64_t size = dtype_bytes(type, 1, 1);
-    float value = 0;
-    uint16_t half = 0;
-    storage_read(tensor->grad, (uint64_t)i * size, size, type == DTYPE_F32 ? (void *)&value : &half);
-    return type == DTYPE_F32 ? value : type == DTYPE_F16 ? half_from_f16(half) : half_from_bf16(half);
-}
-
-int optimizer_blame(const Optimizer *optimizer, const char *why)
-{
-    int64_t bad;
-    for (int i = 0; i < optimizer->count; i++) {
-        const Tensor *tensor = optimizer->parameters[i];
-        if (optimizer_is_finite(optimizer, i, &bad))
-            continue;
-        float value = gradient_value(tensor, bad);
-        return error_raise(
-            ERROR_NONFINITE,
-            "optim_step(): element %" PRId64 " of the gradient of parameter %d '%s' %s is %s%s", bad, i,
-            tensor_name(tensor), shape_text(tensor->shape).text, isnan(value) ? "NaN" : "infinite", why);
-    }
-    return error_raise(ERROR_NONFINITE, "optim_step(): the norm of the gradients is not finite%s", why);
-}
-
-int optimizer_has_update(const Tensor *parameter)
-{
-    return parameter->grad && parameter->storage;
-}
-
-/* The norm of all gradients, unscaled. */
-static double norm_of_gradients(const Optimizer *optimizer)
-{
-    const Context *context = optimizer->item.context;
-    double squares = 0;
-    for (int i = 0; i < optimizer->count; i++) {
-        const Tensor *tensor = optimizer->parameters[i];
-        double sum;
-        if (!optimizer_has_update(tensor))
-            continue;
-        context->kernels->sum_squares(gradient_type(tensor), shape_numel(tensor->shape),
-                                      storage_data(tensor->grad), &sum, &context->run);
-        squares += sum;
-    }
-    return sqrt(squares) / loss_scale_of_gradients(optimizer);
-}
-
-static int all_finite(const Optimizer *optimizer)
-{
-    int64_t bad;
-    for (int i = 0; i < optimizer->count; i++)
-        if (optimizer_has_update(optimizer->parameters[i]) && !optimizer_is_finite(optimizer, i, &bad))
-            return 0;
-    return 1;
-}
-
-/* Sets what updates read: the factor on every gradient, which is that of PyTorch's clip_grad_norm_ and undoes
- * the scale of the loss; or that nothing is to be updated, since a gradient is not finite. Reads gradients at
- * most once. */
-static void find_control(Optimizer *optimizer)
-{
-    int scaled = optimizer->scaling.on;
-    double scale = loss_scale_of_gradients(optimizer), clip = 1;
-    optimizer->control = (UpdateControl){.grad_scale = 1};
-    if (optimizer->item.context->meta)
-        return;
-    if (optimizer->max_norm > 0) {
-        double norm = norm_of_gradients(optimizer), most = (double)optimizer->max_norm / (norm + 1e-6);
-        optimizer->control.skip = !isfinite(norm);
-        if (scaled || isfinite(norm))
-            optimizer->grad_norm = (float)norm;
-        clip = most < 1 ? most : 1;
-    } else if (scaled) {
-        optimizer->control.skip = !all_finite(optimizer);
-    }
-    optimizer->control.grad_scale = (float)(clip / scale);
-}
-
 void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
 {
     const Context *context = optimizer->item.context;
@@ -346,17 +264,21 @@ void optimizer_update(const Optimizer *optimizer, int i, UpdateScalars scalars)
     scalars.lr *= state->lr_scale;
     scalars.weight_decay = state->weight_decay;
     scalars.step = state->updates;
-    RoundingKey key = {.seed = context->seed, .parameter = (uint32_t)i};
+    TensorPart part = tensor_part_(tensor);
+    if (part.count == 0)
+        return; /* of a parameter whose end is before this rank's part */
+    RoundingKey key = {.seed = context->seed, .parameter = (uint32_t)state->number};
     UpdateCall call = {.kernels = context->kernels,
                        .run = &context->run,
                        .scalars = &scalars,
                        .control = context->card ? card_control(context) : &optimizer->control,
-                       .arrays = {.n = shape_numel(tensor->shape),
-                                  .p = storage_data(tensor->storage),
-                                  .p_type = tensor->dtype,
-                                  .master = storage_f32(tensor->master),
-                                  .g = storage_data(tensor->grad),
-                                  .g_type = gradient_type(tensor),
+                       .arrays = {.n = part.count,
+                                  .p = optimizer_elements(part.type, part.weights, part.at),
+                                  .p_type = part.type,
+                                  .master = storage_f32(part.master),
+                                  .g = optimizer_elements(part.grad_type, part.grad, part.grad_at),
+                                  .g_type = part.grad_type,
+                                  .first = part.first,
                                   .rounding = optimizer->stochastic ? &key : NULL}};
     for (int k = 0; k < optimizer->arrays; k++) {
         call.arrays.state[k] = storage_data(state->array[k]->storage);
@@ -372,6 +294,15 @@ static void update_all(Optimizer *optimizer)
     for (int i = 0; i < optimizer->count; i++)
         if (optimizer_has_update(optimizer->parameters[i]))
             optimizer_update(optimizer, i, scalars);
+}
+
+/* Between ranks: what is still each one's own, and what the others have updated. 0, or raises. */
+static int all_parameters(const Optimizer *optimizer, int (*meet)(Tensor *parameter))
+{
+    for (int i = 0; i < optimizer->count && optimizer->item.context->ranks; i++)
+        if (meet(optimizer->parameters[i]) != 0)
+            break;
+    return error_code();
 }
 
 static void step_done(Optimizer *optimizer)
@@ -450,7 +381,8 @@ static void step(Optimizer *optimizer)
         step_on_card(optimizer);
         return;
     }
-    find_control(optimizer);
+    if (all_parameters(optimizer, tensor_reduce_) != 0 || optimizer_find_control(optimizer) != 0)
+        return;
     int skip = optimizer->control.skip;
     if (skip && !optimizer->scaling.on) {
         optimizer_blame(optimizer, "; nothing was updated");
@@ -458,6 +390,8 @@ static void step(Optimizer *optimizer)
     }
     if (!skip)
         update_all(optimizer);
+    if (!skip && all_parameters(optimizer, tensor_updated_) != 0)
+        return;
     settle(optimizer, 0);
     if (loss_scale_step(optimizer, !skip) != 0)
         return;
@@ -496,6 +430,8 @@ int optim_step(Optimizer *optimizer)
 
 static void to_zero(Context *context, Tensor *tensor)
 {
+    if (tensor->shard)
+        tensor_drop_grad(tensor);
     if (tensor->grad && tensor->grad->refs > 1)
         tensor_drop_grad(tensor); /* a kept tensor reads it too; no gradient is as good as zeros */
     else if (tensor->grad && !context->meta)

@@ -18,6 +18,7 @@ SegmentSignature *plan_find_signature_(const Plan *plan, uint64_t hash)
 typedef struct PlanSegments {
     Plan *plan;
     double flops_before;
+    uint64_t sent_before;
 } PlanSegments;
 
 static void note_segment(Context *context, int step_ended, void *user)
@@ -32,9 +33,13 @@ static void note_segment(Context *context, int step_ended, void *user)
         plan->signature[plan->signatures++] = (SegmentSignature){hash, memtrack_step(context->tracker), 1};
     else
         plan->more_kinds = 1;
-    if (step_ended && plan->steps++ == 0)
+    uint64_t sent = context_traffic_(context).sent;
+    if (step_ended && plan->steps++ == 0) {
         plan->step_flops = context->flops - segments->flops_before;
+        plan->step_sent = sent - segments->sent_before;
+    }
     segments->flops_before = context->flops;
+    segments->sent_before = sent;
 }
 
 /* ---- Planning -------------------------------------------------------------------------------- */
@@ -73,8 +78,13 @@ static void plan_without_memory(Plan *plan)
 static void dry_run(Script script, void *config, const RunOptions *o, const MemHints *hints, MemHints **found,
                     Plan *plan)
 {
-    Context *context = context_create(&(ContextOptions){
-        .meta = 1, .threads = o->threads, .seed = o->seed, .kernels = o->kernels, .device = o->device, .card = o->card});
+    Context *context = context_create(&(ContextOptions){.meta = 1,
+                                                        .threads = o->threads,
+                                                        .seed = o->seed,
+                                                        .kernels = o->kernels,
+                                                        .device = o->device,
+                                                        .card = o->card,
+                                                        .ranks = o->ranks});
     if (!context || (!hints && memtrack_trace_start(context->ledger))) {
         plan_without_memory(plan);
         context_destroy(context);
@@ -89,6 +99,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
     report_summary(context->ledger, &plan->memory);
     plan->beside = context->host_later;
     plan->on_card = context->card != NULL;
+    plan->traffic = context_traffic_(context).hash;
     context_use(outside);
     if (!hints && !plan->status &&
         (memtrack_pack(context->ledger, found) || plan_keep_detail_(plan, context)))
@@ -122,7 +133,7 @@ static uint64_t around_reservation(const Plan *plan, const RunOptions *o, uint64
 {
     const uint64_t thread = (uint64_t)3 << 20; /* BLAS packs into 1 to 3 MiB; stacks are small */
     const uint64_t process = (uint64_t)4 << 20;
-    int threads = o->threads > 0 ? o->threads : kernels_default_threads();
+    int threads = o->threads > 0 ? o->threads : context_default_threads(o->ranks);
     uint64_t page_tables = plan->memory.stats.needs / 512;
     uint64_t host = plan->memory.host_peak > grown ? plan->memory.host_peak : grown;
     return plan->beside + host + page_tables + (uint64_t)threads * thread + process;
@@ -153,7 +164,8 @@ int plan_script(Script script, void *config, const RunOptions *options, Plan *pl
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
     MemHints *hints = NULL;
-    *plan = (Plan){.packer = memtrack_hints_packer(NULL)};
+    *plan = (Plan){.packer = memtrack_hints_packer(NULL),
+                   .ranks_here = o->ranks && o->ranks->node_size > 1 ? o->ranks->node_size : 1};
     if (!script) {
         snprintf(plan->error, sizeof plan->error, "there is no script to run: it is NULL");
         return plan->status = ERROR_ARGUMENT;

@@ -25,18 +25,20 @@ extern "C" {
 typedef int (*Script)(void *config);
 
 typedef struct RunOptions {
-    uint64_t budget;     /* bytes the run may need; 0 = no limit. A plan that needs more is refused */
-    int threads;         /* 0 = all; part of the plan, because workspaces depend on it */
-    uint64_t seed;       /* of initialisation and dropout */
-    int malloc_blocks;   /* 1: each block from malloc instead of one reservation (for sanitizers) */
-    const char *kernels; /* see ContextOptions */
-    const char *device;  /* NULL = "cpu"; see device_check */
-    const char *card;    /* of a plan on cuda: see ContextOptions */
-    int no_graphs;       /* of a run on cuda: see ContextOptions */
-    FILE *out;           /* where tables and step lines go; NULL = stdout */
-    int quiet;           /* 1: print nothing */
-    int every;           /* prints a line every so many steps; 0 = every step */
-    const char *title;   /* first line of the tables; NULL = none */
+    uint64_t budget;           /* bytes the run may need; 0 = no limit. A plan that needs more is refused */
+    int threads;               /* 0 = all; part of the plan, because workspaces depend on it */
+    uint64_t seed;             /* of initialisation and dropout */
+    int malloc_blocks;         /* 1: each block from malloc instead of one reservation (for sanitizers) */
+    const char *kernels;       /* see ContextOptions */
+    const char *device;        /* NULL = "cpu"; see device_check */
+    const char *card;          /* of a plan on cuda: see ContextOptions */
+    int no_graphs;             /* of a run on cuda: see ContextOptions */
+    const struct Ranks *ranks; /* which of several ranks this is; NULL = alone. A run joined them
+                                * (ranks_join); a plan needs none of the others */
+    FILE *out;                 /* where tables and step lines go; NULL = stdout */
+    int quiet;                 /* 1: print nothing */
+    int every;                 /* prints a line every so many steps; 0 = every step */
+    const char *title;         /* first line of the tables; NULL = none */
     int panel;           /* 1: where `out` is a terminal, a panel redrawn in place instead of step lines */
     int64_t steps;       /* of the run, for the panel; 0 = as many as the plan saw */
     const char *counted; /* what brim_step is given, for the panel: "tokens", "samples"; NULL = not said */
@@ -75,12 +77,15 @@ typedef struct Plan {
     uint64_t beside;   /* what the process of a run takes besides, roughly; it must be free too. Host memory,
                           page tables, and BLAS buffers and stacks of its threads */
     int on_card;       /* its memory is a card's */
+    int ranks_here;    /* of a run: ranks on this machine, each of which needs as much */
     SegmentSignature signature[PLAN_SIGNATURES];
     int signatures; /* distinct ones kept */
     int more_kinds; /* 1: there were more than PLAN_SIGNATURES; a run is then not checked for segments off the
                        plan */
     int64_t steps;
     double step_flops;  /* of the first training step's products */
+    uint64_t step_sent; /* bytes that this rank sends the others in it */
+    uint64_t traffic; /* what ranks send each other in the whole run, as one number: the same on all ranks */
     const char *packer; /* "online", "by size", …: whose placement gives `needs` */
     MemHints *hints;    /* that placement, for ledgers that are to need no more; NULL = online */
     PlanTensor largest[PLAN_TENSORS]; /* at the peak, the largest first */

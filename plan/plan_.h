@@ -13,6 +13,10 @@ void plan_keep_error_(char error[512], char function[48], int status);
 /* Runs the script in this context and closes the books of its last segment. */
 int plan_run_script_(Script script, void *config, Context *context, SegmentHook hook);
 
+/* agree.c: whether all ranks have planned the same; ERROR_RANKS with the reason in *result. Nothing where the
+ * run is alone. */
+int plan_agree_(const Plan *plan, const RunOptions *options, RunResult *result);
+
 /* detail.c: 0, or -1 without memory */
 int plan_keep_detail_(Plan *plan, const Context *context);
 

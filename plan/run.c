@@ -74,7 +74,9 @@ static int refuse_budget(RunResult *result, uint64_t needs, uint64_t budget)
 int plan_fits_machine(const Plan *plan, uint64_t more, MemMachine *machine, char *why, size_t why_size)
 {
     MemMachine found;
-    uint64_t needs = plan->on_card ? 0 : plan->memory.stats.needs, around = plan->beside + more;
+    uint64_t ranks = plan->ranks_here > 1 ? (uint64_t)plan->ranks_here : 1;
+    uint64_t needs = plan->on_card ? 0 : ranks * plan->memory.stats.needs,
+             around = ranks * plan->beside + more;
     memtrack_machine(&found);
     if (machine)
         *machine = found;
@@ -84,8 +86,11 @@ int plan_fits_machine(const Plan *plan, uint64_t more, MemMachine *machine, char
     if (needs <= found.available) /* then what is beside it decides */
         snprintf(besides, sizeof besides, ", and %s for the process around it%s", report_size(around).text,
                  more ? " and files in memory" : "");
-    snprintf(why, why_size, "needs %s%s, but %s are free on this machine (%s)", report_size(needs).text,
-             besides, report_size(found.available).text, found.bound);
+    char of_all[64] = "";
+    if (ranks > 1)
+        snprintf(of_all, sizeof of_all, " for the %d ranks on this machine", plan->ranks_here);
+    snprintf(why, why_size, "needs %s%s%s, but %s are free on this machine (%s)", report_size(needs).text,
+             of_all, besides, report_size(found.available).text, found.bound);
     return ERROR_MEMORY;
 }
 
@@ -144,6 +149,7 @@ static Context *context_for(const RunOptions *options, const Plan *plan, uint64_
                                             .seed = options->seed,
                                             .kernels = options->kernels,
                                             .device = options->device,
+                                            .ranks = options->ranks,
                                             .no_graphs = options->no_graphs});
 }
 
@@ -167,8 +173,15 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
 {
     static const RunOptions defaults;
     const RunOptions *o = options ? options : &defaults;
+    RunOptions silent;
     memset(result, 0, sizeof *result);
     result->first_off_plan = -1;
+    if (o->ranks && o->ranks->rank) { /* rank 0 prints for all */
+        silent = *o;
+        silent.quiet = 1;
+        silent.panel = 0;
+        o = &silent;
+    }
     if (!script || !plan) {
         snprintf(result->error, sizeof result->error, "there is no %s: it is NULL",
                  script ? "plan" : "script to run");
@@ -180,9 +193,11 @@ int plan_execute(Script script, void *config, const RunOptions *options, const P
     MemMachine machine;
     /* Threads and buffers take their memory before anybody looks at what is free. */
     if (!plan->on_card)
-        kernels_blas_start(o->threads > 0 ? o->threads : kernels_default_threads());
+        kernels_blas_start(o->threads > 0 ? o->threads : context_default_threads(o->ranks));
     if (plan_fits_machine(plan, 0, &machine, result->error, sizeof result->error))
         return refuse_machine(result);
+    if (plan_agree_(plan, o, result)) /* and nobody takes memory before all have looked at what is free */
+        return result->status;
     Context *context = context_for(o, plan, needs);
     if (!context)
         return refuse_reservation(result, plan, needs);
@@ -305,9 +320,12 @@ static void print_run(FILE *out, const Plan *plan, const RunResult *result)
 }
 
 /* For whoever writes the script: with the function that was called. */
-static void print_error(const char *when, const char *function, const char *error)
+static void print_error(const RunOptions *o, const char *when, const char *function, const char *error)
 {
-    fprintf(stderr, "brim: %s%s%s%s\n", when, function, function[0] ? ": " : "", error);
+    char who[24] = "brim";
+    if (o->ranks && o->ranks->rank)
+        snprintf(who, sizeof who, "rank %d", o->ranks->rank);
+    fprintf(stderr, "%s: %s%s%s%s\n", who, when, function, function[0] ? ": " : "", error);
 }
 
 int brim_run(Script script, void *config, const RunOptions *options)
@@ -319,15 +337,16 @@ int brim_run(Script script, void *config, const RunOptions *options)
     RunResult result;
     if (plan_script(script, config, o, &plan)) {
         if (!o->quiet)
-            print_error("while planning: ", plan.function, plan.error);
+            print_error(o, "while planning: ", plan.function, plan.error);
         return 1;
     }
-    if (!o->quiet)
+    int prints = !o->quiet && !(o->ranks && o->ranks->rank);
+    if (prints)
         print_plan(out, o, &plan);
     int status = plan_execute(script, config, o, &plan, &result);
     if (!o->quiet && status)
-        print_error("", result.function, result.error);
-    else if (!o->quiet)
+        print_error(o, "", result.function, result.error);
+    else if (prints)
         print_run(out, &plan, &result);
     plan_free(&plan);
     return status ? 1 : 0;

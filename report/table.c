@@ -37,11 +37,17 @@ const char *const report_group_short_[MEM_GROUP_COUNT] = {
 };
 
 static const char *const component_labels[MEM_COMPONENT_COUNT] = {
-    [MEM_PARAMETER] = "  trainable",   [MEM_FROZEN] = "  frozen",
-    [MEM_MASTER] = "  master weights", [MEM_ACTIVATION_GRADIENT] = "  activation gradients",
-    [MEM_TEMPORARY] = "  temporaries", [MEM_WORKSPACE] = "  workspace",
-    [MEM_INPUT] = "  input",           [MEM_BUFFER] = "  buffers",
+    [MEM_PARAMETER] = "  trainable",
+    [MEM_FROZEN] = "  frozen",
+    [MEM_MASTER] = "  master weights",
+    [MEM_ACTIVATION_GRADIENT] = "  activation gradients",
+    [MEM_TEMPORARY] = "  temporaries",
+    [MEM_WORKSPACE] = "  workspace",
+    [MEM_INPUT] = "  input",
+    [MEM_BUFFER] = "  buffers",
     [MEM_KV_CACHE] = "  kv cache",
+    [MEM_GATHERED] = "  gathered",
+    [MEM_COMMUNICATION] = "  communication",
 };
 
 /* The moment an own peak was reached, for the groups that come and go within a step. What only grows in a

@@ -6,6 +6,7 @@
 
 #include "../kernels/kernels.h"
 #include "card_.h"
+#include "ranks_.h"
 
 /* ---- Where a gradient goes ------------------------------------------------------------------- */
 
@@ -155,6 +156,26 @@ static int choose_target(Context *context, Node *node, int i, Targets *targets)
 
 /* ---- One node -------------------------------------------------------------------------------- */
 
+/* Parameters that ranks have divided are whole from here on, until they are released. 0, or raises. */
+static int gather_parameters(const Node *node)
+{
+    for (int i = 0; i < node->call.inputs; i++)
+        if ((node->by_header & OP_INPUT(i)) && shard_gather(node->in[i]) != 0) {
+            while (--i >= 0)
+                if (node->by_header & OP_INPUT(i))
+                    shard_release(node->in[i]);
+            return error_code();
+        }
+    return 0;
+}
+
+static void release_parameters(const Node *node)
+{
+    for (int i = node->call.inputs - 1; i >= 0; i--)
+        if (node->by_header & OP_INPUT(i))
+            shard_release(node->in[i]);
+}
+
 /* The parameters that the node reads have their data. */
 static int has_parameters(const Node *node)
 {
@@ -184,7 +205,7 @@ static void point_at_kept(Node *node)
 }
 
 /* The output of a node further down the tape, which nobody kept. */
-static Storage *recompute_output(Context *context, Node *node)
+static Storage *recompute_output_with(Context *context, Node *node)
 {
     OpCall *call = &node->call;
     if (!has_parameters(node))
@@ -209,6 +230,15 @@ static Storage *recompute_output(Context *context, Node *node)
     return made;
 }
 
+static Storage *recompute_output(Context *context, Node *node)
+{
+    if (gather_parameters(node) != 0)
+        return NULL;
+    Storage *made = recompute_output_with(context, node);
+    release_parameters(node);
+    return made;
+}
+
 static int recompute_inputs(Tape *tape, Node *node)
 {
     Context *context = tape->context;
@@ -229,7 +259,7 @@ static int recompute_inputs(Tape *tape, Node *node)
     return 0;
 }
 
-static int call_kernel(Context *context, Node *node, const Targets *targets)
+static int call_kernel_with(Context *context, Node *node, const Targets *targets)
 {
     OpCall *call = &node->call;
     Storage *workspace = NULL;
@@ -240,7 +270,7 @@ static int call_kernel(Context *context, Node *node, const Targets *targets)
         if (!workspace)
             return error_code();
     }
-    if (!context->meta) {
+    if (!context->meta || call->row->meets) {
         point_at_kept(node);
         for (int i = 0; i < call->inputs; i++)
             call->din[i] = storage_data(targets->storage[i]);
@@ -249,7 +279,18 @@ static int call_kernel(Context *context, Node *node, const Targets *targets)
         call->row->backward(call);
     }
     storage_release(context, workspace);
+    if (call->row->meets)
+        return error_code();
     return context->card && !context->meta ? card_check_op_(context, call->row->name) : 0;
+}
+
+static int call_kernel(Context *context, Node *node, const Targets *targets)
+{
+    if (gather_parameters(node) != 0)
+        return error_code();
+    int failed = call_kernel_with(context, node, targets);
+    release_parameters(node);
+    return failed;
 }
 
 static int deliver(Context *context, Node *node, Targets *targets)
@@ -334,12 +375,14 @@ void gradient_hook_remove(Context *context, const GradientHook *hook)
 /* The node is off the tape: leaves that it was the first to use get nothing any more. */
 static void tell_final(Context *context, const Node *node)
 {
-    for (int i = 0; i < OP_MAX_INPUTS && context->gradient_hooks; i++) {
+    for (int i = 0; i < OP_MAX_INPUTS && (context->gradient_hooks || context->ranks); i++) {
         Tensor *leaf = node->in[i];
         if (!leaf || leaf->first_use != node->serial)
             continue;
         leaf->first_use = 0; /* the same leaf may be another input */
-        for (const GradientHook *hook = context->gradient_hooks; hook && leaf->grad && !context->error;
+        if (!context->error && context_stages_(context) == 1) /* of stages, when the schedule is over */
+            shard_final(leaf);
+        for (const GradientHook *hook = context->gradient_hooks; hook && tensor_part_(leaf).grad && !context->error;
              hook = hook->next)
             hook->final(context, leaf, hook->user);
     }

@@ -5,6 +5,7 @@
 
 #include "../kernels/kernels.h"
 #include "card_.h"
+#include "ranks_.h"
 
 enum {
     CONTEXT_MAX_THREADS = 128, /* what the thread team can hold */
@@ -41,7 +42,7 @@ static int context_fill(Context *context, const ContextOptions *options)
         return -1;
     context->meta = options->meta;
     context->run.fault = &context->fault;
-    context->run.threads = options->threads > 0 ? options->threads : kernels_default_threads();
+    context->run.threads = options->threads > 0 ? options->threads : context_default_threads(options->ranks);
     if (context->run.threads > CONTEXT_MAX_THREADS)
         context->run.threads = CONTEXT_MAX_THREADS;
     context->host_run = context->run;
@@ -67,6 +68,11 @@ static int context_fill(Context *context, const ContextOptions *options)
         snprintf(context->error_text, sizeof context->error_text, "device %.32s: %s", options->device,
                  missing ? machine : why);
         mode = MEMTRACK_META; /* nothing runs after the error */
+    }
+    if (!context->error && ranks_open_(context, options, why, sizeof why)) {
+        context->error = ERROR_RANKS;
+        snprintf(context->error_text, sizeof context->error_text, "%s", why);
+        mode = MEMTRACK_META;
     }
     int data = on_card && !context->error && !options->meta;
     context->ledger = memtrack_ledger_create(
@@ -127,6 +133,7 @@ void context_destroy(Context *context)
         tape_destroy(context->tape);
         card_end_(context);
         card_unstage_(context);
+        ranks_close_(context);
         memtrack_destroy(context->tracker);
         context_use(outside == context ? NULL : outside);
     }

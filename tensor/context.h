@@ -26,9 +26,10 @@ typedef struct ContextOptions {
     uint64_t seed;       /* of initialisation and dropout */
     const char *kernels; /* NULL = the fastest; "reference", "base", "avx2", "avx512", "avx512-bf16" */
     const char *device;  /* NULL = "cpu"; "cuda", "cuda:0" */
-    int no_graphs;    /* on cuda: each kernel is started by itself. 0: with memory RESERVED, kernels that come
-                       * again in the same order are started by the driver's graphs, which take some of the
-                       * card's memory (context_device_use); a graph never changes a result */
+    int no_graphs; /* on cuda: each kernel is started by itself. 0: with memory RESERVED, kernels that come
+                    * again in the same order are started by the driver's graphs, which take some of the
+                    * card's memory (context_device_use); a graph never changes a result */
+    const struct Ranks *ranks; /* which of several ranks this is, read at once; NULL = alone */
     const char *card; /* of a plan on cuda, which needs no card: the one that it is for (`brim gpus` lists
                        * them); NULL = this machine's, or where it has none a new one */
 } ContextOptions;
@@ -54,6 +55,9 @@ BRIM_API MemTracker *context_tracker(const Context *context);
 BRIM_API MemLedger *context_ledger(const Context *context);
 BRIM_API int context_is_meta(const Context *context);
 BRIM_API int context_threads(const Context *context);
+/* Threads of a context that is not told how many: this machine's, divided among the ranks on it. In a plan,
+ * whose ranks are on no machine yet, all of them are. */
+BRIM_API int context_default_threads(const struct Ranks *ranks);
 BRIM_API uint64_t context_seed(const Context *context);
 /* Floating-point operations of the products run (on meta: that would run) so far. */
 BRIM_API double context_flops(const Context *context);

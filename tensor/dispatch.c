@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "card_.h"
+#include "ranks_.h"
 
 typedef struct Outputs {
     Storage *out, *extra[OP_MAX_EXTRAS], *workspace;
@@ -78,7 +79,7 @@ static int run_on_card(Context *context, OpCall *call)
 /* Kernels put down the first bad element; the message is written here. */
 static int run_kernel(Context *context, OpCall *call, const Outputs *o, Tensor *const *input)
 {
-    if (context->meta || !call->row->forward)
+    if ((context->meta && !call->row->meets) || !call->row->forward)
         return 0;
     for (int i = 0; i < call->inputs; i++)
         call->in[i] = input[i] ? input[i]->storage->block.data : NULL;
@@ -90,6 +91,8 @@ static int run_kernel(Context *context, OpCall *call, const Outputs *o, Tensor *
         return run_on_card(context, call);
     *call->run->fault = -1;
     call->row->forward(call);
+    if (call->row->meets)
+        return error_code();
     int64_t bad = *call->run->fault;
     if (bad < 0)
         return 0;
@@ -150,7 +153,7 @@ static int prepare(Context *context, OpCall *call, Tensor *const *input)
     return call->needs ? tape_reserve(context->tape) : 0;
 }
 
-static Tensor *apply(Context *context, OpCall *call, Tensor *const *input)
+static Tensor *apply_to(Context *context, OpCall *call, Tensor *const *input)
 {
     Outputs o = {0};
     if (prepare(context, call, input) != 0 || outputs_new(context, call, input, &o) != 0)
@@ -173,6 +176,20 @@ static Tensor *apply(Context *context, OpCall *call, Tensor *const *input)
                 tensor_drop_data(input[i], DATA_DONATED);
     }
     outputs_release(context, &o);
+    return out;
+}
+
+/* Parameters that ranks have divided are whole for as long as the operation runs. */
+static Tensor *apply(Context *context, OpCall *call, Tensor *const *input)
+{
+    if (!context->ranks)
+        return apply_to(context, call, input);
+    int gathered = 0;
+    while (gathered < call->inputs && shard_gather(input[gathered]) == 0)
+        gathered++;
+    Tensor *out = gathered == call->inputs ? apply_to(context, call, input) : NULL;
+    while (gathered > 0)
+        shard_release(input[--gathered]);
     return out;
 }
 

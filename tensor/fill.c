@@ -5,35 +5,52 @@
 #include <string.h>
 
 #include "../kernels/kernels.h"
-#include "tensor_.h"
+#include "ranks_.h"
 
 typedef void Draw(int64_t n, uint64_t seed, uint64_t stream, int64_t first, float a, float b, float *y,
                   const KernelRun *run);
 
 typedef struct Filling {
     const Context *context;
-    Draw *draw; /* NULL: a, everywhere */
+    int64_t piece; /* of a part (tensor_split_); 0: the tensor is whole */
+    Draw *draw;    /* NULL: a, everywhere */
     uint64_t stream;
     float a, b;
 } Filling;
 
 /* Kernels draw four numbers at a time. */
-static int filled(void *user, int64_t first, int64_t count, float *values)
+static void draw(const Filling *f, int64_t first, int64_t count, float *values)
 {
-    const Filling *f = user;
     const Context *c = f->context;
     int64_t skip = first % 4, some = skip && 4 - skip < count ? 4 - skip : skip ? count : 0;
     float four[4];
-    if (!f->draw) {
-        c->host_kernels->fill(DTYPE_F32, count, f->a, values, &c->host_run);
-        return 0;
-    }
     if (some) {
         f->draw(4, c->seed, f->stream, first - skip, f->a, f->b, four, &c->host_run);
         memcpy(values, four + skip, (size_t)some * sizeof *values);
     }
     if (count > some)
         f->draw(count - some, c->seed, f->stream, first + some, f->a, f->b, values + some, &c->host_run);
+}
+
+/* Of a part, what the whole has there. */
+static int filled(void *user, int64_t first, int64_t count, float *values)
+{
+    const Filling *f = user;
+    const Context *c = f->context;
+    if (!f->draw) {
+        c->host_kernels->fill(DTYPE_F32, count, f->a, values, &c->host_run);
+        return 0;
+    }
+    if (!f->piece) {
+        draw(f, first, count, values);
+        return 0;
+    }
+    int64_t ranks = c->ranks->count[RANKS_TENSOR], place = c->ranks->place[RANKS_TENSOR];
+    for (int64_t at = first, end = first + count, n; at < end; at += n) {
+        int64_t row = at / f->piece, in_piece = at % f->piece;
+        n = f->piece - in_piece < end - at ? f->piece - in_piece : end - at;
+        draw(f, (row * ranks + place) * f->piece + in_piece, n, values + (at - first));
+    }
     return 0;
 }
 
@@ -76,6 +93,7 @@ static void fill_drawn(Tensor *tensor, const char *function, int uniform, float 
         return;
     float *there = on_card(tensor, function);
     Filling f = {.context = context,
+                 .piece = tensor->piece,
                  .draw = uniform ? host->fill_uniform : host->fill_normal,
                  .stream = stream,
                  .a = a,

@@ -5,6 +5,7 @@
 
 #include "../base/quant_layout_.h"
 #include "card_.h"
+#include "ranks_.h"
 #include "ops_.h"
 
 enum {
@@ -77,9 +78,13 @@ static int values_into(const Store *s, int64_t first, int64_t count, const Stora
     return failed;
 }
 
-/* All elements: at once, or through little memory of the host's. */
+/* All elements, or those of this rank's part: at once, or through little memory of the host's. */
 static int all_values_into(const Store *s, const Storage *to)
 {
+    if (s->tensor->shard && to != s->tensor->storage) {
+        TensorPart part = tensor_part_(s->tensor);
+        return part.count > 0 ? values_into(s, part.first, part.count, to, 0) : 0;
+    }
     int64_t n = s->array.rows * s->array.cols, piece = s->tensor->item.context->card ? STORE_FLOATS : n;
     int failed = 0;
     for (int64_t first = 0; first < n && !failed; first += piece)
@@ -172,30 +177,64 @@ static int store_master(Tensor *tensor, TensorSource source, void *user)
                    .source = source,
                    .user = user,
                    .buffer = tensor->master};
+    if (tensor->shard) { /* its part of the master, and all of the copy */
+        if (!context->meta && all_values_into(&store, tensor->master) != 0)
+            return error_code();
+        store.buffer = NULL;
+        return store_encoded(&store);
+    }
     if (context->meta)
         return 0;
     int failed = all_values_into(&store, tensor->master);
     return failed ? failed : encode_piece(&store, 0, shape_numel(tensor->shape));
 }
 
+/* What is apart: fp32 directly, and 16 bit piece by piece through a planned buffer. */
+static int store_part(Tensor *tensor, TensorSource source, void *user)
+{
+    Context *context = tensor->item.context;
+    TensorPart part = tensor_part_(tensor);
+    Store store = {.tensor = tensor, .array = {.dtype = part.type, .rows = 1, .cols = shape_numel(tensor->shape)},
+                   .source = source, .user = user};
+    if (part.type == DTYPE_F32)
+        return context->meta ? 0 : all_values_into(&store, part.weights);
+    int64_t piece = part.each < STORE_FLOATS ? part.each : STORE_FLOATS;
+    store.buffer = storage_new(context, piece * (int64_t)sizeof(float), MEM_TEMPORARY);
+    int failed = store.buffer ? 0 : error_code();
+    for (int64_t at = 0, n; at < part.count && !failed && !context->meta; at += n) {
+        n = part.count - at < piece ? part.count - at : piece;
+        failed = values_into(&store, part.first + at, n, store.buffer, 0);
+        if (!failed)
+            context->kernels->copy(DTYPE_F32, part.type, n, storage_data(store.buffer),
+                                   (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, at), &context->run);
+    }
+    storage_release(context, store.buffer);
+    return failed;
+}
+
 void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count)
 {
     Context *context = tensor->item.context;
+    TensorPart part = tensor_part_(tensor);
     StoredArray from = tensor_stored_(tensor);
-    if (from.at)
-        context->kernels->decode(&from, first, count, storage_f32(tensor->master) + first, &context->run);
+    int64_t end = first + count < part.first + part.count ? first + count : part.first + part.count;
+    first = first > part.first ? first : part.first;
+    if (from.at && first < end)
+        context->kernels->decode(&from, first, end - first, storage_f32(tensor->master) + first - part.first, &context->run);
 }
 
 int tensor_store_(Tensor *tensor, TensorSource source, void *user)
 {
-    if (!tensor || error_code())
+    if (!tensor || tensor->absent || error_code())
         return error_code();
     Context *context = tensor->item.context;
     if (tensor->dtype == DTYPE_I32)
         return error_raise(ERROR_ARGUMENT, "tensor_store_(): the tensor holds i32, and values are floats");
-    if (!tensor_readable(tensor, "tensor_store_"))
+    if (!shard_is_apart(tensor) && !tensor_readable(tensor, "tensor_store_"))
         return error_code();
     Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
+    if (shard_is_apart(tensor))
+        return store_part(tensor, source, user);
     if (tensor->dtype == DTYPE_F32 && !tensor->transposed)
         return context->meta ? 0 : all_values_into(&store, tensor->storage);
     if (tensor->master)
@@ -208,12 +247,23 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
     return failed;
 }
 
+int tensor_is_own_(const Tensor *tensor, const float *values)
+{
+    TensorPart part = tensor_part_(tensor);
+    const float *own = storage_f32(part.type == DTYPE_F32 ? part.weights : part.master);
+    return tensor->dtype == DTYPE_F32 || (own && values >= own && values < own + part.each);
+}
+
 static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t count, float *values)
 {
     Context *context = tensor->item.context;
     const Kernels *k = context->kernels;
     StoredArray from = tensor_stored_(tensor);
-    if (tensor->master)
+    TensorPart part = tensor_part_(tensor);
+    if (shard_is_apart(tensor)) { /* elements of this rank's part */
+        from = (StoredArray){storage_data(part.weights), part.type, 1, part.each};
+        first -= part.first;
+    } else if (tensor->master && part.count == from.rows * from.cols) /* else it is not all here */
         from = (StoredArray){storage_data(tensor->master), DTYPE_F32, from.rows, from.cols};
     if (context->card && from.at)
         card_decode_(context, &from, transposed, first, count, values);
@@ -285,5 +335,7 @@ int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user
 int tensor_convert_(Tensor *tensor, DType dtype)
 {
     Tensor old = *tensor;
+    if (tensor->absent)
+        return error_code(); /* its stage does */
     return old.dtype == dtype ? error_code() : tensor_replace_(tensor, dtype, read_old, &old);
 }

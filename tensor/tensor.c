@@ -3,6 +3,7 @@
 #include <inttypes.h>
 
 #include "card_.h"
+#include "ranks_.h"
 
 /* ---- Headers --------------------------------------------------------------------------------- */
 
@@ -11,10 +12,10 @@
 static int master_new(Tensor *tensor)
 {
     Context *context = tensor->item.context;
-    if (!context->precision.master || tensor->dtype != context->precision.weights || tensor->master)
+    if (!context->precision.master || tensor->dtype != context->precision.weights || tensor->master || shard_is_apart(tensor))
         return 0;
     int path = memtrack_path_set(context->tracker, tensor->path);
-    tensor->master = storage_new(context, tensor_numel(tensor) * (int64_t)sizeof(float), MEM_MASTER);
+    tensor->master = storage_new(context, shard_master_elements(tensor) * (int64_t)sizeof(float), MEM_MASTER);
     memtrack_path_set(context->tracker, path);
     return tensor->master ? 0 : error_code();
 }
@@ -33,22 +34,29 @@ static void tensor_destroy_item(ScopeItem *item)
     tensor_unref(tensor);
 }
 
-Tensor *tensor_wrap(DType dtype, Shape shape, Storage *storage)
+static Tensor *header_new(DType dtype, Shape shape, MemComponent component)
 {
     Context *context = context_here();
-    Tensor *tensor = storage ? host_alloc(sizeof *tensor) : NULL;
-    if (!tensor) {
-        storage_release(context, storage);
+    Tensor *tensor = host_alloc(sizeof *tensor);
+    if (!tensor)
         return NULL;
-    }
     tensor->shape = shape;
     tensor->dtype = tensor->grad_type = dtype;
-    tensor->storage = storage;
-    tensor->component = storage->block.component;
+    tensor->component = component;
     tensor->refs = 1;
     tensor->leaf = 1;
     tensor->path = memtrack_path(context->tracker);
     scope_adopt(&tensor->item, tensor_destroy_item);
+    return tensor;
+}
+
+Tensor *tensor_wrap(DType dtype, Shape shape, Storage *storage)
+{
+    Tensor *tensor = storage ? header_new(dtype, shape, storage->block.component) : NULL;
+    if (tensor)
+        tensor->storage = storage;
+    else
+        storage_release(context_here(), storage);
     return tensor;
 }
 
@@ -66,6 +74,7 @@ void tensor_unref(Tensor *tensor)
     storage_release(context, tensor->storage);
     storage_release(context, tensor->master);
     storage_release(context, tensor->grad);
+    shard_free(tensor);
     gradient_set(tensor, NULL);
     if (tensor->grad_header) {
         tensor->grad_header->grad_of = NULL;
@@ -76,6 +85,10 @@ void tensor_unref(Tensor *tensor)
 
 void tensor_drop_data(Tensor *tensor, DataState state)
 {
+    if (tensor->shard && state == DATA_RELEASED) {
+        storage_release(tensor->item.context, tensor->shard->weights);
+        tensor->shard->weights = NULL;
+    }
     if (!tensor->storage)
         return;
     storage_release(tensor->item.context, tensor->storage);
@@ -101,6 +114,17 @@ int tensor_readable(const Tensor *tensor, const char *what)
 {
     if (tensor->storage)
         return 1;
+    if (tensor->absent) {
+        error_raise(ERROR_STATE, "%s: the parameter '%s' belongs to another stage of the model, on another rank",
+                    what, tensor_name(tensor));
+        return 0;
+    }
+    if (shard_is_apart(tensor)) {
+        error_raise(ERROR_STATE,
+                    "%s: the parameter '%s' is divided among ranks, and whole only while an operation reads it", what,
+                    tensor_name(tensor));
+        return 0;
+    }
     const char *maker = tensor->op ? tensor->op : "tensor";
     const char *path = memtrack_path_name(tensor->item.context->tracker, tensor->path);
     if (tensor->state == DATA_DONATED)
@@ -150,12 +174,51 @@ Tensor *tensor_zeros(DType dtype, Shape shape, MemComponent component)
     return tensor;
 }
 
+/* Where ranks divide it, its storage is the parts of all of them, or apart. */
+static Tensor *parameter_new(DType dtype, Shape shape, MemComponent component, int trained)
+{
+    Context *context = context_here();
+    if (!context || !context->ranks)
+        return tensor_new(dtype, shape, component);
+    if (context->error || !shape_valid(shape, "tensor_parameter"))
+        return NULL;
+    Tensor *tensor = header_new(dtype, shape, component);
+    if (!tensor)
+        return NULL;
+    tensor->requires_grad = (unsigned char)trained;
+    int failed = shard_new(tensor, component);
+    if (!failed && !shard_is_apart(tensor)) {
+        tensor->storage = storage_new(context, shard_whole_bytes(tensor), component);
+        failed = !tensor->storage;
+    }
+    if (!failed)
+        return tensor;
+    tensor_free(tensor);
+    return NULL;
+}
+
+/* Another stage's: it has a shape and a name, and what is written to it is nowhere. */
+static Tensor *parameter_absent(Context *context, DType dtype, Shape shape, int trained)
+{
+    if (context->error || !shape_valid(shape, "tensor_parameter"))
+        return NULL;
+    Tensor *tensor = header_new(dtype, shape, trained ? MEM_PARAMETER : MEM_FROZEN);
+    if (!tensor)
+        return NULL;
+    tensor->requires_grad = (unsigned char)trained;
+    tensor->absent = 1;
+    scope_release(&tensor->item);
+    return tensor;
+}
+
 Tensor *tensor_parameter_(DType dtype, Shape shape, int frozen)
 {
     Context *context = context_here();
     int half = dtype != DTYPE_F32 && context && dtype == context->precision.weights;
     int trained = (dtype == DTYPE_F32 || half) && !frozen;
-    Tensor *tensor = tensor_new(dtype, shape, trained ? MEM_PARAMETER : MEM_FROZEN);
+    if (context && context->absent)
+        return parameter_absent(context, dtype, shape, trained);
+    Tensor *tensor = parameter_new(dtype, shape, trained ? MEM_PARAMETER : MEM_FROZEN, trained);
     if (!tensor)
         return NULL;
     tensor->requires_grad = (unsigned char)trained;
@@ -241,6 +304,10 @@ int tensor_read(const Tensor *tensor, int64_t first, int64_t bytes, void *to)
 
 int tensor_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
+    if (tensor && tensor->absent)
+        return error_code();
+    if (tensor && shard_is_apart(tensor) && !tensor->storage)
+        return shard_write(tensor, first, bytes, from);
     if (has_bytes(tensor, first, bytes, from, "tensor_write")) {
         storage_write(tensor->storage, (uint64_t)first, (uint64_t)bytes, from);
         tensor->labelled = 0;
@@ -321,6 +388,7 @@ void tensor_drop_grad(Tensor *tensor)
 {
     if (!tensor)
         return;
+    shard_drop_grad(tensor);
     storage_release(tensor->item.context, tensor->grad);
     gradient_set(tensor, NULL);
 }
@@ -354,10 +422,11 @@ void tensor_set_requires_grad(Tensor *tensor, int requires_grad)
         tensor->grad_type = tensor->item.context->precision.gradients;
     if (parameter)
         tensor->component = requires_grad ? MEM_PARAMETER : MEM_FROZEN;
-    if (!tensor->storage)
+    Storage *held = shard_is_apart(tensor) ? tensor->shard->weights : tensor->storage;
+    if (!held)
         return;
     if (parameter)
-        memtrack_retag(tensor->storage->ledger, &tensor->storage->block, tensor->component);
+        memtrack_retag(held->ledger, &held->block, tensor->component);
     if (!requires_grad) {
         tensor_drop_grad(tensor);
         storage_release(tensor->item.context, tensor->master);

@@ -3,6 +3,7 @@
 #define BRIM_TENSOR_INTERNAL_H
 
 #include "../device/cuda_count.h"
+#include "../ranks/ranks.h"
 #include "batch.h"
 #include "op.h"
 #include "precision.h"
@@ -42,6 +43,7 @@ struct Tensor {
     Storage *storage;    /* NULL once donated or released (state says which) */
     Storage *master;     /* the f32 values of a 16-bit parameter that updates change first; NULL = none */
     Storage *grad;       /* accumulated so far; NULL = none; set by gradient_set */
+    struct Shard *shard; /* of a parameter that is divided among ranks (ranks_.h); NULL = it is whole */
     Tensor *grad_header; /* its header, made when somebody asks; NULL = nobody has */
     Tensor *grad_of;     /* of such a header: whose gradient it is, which holds the storage */
     const char *name;
@@ -52,12 +54,16 @@ struct Tensor {
     DType grad_type;        /* of its gradient's elements; an activation's is its own type */
     int32_t padding;        /* elements at the end of each row that hold nothing (tensor_logits_) */
     int64_t labelled;  /* 1 + how many elements are not BATCH_IGNORE (tensor_set_labelled_); 0 = unknown */
+    int64_t piece;     /* of a parameter of which ranks that compute a layer together have a part each: elements
+                          that lie side by side in the whole (tensor_split_); 0 = this is the whole */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
     unsigned char in_out;     /* a linear layer's weight that is (in,out), here and in files */
     unsigned char transposed; /* one that is (out,in) here, and (in,out) in files and in random streams */
     unsigned char table;      /* an embedding's, of which a step reads few rows */
+    unsigned char absent;     /* a parameter of another stage of the model: nothing but this header */
+    unsigned char tied_stages; /* a parameter of the first and of the last stage */
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */
@@ -111,6 +117,7 @@ struct Context {
     KernelRun run;                     /* of its kernels: threads, and where they put down a fault */
     int64_t fault;                     /* on the CPU */
     struct ContextCard *card;          /* of a context on a card (card_.h); NULL = on the CPU */
+    struct ContextRanks *ranks;        /* of one of several ranks (ranks_.h); NULL = alone */
     const Kernels *host_kernels;       /* of the host: those above, but on a card */
     KernelRun host_run;
     struct {
@@ -125,6 +132,7 @@ struct Context {
         const void *owner;  /* the optimizer that scales */
     } loss_scale;
     int draw_later; /* a model is being made that draws its weights at the end: fills at random only count */
+    int absent;     /* parameters that are made now are another stage's */
     int meta, no_grad, in_backward;
     int selective; /* a module of nn_set_selective runs: keep only what is expensive to recompute */
     int met_grad;  /* an operation had an input that requires a gradient, recorded or not: checkpoint asks */
@@ -198,6 +206,10 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
  * and NF4's scales in another until their mean is known. On meta only the buffers are planned. 0 or raises:
  * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
+
+/* Whether the values that a source is asked for are those of the tensor itself: an fp32 one, or its master. What the source
+ * leaves there then stays. */
+int tensor_is_own_(const Tensor *tensor, const float *values);
 
 /* Gives elements [first, first + count) of a 16-bit parameter's master the values of its copy. Nothing on
  * meta. */
@@ -351,6 +363,74 @@ uint64_t context_device_available(const Context *context);
 /* What is in use on the context's card now, and what of it was there before the run, or was taken while the
  * card was opened; all 0 on the CPU. */
 CudaUse context_device_use(const Context *context);
+/* ---- One of several ranks ---------------------------------------------------------------------
+ * context->ranks is not NULL then (ranks_.h). */
+
+/* What ranks have sent each other. Equal on all of them, in a plan and in its run. */
+typedef struct RankTraffic {
+    uint64_t hash;  /* of all collectives, in order: kind and bytes */
+    uint64_t sent;  /* bytes that leave each rank */
+    uint64_t calls; /* collectives */
+} RankTraffic;
+RankTraffic context_traffic_(const Context *context); /* all 0: alone */
+int context_rank_(const Context *context);            /* among those that share a step's samples */
+int context_ranks_(const Context *context);           /* how many; 1: alone */
+int context_stage_(const Context *context);           /* of the model that this rank has */
+int context_stages_(const Context *context);          /* that the model has; 1: it is whole */
+int context_tensor_ranks_(const Context *context);    /* that compute a layer together; 1: alone */
+
+/* The parameter is this rank's part of one that is so many times as large: of its first elements `piece` are
+ * the first rank's, the next `piece` the second's, and so on, and then it is the first's turn again. Before it
+ * is filled: what it is filled with at random is its part of the whole's. */
+void tensor_split_(Tensor *parameter, int64_t piece);
+/* Elements of all ranks' parts together. */
+int64_t tensor_whole_numel_(const Tensor *parameter);
+/* Around what ranks compute together (ops_ranks.c). x, whose gradient is the sum of all ranks'; nothing where
+ * nobody is there. */
+Tensor *tensor_enter_(Tensor *x);
+/* The sum of all ranks' x, in x's storage where x is donated; plus bias (last dimension) or NULL. */
+Tensor *tensor_leave_(Tensor *x, Tensor *bias);
+
+/* What of a parameter this rank updates, and where it lies: all of it, or its part. */
+typedef struct TensorPart {
+    int64_t first, count;  /* elements of the parameter */
+    int64_t each;          /* that every rank has room for */
+    const Storage *weights, *master, *grad; /* NULL: there is none */
+    DType type, grad_type; /* of weights and grad; a master is fp32, and begins with the first element */
+    int64_t at, grad_at;   /* the first element's place in weights and grad */
+    int counts;            /* a norm over all ranks counts it here */
+} TensorPart;
+TensorPart tensor_part_(const Tensor *parameter);
+/* Before updates: sums what is still each rank's own. After: whole weights everywhere, where ranks have them. 0, or raises. */
+int tensor_reduce_(Tensor *parameter);
+int tensor_updated_(Tensor *parameter);
+/* Whether parameters of this context may be divided so that reading them gathers them; then holds one whole, and lets it go.
+ * Gathers between begin and end go on together: nobody reads what is gathered before the end. All raise. */
+int tensor_is_divided_(const Context *context);
+void tensor_hold_(Tensor *parameter);
+void tensor_let_go_(Tensor *parameter);
+void tensor_gathers_begin_(Context *context);
+void tensor_gathers_end_(Context *context);
+/* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0, or raises: the
+ * ranks are not at the same place. Nothing where the context is alone. */
+int ranks_agree_(Context *context, double *squares, int *bad);
+/* Raises, on all ranks but those that say more, that some have met something bad. */
+int ranks_other_(const char *what);
+
+/* Outside steps (ranks_meet.c). Both are called by all ranks, whatever happened to one, and nothing of them is planned. On
+ * meta, and alone, there is nobody. */
+
+/* What each rank says, and then rank 0's and the largest. */
+typedef struct RankValue {
+    int64_t mine, first, most;
+} RankValue;
+/* All wait for all. An error of one becomes everybody's, with the same code. value may be NULL. Returns error_code(). */
+int ranks_agree_error_(Context *context, RankValue *value);
+/* 0, or raises: this rank's model is not a whole one, divided at most by elements. */
+int ranks_whole_model_(const Context *context, const char *what);
+/* Part r of the host's data, of `bytes`, a multiple of 64, comes from rank r. 0, or raises. */
+int ranks_gather_(const Context *context, void *data, uint64_t bytes);
+
 /* ---- On a card -------------------------------------------------------------------------------
  * context->card is not NULL then. A step never waits: what the host has to know is put down on the card, and
  * read once. */

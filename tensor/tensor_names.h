@@ -4,6 +4,7 @@
 
 #define context_create brim_context_create
 #define context_current brim_context_current
+#define context_default_threads brim_context_default_threads
 #define context_destroy brim_context_destroy
 #define context_flops brim_context_flops
 #define context_is_meta brim_context_is_meta

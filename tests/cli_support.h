@@ -271,7 +271,7 @@ static inline void check_memory(const json_t *memory, int process, int planned)
                  *groups = json_object_get(memory, "groups");
     assert_keys(components,
                 "parameter frozen master gradient optimizer activation activation_gradient temporary "
-                "workspace input buffer kv_cache");
+                "workspace input buffer kv_cache gathered communication");
     assert_keys(groups, "parameters gradients optimizer_states activations overhead");
     const char *key;
     json_t *value;

@@ -219,6 +219,10 @@ static void compared_runs(void **state)
         assert_true(number(memory, "peak_bytes") == number(json_object_get(memory, "planned"), "peak_bytes"));
     }
     json_decref(root);
+    o = expect_code(SMALL("compare", "--device", "cuda", "--batch", "1,2", "--seq", "16", "--run", "1",
+                          "--max-samples", "40"),
+                    0);
+    assert_non_null(strstr(o->out, " card used  unaccounted "));
 }
 
 /* The same bytes as fp32; losses that are near, and not the same; a run saved in it goes on in it. */

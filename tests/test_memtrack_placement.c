@@ -83,7 +83,8 @@ static void test_extent_shrinks(void **state)
 static void test_end_by_size_and_component(void **state)
 {
     (void)state;
-    static const MemComponent high[] = {MEM_ACTIVATION, MEM_TEMPORARY, MEM_WORKSPACE, MEM_INPUT};
+    static const MemComponent high[] = {MEM_ACTIVATION, MEM_TEMPORARY, MEM_WORKSPACE,
+                                        MEM_INPUT,      MEM_GATHERED,  MEM_COMMUNICATION};
     MemTracker *tracker = memtrack_create();
     MemLedger *ledger = ledger_of(tracker, MEMTRACK_META, 0);
     for (int component = 0; component < MEM_COMPONENT_COUNT; component++) {

@@ -54,6 +54,7 @@ static void test_parameter_counts(void **state)
         {"deepseek-r1-distill-qwen-32b", 32763876352},
         {"deepseek-r1-distill-llama-8b", 8030261248},
         {"deepseek-r1-distill-llama-70b", 70553706496},
+        {"textbook-10b", 10005893120},
         {"bench-mlp", 669706},
         {"bench-gpt2", 124439808},
     };

@@ -110,7 +110,7 @@ static void groups_are_sums_of_components(void **state)
         sum += report_group(by, (MemGroup)g);
     assert_int_equal(sum, (UINT64_C(1) << MEM_COMPONENT_COUNT) - 1);
     assert_int_equal(report_group(by, MEM_GROUP_PARAMETERS),
-                     by[MEM_PARAMETER] | by[MEM_FROZEN] | by[MEM_MASTER]);
+                     by[MEM_PARAMETER] | by[MEM_FROZEN] | by[MEM_MASTER] | by[MEM_GATHERED]);
     assert_int_equal(report_group(by, MEM_GROUP_GRADIENTS), by[MEM_GRADIENT]);
     assert_int_equal(report_group(by, MEM_GROUP_OPTIMIZER_STATES), by[MEM_OPTIMIZER]);
     assert_int_equal(report_group(by, MEM_GROUP_ACTIVATIONS), by[MEM_ACTIVATION]);

@@ -147,6 +147,36 @@ static void strange_lines(void **state)
     free(text);
 }
 
+/* Bytes that are left over may be less than nothing, but no more than a log has: `report` subtracts them. */
+static void no_size_is_too_large(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *left;
+        int64_t read;
+    } sizes[] = {{"-4096", -4096}, {"-9223372036854775808", 0}, {"9223372036854775807", 0}};
+    size_t length;
+    const char *whole = log_path("left-whole.jsonl"), *path = log_path("left.jsonl");
+    write_run(whole, 0, 0);
+    char *text = file_text(whole, &length);
+    size_t first = strcspn(text, "\n") + 1;
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        RunRecord run;
+        char joined[4096];
+        snprintf(joined, sizeof joined,
+                 "%.*s{\"kind\":\"end\",\"status\":\"done\",\"memory\":{\"peak_bytes\":64,\"process\":{\"peak_bytes\":64,"
+                 "\"unaccounted_bytes\":%s},\"card\":{\"used_bytes\":64,\"unaccounted_bytes\":%s}}}\n",
+                 (int)first, text, sizes[i].left, sizes[i].left);
+        write_file(path, joined, strlen(joined));
+        read_fine(path, &run);
+        assert_true(run.end.memory.present);
+        assert_true(run.end.memory.unaccounted == sizes[i].read);
+        assert_true(run.end.memory.card_unaccounted == sizes[i].read);
+        report_run_free(&run);
+    }
+    free(text);
+}
+
 /* What a file costs to read is in proportion to it, whatever it says: here the shortest lines and rows. */
 static void memory_is_bounded_by_the_file(void **state)
 {
@@ -258,6 +288,7 @@ int main(void)
         cmocka_unit_test(cut_off_at_every_byte),
         cmocka_unit_test(any_byte_may_be_wrong),
         cmocka_unit_test(strange_lines),
+        cmocka_unit_test(no_size_is_too_large),
         cmocka_unit_test(memory_is_bounded_by_the_file),
         cmocka_unit_test(no_run_log),
         cmocka_unit_test(a_line_may_be_too_long),

@@ -54,7 +54,7 @@ function paint(name) { return COLOURS.has(name) ? 'var(--' + name + ')' : 'var(-
 /* Which text can be read on a component's colour. */
 function onPaint(name) { return ['parameter', 'master', 'buffer'].includes(name) ? 'on-dark' : 'on-light'; }
 const COLOURS = new Set(['parameter', 'frozen', 'master', 'optimizer', 'gradient', 'activation', 'activation_gradient',
-  'temporary', 'workspace', 'input', 'buffer']);
+  'temporary', 'workspace', 'input', 'buffer', 'gathered', 'communication']);
 function swatch(name) { return h('span', {class: 'swatch', style: {background: paint(name)}, 'aria-hidden': 'true'}); }
 
 function table(caption, head, rows, attributes) {

@@ -1,7 +1,7 @@
 /* ---- A run log, read into columns ---- */
 /* Bottom of the stack first: what stays, then what trades places, then the rest. */
-const STACK = ['parameter', 'frozen', 'master', 'optimizer', 'gradient', 'activation', 'activation_gradient', 'temporary',
-  'workspace', 'input', 'buffer'];
+const STACK = ['parameter', 'frozen', 'gathered', 'master', 'optimizer', 'gradient', 'activation', 'activation_gradient', 'temporary',
+  'workspace', 'communication', 'input', 'buffer'];
 const ALLOC = 0, FREE = 1, RETAG = 2;
 
 function readLog(element, letter) {

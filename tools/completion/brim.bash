@@ -30,6 +30,9 @@ _brim_value()
     --checkpoint) _brim_words "$typed" "none blocks selective selective+blocks auto" ;;
     --attention) _brim_words "$typed" "flash eager" ;;
     --resize-vocab) _brim_words "$typed" auto ;;
+    --gather) _brim_words "$typed" "op block" ;;
+    --parallel) _brim_words "$typed" "ddp zero1 zero2 zero3 fsdp" ;;
+    --rank) _brim_words "$typed" all ;;
     --device) _brim_words "$typed" "cpu cuda" ;;
     --optimizer) _brim_words "$typed" "sgd sgd-momentum sgd-nesterov rmsprop adagrad adam adamw adam8bit adamw8bit" ;;
     --schedule) _brim_words "$typed" "constant linear cosine" ;;

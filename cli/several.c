@@ -1,0 +1,464 @@
+/* See several.h. */
+#include "several.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+#include "../base/plural_.h"
+#include "../device/device.h"
+#include "../tensor/ranks_.h"
+#include "flags_.h"
+#include "levers_.h"
+#include "lora.h"
+#include "precision.h"
+
+int has_ranks(const Options *o)
+{
+    return o->ranks.size > 1;
+}
+
+int has_stages(const Options *o)
+{
+    return o->ranks.stages > 1;
+}
+
+int stage_ranks(const Options *o)
+{
+    return o->ranks.size / (has_stages(o) ? o->ranks.stages : 1);
+}
+
+int data_ranks(const Options *o)
+{
+    return stage_ranks(o) / (o->ranks.tensor > 0 ? o->ranks.tensor : 1);
+}
+
+int64_t step_samples(const Options *o)
+{
+    return (int64_t)o->batch * o->accumulate * data_ranks(o);
+}
+
+static int is_divided(const Options *o)
+{
+    return data_ranks(o) > 1 && o->ranks.strategy != RANKS_DDP;
+}
+
+/* ---- Options --------------------------------------------------------------------------------- */
+
+/* What is not divided where ranks compute a layer together. */
+static LeverText tensor_problem(const Options *o)
+{
+    static const struct {
+        const char *flag, *why;
+    } excluded[] = {{"--lora", "adapters are not divided"},
+                    {"--adapter", "adapters are not divided"},
+                    {"--quantize", "quantised weights are not divided"},
+                    {"--save", "files of a model whose layers are divided are not there"},
+                    {"--resume", "files of a model whose layers are divided are not there"},
+                    {"--init", "files of a model whose layers are divided are not there"},
+                    {"--export", "files of a model whose layers are divided are not there"}};
+    int tensor = o->ranks.tensor;
+    if (tensor < 2)
+        return lever_say("%s", "");
+    if (o->ranks.size % tensor)
+        return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor,
+                         o->ranks.size);
+    for (size_t i = 0; i < sizeof excluded / sizeof excluded[0]; i++)
+        if (flag_given(excluded[i].flag, o))
+            return lever_say("--tensor %d excludes %s: %s; ranks that divide the data alone go with it",
+                             tensor, flag_typed(excluded[i].flag, o).text, excluded[i].why);
+    return lever_say("%s", "");
+}
+
+LeverText ranks_problem(const Options *o)
+{
+    if (!has_ranks(o))
+        return lever_say("%s", "");
+    if (device_cuda_ordinal(o->device) >= 0)
+        return lever_say(
+            "--ranks %d excludes --device %s: several ranks train on the CPU; one card trains alone",
+            o->ranks.size, o->device);
+    return tensor_problem(o);
+}
+
+/* Adapters of which no rank has all are not added to weights. */
+static int check_merge(const Options *o)
+{
+    if (!has_ranks(o) || o->ranks.strategy != RANKS_ZERO3 || !o->merge)
+        return 0;
+    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes "
+                 "it, and `brim train "
+                 "--steps 0 --adapter DIR --merge --export DIR` merges it in one process");
+}
+
+/* Blocks of 8-bit states are not cut. */
+static int unit_of(const Options *o)
+{
+    const OptimRule *rule = optim_rule(o->optimizer); /* NULL: check_names says so */
+    return rule && rule->eight_bit ? DYNAMIC8_BLOCK : 0;
+}
+
+int gathers_blocks(const Options *o)
+{
+    return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 && !strcmp(o->gather, "block");
+}
+
+static int check_stages(Options *o, const char *command)
+{
+    int schedule = ranks_schedule(o->pipeline);
+    if (schedule < 0)
+        return usage("--pipeline must be 1f1b or gpipe, not '%s'", o->pipeline);
+    o->ranks.schedule = (RankSchedule)schedule;
+    if (!has_stages(o) || !has_ranks(o)) /* which --stages needs */
+        return 0;
+    if (o->ranks.size % o->ranks.stages)
+        return usage("--ranks %d are not divided by --stages %d: each stage has as many ranks as the others",
+                     o->ranks.size, o->ranks.stages);
+    if (strcmp(command, "train") != 0)
+        return 0;
+    const char *writes = o->save             ? "--save"
+                         : o->resume         ? "--resume"
+                         : o->export         ? "--export"
+                         : o->export_adapter ? "--export-adapter"
+                         : o->sample         ? "--sample"
+                                             : NULL;
+    if (writes)
+        return usage(
+            "--stages %d excludes %s: no rank has the whole model, and stages do not write their parts "
+            "yet; without --stages, --parallel zero3 divides the model and is saved",
+            o->ranks.stages, writes);
+    return 0;
+}
+
+static int check_gather(const Options *o)
+{
+    if (strcmp(o->gather, "op") != 0 && strcmp(o->gather, "block") != 0)
+        return usage("--gather must be op or block, not '%s'", o->gather);
+    if (strcmp(o->gather, "op") != 0 && !gathers_blocks(o))
+        return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered",
+                     o->gather);
+    return 0;
+}
+
+int check_ranks(Options *o, const char *command)
+{
+    int64_t rank = 0;
+    if (check_gather(o) || check_stages(o, command))
+        return EXIT_USAGE;
+    if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
+        return EXIT_USAGE;
+    if (has_ranks(o) && rank >= o->ranks.size)
+        return usage("--rank %s: the ranks of --ranks %d are 0 to %d", o->rank, o->ranks.size,
+                     o->ranks.size - 1);
+    o->ranks.rank = has_ranks(o) ? (int)rank : 0;
+    o->ranks.unit = unit_of(o);
+    if (has_ranks(o) && o->run_steps)
+        return usage(
+            "--ranks %d excludes --run: a row is trained by one process; `brim train` starts several",
+            o->ranks.size);
+    if (has_ranks(o) && (o->inference || o->textbook || o->four_ways))
+        return usage("--ranks %d means nothing beside %s: it divides a training", o->ranks.size,
+                     o->inference  ? "--inference"
+                     : o->textbook ? "--textbook"
+                                   : "--four-ways");
+    return !strcmp(command, "train") ? check_merge(o) : 0;
+}
+
+/* ---- What a parameter takes on a rank -------------------------------------------------------- */
+
+void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimizer *optimizer)
+{
+    TensorList all = nn_parameters(model), trained = optim_parameters(optimizer);
+    if (!has_ranks(o))
+        return;
+    for (int i = 0; i < all.count; i++) {
+        const Tensor *t = all.items[i];
+        int64_t n = tensor_numel(t), mine = t->shard ? t->shard->each : n;
+        if (!tensor_requires_grad(t) || t->absent)
+            continue;
+        b->kept_whole += t->shard ? 0 : n;
+        int apart = shard_is_apart(t), parts = t->shard && b->strategy >= RANKS_ZERO2;
+        b->rank_weights += apart ? dtype_bytes(t->shard->type, 1, mine) : (uint64_t)shard_whole_bytes(t);
+        b->rank_gradients += dtype_bytes(parts ? t->shard->grad_type : gradient_type(t), 1, parts ? mine : n);
+        b->rank_masters += t->master ? dtype_bytes(DTYPE_F32, 1, shard_master_elements(t)) : 0;
+    }
+    for (int i = 0; i < trained.count; i++)
+        for (int k = 0; k < optim_state_arrays(optimizer); k++)
+            b->rank_states += dtype_bytes(tensor_dtype(optim_state(optimizer, i, k)), 1,
+                                          tensor_numel(optim_state(optimizer, i, k)));
+}
+
+/* ---- Distinct ranks -------------------------------------------------------------------------- */
+
+static int alike(const MemStats *a, const MemStats *b)
+{
+    return a->peak == b->peak && a->needs == b->needs && a->event_hash == b->event_hash;
+}
+
+/* The first rank that is like this one. */
+static int first_like(const RankFigures *f, int rank)
+{
+    for (int r = 0; r < rank; r++)
+        if (alike(&f->all[r].stats, &f->all[rank].stats))
+            return r;
+    return rank;
+}
+
+/* "every rank", "rank 0", "ranks 1-3, 5": those like `first`. */
+static LeverText rank_names(const RankFigures *f, int first)
+{
+    LeverText out = {""};
+    int count = 0;
+    for (int r = first, last; r < f->size; r = last + 1) {
+        last = r;
+        if (first_like(f, r) != first)
+            continue;
+        while (last + 1 < f->size && first_like(f, last + 1) == first)
+            last++;
+        if (strlen(out.text) < 60)
+            lever_add(&out, "%s%d", count ? ", " : "", r);
+        if (strlen(out.text) < 60 && last > r)
+            lever_add(&out, "-%d", last);
+        count += last - r + 1;
+    }
+    return count == f->size ? lever_say("every rank (0-%d)", f->size - 1)
+                            : lever_say("rank%s %.80s", plural(count), out.text);
+}
+
+static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
+{
+    json_t *all = json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
+                            "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
+                            (json_int_t)plan->step_sent, "distinct", distinct);
+    if (has_stages(o)) {
+        json_object_set_new(all, "stages", json_integer(o->ranks.stages));
+        json_object_set_new(all, "schedule", json_string(ranks_schedule_name(o->ranks.schedule)));
+    }
+    return all;
+}
+
+/* ---- Plans ----------------------------------------------------------------------------------- */
+
+/* Parts are padded to the same size, and each rank gets as many samples: their plans are one plan. */
+static int first_planned(const Options *o)
+{
+    return o->rank && strcmp(o->rank, "all") != 0 ? o->ranks.rank : 0;
+}
+
+static int last_planned(const Options *o)
+{
+    return o->rank && strcmp(o->rank, "all") != 0 ? o->ranks.rank : o->ranks.size - 1;
+}
+
+static void size_cell(double bytes, const char *behind)
+{
+    ReportUnit unit = report_unit((uint64_t)bytes);
+    char text[48];
+    snprintf(text, sizeof text, "%.*f %s", unit.decimals, bytes / unit.bytes, unit.name);
+    printf(" %13s%s", text, behind);
+}
+
+/* What is divided, and among whom. */
+static void print_divided(const Options *o)
+{
+    int data = data_ranks(o), tensor = o->ranks.tensor;
+    if (has_stages(o))
+        printf("%d stages, %s: %s.\n", o->ranks.stages, ranks_schedule_name(o->ranks.schedule),
+               ranks_schedule_holds(o->ranks.schedule));
+    if (tensor > 1)
+        printf("%d ranks compute a layer together: each has %s of its heads, hidden columns and their "
+               "weights.\n",
+               tensor, tensor == 2 ? "a half" : lever_say("1/%d", tensor).text);
+    if (data > 1)
+        printf("%s divides %s%s.\n", ranks_strategy_name(o->ranks.strategy),
+               ranks_strategy_divides(o->ranks.strategy),
+               tensor > 1 ? lever_say(", among %d ranks", data).text : "");
+}
+
+void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
+{
+    const MemStats *s = &plan->memory.stats;
+    const Bracket *b = &t->bracket;
+    LeverText who = first_planned(o) == last_planned(o) ? lever_say("rank %d, like the others", o->ranks.rank)
+                                                        : lever_say("every rank (0-%d)", o->ranks.size - 1);
+    double ranks = o->ranks.size;
+    int64_t whole = 0; /* of frozen weights */
+    if (!has_ranks(o))
+        return;
+    printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", "sent a step");
+    printf("%-26s", who.text);
+    size_cell((double)s->peak, "");
+    size_cell((double)s->needs, "");
+    size_cell((double)plan->step_sent, "\n");
+    printf("%-26s", "all together");
+    size_cell(ranks * (double)s->peak, "");
+    size_cell(ranks * (double)s->needs, "");
+    size_cell(ranks * (double)plan->step_sent, "\n");
+    print_divided(o);
+    if (is_divided(o) && b->kept_whole)
+        printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
+               report_count(b->kept_whole).text);
+    for (int i = 0; i < b->frozen_kinds && is_divided(o); i++)
+        whole += b->frozen[i].divided ? 0 : b->frozen[i].count;
+    if (whole)
+        printf("Frozen weights that are not divided: every rank has all %s of them.\n",
+               report_count(whole).text);
+}
+
+static json_t *numbers(int first, int last)
+{
+    json_t *all = json_array();
+    for (int r = first; r <= last; r++)
+        json_array_append_new(all, json_integer(r));
+    return all;
+}
+
+void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, json_t *stages)
+{
+    if (!has_ranks(o))
+        return;
+    if (has_stages(o)) {
+        json_object_set_new(object, "ranks", ranks_json(o, plan, stages));
+        return;
+    }
+    json_t *one = json_pack("{s:o, s:o}", "ranks", numbers(first_planned(o), last_planned(o)), "memory",
+                            json_memory(&plan->memory, NULL));
+    json_object_set_new(object, "ranks", ranks_json(o, plan, json_pack("[o]", one)));
+}
+
+/* ---- Joining, and the end -------------------------------------------------------------------- */
+
+static void say_late(const char *sentence, void *user)
+{
+    (void)user;
+    complain_at_once("%s", sentence);
+}
+
+int ranks_begin(Options *o, int *done)
+{
+    char why[512];
+    const Ranks asked = o->ranks;
+    int launched = ranks_launched(), size = o->ranks.size;
+    *done = 0;
+    if (o->ranks_typed && size == 1)
+        return EXIT_DONE;
+    if (launched > 1 && size == 1)
+        return usage("%d ranks were started, and there is no --ranks: --ranks %d trains with all of them, "
+                     "--ranks 1 makes "
+                     "each a training of its own",
+                     launched, launched);
+    if (size == 1)
+        return EXIT_DONE;
+    if (launched < 1) {
+        *done = 1;
+        ranks_launch(size, o->arguments - 1, why, sizeof why);
+        complain("%s", why);
+        return EXIT_NO;
+    }
+    if (ranks_join(&o->ranks, o->ranks.strategy, size, why, sizeof why)) {
+        complain("%s", why);
+        return EXIT_NO;
+    }
+    o->ranks.unit = unit_of(o);
+    o->ranks.tensor = asked.tensor;
+    o->ranks.stages = asked.stages;
+    o->ranks.schedule = asked.schedule;
+    speak_as(o->ranks.rank);
+    if (ranks_watch(&o->ranks, o->rank_timeout, say_late, NULL, why, sizeof why))
+        note("%s", why);
+    return EXIT_DONE;
+}
+
+void ranks_end(const Options *o, int status)
+{
+    Ranks ranks = o->ranks;
+    fflush(stdout);
+    if (has_ranks(o) && ranks.transport)
+        ranks_leave(&ranks, status);
+}
+
+void complain_of_run(int error, const char *what)
+{
+    enum { PATIENCE_MS = 200 };
+    if (error != ERROR_RANKS) {
+        complain_at_once("%s", what);
+        return;
+    }
+    nanosleep(&(struct timespec){.tv_nsec = PATIENCE_MS * 1000000L}, NULL);
+    complain("%s", what);
+}
+
+int ranks_figures(const Options *o, const Plan *plan, const RunResult *result, RankFigures *figures)
+{
+    StagePlan planned = {plan->memory, plan->step_sent};
+    *figures = (RankFigures){.size = o->ranks.size};
+    if (!has_ranks(o))
+        return 0;
+    figures->all = memtrack_host_calloc(NULL, (size_t)figures->size * sizeof *figures->all);
+    figures->planned = memtrack_host_calloc(NULL, (size_t)figures->size * sizeof *figures->planned);
+    return !figures->all || !figures->planned ||
+                   ranks_gather(&o->ranks, &result->memory, sizeof result->memory, figures->all) ||
+                   ranks_gather(&o->ranks, &planned, sizeof planned, figures->planned)
+               ? -1
+               : 0;
+}
+
+void ranks_figures_free(RankFigures *figures)
+{
+    memtrack_host_free(NULL, figures->all, (size_t)figures->size * sizeof *figures->all);
+    memtrack_host_free(NULL, figures->planned, (size_t)figures->size * sizeof *figures->planned);
+    figures->all = NULL;
+    figures->planned = NULL;
+}
+
+static uint64_t highest_process(const RankFigures *f, int first)
+{
+    uint64_t highest = 0;
+    for (int r = first; r < f->size; r++)
+        if (first_like(f, r) == first && f->all[r].process_peak > highest)
+            highest = f->all[r].process_peak;
+    return highest;
+}
+
+void print_ranks_run(const Options *o, const RankFigures *f)
+{
+    uint64_t fullest = 0;
+    int kinds = 0;
+    if (!f->all)
+        return;
+    for (int r = 0; r < f->size; r++) {
+        fullest = f->all[r].stats.peak > fullest ? f->all[r].stats.peak : fullest;
+        kinds += first_like(f, r) == r;
+    }
+    printf("\n%-26s %13s %13s %13s %13s\n", "RANKS", "planned peak", "measured", "process", "sent a step");
+    for (int r = 0; r < f->size; r++) {
+        int full = kinds > 1 && f->all[r].stats.peak == fullest;
+        if (first_like(f, r) != r)
+            continue;
+        printf("%-26s", rank_names(f, r).text);
+        size_cell((double)f->planned[r].memory.stats.peak, "");
+        size_cell((double)f->all[r].stats.peak, "");
+        size_cell((double)highest_process(f, r), "");
+        size_cell((double)f->planned[r].sent, full ? "  <- the fullest\n" : "\n");
+    }
+    print_divided(o);
+}
+
+void ranks_run_json(json_t *object, const Options *o, const Plan *plan, const RankFigures *f)
+{
+    json_t *distinct = json_array();
+    for (int first = 0; f->all && first < f->size; first++) {
+        json_t *same = json_array();
+        for (int r = first; r < f->size && first_like(f, first) == first; r++)
+            if (first_like(f, r) == first)
+                json_array_append_new(same, json_integer(r));
+        if (json_array_size(same))
+            json_array_append_new(distinct,
+                                  json_pack("{s:O, s:o}", "ranks", same, "memory",
+                                            json_memory(&f->all[first], &f->planned[first].memory)));
+        json_decref(same);
+    }
+    if (f->all)
+        json_object_set_new(object, "ranks", ranks_json(o, plan, json_incref(distinct)));
+    json_decref(distinct);
+}

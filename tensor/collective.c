@@ -1,0 +1,264 @@
+/* What ranks send each other. Sums are taken in the order of the ranks, piece by piece through staging of a
+ * planned size, so that they depend neither on the library nor on who is slow; beyond RANKS_ORDERED ranks,
+ * fp32 in the library's order. */
+#include "../base/half_.h"
+#include "../kernels/kernels.h"
+#include "../ranks/watch_.h"
+#include "ranks_.h"
+
+enum {
+    UNIT = 64,        /* bytes: what transports send are multiples of it */
+    STAGING = 4 << 20 /* bytes of a piece, of all ranks together */
+};
+
+typedef enum CollectiveKind { GATHER = 1, EXCHANGE, SUM, SUM_PARTS } CollectiveKind;
+
+static int64_t round_up(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static const char *verb(CollectiveKind kind)
+{
+    return kind == GATHER ? "gathering" : kind == EXCHANGE ? "exchanging gradients" : "summing gradients";
+}
+
+/* Enters a collective of `bytes` a rank in the books. Whether anybody is there to take part in it. */
+static int enter(const Context *context, RankGroup group, CollectiveKind kind, uint64_t bytes)
+{
+    RankTraffic *t = &context->ranks->traffic;
+    uint64_t others = (uint64_t)context->ranks->count[group] - 1;
+    t->hash = (t->hash ^ ((uint64_t)kind << 56 ^ (uint64_t)group << 60 ^ bytes)) * 0x9E3779B97F4A7C15u;
+    t->hash ^= t->hash >> 29;
+    t->sent += kind == SUM ? 2 * others * bytes / (others + 1) : others * bytes;
+    t->calls++;
+    if (!context->meta)
+        ranks_waiting_(context->ranks->is.transport,
+                       &(RanksWait){verb(kind),
+                                    memtrack_path_name(context->tracker, memtrack_path(context->tracker)),
+                                    bytes, t->calls});
+    return !context->meta;
+}
+
+/* What was entered is over. 0, or raises. */
+static int leave(const Context *context, CollectiveKind kind, int failed)
+{
+    const Transport *t = context->ranks->is.transport;
+    ranks_done_(t);
+    return failed ? error_raise(ERROR_RANKS, "%s with the other ranks: %s", verb(kind), t->why(t->self)) : 0;
+}
+
+int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t bytes)
+{
+    if (!enter(context, group, GATHER, bytes))
+        return 0;
+    const Transport *t = context->ranks->is.transport;
+    return leave(context, GATHER, t->gather(t->self, group, storage_data(data), bytes));
+}
+
+void tensor_gathers_begin_(Context *context)
+{
+    const Transport *t = context->ranks->is.transport;
+    if (!context->meta && !context->error && t && t->begin && t->begin(t->self))
+        error_raise(ERROR_RANKS, "gathering with the other ranks: %s", t->why(t->self));
+}
+
+void tensor_gathers_end_(Context *context)
+{
+    const Transport *t = context->ranks->is.transport;
+    if (context->meta || !t || !t->end)
+        return;
+    ranks_waiting_(t, &(RanksWait){"gathering a block",
+                                   memtrack_path_name(context->tracker, memtrack_path(context->tracker)), 0,
+                                   context->ranks->traffic.calls});
+    int failed = t->end(t->self);
+    ranks_done_(t);
+    if (failed)
+        error_raise(ERROR_RANKS, "gathering with the other ranks: %s", t->why(t->self));
+}
+
+static int exchange(Context *context, RankGroup group, const void *from, void *to, uint64_t bytes)
+{
+    if (!enter(context, group, EXCHANGE, bytes))
+        return 0;
+    const Transport *t = context->ranks->is.transport;
+    return leave(context, EXCHANGE, t->exchange(t->self, group, from, to, bytes));
+}
+
+/* ---- Sums in the order of ranks ---------------------------------------------------------------- */
+
+/* Staging of pieces of `each` elements a rank. */
+typedef struct Staging {
+    Context *context;
+    RankGroup group;
+    DType type;
+    uint64_t size; /* bytes of an element */
+    int64_t each;
+    Storage *from, *got, *sum; /* to be sent; received; a piece in fp32, where it is to be rounded once */
+} Staging;
+
+static void staging_end(Staging *s)
+{
+    storage_release(s->context, s->sum);
+    storage_release(s->context, s->got);
+    storage_release(s->context, s->from);
+}
+
+/* `most`: elements a rank that there are at all. */
+static int staging_begin(Staging *s, Context *context, RankGroup group, DType type, int64_t most)
+{
+    int64_t size = (int64_t)dtype_bytes(type, 1, 1), ranks = context->ranks->count[group];
+    int64_t unit = UNIT / size, each = STAGING / (size * ranks) / unit * unit;
+    *s = (Staging){.context = context, .group = group, .type = type, .size = (uint64_t)size};
+    s->each = least(each < unit ? unit : each, round_up(most, unit));
+    s->from = storage_new(context, s->each * size * ranks, MEM_COMMUNICATION);
+    s->got = s->from ? storage_new(context, s->each * size * ranks, MEM_COMMUNICATION) : NULL;
+    if (s->got && type != DTYPE_F32)
+        s->sum = storage_new(context, s->each * (int64_t)sizeof(float), MEM_COMMUNICATION);
+    if (s->got && (s->sum || type == DTYPE_F32))
+        return 0;
+    staging_end(s);
+    return error_code();
+}
+
+static char *element(const Staging *s, const Storage *storage, int64_t i)
+{
+    return (char *)storage_data(storage) + (uint64_t)i * s->size;
+}
+
+/* count elements at `from`, then zeros up to `each`, become part r of what is sent. */
+static void stage(const Staging *s, int rank, int64_t each, const char *from, int64_t count)
+{
+    const Kernels *k = s->context->kernels;
+    const KernelRun *run = &s->context->run;
+    if (count > 0)
+        k->copy(s->type, s->type, count, from, element(s, s->from, rank * each), run);
+    if (count < each)
+        k->fill(s->type, each - (count > 0 ? count : 0), 0,
+                element(s, s->from, rank * each + (count > 0 ? count : 0)), run);
+}
+
+/* Of what came, the sum in the order of ranks: `count` elements into `to`, or added to what is there. */
+static void add_in_order(const Staging *s, int64_t each, int64_t count, void *to, DType to_type, int add)
+{
+    const Kernels *k = s->context->kernels;
+    const KernelRun *run = &s->context->run;
+    int ranks = s->context->ranks->count[s->group];
+    void *sum = s->sum ? storage_data(s->sum) : element(s, s->got, 0);
+    if (count <= 0)
+        return;
+    if (s->sum)
+        k->copy(s->type, DTYPE_F32, count, element(s, s->got, 0), sum, run);
+    for (int r = 1; r < ranks; r++)
+        k->accumulate(s->type, DTYPE_F32, count, element(s, s->got, r * each), sum, run);
+    if (add)
+        k->accumulate(DTYPE_F32, to_type, count, sum, to, run);
+    else
+        k->copy(DTYPE_F32, to_type, count, sum, to, run);
+}
+
+static int in_library_order(const Context *context, RankGroup group, DType type)
+{
+    return context->ranks->count[group] > RANKS_ORDERED && type == DTYPE_F32;
+}
+
+static int library_sum(Context *context, RankGroup group, int64_t n, float *data)
+{
+    if (!enter(context, group, SUM, (uint64_t)n * sizeof(float)))
+        return 0;
+    const Transport *t = context->ranks->is.transport;
+    return leave(context, SUM, t->sum(t->self, group, data, (uint64_t)n));
+}
+
+/* One piece of what every rank is to have: parts of `each` go to who sums them, and come back as sums. */
+static int sum_piece(const Staging *s, int64_t each, const char *data, int64_t left, int rank, int ranks)
+{
+    Context *context = s->context;
+    for (int r = 0; r < ranks && !context->meta; r++)
+        stage(s, r, each, data + (uint64_t)(r * each) * s->size, least(each, left - r * each));
+    if (exchange(context, s->group, storage_data(s->from), storage_data(s->got), (uint64_t)each * s->size))
+        return error_code();
+    if (!context->meta)
+        add_in_order(s, each, each, element(s, s->from, rank * each), s->type, 0);
+    return collective_gather(context, s->group, s->from, (uint64_t)each * s->size);
+}
+
+int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data)
+{
+    return collective_sum_at(context, group, type, n, storage_data(data));
+}
+
+int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, void *data)
+{
+    int ranks = context->ranks->count[group], rank = context->ranks->place[group], failed = 0;
+    if (ranks == 1)
+        return 0;
+    if (in_library_order(context, group, type))
+        return library_sum(context, group, n, data);
+    Staging s;
+    if (staging_begin(&s, context, group, type, (n + ranks - 1) / ranks) != 0)
+        return error_code();
+    int64_t unit = UNIT / (int64_t)s.size;
+    for (int64_t at = 0, piece; at < n && !failed; at += piece) {
+        piece = least(n - at, s.each * ranks);
+        int64_t each = round_up((piece + ranks - 1) / ranks, unit);
+        char *here = data ? (char *)data + (uint64_t)at * s.size : NULL;
+        failed = sum_piece(&s, each, here, piece, rank, ranks);
+        if (!failed && !context->meta)
+            context->kernels->copy(type, type, piece, storage_data(s.from), here, &context->run);
+    }
+    staging_end(&s);
+    return failed;
+}
+
+/* Elements [at, at + each) of every rank's part. */
+static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int64_t each)
+{
+    Context *context = s->context;
+    int ranks = context->ranks->count[p->group], library = in_library_order(context, p->group, p->type);
+    int64_t mine = least(each, p->n - context->ranks->place[p->group] * p->each - at);
+    for (int r = 0; r < ranks && !context->meta; r++) {
+        int64_t first = r * p->each + at;
+        stage(s, r, each, first < p->n ? element(s, p->from, first) : NULL, least(each, p->n - first));
+    }
+    if (library) {
+        const Transport *t = context->ranks->is.transport;
+        if (!enter(context, p->group, SUM_PARTS, (uint64_t)each * s->size))
+            return 0;
+        if (leave(context, SUM_PARTS,
+                  t->sum_parts(t->self, p->group, storage_f32(s->from), storage_f32(s->got), (uint64_t)each)))
+            return error_code();
+    } else if (exchange(context, p->group, storage_data(s->from), storage_data(s->got),
+                        (uint64_t)each * s->size)) {
+        return error_code();
+    }
+    if (context->meta || mine <= 0)
+        return 0;
+    char *to = (char *)storage_data(p->to) + dtype_bytes(p->to_type, 1, p->at + at);
+    const Kernels *k = context->kernels;
+    if (!library)
+        add_in_order(s, each, mine, to, p->to_type, p->add);
+    else
+        (p->add ? k->accumulate : k->copy)(DTYPE_F32, p->to_type, mine, storage_data(s->got), to,
+                                           &context->run);
+    return 0;
+}
+
+int collective_sum_parts(Context *context, const SumParts *p)
+{
+    Staging s;
+    int failed = staging_begin(&s, context, p->group, p->type, p->each);
+    if (failed)
+        return failed;
+    for (int64_t at = 0, each; at < p->each && !failed; at += each) {
+        each = least(s.each, p->each - at);
+        failed = sum_parts_piece(&s, p, at, each);
+    }
+    staging_end(&s);
+    return failed;
+}

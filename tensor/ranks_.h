@@ -1,0 +1,125 @@
+/* A context that is one of several ranks: what its tensors are divided into, and what ranks send each other.
+ * All ranks run the same script and meet here in the same order. On meta nobody is there: what is taken, sent
+ * and held is planned. */
+#ifndef BRIM_TENSOR_RANKS_H
+#define BRIM_TENSOR_RANKS_H
+
+#include "../ranks/ranks.h"
+#include "../ranks/transport.h"
+#include "tensor_.h"
+
+/* Up to so many ranks sums are taken in the order of the ranks, so that they do not depend on the library. */
+enum { RANKS_ORDERED = 16 };
+
+/* What one stage sends another. */
+typedef enum StageMessage { STAGE_ACTIVATION, STAGE_GRADIENT, STAGE_RANDOM, STAGE_TIED, STAGE_MESSAGES } StageMessage;
+
+/* A micro-batch between its forward and its backward: what came in (NULL at the first stage), what went out,
+ * and the tape in between. */
+typedef struct Flight {
+    Tape *tape;
+    Tensor *x, *y;
+} Flight;
+/* What a rank says of itself outside steps; 64 bytes, the unit of what ranks send. */
+typedef struct RankReport {
+    uint64_t place; /* in the script: all ranks are at the same one */
+    int64_t step, code, value;
+    uint64_t rest[4];
+} RankReport;
+_Static_assert(sizeof(RankReport) == 64, "the unit of what ranks send");
+
+struct ContextRanks {
+    Ranks is;
+    int place[RANK_GROUPS], count[RANK_GROUPS]; /* in each group that this rank is of */
+    RankTraffic traffic;
+    Storage *sending[STAGE_MESSAGES]; /* on their way; NULL: none is */
+    uint64_t link[2][2];              /* hashes of messages: [with the stage before][gradients] */
+    Flight *flight;
+    int flight_room, forwards, backwards; /* of this step, so far */
+    uint64_t step_hash; /* of all collectives, at the last step's end */
+    RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that there is no
+                             memory takes none */
+};
+
+/* Elements of a parameter that are one rank's. Its last ranks may have fewer than `each`, or none. */
+typedef struct Shard {
+    int64_t each;     /* elements a rank, in whole units */
+    Storage *weights; /* ZeRO-3: this rank's; NULL: the tensor has all of them */
+    DType type;       /* of those: fp32 where a 16-bit parameter has a master, which they are then */
+    Storage *grad;    /* ZeRO-2 and 3: of this rank's, summed over ranks and micro-batches; NULL = none */
+    DType grad_type;  /* fp32 where the parameter has a master */
+    int readers;      /* who has gathered the weights */
+} Shard;
+
+/* Its weights are the ranks' parts, and whole only where they are gathered. */
+static inline int shard_is_apart(const Tensor *tensor)
+{
+    return tensor->shard && tensor->shard->weights;
+}
+
+int ranks_open_(Context *context, const ContextOptions *options, char *why, size_t size);
+void ranks_close_(Context *context);
+
+/* ---- Collectives (collective.c). 0, or raises. ------------------------------------------------ */
+
+/* n elements of a float type: everywhere the sum over the ranks of the group, in their order. */
+int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data);
+/* The same of what an operation computes; NULL on meta. */
+int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, void *data);
+/* Rank r's part of the sum: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on;
+ * added to what is there, or in its place. */
+typedef struct SumParts {
+    RankGroup group;
+    DType type, to_type;
+    int64_t n, each;
+    const Storage *from, *to;
+    int64_t at;
+    int add;
+} SumParts;
+int collective_sum_parts(Context *context, const SumParts *parts);
+/* Everyone's part of `bytes`, where it lies in `data`. */
+int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t bytes);
+
+/* ---- Shards (shard.c) ------------------------------------------------------------------------- */
+
+/* Makes a trained parameter of this context a divided one where its ranks divide it; its storage too. 0, or
+ * raises. */
+int shard_new(Tensor *tensor, MemComponent component);
+/* Bytes of its whole storage: of a divided one with room for parts that are all as large. */
+int64_t shard_whole_bytes(const Tensor *tensor);
+void shard_free(Tensor *tensor);
+void shard_drop_grad(Tensor *tensor);
+/* Whole weights in its storage, until as many releases. Nothing for what is not divided. 0, or raises. */
+int shard_gather(Tensor *tensor);
+void shard_release(Tensor *tensor);
+/* Elements that a master has: the parameter's, or those of this rank's part. */
+int64_t shard_master_elements(const Tensor *tensor);
+/* Bytes of the whole parameter, of which those of this rank's part are kept. */
+int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
+/* The gradient is final in this backward: what each rank keeps of it is summed, and the rest freed. */
+int shard_final(Tensor *leaf);
+
+/* ---- Stages (stages.c). Those that return int: 0, or they raise --------------------------------- */
+
+/* The storage, whose reference it takes over, leaves for that stage; the one before of this kind has arrived.
+ */
+int stage_start_(Context *context, StageMessage kind, int to, Storage *data, uint64_t bytes);
+/* What is on its way has arrived, and its storage goes. */
+int stage_settle_(Context *context, StageMessage kind);
+int stage_take_(Context *context, StageMessage kind, int from, const Storage *data, uint64_t bytes);
+/* The same of an activation or its gradient, of the type that the precision has for them; NULL: it raised. */
+Tensor *stage_take_tensor_(Context *context, StageMessage kind, int from, Shape shape);
+/* The gradient of a weight that the first and the last stage have becomes the sum of both. */
+int stage_sum_tied_(Tensor *parameter);
+int stages_room_(Context *context, int flights);
+Flight *stages_flight_(Context *context, int micro);
+/* The flight owns them from here on. */
+void stages_hold_(Flight *flight, Tensor *x, Tensor *y);
+void stages_drop_(Context *context); /* all micro-batches in flight go */
+void stages_close_(Context *context);
+/* A backward of this step begins, of which another stage has the loss. */
+void stage_loss_begins_(Context *context);
+/* All that was exchanged with the stage before, or after, as one number: equal at both ends. */
+uint64_t stage_link_(const Context *context, int before);
+
+#endif

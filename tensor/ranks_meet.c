@@ -1,0 +1,88 @@
+/* What ranks do together outside steps, where files are read and written: they wait for each other, and what
+ * stops one of them stops all. None of it is in the books. A plan saves nothing, so nobody could compare; the
+ * memory is the host's, and what is sent is some bytes a rank. */
+#include <stdio.h>
+#include <string.h>
+
+#include "ranks_.h"
+
+enum { WHY = 512 }; /* bytes of a message on its way */
+
+static int is_several(const Context *context)
+{
+    return context->ranks && context->ranks->is.size > 1 && !context->meta;
+}
+
+static int unreached(const Transport *t)
+{
+    return error_raise(ERROR_RANKS, "the other ranks do not answer: %s", t->why(t->self));
+}
+
+int ranks_whole_model_(const Context *context, const char *what)
+{
+    const struct ContextRanks *r = context->ranks;
+    if (error_code() || !r || r->count[RANKS_TENSOR] * r->count[RANKS_STAGE] == 1)
+        return error_code();
+    return error_raise(ERROR_RANKS,
+                       "%s: ranks that compute a layer together, or stages, have other tensors than the "
+                       "model; files are read "
+                       "and written where ranks divide samples and states alone (ddp, zero1 to zero3)",
+                       what);
+}
+
+int ranks_gather_(const Context *context, void *data, uint64_t bytes)
+{
+    if (!is_several(context))
+        return 0;
+    const Transport *t = context->ranks->is.transport;
+    return t->gather(t->self, RANKS_DATA, data, bytes) ? unreached(t) : 0;
+}
+
+/* The rank that failed first says why. Everyone's error has the same code, so that all do the same about it.
+ */
+static int raise_everywhere(Context *context, int from)
+{
+    const Transport *t = context->ranks->is.transport;
+    char why[WHY] = "";
+    ErrorCode code = (ErrorCode)context->ranks->reports[from].code;
+    if (from == context->ranks->is.rank)
+        snprintf(why, sizeof why, "%s", error_message());
+    if (t->broadcast(t->self, RANKS_ALL, why, sizeof why, from))
+        return unreached(t);
+    if (error_code() == (int)code)
+        return code;
+    error_clear();
+    why[WHY - 1] = '\0';
+    return error_raise(code, "rank %d: %s", from, why);
+}
+
+int ranks_agree_error_(Context *context, RankValue *value)
+{
+    int64_t mine = value ? value->mine : 0;
+    if (value)
+        value->first = value->most = mine;
+    if (!is_several(context))
+        return error_code();
+    const Ranks *is = &context->ranks->is;
+    RankReport *reports = context->ranks->reports;
+    uint64_t place = ~context->ranks->traffic.hash; /* in a step, this is where the hash itself is */
+    int failed = -1;
+    reports[is->rank] =
+        (RankReport){.place = place, .step = context->steps_done, .code = error_code(), .value = mine};
+    if (is->transport->gather(is->transport->self, RANKS_ALL, reports, sizeof *reports) &&
+        unreached(is->transport))
+        return error_code();
+    for (int r = is->size - 1; r >= 0; r--) {
+        if (reports[r].place != place || reports[r].step != context->steps_done)
+            return error_raise(ERROR_RANKS,
+                               "rank %d reads or writes files, and rank %d is elsewhere; a script may not "
+                               "depend on the rank",
+                               is->rank, r);
+        failed = reports[r].code ? r : failed;
+        if (value && reports[r].value > value->most)
+            value->most = reports[r].value;
+    }
+    if (value)
+        value->first = reports[0].value;
+    return failed < 0 ? 0 : raise_everywhere(context, failed);
+}

@@ -1,0 +1,299 @@
+/* Parameters that are divided among ranks. A shard is a flat range of the parameter, in whole units of 64
+ * bytes, the same number for every rank; what is too small for a unit a rank stays whole. An operation that
+ * reads the parameter gathers it in place and lets it go; a gradient is summed, part by part, when it is
+ * final. */
+#include <inttypes.h>
+
+#include "../kernels/kernels.h"
+#include "ranks_.h"
+
+enum { UNIT_BYTES = 64 };
+
+static RankStrategy strategy_of(const Context *context)
+{
+    return context->ranks ? context->ranks->is.strategy : RANKS_DDP;
+}
+
+/* Elements that parts are multiples of. */
+static int64_t unit_of(const Context *context, const Tensor *tensor)
+{
+    int64_t least = UNIT_BYTES / (int64_t)dtype_bytes(tensor->dtype, 1, 1), unit = context->ranks->is.unit;
+    return unit > least ? (unit + least - 1) / least * least : least;
+}
+
+/* ZeRO-3 divides what is frozen too, unless it is quantised. */
+static int is_divided(const Context *context, const Tensor *tensor)
+{
+    int ranks = context->ranks->count[RANKS_DATA];
+    if (!dtype_is_float(tensor->dtype) ||
+        strategy_of(context) < (tensor->requires_grad ? RANKS_ZERO1 : RANKS_ZERO3))
+        return 0;
+    if (ranks == 1)
+        return context->ranks->is.size == 1;
+    return shape_numel(tensor->shape) >= unit_of(context, tensor) * ranks;
+}
+
+/* The parameter is 16 bit, and has a master. */
+static int has_master(const Context *context, const Tensor *tensor)
+{
+    return tensor->requires_grad && tensor->dtype != DTYPE_F32 && context->precision.master;
+}
+
+int64_t shard_whole_bytes(const Tensor *tensor)
+{
+    if (!tensor->shard)
+        return (int64_t)shape_bytes(tensor->dtype, tensor->shape);
+    int ranks = tensor->item.context->ranks->count[RANKS_DATA];
+    return (int64_t)dtype_bytes(tensor->dtype, 1, tensor->shard->each * ranks);
+}
+
+int shard_new(Tensor *tensor, MemComponent component)
+{
+    Context *context = tensor->item.context;
+    if (!is_divided(context, tensor))
+        return 0;
+    int64_t n = shape_numel(tensor->shape), ranks = context->ranks->count[RANKS_DATA];
+    Shard *shard = host_alloc(sizeof *shard);
+    if (!shard)
+        return error_code();
+    int64_t unit = unit_of(context, tensor);
+    shard->each = ranks == 1 ? n : ((n + ranks - 1) / ranks + unit - 1) / unit * unit;
+    shard->type = has_master(context, tensor) ? DTYPE_F32 : tensor->dtype;
+    shard->grad_type =
+        has_master(context, tensor) || tensor->dtype == DTYPE_F32 ? DTYPE_F32 : context->precision.gradients;
+    tensor->shard = shard;
+    if (strategy_of(context) != RANKS_ZERO3)
+        return 0;
+    shard->weights = storage_new(context, (int64_t)dtype_bytes(shard->type, 1, shard->each), component);
+    return shard->weights ? 0 : error_code();
+}
+
+int64_t shard_master_elements(const Tensor *tensor)
+{
+    return tensor->shard ? tensor->shard->each : shape_numel(tensor->shape);
+}
+
+void shard_drop_grad(Tensor *tensor)
+{
+    if (!tensor->shard)
+        return;
+    storage_release(tensor->item.context, tensor->shard->grad);
+    tensor->shard->grad = NULL;
+}
+
+void shard_free(Tensor *tensor)
+{
+    if (!tensor->shard)
+        return;
+    shard_drop_grad(tensor);
+    storage_release(tensor->item.context, tensor->shard->weights);
+    host_free(tensor->item.context, tensor->shard, sizeof *tensor->shard);
+    tensor->shard = NULL;
+}
+
+/* ---- Whole weights, for as long as somebody reads them ----------------------------------------- */
+
+static int gather(Tensor *tensor)
+{
+    Context *context = tensor->item.context;
+    Shard *shard = tensor->shard;
+    int64_t bytes = (int64_t)dtype_bytes(tensor->dtype, 1, shard->each);
+    Storage *whole = storage_new(context, bytes * context->ranks->count[RANKS_DATA], MEM_GATHERED);
+    if (!whole)
+        return error_code();
+    if (!context->meta)
+        context->kernels->copy(shard->type, tensor->dtype, shard->each, storage_data(shard->weights),
+                               (char *)storage_data(whole) + context->ranks->place[RANKS_DATA] * bytes,
+                               &context->run);
+    if (collective_gather(context, RANKS_DATA, whole, (uint64_t)bytes) != 0) {
+        storage_release(context, whole);
+        return error_code();
+    }
+    tensor->storage = whole;
+    return 0;
+}
+
+int shard_gather(Tensor *tensor)
+{
+    Shard *shard = tensor ? tensor->shard : NULL;
+    if (!shard || !shard->weights)
+        return 0;
+    if (shard->readers == 0 && gather(tensor) != 0)
+        return error_code();
+    shard->readers++;
+    return 0;
+}
+
+void shard_release(Tensor *tensor)
+{
+    Shard *shard = tensor ? tensor->shard : NULL;
+    if (!shard || !shard->weights || shard->readers == 0 || --shard->readers > 0)
+        return;
+    storage_release(tensor->item.context, tensor->storage);
+    tensor->storage = NULL;
+}
+
+int tensor_is_divided_(const Context *context)
+{
+    return context->ranks && strategy_of(context) == RANKS_ZERO3;
+}
+
+void tensor_hold_(Tensor *parameter)
+{
+    if (!error_code())
+        shard_gather(parameter);
+}
+
+void tensor_let_go_(Tensor *parameter)
+{
+    shard_release(parameter);
+}
+
+int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
+{
+    const Context *context = tensor->item.context;
+    const TensorPart part = tensor_part_(tensor);
+    int64_t size = (int64_t)dtype_bytes(tensor->dtype, 1, 1), n = shape_numel(tensor->shape);
+    if (first < 0 || bytes < 0 || first % size || bytes % size || first > n * size ||
+        bytes > n * size - first)
+        return error_raise(ERROR_ARGUMENT,
+                           "tensor_write(): %" PRId64 " bytes from byte %" PRId64
+                           " are not elements of the tensor",
+                           bytes, first);
+    int64_t begin = first / size, end = begin + bytes / size, last = part.first + part.count;
+    const char *at = from;
+    if (begin < part.first)
+        at += (part.first - begin) * size;
+    begin = begin > part.first ? begin : part.first;
+    end = end < last ? end : last;
+    if (begin < end && storage_data(part.weights))
+        context->kernels->copy(tensor->dtype, part.type, end - begin, at,
+                               (char *)storage_data(part.weights) +
+                                   dtype_bytes(part.type, 1, begin - part.first),
+                               &context->run);
+    return error_code();
+}
+
+/* ---- Gradients --------------------------------------------------------------------------------- */
+
+static int sum_own_part(Tensor *leaf, const Storage *to, DType to_type, int64_t at, int add)
+{
+    return collective_sum_parts(leaf->item.context, &(SumParts){.group = RANKS_DATA,
+                                                                .type = gradient_type(leaf),
+                                                                .to_type = to_type,
+                                                                .n = shape_numel(leaf->shape),
+                                                                .each = leaf->shard->each,
+                                                                .from = leaf->grad,
+                                                                .to = to,
+                                                                .at = at,
+                                                                .add = add});
+}
+
+/* Of one rank alone: the sum takes the first gradient over, and the others are added to it. */
+static int add_own(Tensor *leaf)
+{
+    const Context *context = leaf->item.context;
+    Shard *shard = leaf->shard;
+    Storage *from = leaf->grad;
+    gradient_set(leaf, NULL);
+    DType type = gradient_type(leaf);
+    if (!shard->grad && type == shard->grad_type) {
+        shard->grad = from;
+        return 0;
+    }
+    int add = shard->grad != NULL;
+    if (!add)
+        shard->grad = storage_new(leaf->item.context, (int64_t)dtype_bytes(shard->grad_type, 1, shard->each),
+                                  MEM_GRADIENT);
+    if (shard->grad && !context->meta)
+        (add ? context->kernels->accumulate
+             : context->kernels->copy)(type, shard->grad_type, shard->each, storage_data(from),
+                                       storage_data(shard->grad), &context->run);
+    storage_release(leaf->item.context, from);
+    return error_code();
+}
+
+int shard_final(Tensor *leaf)
+{
+    Context *context = leaf->item.context;
+    Shard *shard = leaf->shard;
+    if (!shard || !leaf->grad || strategy_of(context) < RANKS_ZERO2)
+        return 0;
+    if (context->ranks->count[RANKS_DATA] == 1)
+        return add_own(leaf);
+    int add = shard->grad != NULL, path = memtrack_path_set(context->tracker, leaf->path);
+    if (!add)
+        shard->grad =
+            storage_new(context, (int64_t)dtype_bytes(shard->grad_type, 1, shard->each), MEM_GRADIENT);
+    int failed = shard->grad ? sum_own_part(leaf, shard->grad, shard->grad_type, 0, add) : error_code();
+    memtrack_path_set(context->tracker, path);
+    storage_release(context, leaf->grad);
+    gradient_set(leaf, NULL);
+    return failed;
+}
+
+int tensor_reduce_(Tensor *parameter)
+{
+    Context *context = parameter->item.context;
+    const Shard *shard = parameter->shard;
+    if (!context->ranks || !parameter->grad)
+        return 0;
+    int failed = 0;
+    if (!shard && context->ranks->count[RANKS_DATA] > 1)
+        failed = collective_sum(context, RANKS_DATA, gradient_type(parameter), shape_numel(parameter->shape),
+                                parameter->grad);
+    else if (shard)
+        failed = strategy_of(context) >= RANKS_ZERO2
+                     ? shard_final(parameter)
+                     : sum_own_part(parameter, parameter->grad, gradient_type(parameter),
+                                    context->ranks->place[RANKS_DATA] * shard->each, 0);
+    return failed ? failed : stage_sum_tied_(parameter);
+}
+
+int tensor_updated_(Tensor *parameter)
+{
+    Context *context = parameter->item.context;
+    const Shard *shard = parameter->shard;
+    if (!shard || shard->weights || parameter->item.context->ranks->count[RANKS_DATA] == 1)
+        return 0;
+    return collective_gather(context, RANKS_DATA, parameter->storage,
+                             dtype_bytes(parameter->dtype, 1, shard->each));
+}
+
+TensorPart tensor_part_(const Tensor *parameter)
+{
+    const Context *context = parameter->item.context;
+    const Shard *shard = parameter->shard;
+    int64_t n = shape_numel(parameter->shape);
+    TensorPart part = {.count = n,
+                       .each = n,
+                       .weights = parameter->storage,
+                       .type = parameter->dtype,
+                       .master = parameter->master,
+                       .grad = parameter->grad,
+                       .grad_type = gradient_type(parameter),
+                       .counts = !context->ranks || context->ranks->place[RANKS_DATA] == 0};
+    /* The first stage counts what the last one has too; those that compute a layer together have the same of what is whole. */
+    int again = parameter->tied_stages && context_stage_(context) > 0;
+    int once = !context->ranks || parameter->piece || context->ranks->place[RANKS_TENSOR] == 0;
+    part.counts = part.counts && once && !again;
+    if (!shard)
+        return part;
+    part.counts = once && !again;
+    part.each = shard->each;
+    part.first = context->ranks->place[RANKS_DATA] * shard->each;
+    part.count = n - part.first < part.each ? n - part.first : part.each;
+    part.count = part.count > 0 ? part.count : 0;
+    part.at = part.grad_at = part.first;
+    if (shard->weights) {
+        part.weights = shard->weights;
+        part.type = shard->type;
+        part.at = 0;
+    }
+    if (strategy_of(context) >= RANKS_ZERO2) {
+        part.grad = shard->grad;
+        part.grad_type = shard->grad_type;
+        part.grad_at = 0;
+    }
+    return part;
+}

@@ -1,0 +1,256 @@
+/* What a rank holds and sends, as exact integers: the formulas of data parallel and ZeRO 1 to 3, and what
+ * published estimators say beside them, each difference itemised. */
+#include "../data/data.h"
+#include "../nn/nn.h"
+#include "../optim/optim.h"
+#include "../plan/plan.h"
+#include "../ranks/ranks.h"
+#include "support.h"
+
+enum { VOCAB = 512, DIM = 64, LAYERS = 3, HIDDEN = 192, MOST = 64 };
+
+typedef struct Job {
+    LlamaConfig model;
+    int checkpoint, micros;
+    /* found */
+    int64_t n[MOST]; /* elements of each parameter */
+    int in_block[MOST], count;
+} Job;
+
+static int script(void *config)
+{
+    Job *job = config;
+    Loader *data = data_text(
+        "builtin", &(TextOptions){.batch = 1, .seq = 16, .accumulate = job->micros, .held_out = -1});
+    Module *model = nn_llama(&job->model);
+    for (int i = 0; i < nn_block_count(model); i++)
+        nn_set_checkpoint(nn_block(model, i), job->checkpoint);
+    TensorList list = nn_parameters(model);
+    job->count = list.count;
+    for (int i = 0; i < list.count; i++) {
+        job->n[i] = tensor_numel(list.items[i]);
+        job->in_block[i] = i > 0 && i < list.count - 2; /* embedding; blocks; norm and head */
+    }
+    Optimizer *optimizer = optim_adamw(list, NULL);
+    for (int step = 0; step < 2 && !error_code(); step++) {
+        int scope = tensor_scope_begin();
+        for (const Batch *b; (b = data_next(data));)
+            tensor_backward(nn_loss(model, b));
+        optim_step(optimizer);
+        optim_zero_grad(optimizer);
+        tensor_scope_end(scope);
+    }
+    return error_code();
+}
+
+static Plan plan_of(Job *job, RankStrategy strategy, int size)
+{
+    Plan plan;
+    Ranks ranks = {.size = size, .strategy = strategy};
+    assert_int_equal(
+        plan_script(script, job, &(RunOptions){.threads = 1, .quiet = 1, .ranks = &ranks}, &plan), 0);
+    plan_free(&plan);
+    return plan;
+}
+
+/* ---- By hand --------------------------------------------------------------------------------- */
+
+static int64_t up(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* Elements a rank; 0: the parameter stays whole. */
+static int64_t each(int64_t n, int size)
+{
+    return n < 16 * size ? 0 : up((n + size - 1) / size, 16);
+}
+
+typedef struct Held {
+    int64_t parameters, gradients, states, gathered;
+} Held;
+
+/* Arrays are rounded up to 64 bytes. The head comes first in backward and the embedding last; when its whole
+ * gradient is there, so are the parts of all others, and its own. */
+static Held by_hand(const Job *job, RankStrategy strategy, int size)
+{
+    Held h = {0};
+    for (int i = 0; i < job->count; i++) {
+        int64_t n = job->n[i], part = each(n, size), divided = strategy != RANKS_DDP && part;
+        int64_t whole = up(4 * (divided ? part * size : n), 64), mine = up(4 * (divided ? part : n), 64);
+        h.parameters += strategy == RANKS_ZERO3 ? mine : whole;
+        h.gradients += strategy >= RANKS_ZERO2 ? mine : up(4 * n, 64);
+        h.states += 2 * mine;
+        if (strategy == RANKS_ZERO3 && divided && whole > h.gathered)
+            h.gathered = whole;
+    }
+    if (strategy >= RANKS_ZERO2)
+        h.gradients += each(job->n[0], size) ? up(4 * job->n[0], 64) : 0;
+    return h;
+}
+
+/* Of one step. Data parallel and ZeRO-1: each part goes to who sums it, and comes back summed, or updated.
+ * ZeRO-2: the first in each micro-batch. ZeRO-3: each read gathers: forward, again where a block is
+ * recomputed, and backward but for the embedding, whose gradient needs no weights. Then 64 bytes that all
+ * agree on. */
+static int64_t sent_by_hand(const Job *job, RankStrategy strategy, int size)
+{
+    int64_t sent = 64 * (size - 1);
+    for (int i = 0; i < job->count; i++) {
+        int64_t n = job->n[i], part = each(n, size), times = 2;
+        if (strategy == RANKS_DDP || !part) {
+            int64_t ordered = 2 * (size - 1) * 4 * up((n + size - 1) / size, 16);
+            sent += size > 16 ? 2 * (size - 1) * 4 * n / size : ordered;
+            continue;
+        }
+        if (strategy == RANKS_ZERO2)
+            times = job->micros + 1;
+        if (strategy == RANKS_ZERO3)
+            times = job->micros * (1 + (i > 0 ? 2 : 1) + (job->checkpoint && job->in_block[i]));
+        sent += times * (size - 1) * 4 * part;
+    }
+    return sent;
+}
+
+static void check(Job *job, RankStrategy strategy, int size)
+{
+    Plan plan = plan_of(job, strategy, size);
+    Held h = by_hand(job, strategy, size);
+    const uint64_t *own = plan.memory.stats.own_peak;
+    int64_t got[] = {(int64_t)own[MEM_PARAMETER], (int64_t)own[MEM_GRADIENT], (int64_t)own[MEM_OPTIMIZER],
+                     (int64_t)own[MEM_GATHERED], (int64_t)plan.step_sent};
+    int64_t want[] = {h.parameters, h.gradients, h.states, h.gathered, sent_by_hand(job, strategy, size)};
+    static const char *const names[] = {"parameters", "gradients", "states", "gathered", "sent"};
+    for (size_t i = 0; i < COUNT(got); i++)
+        if (got[i] != want[i])
+            fail_msg("%s, %d ranks, %d micro-batches, checkpoint %d: %s are %lld bytes, by hand %lld",
+                     ranks_strategy_name(strategy), size, job->micros, job->checkpoint, names[i],
+                     (long long)got[i], (long long)want[i]);
+}
+
+static Job even(void)
+{
+    return (Job){.model = {.vocab = VOCAB, .dim = DIM, .layers = LAYERS, .heads = 4, .hidden = HIDDEN},
+                 .micros = 1};
+}
+
+static void held_and_sent_are_the_formulas(void **state)
+{
+    (void)state;
+    static const int sizes[] = {2, 3, 4, 7, 8, 16, 17, 32, 200};
+    for (int uneven = 0; uneven < 2; uneven++)
+        for (int s = 0; s < RANK_STRATEGY_COUNT; s++)
+            for (size_t i = 0; i < COUNT(sizes); i++)
+                for (int form = 0; form < 4; form++) {
+                    Job job = even();
+                    job.checkpoint = form % 2;
+                    job.micros = 1 + form / 2 * 2;
+                    if (uneven) {
+                        job.model.vocab = 523;
+                        job.model.hidden = 77;
+                    }
+                    check(&job, (RankStrategy)s, sizes[i]);
+                }
+}
+
+/* ---- As they are published ------------------------------------------------------------------- */
+
+typedef struct Sizes {
+    int64_t all, largest;
+} Sizes;
+
+/* Of a model whose every array is whole units on each rank, so that nothing is padded. */
+static Sizes sizes_of(Job *job, int size)
+{
+    Sizes sizes = {0};
+    plan_of(job, RANKS_DDP, size);
+    for (int i = 0; i < job->count; i++) {
+        assert_int_equal(job->n[i] % (16 * size), 0);
+        sizes.all += job->n[i];
+        sizes.largest = job->n[i] > sizes.largest ? job->n[i] : sizes.largest;
+    }
+    return sizes;
+}
+
+static int64_t states_of(Job *job, RankStrategy strategy, int size)
+{
+    Plan plan = plan_of(job, strategy, size);
+    const uint64_t *own = plan.memory.stats.own_peak;
+    return (int64_t)(own[MEM_PARAMETER] + own[MEM_GRADIENT] + own[MEM_OPTIMIZER] + own[MEM_GATHERED]);
+}
+
+/* P parameters, N ranks; L: the largest parameter, whose whole gradient, and under ZeRO-3 whole weights, are
+ * there. */
+static void the_sums_of_the_papers(void **state)
+{
+    (void)state;
+    for (int size = 2; size <= 4; size += 2) {
+        Job job = even();
+        Sizes s = sizes_of(&job, size);
+        assert_int_equal(states_of(&job, RANKS_DDP, size), 16 * s.all);
+        assert_int_equal(states_of(&job, RANKS_ZERO1, size), 8 * s.all + 8 * s.all / size);
+        assert_int_equal(states_of(&job, RANKS_ZERO2, size), 4 * s.all + 12 * s.all / size + 4 * s.largest);
+        assert_int_equal(states_of(&job, RANKS_ZERO3, size), 16 * s.all / size + 8 * s.largest);
+        assert_int_equal(plan_of(&job, RANKS_DDP, size).step_sent,
+                         2 * 4 * s.all * (size - 1) / size + 64 * (size - 1));
+        assert_int_equal(plan_of(&job, RANKS_ZERO3, size).step_sent,
+                         4 * (3 * s.all - s.largest) * (size - 1) / size + 64 * (size - 1));
+    }
+}
+
+/* Megatron's distributed optimizer, fp32: 8 + 8/d bytes a parameter. It is ZeRO-1. */
+static double megatron(int64_t parameters, int size)
+{
+    return (8 + 8.0 / size) * (double)parameters;
+}
+
+/* DeepSpeed's estimate_zero2_model_states_mem_needs and estimate_zero3_…, without offload: bytes on the GPU.
+ */
+static int64_t deepspeed_zero2(int64_t parameters, int size)
+{
+    return 4 * parameters + 16 * parameters / size;
+}
+
+static int64_t deepspeed_zero3(int64_t parameters, int64_t largest_layer, int size)
+{
+    return 4 * largest_layer + 18 * parameters / size;
+}
+
+static void beside_published_estimators(void **state)
+{
+    (void)state;
+    for (int size = 2; size <= 4; size += 2) {
+        Job job = even();
+        Sizes s = sizes_of(&job, size);
+        assert_true(megatron(s.all, size) == (double)states_of(&job, RANKS_ZERO1, size));
+        /* It counts gradients of 16 bits whole and of 32 bits divided; here they are divided at once, but for
+         * one. */
+        assert_int_equal(deepspeed_zero2(s.all, size) - states_of(&job, RANKS_ZERO2, size),
+                         4 * s.all / size - 4 * s.largest);
+        /* It counts a divided copy of 16 bits beside 16 bytes, and of the largest layer weights and gradient
+         * in 16 bits. */
+        assert_int_equal(deepspeed_zero3(s.all, s.largest, size) - states_of(&job, RANKS_ZERO3, size),
+                         2 * s.all / size - 4 * s.largest);
+    }
+}
+
+static void the_textbooks_model_has_ten_billion(void **state)
+{
+    (void)state;
+    const LlamaConfig *c = &nn_preset("textbook-10b")->config.llama;
+    int64_t block = 4 * c->dim * c->dim + 3 * c->dim * c->hidden + 2 * c->dim;
+    int64_t all = 2 * c->vocab * c->dim + c->layers * block + c->dim;
+    assert_true(all > 9990000000 && all < 10010000000);
+    assert_int_equal(nn_preset("textbook-10b")->batch, 32);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(held_and_sent_are_the_formulas),
+        cmocka_unit_test(the_sums_of_the_papers),
+        cmocka_unit_test(beside_published_estimators),
+        cmocka_unit_test(the_textbooks_model_has_ten_billion),
+    };
+    return cmocka_run_group_tests_name("ranks formulas", tests, NULL, NULL);
+}
