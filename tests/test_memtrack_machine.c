@@ -217,9 +217,9 @@ static int reserve_where(int error)
     uint64_t before = memtrack_process_resident();
     MemLedger *ledger = memtrack_ledger_create(
         tracker, &(MemLedgerOptions){.mode = MEMTRACK_RESERVED, .capacity = RESERVED});
-    if (!ledger)
-        return REFUSES;
-    return memtrack_process_resident() >= before + RESERVED - (1 << 20) ? RESERVES : RESERVES_UNTOUCHED;
+    int touched = memtrack_process_resident() >= before + RESERVED - (1 << 20);
+    memtrack_destroy(tracker);
+    return !ledger ? REFUSES : touched ? RESERVES : RESERVES_UNTOUCHED;
 }
 
 /* An old kernel and a sandbox know neither the lock nor how to touch pages in one call; no memory is no memory. */

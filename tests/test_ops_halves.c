@@ -291,9 +291,9 @@ static void test_refused(void **state)
     Precision p = *precision_by_name("bf16-mixed");
     p.gradients = DTYPE_F32;
     tensor_set_precision(&p);
-    Tensor *wide = tensor_new(DTYPE_F32, SHAPE(2, 3), MEM_INPUT);
-    Tensor *half = tensor_new(DTYPE_BF16, SHAPE(2, 3), MEM_INPUT);
-    Tensor *other = tensor_new(DTYPE_F16, SHAPE(2, 3), MEM_INPUT);
+    Tensor *wide = tensor_zeros(DTYPE_F32, SHAPE(2, 3), MEM_INPUT);
+    Tensor *half = tensor_zeros(DTYPE_BF16, SHAPE(2, 3), MEM_INPUT);
+    Tensor *other = tensor_zeros(DTYPE_F16, SHAPE(2, 3), MEM_INPUT);
     Tensor *weight = tensor_parameter_(DTYPE_BF16, SHAPE(2, 3), 0);
     tensor_fill(weight, 1);
     assert_null(tensor_add(half, wide));
