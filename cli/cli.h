@@ -137,7 +137,7 @@ typedef struct Bracket {
     int frozen_kinds;
     Stored trained;
     uint64_t gradients, masters, states; /* bytes of what is trained; masters 0: there are none */
-    int ranks; /* more than 1: what follows is of one of them; all above is of the whole model */
+    int ranks;  /* more than 1: what follows is of one of them; all above is of the whole model */
     int tensor; /* of them, that compute a layer together */
     RankStrategy strategy;
     uint64_t rank_weights, rank_gradients, rank_masters,

@@ -41,7 +41,8 @@ static const Help pages[] = {
      "stops it at once.\n"
      "With --ranks several processes train one model, over MPI: started by mpirun, or\n"
      "by the command itself. --batch is that of each.",
-     TRAIN_FLAGS " --ranks --parallel --tensor --gather --stages --pipeline --rank-timeout --check-data --export --merge --export-adapter "
+     TRAIN_FLAGS " --ranks --parallel --tensor --gather --stages --pipeline --rank-timeout --check-data "
+                 "--export --merge --export-adapter "
                  "--overwrite --export-dtype --export-shard "
                  "--save --save-every --keep --resume",
      .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
@@ -54,7 +55,8 @@ static const Help pages[] = {
      "milliseconds to seconds, for models of any size. With --budget the exit code\n"
      "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
      "--inference plans inference instead of training: weights, cache and workspace.",
-     NEED_FLAGS " --ranks --parallel --tensor --gather --stages --pipeline --rank --card --textbook --inference --prefill --json",
+     NEED_FLAGS " --ranks --parallel --tensor --gather --stages --pipeline --rank --card --textbook "
+                "--inference --prefill --json",
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"

@@ -65,7 +65,8 @@ static LeverText accumulate_title(const Options *o)
 static LeverText ranks_title(const Options *o)
 {
     int ranks = data_ranks(o); /* a step has as many times the samples */
-    return ranks > 1 ? lever_say("%d %sranks", ranks, ranks < o->ranks.size ? "data " : "") : lever_say("%s", "");
+    return ranks > 1 ? lever_say("%d %sranks", ranks, ranks < o->ranks.size ? "data " : "")
+                     : lever_say("%s", "");
 }
 
 static LeverText stages_title(const Options *o)
@@ -194,14 +195,21 @@ static const Lever levers[] = {
     {.flag = "--accumulate", .where = EVERYWHERE, .title = accumulate_title, .joins = 1},
     /* A saved run does not know them. */
     {.flag = "--ranks", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .title = ranks_title, .joins = 1},
-    {.flag = "--tensor", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .means = has_ranks, .title = tensor_title},
+    {.flag = "--tensor",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = has_ranks,
+     .title = tensor_title},
     {.flag = "--parallel",
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,
      .title = parallel_title},
     {.flag = "--stages", .where = LEVER_LOG | LEVER_TYPED, .means = has_stages, .title = stages_title},
     {.flag = "--pipeline", .where = LEVER_LOG | LEVER_TYPED, .means = has_stages},
-    {.flag = "--gather", .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED, .means = gathers_blocks, .title = gather_title, .to_model = gather_to_model},
+    {.flag = "--gather",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = gathers_blocks,
+     .title = gather_title,
+     .to_model = gather_to_model},
     {.flag = "--pack", .where = LEVER_SAVED, .means = packs, .title = pack_title},
     {.flag = "--attention",
      .where = EVERYWHERE,

@@ -28,9 +28,9 @@ MemGroup bound_by(const MemSummary *memory)
 /* Not where the rows below differ in it. */
 static int same_bracket(const Options *o)
 {
-    static const char *const decide[] = {"--model",     "--optimizer",  "--weights", "--quantize",
-                                         "--precision", "--grad-dtype", "--ranks",   "--parallel",
-                                         "--tensor"};
+    static const char *const decide[] = {"--model",    "--optimizer", "--weights",
+                                         "--quantize", "--precision", "--grad-dtype",
+                                         "--ranks",    "--parallel",  "--tensor"};
     for (size_t i = 0; i < sizeof decide / sizeof decide[0]; i++)
         if (option_varies(o, decide[i]))
             return 0;

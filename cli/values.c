@@ -73,9 +73,9 @@ const char *const zero_grad_names[] = {"free", "keep", NULL};
 static const struct {
     const char *names, *what;
 } others[] = {
-    {" tensor tp ", "tensor parallel is --tensor T; it is"},
-    {" sequence sp ", "sequence parallel is"}, {" context cp ring ulysses ", "context parallel is"},
-    {" expert ep moe ", "expert parallel is"}, {" hsdp hybrid ", "replicas of divided models are"},
+    {" tensor tp ", "tensor parallel is --tensor T; it is"}, {" sequence sp ", "sequence parallel is"},
+    {" context cp ring ulysses ", "context parallel is"},    {" expert ep moe ", "expert parallel is"},
+    {" hsdp hybrid ", "replicas of divided models are"},
 };
 
 static int parse_parallel(const char *text, RankStrategy *out)
@@ -88,7 +88,9 @@ static int parse_parallel(const char *text, RankStrategy *out)
     }
     snprintf(word, sizeof word, " %.24s ", text);
     if (strstr(" pipeline pp stages ", word))
-        return usage("--parallel %s: a pipeline is --stages P; --parallel divides what the ranks of a stage have", text);
+        return usage(
+            "--parallel %s: a pipeline is --stages P; --parallel divides what the ranks of a stage have",
+            text);
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (strstr(others[i].names, word))
             return usage("--parallel %s: %s not there; there are ddp, zero1, zero2 and zero3 (fsdp)", text,

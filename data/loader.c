@@ -95,7 +95,8 @@ static int64_t smaller(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Who share a step's samples: micro-batch by micro-batch in turn. What is held out, every rank reads whole. */
+/* Who share a step's samples: micro-batch by micro-batch in turn. What is held out, every rank reads whole.
+ */
 static int ranks_of(const Loader *loader)
 {
     return loader->setup.shuffle ? context_ranks_(loader->item.context) : 1;
@@ -265,7 +266,8 @@ static int batch_make(Loader *loader)
 {
     const LoaderSetup *s = &loader->setup;
     Batch *b = &loader->batch;
-    int64_t all = loader->micro * samples_a_micro(loader); /* this step's samples before, and after, all ranks */
+    int64_t all =
+        loader->micro * samples_a_micro(loader); /* this step's samples before, and after, all ranks */
     int64_t left = smaller(loader->group - all, samples_a_micro(loader));
     int64_t rows = smaller(s->batch, left), first = all + (int64_t)rank_of(loader) * s->batch;
     int64_t real = smaller(rows, loader->group - first);

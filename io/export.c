@@ -252,8 +252,8 @@ int io_check_export(Module *model, const ModelPreset *preset, const char *direct
 {
     Export e;
     how = how ? how : &defaults;
-    if (arguments("io_check_export", model, directory, how) || ranks_whole_model_(context_here(), "io_check_export()") ||
-        export_list(&e, preset, directory, how))
+    if (arguments("io_check_export", model, directory, how) ||
+        ranks_whole_model_(context_here(), "io_check_export()") || export_list(&e, preset, directory, how))
         return error_code();
     return export_check(&e, model);
 }

@@ -60,9 +60,9 @@ typedef struct SavedRunFound {
  * adapters what is trained alone, and how its base is told from another. Between
  * steps, when gradients are gone (optim_zero_grad) or kept as zeros. Allocates nothing tracked; on meta only
  * the arguments are checked. The directory is made if it is not there (its parent must be). One of the same
- * step is replaced. Of several ranks all call it, and each writes what it has; the files are those of one process, and an
- * error is everybody's. After an error (ERROR_FILE, ERROR_HOST_MEMORY) all that was there before is there still.
- * Returns 0 or the error. */
+ * step is replaced. Of several ranks all call it, and each writes what it has; the files are those of one
+ * process, and an error is everybody's. After an error (ERROR_FILE, ERROR_HOST_MEMORY) all that was there
+ * before is there still. Returns 0 or the error. */
 BRIM_API int io_save_run(const char *directory, const SavedRun *run);
 
 /* Reads what the path of an input holds into its bytes and crc32: of a file up to 64 MiB the CRC-32 (zlib's)
@@ -82,8 +82,8 @@ BRIM_API int io_find_saved_run(const char *directory, SavedRunFound *found);
  * places, never twice in memory. On meta nothing is read but the state. found may be NULL. Returns 0; or
  * raises ERROR_FILE (none there), ERROR_DATA (damaged), ERROR_ARGUMENT (of another run, or an input holds
  * something else, or the base is another: the message lists what differs), ERROR_HOST_MEMORY, ERROR_MEMORY.
- * Number of steps, threads, ranks and memory levers may differ (of several ranks all call it, as io_find_saved_run); results are bitwise those of an unbroken run with
- * the same number of threads.
+ * Number of steps, threads, ranks and memory levers may differ (of several ranks all call it, as
+ * io_find_saved_run); results are bitwise those of an unbroken run with the same number of threads.
  */
 BRIM_API int io_load_run(const char *path, const SavedRun *run, SavedRunFound *found);
 

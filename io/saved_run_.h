@@ -13,7 +13,7 @@
 #define SAVED_RUN_STATE     "state.json"
 
 enum { SAVED_RUN_NAME = 48, SAVED_FILES = 2 }; /* of tensors: the model's, the optimizer's */
-#define COUNT_MOST (INT64_MAX / 2) /* of steps, epochs, updates: a run counts on from them */
+#define COUNT_MOST (INT64_MAX / 2)             /* of steps, epochs, updates: a run counts on from them */
 
 /* ---- state.json (saved_run_state.c) --------------------------------------------------------- */
 

@@ -3,6 +3,7 @@
  * them. A block that is recomputed stays gathered for the backward that follows. */
 #include <string.h>
 
+#include "../tensor/ranks_.h"
 #include "module_.h"
 
 /* Of the model's blocks; -1 = none of them. */
@@ -22,13 +23,19 @@ static void for_each_parameter(const Module *module, void (*call)(Tensor *tensor
         for_each_parameter(module->children[i], call);
 }
 
+static void gather(Tensor *parameter)
+{
+    if (!error_code())
+        shard_gather(parameter);
+}
+
 static void hold(Module *block)
 {
     Context *context = block->item.context;
     int path = memtrack_path_set(context->tracker, block->path);
     const char *op = memtrack_op_set(context->tracker, "gather");
     tensor_gathers_begin_(context);
-    for_each_parameter(block, tensor_hold_);
+    for_each_parameter(block, gather);
     tensor_gathers_end_(context);
     memtrack_op_set(context->tracker, op);
     memtrack_path_set(context->tracker, path);
@@ -37,7 +44,7 @@ static void hold(Module *block)
 
 static void let_go(Module *block)
 {
-    for_each_parameter(block, tensor_let_go_);
+    for_each_parameter(block, shard_release);
     block->gathered = 0;
 }
 

@@ -16,7 +16,8 @@ int optimizer_is_finite(const Optimizer *optimizer, int i, int64_t *bad)
         *bad = card_find_nonfinite(context, gradient_type(tensor), shape_numel(tensor->shape), tensor->grad);
     else if (part.grad)
         context->kernels->find_nonfinite(part.grad_type, part.count,
-                                         optimizer_elements(part.grad_type, part.grad, part.grad_at), bad, &context->run);
+                                         optimizer_elements(part.grad_type, part.grad, part.grad_at), bad,
+                                         &context->run);
     *bad += *bad >= 0 ? part.first : 0;
     return *bad < 0;
 }
@@ -28,7 +29,8 @@ static float gradient_value(const Tensor *tensor, int64_t i)
     uint64_t size = dtype_bytes(type, 1, 1);
     float value = 0;
     uint16_t half = 0;
-    storage_read(part.grad, (uint64_t)(i - part.first + part.grad_at) * size, size, type == DTYPE_F32 ? (void *)&value : &half);
+    storage_read(part.grad, (uint64_t)(i - part.first + part.grad_at) * size, size,
+                 type == DTYPE_F32 ? (void *)&value : &half);
     return type == DTYPE_F32 ? value : type == DTYPE_F16 ? half_from_f16(half) : half_from_bf16(half);
 }
 
@@ -77,7 +79,8 @@ static double squares_of_gradients(const Optimizer *optimizer)
         if (!optimizer_has_update(tensor) || !part.counts)
             continue;
         context->kernels->sum_squares(part.grad_type, part.count,
-                                      optimizer_elements(part.grad_type, part.grad, part.grad_at), &sum, &context->run);
+                                      optimizer_elements(part.grad_type, part.grad, part.grad_at), &sum,
+                                      &context->run);
         squares += sum;
     }
     return squares;

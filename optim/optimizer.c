@@ -60,7 +60,8 @@ static int arrays_new(const Optimizer *optimizer, const RuleOptions *options, co
                       ParameterState *state)
 {
     Context *context = optimizer->item.context;
-    Shape shape = tensor->shard ? SHAPE(tensor_part_(tensor).each) : tensor->shape; /* of what this rank updates */
+    Shape shape =
+        tensor->shard ? SHAPE(tensor_part_(tensor).each) : tensor->shape; /* of what this rank updates */
     int path = memtrack_path_set(context->tracker, tensor->path);
     int made = 0;
     while (made < optimizer->arrays) {
@@ -78,7 +79,8 @@ static int add_parameter(Optimizer *optimizer, const RuleOptions *options, Tenso
 {
     if (tensor->shard && optimizer->rule->shown.eight_bit && tensor_part_(tensor).each % DYNAMIC8_BLOCK &&
         context_ranks_(optimizer->item.context) > 1)
-        return error_raise(ERROR_ARGUMENT, "optimizer %s: ranks would cut its blocks of %d elements; Ranks.unit must be %d",
+        return error_raise(ERROR_ARGUMENT,
+                           "optimizer %s: ranks would cut its blocks of %d elements; Ranks.unit must be %d",
                            optimizer->rule->shown.name, (int)DYNAMIC8_BLOCK, (int)DYNAMIC8_BLOCK);
     int i = optimizer->count++, decayed = options->decay_all || tensor->shape.ndim > 1;
     tensor_retain(tensor);

@@ -23,7 +23,8 @@ static void difference(char *out, size_t size, const PlanWord *mine, const PlanW
         snprintf(out, size, "is one of %d, not of %d; give all ranks the same options", other->size,
                  mine->size);
     else if (other->tensor != mine->tensor)
-        snprintf(out, size, "is one of %d that compute a layer together, not of %d; give all ranks the same options",
+        snprintf(out, size,
+                 "is one of %d that compute a layer together, not of %d; give all ranks the same options",
                  other->tensor, mine->tensor);
     else if (other->strategy != mine->strategy)
         snprintf(out, size, "is to train with %s, not with %s; give all ranks the same options",

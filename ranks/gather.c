@@ -6,8 +6,6 @@
 #include "transport.h"
 #include "watch_.h"
 
-enum { UNIT = 64 };
-
 int ranks_gather(const Ranks *ranks, const void *mine, uint64_t bytes, void *all)
 {
     if (!ranks || ranks->size < 2 || !ranks->transport) {
@@ -15,7 +13,8 @@ int ranks_gather(const Ranks *ranks, const void *mine, uint64_t bytes, void *all
         return 0;
     }
     const Transport *t = ranks->transport;
-    uint64_t size = (uint64_t)ranks->size, each = (bytes + UNIT - 1) / UNIT * UNIT;
+    uint64_t size = (uint64_t)ranks->size,
+             each = (bytes + TRANSPORT_UNIT - 1) / TRANSPORT_UNIT * TRANSPORT_UNIT;
     char *parts = memtrack_host_calloc(NULL, size * each);
     if (!parts)
         return -1;

@@ -129,10 +129,10 @@ int ranks_join(Ranks *ranks, RankStrategy strategy, int size, char *why, size_t 
                         : alone(size, why, why_size);
     if (launched < 2 && size < 2)
         return 0;
-    ranks->library = load(launcher, path, why, why_size);
-    if (!ranks->library)
+    void *library = load(launcher, path, why, why_size);
+    if (!library)
         return ERROR_RANKS;
-    const Transport *t = ranks->transport = open_plugin(ranks->library, path, why, why_size);
+    const Transport *t = ranks->transport = open_plugin(library, path, why, why_size);
     if (!t)
         return ERROR_RANKS;
     int failed = ERROR_RANKS;

@@ -52,17 +52,16 @@ enum { RANKS_MOST = 65536 };
 
 /* One rank of a run. Of a plan, rank, size and strategy suffice. */
 typedef struct Ranks {
-    int rank, size;        /* 0 … size - 1 */
-    int tensor, stages;    /* 0 = 1. Ranks that compute one layer together, and stages of layers; size is a
-                              multiple of    their product, and the rest divides the data. A rank is (stage,
-                              data,    tensor), the last    counted first */
+    int rank, size; /* 0 … size - 1 */
+    /* 0 = 1: ranks that compute one layer together, and stages of layers. size is a multiple of their
+     * product, and the rest divides the data. A rank is (stage, data, tensor), the last counted first. */
+    int tensor, stages;
     RankStrategy strategy; /* among those that divide the data */
     RankSchedule schedule; /* of stages */
     int unit; /* elements that a rank's part of a parameter is a multiple of: 0 = 64 bytes; 256 for optimizers
                  with states of 8 bits, whose blocks must not be cut */
     const struct Transport *transport; /* NULL: a plan, or a run of one rank */
     int node_rank, node_size;          /* among those on this machine */
-    void *library;                     /* the plugin */
 } Ranks;
 
 /* "zero3"; "fsdp" is another name for it. -1 when there is none of this name. */
@@ -83,8 +82,9 @@ BRIM_API int ranks_join(Ranks *ranks, RankStrategy strategy, int size, char *why
 /* The run is over. status: 0, or it failed here: then the others are not waited for, and this process has to
  * end with a non-zero status, at which the launcher ends them. */
 BRIM_API void ranks_leave(Ranks *ranks, int status);
-/* Everyone's `bytes` come to lie at all + rank * bytes, on all ranks, which call it at the same place of their run. Small
- * figures, not tensors: no plan knows of it. 0, or -1 when a rank has stopped or cannot be reached. */
+/* Everyone's `bytes` come to lie at all + rank * bytes, on all ranks, which call it at the same place of
+ * their run. Small figures, not tensors: no plan knows of it. 0, or -1 when a rank has stopped or cannot be
+ * reached. */
 BRIM_API int ranks_gather(const Ranks *ranks, const void *mine, uint64_t bytes, void *all);
 /* How many ranks the launcher's environment says; 0 = none started this process. */
 BRIM_API int ranks_launched(void);

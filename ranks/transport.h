@@ -3,7 +3,7 @@
  *
  * Every function is called by all ranks of a group, in the same order, and returns when the caller's buffers
  * are its own again. It returns 0, or non-zero with the reason in why(). Sizes are in bytes; of gather and
- * exchange they are multiples of 64, and may be beyond 4 GiB. Buffers are the host's. */
+ * exchange they are multiples of TRANSPORT_UNIT, and may be beyond 4 GiB. Buffers are the host's. */
 #ifndef BRIM_RANKS_TRANSPORT_H
 #define BRIM_RANKS_TRANSPORT_H
 
@@ -20,7 +20,7 @@ typedef struct Transport {
     int (*rank)(void *self, int *rank, int *size);
     int (*node)(void *self, int *rank, int *size); /* the same among those of this machine */
     /* Ranks that name the same colour are a group from now on; they count in the order of `place`. Called for
-     * all groups but RANKS_ALL, once. */
+     * all groups but RANKS_ALL; again, they are divided anew. */
     int (*divide)(void *self, RankGroup group, int colour, int place);
     int (*barrier)(void *self, RankGroup group);
     /* Rank r's part lies at r * bytes of everyone's data, and then in all of them. */
@@ -36,7 +36,8 @@ typedef struct Transport {
     int (*receive)(void *self, RankGroup group, void *data, uint64_t bytes, int from, int tag);
     int (*start)(void *self, RankGroup group, const void *data, uint64_t bytes, int to, int tag);
     int (*wait)(void *self, int tag);
-    /* Gathers between the two go on together: their buffers are busy until end. NULL: each is over when it returns. */
+    /* Gathers between the two go on together: their buffers are busy until end. NULL: each is over when it
+     * returns. */
     int (*begin)(void *self);
     int (*end)(void *self);
     void (*close)(void *self); /* all ranks are done */
@@ -44,8 +45,9 @@ typedef struct Transport {
     void *self;
 } Transport;
 
-/* ABI: of this table; a plugin of another one is refused. The first part is counted up where a function changes. */
-enum { TRANSPORT_TAGS = 64, TRANSPORT_ABI = 1 << 16 | sizeof(Transport) };
+/* ABI: of this table; a plugin of another one is refused. The first part is counted up where a function
+ * changes. */
+enum { TRANSPORT_UNIT = 64, TRANSPORT_TAGS = 64, TRANSPORT_ABI = 1 << 16 | sizeof(Transport) };
 
 /* The one function that a plugin exports, brim_transport: opens the library. NULL with a sentence in why. */
 typedef const Transport *TransportOpen(char *why, uint64_t size);

@@ -352,56 +352,6 @@ static int backward_op(Tape *tape, Node *node)
     return failed;
 }
 
-/* ---- Final gradients ------------------------------------------------------------------------- */
-
-void gradient_hook_add(Context *context, GradientHook *hook)
-{
-    GradientHook **last = &context->gradient_hooks;
-    while (*last)
-        last = &(*last)->next;
-    *last = hook;
-    hook->next = NULL;
-}
-
-void gradient_hook_remove(Context *context, const GradientHook *hook)
-{
-    for (GradientHook **at = &context->gradient_hooks; *at; at = &(*at)->next)
-        if (*at == hook) {
-            *at = hook->next;
-            return;
-        }
-}
-
-/* The node is off the tape: leaves that it was the first to use get nothing any more. */
-static void tell_final(Context *context, const Node *node)
-{
-    for (int i = 0; i < OP_MAX_INPUTS && (context->gradient_hooks || context->ranks); i++) {
-        Tensor *leaf = node->in[i];
-        if (!leaf || leaf->first_use != node->serial)
-            continue;
-        leaf->first_use = 0; /* the same leaf may be another input */
-        if (!context->error && context_stages_(context) == 1) /* of stages, when the schedule is over */
-            shard_final(leaf);
-        for (const GradientHook *hook = context->gradient_hooks; hook && tensor_part_(leaf).grad && !context->error;
-             hook = hook->next)
-            hook->final(context, leaf, hook->user);
-    }
-}
-
-static int hooks_begin(Context *context)
-{
-    for (const GradientHook *hook = context->gradient_hooks; hook; hook = hook->next)
-        if (hook->begin(context, hook->user) != 0)
-            return error_code();
-    return 0;
-}
-
-static void hooks_end(Context *context)
-{
-    for (const GradientHook *hook = context->gradient_hooks; hook && !context->error; hook = hook->next)
-        hook->end(context, hook->user);
-}
-
 /* ---- The whole tape -------------------------------------------------------------------------- */
 
 /* Nobody reads recorded intermediates after this, except by tensor_keep: naming one never raises the peak. */
@@ -442,7 +392,7 @@ int backward_run(Tape *tape, int mark)
             if (!node.out->keep)
                 tensor_drop_grad(node.out);
         }
-        tell_final(context, &node);
+        gradients_final_(context, &node);
         tape_node_release(context, &node);
     }
     if (context->error)
@@ -559,7 +509,7 @@ int tensor_backward(Tensor *loss)
     Context *context = context_here();
     if (!context)
         return ERROR_HOST_MEMORY;
-    if (check_loss(context, loss) != 0 || !loss || hooks_begin(context) != 0) {
+    if (check_loss(context, loss) != 0 || !loss || gradients_begin_(context) != 0) {
         tape_cut(context->tape, 0);
         return context->error;
     }
@@ -572,7 +522,7 @@ int tensor_backward(Tensor *loss)
     unsigned char keep = loss->keep;
     tensor_keep(loss); /* its value is what scripts print */
     if (seed_gradient(context, loss) == 0 && backward_run(context->tape, 0) == 0)
-        hooks_end(context);
+        gradients_end_(context);
     loss->keep = keep;
     if (!keep)
         tensor_drop_grad(loss);
@@ -601,7 +551,7 @@ int tensor_backward_from(Tensor *y, Tensor *gradient)
     Context *context = context_here();
     if (!context)
         return ERROR_HOST_MEMORY;
-    if (check_gradient(context, y, gradient) != 0 || !y || !gradient || hooks_begin(context) != 0) {
+    if (check_gradient(context, y, gradient) != 0 || !y || !gradient || gradients_begin_(context) != 0) {
         tape_cut(context->tape, 0);
         return context->error;
     }
@@ -612,6 +562,6 @@ int tensor_backward_from(Tensor *y, Tensor *gradient)
     if (gradient->donated)
         tensor_drop_data(gradient, DATA_DONATED);
     if (backward_run(context->tape, 0) == 0)
-        hooks_end(context);
+        gradients_end_(context);
     return leave_backward(context, &outside);
 }

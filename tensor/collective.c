@@ -1,15 +1,10 @@
 /* What ranks send each other. Sums are taken in the order of the ranks, piece by piece through staging of a
  * planned size, so that they depend neither on the library nor on who is slow; beyond RANKS_ORDERED ranks,
  * fp32 in the library's order. */
-#include "../base/half_.h"
 #include "../kernels/kernels.h"
-#include "../ranks/watch_.h"
 #include "ranks_.h"
 
-enum {
-    UNIT = 64,        /* bytes: what transports send are multiples of it */
-    STAGING = 4 << 20 /* bytes of a piece, of all ranks together */
-};
+enum { STAGING = 4 << 20 /* bytes of a piece, of all ranks together */ };
 
 typedef enum CollectiveKind { GATHER = 1, EXCHANGE, SUM, SUM_PARTS } CollectiveKind;
 
@@ -28,44 +23,65 @@ static const char *verb(CollectiveKind kind)
     return kind == GATHER ? "gathering" : kind == EXCHANGE ? "exchanging gradients" : "summing gradients";
 }
 
+uint64_t ranks_mixed_(uint64_t hash, uint64_t word)
+{
+    hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
+    return hash ^ hash >> 29;
+}
+
+int ranks_enter_(const Context *context, const RanksWait *wait, uint64_t kind, uint64_t sent)
+{
+    RankTraffic *t = &context->ranks->traffic;
+    RanksWait here = *wait;
+    t->hash = ranks_mixed_(t->hash, kind ^ wait->bytes);
+    t->sent += sent;
+    here.number = ++t->calls;
+    here.place = memtrack_path_name(context->tracker, memtrack_path(context->tracker));
+    if (!context->meta)
+        ranks_waiting_(context->ranks->is.transport, &here);
+    return !context->meta;
+}
+
+int ranks_left_(const Context *context, const char *what, int failed)
+{
+    const Transport *t = context->ranks->is.transport;
+    ranks_done_(t);
+    return failed ? error_raise(ERROR_RANKS, "%s with the other ranks: %s", what, t->why(t->self)) : 0;
+}
+
 /* Enters a collective of `bytes` a rank in the books. Whether anybody is there to take part in it. */
 static int enter(const Context *context, RankGroup group, CollectiveKind kind, uint64_t bytes)
 {
-    RankTraffic *t = &context->ranks->traffic;
     uint64_t others = (uint64_t)context->ranks->count[group] - 1;
-    t->hash = (t->hash ^ ((uint64_t)kind << 56 ^ (uint64_t)group << 60 ^ bytes)) * 0x9E3779B97F4A7C15u;
-    t->hash ^= t->hash >> 29;
-    t->sent += kind == SUM ? 2 * others * bytes / (others + 1) : others * bytes;
-    t->calls++;
-    if (!context->meta)
-        ranks_waiting_(context->ranks->is.transport,
-                       &(RanksWait){verb(kind),
-                                    memtrack_path_name(context->tracker, memtrack_path(context->tracker)),
-                                    bytes, t->calls});
-    return !context->meta;
+    return ranks_enter_(context, &(RanksWait){.what = verb(kind), .bytes = bytes},
+                        (uint64_t)kind << 56 ^ (uint64_t)group << 60,
+                        kind == SUM ? 2 * others * bytes / (others + 1) : others * bytes);
 }
 
 /* What was entered is over. 0, or raises. */
 static int leave(const Context *context, CollectiveKind kind, int failed)
 {
-    const Transport *t = context->ranks->is.transport;
-    ranks_done_(t);
-    return failed ? error_raise(ERROR_RANKS, "%s with the other ranks: %s", verb(kind), t->why(t->self)) : 0;
+    return ranks_left_(context, verb(kind), failed);
 }
 
-int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t bytes)
+static int gather(const Context *context, RankGroup group, void *data, uint64_t bytes)
 {
     if (!enter(context, group, GATHER, bytes))
         return 0;
     const Transport *t = context->ranks->is.transport;
-    return leave(context, GATHER, t->gather(t->self, group, storage_data(data), bytes));
+    return leave(context, GATHER, t->gather(t->self, group, data, bytes));
+}
+
+int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t bytes)
+{
+    return gather(context, group, storage_data(data), bytes);
 }
 
 void tensor_gathers_begin_(Context *context)
 {
     const Transport *t = context->ranks->is.transport;
-    if (!context->meta && !context->error && t && t->begin && t->begin(t->self))
-        error_raise(ERROR_RANKS, "gathering with the other ranks: %s", t->why(t->self));
+    if (!context->meta && !context->error && t && t->begin)
+        ranks_left_(context, verb(GATHER), t->begin(t->self));
 }
 
 void tensor_gathers_end_(Context *context)
@@ -73,13 +89,11 @@ void tensor_gathers_end_(Context *context)
     const Transport *t = context->ranks->is.transport;
     if (context->meta || !t || !t->end)
         return;
-    ranks_waiting_(t, &(RanksWait){"gathering a block",
-                                   memtrack_path_name(context->tracker, memtrack_path(context->tracker)), 0,
-                                   context->ranks->traffic.calls});
-    int failed = t->end(t->self);
-    ranks_done_(t);
-    if (failed)
-        error_raise(ERROR_RANKS, "gathering with the other ranks: %s", t->why(t->self));
+    ranks_waiting_(
+        t, &(RanksWait){.what = "gathering a block",
+                        .place = memtrack_path_name(context->tracker, memtrack_path(context->tracker)),
+                        .number = context->ranks->traffic.calls});
+    ranks_left_(context, "gathering a block", t->end(t->self));
 }
 
 static int exchange(Context *context, RankGroup group, const void *from, void *to, uint64_t bytes)
@@ -113,7 +127,7 @@ static void staging_end(Staging *s)
 static int staging_begin(Staging *s, Context *context, RankGroup group, DType type, int64_t most)
 {
     int64_t size = (int64_t)dtype_bytes(type, 1, 1), ranks = context->ranks->count[group];
-    int64_t unit = UNIT / size, each = STAGING / (size * ranks) / unit * unit;
+    int64_t unit = TRANSPORT_UNIT / size, each = STAGING / (size * ranks) / unit * unit;
     *s = (Staging){.context = context, .group = group, .type = type, .size = (uint64_t)size};
     s->each = least(each < unit ? unit : each, round_up(most, unit));
     s->from = storage_new(context, s->each * size * ranks, MEM_COMMUNICATION);
@@ -136,11 +150,11 @@ static void stage(const Staging *s, int rank, int64_t each, const char *from, in
 {
     const Kernels *k = s->context->kernels;
     const KernelRun *run = &s->context->run;
+    count = count > 0 ? count : 0;
     if (count > 0)
         k->copy(s->type, s->type, count, from, element(s, s->from, rank * each), run);
     if (count < each)
-        k->fill(s->type, each - (count > 0 ? count : 0), 0,
-                element(s, s->from, rank * each + (count > 0 ? count : 0)), run);
+        k->fill(s->type, each - count, 0, element(s, s->from, rank * each + count), run);
 }
 
 /* Of what came, the sum in the order of ranks: `count` elements into `to`, or added to what is there. */
@@ -175,17 +189,25 @@ static int library_sum(Context *context, RankGroup group, int64_t n, float *data
     return leave(context, SUM, t->sum(t->self, group, data, (uint64_t)n));
 }
 
-/* One piece of what every rank is to have: parts of `each` go to who sums them, and come back as sums. */
-static int sum_piece(const Staging *s, int64_t each, const char *data, int64_t left, int rank, int ranks)
+/* `count` elements of what every rank is to have: parts of `each` go to who sums them, and come back as sums.
+ * What is no whole number of parts is staged. */
+static int sum_piece(const Staging *s, int64_t each, char *data, int64_t count)
 {
     Context *context = s->context;
-    for (int r = 0; r < ranks && !context->meta; r++)
-        stage(s, r, each, data + (uint64_t)(r * each) * s->size, least(each, left - r * each));
-    if (exchange(context, s->group, storage_data(s->from), storage_data(s->got), (uint64_t)each * s->size))
+    int ranks = context->ranks->count[s->group], rank = context->ranks->place[s->group];
+    int whole = count == each * ranks;
+    char *parts = whole ? data : storage_data(s->from);
+    for (int r = 0; r < ranks && !whole && !context->meta; r++)
+        stage(s, r, each, data + (uint64_t)(r * each) * s->size, least(each, count - r * each));
+    if (exchange(context, s->group, parts, storage_data(s->got), (uint64_t)each * s->size))
         return error_code();
     if (!context->meta)
-        add_in_order(s, each, each, element(s, s->from, rank * each), s->type, 0);
-    return collective_gather(context, s->group, s->from, (uint64_t)each * s->size);
+        add_in_order(s, each, each, parts + (uint64_t)(rank * each) * s->size, s->type, 0);
+    if (gather(context, s->group, parts, (uint64_t)each * s->size))
+        return error_code();
+    if (!whole && !context->meta)
+        context->kernels->copy(s->type, s->type, count, parts, data, &context->run);
+    return 0;
 }
 
 int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data)
@@ -195,7 +217,7 @@ int collective_sum(Context *context, RankGroup group, DType type, int64_t n, con
 
 int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, void *data)
 {
-    int ranks = context->ranks->count[group], rank = context->ranks->place[group], failed = 0;
+    int ranks = context->ranks->count[group], failed = 0;
     if (ranks == 1)
         return 0;
     if (in_library_order(context, group, type))
@@ -203,14 +225,11 @@ int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, 
     Staging s;
     if (staging_begin(&s, context, group, type, (n + ranks - 1) / ranks) != 0)
         return error_code();
-    int64_t unit = UNIT / (int64_t)s.size;
+    int64_t unit = TRANSPORT_UNIT / (int64_t)s.size;
     for (int64_t at = 0, piece; at < n && !failed; at += piece) {
         piece = least(n - at, s.each * ranks);
         int64_t each = round_up((piece + ranks - 1) / ranks, unit);
-        char *here = data ? (char *)data + (uint64_t)at * s.size : NULL;
-        failed = sum_piece(&s, each, here, piece, rank, ranks);
-        if (!failed && !context->meta)
-            context->kernels->copy(type, type, piece, storage_data(s.from), here, &context->run);
+        failed = sum_piece(&s, each, data ? (char *)data + (uint64_t)at * s.size : NULL, piece);
     }
     staging_end(&s);
     return failed;

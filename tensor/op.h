@@ -128,10 +128,10 @@ typedef struct OpRow {
     unsigned grad_in_recomputed; /* the same, where input i was not kept but recomputed for backward */
     unsigned accumulates;        /* backward honours beta[i] = 1; otherwise the engine adds */
     unsigned grad_zeroed;        /* a new gradient i is zeroed first and backward adds to it (scatter) */
-    int meets;                   /* kernels are called on meta too, with NULL pointers: they meet other ranks, and
-                                    enter in the books what they exchange. They may raise errors */
-    int checked;                 /* the integer input that forward checks */
-    const char *checked_range;   /* text of its range for the message: "ids must be in [0, vocabulary)" */
+    int meets;   /* kernels are called on meta too, with NULL pointers: they meet other ranks, and
+                    enter in the books what they exchange. They may raise errors */
+    int checked; /* the integer input that forward checks */
+    const char *checked_range; /* text of its range for the message: "ids must be in [0, vocabulary)" */
 } OpRow;
 
 /* Applies a row: checks, allocates, runs, records. inputs[i] may be NULL where the row allows it to be

@@ -138,7 +138,7 @@ static int read_words(Context *context, const RankWord *words, double *squares, 
     *bad = 0;
     for (int r = 0; r < is->size; r++) {
         int same = r / of_stage == is->rank / of_stage; /* stages exchange what is theirs */
-        int links = r == is->rank + of_stage ? mine->after == words[r].before
+        int links = r == is->rank + of_stage   ? mine->after == words[r].before
                     : r == is->rank - of_stage ? mine->before == words[r].after
                                                : 1;
         if ((same && words[r].hash != mine->hash) || !links || words[r].step != mine->step)

@@ -6,13 +6,20 @@
 
 #include "../ranks/ranks.h"
 #include "../ranks/transport.h"
+#include "../ranks/watch_.h"
 #include "tensor_.h"
 
 /* Up to so many ranks sums are taken in the order of the ranks, so that they do not depend on the library. */
 enum { RANKS_ORDERED = 16 };
 
 /* What one stage sends another. */
-typedef enum StageMessage { STAGE_ACTIVATION, STAGE_GRADIENT, STAGE_RANDOM, STAGE_TIED, STAGE_MESSAGES } StageMessage;
+typedef enum StageMessage {
+    STAGE_ACTIVATION,
+    STAGE_GRADIENT,
+    STAGE_RANDOM,
+    STAGE_TIED,
+    STAGE_MESSAGES
+} StageMessage;
 
 /* A micro-batch between its forward and its backward: what came in (NULL at the first stage), what went out,
  * and the tape in between. */
@@ -36,9 +43,8 @@ struct ContextRanks {
     uint64_t link[2][2];              /* hashes of messages: [with the stage before][gradients] */
     Flight *flight;
     int flight_room, forwards, backwards; /* of this step, so far */
-    uint64_t step_hash; /* of all collectives, at the last step's end */
-    RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that there is no
-                             memory takes none */
+    RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that
+                             there is no memory takes none */
 };
 
 /* Elements of a parameter that are one rank's. Its last ranks may have fewer than `each`, or none. */
@@ -61,6 +67,12 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
 void ranks_close_(Context *context);
 
 /* ---- Collectives (collective.c). 0, or raises. ------------------------------------------------ */
+
+/* What a rank exchanges is entered in the books: wait->bytes of this kind, of which `sent` leave. Whether
+ * anybody is there; then it is done between the two, and the second says whether it failed. */
+int ranks_enter_(const Context *context, const RanksWait *wait, uint64_t kind, uint64_t sent);
+int ranks_left_(const Context *context, const char *what, int failed);
+uint64_t ranks_mixed_(uint64_t hash, uint64_t word); /* one word more */
 
 /* n elements of a float type: everywhere the sum over the ranks of the group, in their order. */
 int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data);

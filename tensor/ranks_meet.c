@@ -13,9 +13,17 @@ static int is_several(const Context *context)
     return context->ranks && context->ranks->is.size > 1 && !context->meta;
 }
 
-static int unreached(const Transport *t)
+/* The watch is told, as of what is in the books. */
+static const Transport *meet(const Context *context, uint64_t bytes)
 {
-    return error_raise(ERROR_RANKS, "the other ranks do not answer: %s", t->why(t->self));
+    const Transport *t = context->ranks->is.transport;
+    ranks_waiting_(t, &(RanksWait){.what = "reading or writing files", .bytes = bytes});
+    return t;
+}
+
+static int met(const Context *context, int failed)
+{
+    return ranks_left_(context, "reading or writing files", failed);
 }
 
 int ranks_whole_model_(const Context *context, const char *what)
@@ -34,21 +42,21 @@ int ranks_gather_(const Context *context, void *data, uint64_t bytes)
 {
     if (!is_several(context))
         return 0;
-    const Transport *t = context->ranks->is.transport;
-    return t->gather(t->self, RANKS_DATA, data, bytes) ? unreached(t) : 0;
+    const Transport *t = meet(context, bytes);
+    return met(context, t->gather(t->self, RANKS_DATA, data, bytes));
 }
 
 /* The rank that failed first says why. Everyone's error has the same code, so that all do the same about it.
  */
 static int raise_everywhere(Context *context, int from)
 {
-    const Transport *t = context->ranks->is.transport;
     char why[WHY] = "";
     ErrorCode code = (ErrorCode)context->ranks->reports[from].code;
     if (from == context->ranks->is.rank)
         snprintf(why, sizeof why, "%s", error_message());
-    if (t->broadcast(t->self, RANKS_ALL, why, sizeof why, from))
-        return unreached(t);
+    const Transport *t = meet(context, sizeof why);
+    if (met(context, t->broadcast(t->self, RANKS_ALL, why, sizeof why, from)))
+        return error_code();
     if (error_code() == (int)code)
         return code;
     error_clear();
@@ -69,8 +77,8 @@ int ranks_agree_error_(Context *context, RankValue *value)
     int failed = -1;
     reports[is->rank] =
         (RankReport){.place = place, .step = context->steps_done, .code = error_code(), .value = mine};
-    if (is->transport->gather(is->transport->self, RANKS_ALL, reports, sizeof *reports) &&
-        unreached(is->transport))
+    const Transport *t = meet(context, sizeof *reports);
+    if (met(context, t->gather(t->self, RANKS_ALL, reports, sizeof *reports)))
         return error_code();
     for (int r = is->size - 1; r >= 0; r--) {
         if (reports[r].place != place || reports[r].step != context->steps_done)

@@ -7,8 +7,6 @@
 #include "../kernels/kernels.h"
 #include "ranks_.h"
 
-enum { UNIT_BYTES = 64 };
-
 static RankStrategy strategy_of(const Context *context)
 {
     return context->ranks ? context->ranks->is.strategy : RANKS_DDP;
@@ -17,7 +15,8 @@ static RankStrategy strategy_of(const Context *context)
 /* Elements that parts are multiples of. */
 static int64_t unit_of(const Context *context, const Tensor *tensor)
 {
-    int64_t least = UNIT_BYTES / (int64_t)dtype_bytes(tensor->dtype, 1, 1), unit = context->ranks->is.unit;
+    int64_t least = TRANSPORT_UNIT / (int64_t)dtype_bytes(tensor->dtype, 1, 1),
+            unit = context->ranks->is.unit;
     return unit > least ? (unit + least - 1) / least * least : least;
 }
 
@@ -135,18 +134,7 @@ void shard_release(Tensor *tensor)
 
 int tensor_is_divided_(const Context *context)
 {
-    return context->ranks && strategy_of(context) == RANKS_ZERO3;
-}
-
-void tensor_hold_(Tensor *parameter)
-{
-    if (!error_code())
-        shard_gather(parameter);
-}
-
-void tensor_let_go_(Tensor *parameter)
-{
-    shard_release(parameter);
+    return strategy_of(context) == RANKS_ZERO3;
 }
 
 int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
@@ -273,7 +261,8 @@ TensorPart tensor_part_(const Tensor *parameter)
                        .grad = parameter->grad,
                        .grad_type = gradient_type(parameter),
                        .counts = !context->ranks || context->ranks->place[RANKS_DATA] == 0};
-    /* The first stage counts what the last one has too; those that compute a layer together have the same of what is whole. */
+    /* The first stage counts what the last one has too; those that compute a layer together have the same of
+     * what is whole. */
     int again = parameter->tied_stages && context_stage_(context) > 0;
     int once = !context->ranks || parameter->piece || context->ranks->place[RANKS_TENSOR] == 0;
     part.counts = part.counts && once && !again;

@@ -2,7 +2,6 @@
  * A message leaves from the storage that it was computed in, which belongs to communication from then on and
  * goes when the next message of its kind is about to leave: no stage waits for another that waits for it. */
 #include "../kernels/kernels.h"
-#include "../ranks/watch_.h"
 #include "ranks_.h"
 
 static const char *const words[STAGE_MESSAGES] = {"sending an activation", "sending a gradient",
@@ -14,36 +13,16 @@ static void enter_link(struct ContextRanks *r, int other, StageMessage kind, uin
 {
     int before = other < r->place[RANKS_STAGE];
     uint64_t *hash = &r->link[before][kind == STAGE_GRADIENT];
-    *hash = (*hash ^ ((uint64_t)kind << 56 ^ bytes)) * 0x9E3779B97F4A7C15u;
-    *hash ^= *hash >> 29;
+    *hash = ranks_mixed_(*hash, (uint64_t)kind << 56 ^ bytes);
 }
 
 /* Enters a message in the books. Whether anybody is there. */
 static int enter(const Context *context, int other, StageMessage kind, uint64_t bytes, int sends)
 {
-    struct ContextRanks *r = context->ranks;
-    RankTraffic *t = &r->traffic;
-    t->hash = (t->hash ^ ((uint64_t)(kind + 8) << 56 ^ (uint64_t)sends << 61 ^ bytes)) * 0x9E3779B97F4A7C15u;
-    t->hash ^= t->hash >> 29;
-    t->sent += sends ? bytes : 0;
-    t->calls++;
     if (kind != STAGE_TIED)
-        enter_link(r, other, kind, bytes);
-    if (!context->meta)
-        ranks_waiting_(r->is.transport,
-                       &(RanksWait){words[kind],
-                                    memtrack_path_name(context->tracker, memtrack_path(context->tracker)),
-                                    bytes, t->calls});
-    return !context->meta;
-}
-
-static int leave(const Context *context, StageMessage kind, int failed)
-{
-    const Transport *t = context->ranks->is.transport;
-    ranks_done_(t);
-    return failed
-               ? error_raise(ERROR_RANKS, "%s between stages of the model: %s", words[kind], t->why(t->self))
-               : 0;
+        enter_link(context->ranks, other, kind, bytes);
+    return ranks_enter_(context, &(RanksWait){.what = words[kind], .bytes = bytes},
+                        (uint64_t)(kind + 8) << 56 ^ (uint64_t)sends << 61, sends ? bytes : 0);
 }
 
 int stage_settle_(Context *context, StageMessage kind)
@@ -56,7 +35,7 @@ int stage_settle_(Context *context, StageMessage kind)
     if (!context->meta) {
         const Transport *t = r->is.transport;
         ranks_waiting_(t, &(RanksWait){words[kind], NULL, busy->block.requested, r->traffic.calls});
-        failed = leave(context, kind, t->wait(t->self, (int)kind));
+        failed = ranks_left_(context, words[kind], t->wait(t->self, (int)kind));
     }
     r->sending[kind] = NULL;
     storage_release(context, busy);
@@ -76,7 +55,8 @@ int stage_start_(Context *context, StageMessage kind, int to, Storage *data, uin
     if (!enter(context, to, kind, bytes, 1))
         return 0;
     const Transport *t = r->is.transport;
-    return leave(context, kind, t->start(t->self, RANKS_STAGE, storage_data(data), bytes, to, (int)kind));
+    return ranks_left_(context, words[kind],
+                       t->start(t->self, RANKS_STAGE, storage_data(data), bytes, to, (int)kind));
 }
 
 int stage_take_(Context *context, StageMessage kind, int from, const Storage *data, uint64_t bytes)
@@ -84,7 +64,8 @@ int stage_take_(Context *context, StageMessage kind, int from, const Storage *da
     if (!enter(context, from, kind, bytes, 0))
         return 0;
     const Transport *t = context->ranks->is.transport;
-    return leave(context, kind, t->receive(t->self, RANKS_STAGE, storage_data(data), bytes, from, (int)kind));
+    return ranks_left_(context, words[kind],
+                       t->receive(t->self, RANKS_STAGE, storage_data(data), bytes, from, (int)kind));
 }
 
 Tensor *stage_take_tensor_(Context *context, StageMessage kind, int from, Shape shape)

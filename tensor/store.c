@@ -194,8 +194,10 @@ static int store_part(Tensor *tensor, TensorSource source, void *user)
 {
     Context *context = tensor->item.context;
     TensorPart part = tensor_part_(tensor);
-    Store store = {.tensor = tensor, .array = {.dtype = part.type, .rows = 1, .cols = shape_numel(tensor->shape)},
-                   .source = source, .user = user};
+    Store store = {.tensor = tensor,
+                   .array = {.dtype = part.type, .rows = 1, .cols = shape_numel(tensor->shape)},
+                   .source = source,
+                   .user = user};
     if (part.type == DTYPE_F32)
         return context->meta ? 0 : all_values_into(&store, part.weights);
     int64_t piece = part.each < STORE_FLOATS ? part.each : STORE_FLOATS;
@@ -206,7 +208,8 @@ static int store_part(Tensor *tensor, TensorSource source, void *user)
         failed = values_into(&store, part.first + at, n, store.buffer, 0);
         if (!failed)
             context->kernels->copy(DTYPE_F32, part.type, n, storage_data(store.buffer),
-                                   (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, at), &context->run);
+                                   (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, at),
+                                   &context->run);
     }
     storage_release(context, store.buffer);
     return failed;
@@ -220,7 +223,8 @@ void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count)
     int64_t end = first + count < part.first + part.count ? first + count : part.first + part.count;
     first = first > part.first ? first : part.first;
     if (from.at && first < end)
-        context->kernels->decode(&from, first, end - first, storage_f32(tensor->master) + first - part.first, &context->run);
+        context->kernels->decode(&from, first, end - first, storage_f32(tensor->master) + first - part.first,
+                                 &context->run);
 }
 
 int tensor_store_(Tensor *tensor, TensorSource source, void *user)

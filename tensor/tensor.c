@@ -12,7 +12,8 @@
 static int master_new(Tensor *tensor)
 {
     Context *context = tensor->item.context;
-    if (!context->precision.master || tensor->dtype != context->precision.weights || tensor->master || shard_is_apart(tensor))
+    if (!context->precision.master || tensor->dtype != context->precision.weights || tensor->master ||
+        shard_is_apart(tensor))
         return 0;
     int path = memtrack_path_set(context->tracker, tensor->path);
     tensor->master = storage_new(context, shard_master_elements(tensor) * (int64_t)sizeof(float), MEM_MASTER);
@@ -115,14 +116,16 @@ int tensor_readable(const Tensor *tensor, const char *what)
     if (tensor->storage)
         return 1;
     if (tensor->absent) {
-        error_raise(ERROR_STATE, "%s: the parameter '%s' belongs to another stage of the model, on another rank",
-                    what, tensor_name(tensor));
+        error_raise(ERROR_STATE,
+                    "%s: the parameter '%s' belongs to another stage of the model, on another rank", what,
+                    tensor_name(tensor));
         return 0;
     }
     if (shard_is_apart(tensor)) {
-        error_raise(ERROR_STATE,
-                    "%s: the parameter '%s' is divided among ranks, and whole only while an operation reads it", what,
-                    tensor_name(tensor));
+        error_raise(
+            ERROR_STATE,
+            "%s: the parameter '%s' is divided among ranks, and whole only while an operation reads it", what,
+            tensor_name(tensor));
         return 0;
     }
     const char *maker = tensor->op ? tensor->op : "tensor";

@@ -53,16 +53,16 @@ struct Tensor {
     MemComponent component; /* a leaf's, also while its data are gone */
     DType grad_type;        /* of its gradient's elements; an activation's is its own type */
     int32_t padding;        /* elements at the end of each row that hold nothing (tensor_logits_) */
-    int64_t labelled;  /* 1 + how many elements are not BATCH_IGNORE (tensor_set_labelled_); 0 = unknown */
-    int64_t piece;     /* of a parameter of which ranks that compute a layer together have a part each: elements
-                          that lie side by side in the whole (tensor_split_); 0 = this is the whole */
+    int64_t labelled; /* 1 + how many elements are not BATCH_IGNORE (tensor_set_labelled_); 0 = unknown */
+    int64_t piece; /* of a parameter of which ranks that compute a layer together have a part each: elements
+                      that lie side by side in the whole (tensor_split_); 0 = this is the whole */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
-    unsigned char in_out;     /* a linear layer's weight that is (in,out), here and in files */
-    unsigned char transposed; /* one that is (out,in) here, and (in,out) in files and in random streams */
-    unsigned char table;      /* an embedding's, of which a step reads few rows */
-    unsigned char absent;     /* a parameter of another stage of the model: nothing but this header */
+    unsigned char in_out;      /* a linear layer's weight that is (in,out), here and in files */
+    unsigned char transposed;  /* one that is (out,in) here, and (in,out) in files and in random streams */
+    unsigned char table;       /* an embedding's, of which a step reads few rows */
+    unsigned char absent;      /* a parameter of another stage of the model: nothing but this header */
     unsigned char tied_stages; /* a parameter of the first and of the last stage */
 };
 
@@ -207,8 +207,8 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
  * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
 
-/* Whether the values that a source is asked for are those of the tensor itself: an fp32 one, or its master. What the source
- * leaves there then stays. */
+/* Whether the values that a source is asked for are those of the tensor itself: an fp32 one, or its master.
+ * What the source leaves there then stays. */
 int tensor_is_own_(const Tensor *tensor, const float *values);
 
 /* Gives elements [first, first + count) of a 16-bit parameter's master the values of its copy. Nothing on
@@ -357,6 +357,11 @@ int gradient_zeros(Context *context, Tensor *leaf);
 /* The hook stays the caller's, who removes it before it goes. Hooks are told in the order they were added. */
 void gradient_hook_add(Context *context, GradientHook *hook);
 void gradient_hook_remove(Context *context, const GradientHook *hook);
+/* Around a backward: before it, which a hook may refuse (then it raises); when a node is off the tape, so
+ * that the leaves that it was the first to use get nothing any more; and after it. */
+int gradients_begin_(Context *context);
+void gradients_final_(Context *context, const Node *node);
+void gradients_end_(Context *context);
 
 /* Bytes that the context's card could still give; 0 on the CPU. */
 uint64_t context_device_available(const Context *context);
@@ -380,8 +385,8 @@ int context_stages_(const Context *context);          /* that the model has; 1: 
 int context_tensor_ranks_(const Context *context);    /* that compute a layer together; 1: alone */
 
 /* The parameter is this rank's part of one that is so many times as large: of its first elements `piece` are
- * the first rank's, the next `piece` the second's, and so on, and then it is the first's turn again. Before it
- * is filled: what it is filled with at random is its part of the whole's. */
+ * the first rank's, the next `piece` the second's, and so on, and then it is the first's turn again. Before
+ * it is filled: what it is filled with at random is its part of the whole's. */
 void tensor_split_(Tensor *parameter, int64_t piece);
 /* Elements of all ranks' parts together. */
 int64_t tensor_whole_numel_(const Tensor *parameter);
@@ -393,38 +398,38 @@ Tensor *tensor_leave_(Tensor *x, Tensor *bias);
 
 /* What of a parameter this rank updates, and where it lies: all of it, or its part. */
 typedef struct TensorPart {
-    int64_t first, count;  /* elements of the parameter */
-    int64_t each;          /* that every rank has room for */
+    int64_t first, count;                   /* elements of the parameter */
+    int64_t each;                           /* that every rank has room for */
     const Storage *weights, *master, *grad; /* NULL: there is none */
     DType type, grad_type; /* of weights and grad; a master is fp32, and begins with the first element */
     int64_t at, grad_at;   /* the first element's place in weights and grad */
     int counts;            /* a norm over all ranks counts it here */
 } TensorPart;
 TensorPart tensor_part_(const Tensor *parameter);
-/* Before updates: sums what is still each rank's own. After: whole weights everywhere, where ranks have them. 0, or raises. */
+/* Before updates: sums what is still each rank's own. After: whole weights everywhere, where ranks have them.
+ * 0, or raises. */
 int tensor_reduce_(Tensor *parameter);
 int tensor_updated_(Tensor *parameter);
-/* Whether parameters of this context may be divided so that reading them gathers them; then holds one whole, and lets it go.
- * Gathers between begin and end go on together: nobody reads what is gathered before the end. All raise. */
+/* Whether parameters of this context may be divided so that reading them gathers them. Gathers between begin
+ * and end go on together: nobody reads what is gathered before the end. Both may raise. */
 int tensor_is_divided_(const Context *context);
-void tensor_hold_(Tensor *parameter);
-void tensor_let_go_(Tensor *parameter);
 void tensor_gathers_begin_(Context *context);
 void tensor_gathers_end_(Context *context);
-/* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0, or raises: the
- * ranks are not at the same place. Nothing where the context is alone. */
+/* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0,
+ * or raises: the ranks are not at the same place. Nothing where the context is alone. */
 int ranks_agree_(Context *context, double *squares, int *bad);
 /* Raises, on all ranks but those that say more, that some have met something bad. */
 int ranks_other_(const char *what);
 
-/* Outside steps (ranks_meet.c). Both are called by all ranks, whatever happened to one, and nothing of them is planned. On
- * meta, and alone, there is nobody. */
+/* Outside steps (ranks_meet.c). Both are called by all ranks, whatever happened to one, and nothing of them
+ * is planned. On meta, and alone, there is nobody. */
 
 /* What each rank says, and then rank 0's and the largest. */
 typedef struct RankValue {
     int64_t mine, first, most;
 } RankValue;
-/* All wait for all. An error of one becomes everybody's, with the same code. value may be NULL. Returns error_code(). */
+/* All wait for all. An error of one becomes everybody's, with the same code. value may be NULL. Returns
+ * error_code(). */
 int ranks_agree_error_(Context *context, RankValue *value);
 /* 0, or raises: this rank's model is not a whole one, divided at most by elements. */
 int ranks_whole_model_(const Context *context, const char *what);

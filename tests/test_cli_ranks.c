@@ -144,9 +144,10 @@ static void a_plan_says_what_each_stage_has(void **state)
     says(RUN("plan", "gpt2", "--ranks", "16", "--stages", "16"), "12 layers are not divided into 16 stages");
 }
 
-/* llama-tiny, 6 layers of 288 and 768, 6 heads, 256 tokens, batch 8 x 128, over two ranks that compute each layer together.
- * Of a layer two norms are whole, and a half of four matrices 288 x 288 and three 288 x 768; in forward and in backward it
- * sums (8,128,288) floats twice. A sum sends a half to the other, and the sum of a half back. */
+/* llama-tiny, 6 layers of 288 and 768, 6 heads, 256 tokens, batch 8 x 128, over two ranks that compute each
+ * layer together. Of a layer two norms are whole, and a half of four matrices 288 x 288 and three 288 x 768;
+ * in forward and in backward it sums (8,128,288) floats twice. A sum sends a half to the other, and the sum
+ * of a half back. */
 static void a_plan_of_layers_in_halves_is_worked_out_by_hand(void **state)
 {
     (void)state;
@@ -388,7 +389,8 @@ static void ranks_that_compute_layers_together_train_the_same(void **state)
     (void)state;
     NEEDS_MPI();
     for (int data = 1; data <= 2; data++) {
-        json_t *alone = parse(expect_code(RUN("train", SMALL, "--accumulate", data > 1 ? "2" : "1", "--json"), 0)->out);
+        json_t *alone =
+            parse(expect_code(RUN("train", SMALL, "--accumulate", data > 1 ? "2" : "1", "--json"), 0)->out);
         Outcome *o = RUN("train", SMALL, "--ranks", data > 1 ? "4" : "2", "--tensor", "2", "--parallel",
                          data > 1 ? "zero3" : "ddp", "--json");
         json_t *run = parse(expect_code(o, 0)->out);
@@ -426,17 +428,18 @@ static void same_files(const char *a, const char *b, const char *name)
     assert_int_equal(system(command), 0);
 }
 
-/* Files of ranks that have parts are those of ranks that have all, and any number of ranks goes on from them. */
+/* Files of ranks that have parts are those of ranks that have all, and any number of ranks goes on from them.
+ */
 static void files_do_not_know_the_ranks(void **state)
 {
     (void)state;
     NEEDS_MPI();
     char parts[320], whole[320];
-    expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "ddp", "--accumulate", "2", "--save", in_folder("whole"), "--export",
-                    in_folder("all")),
+    expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "ddp", "--accumulate", "2", "--save",
+                    in_folder("whole"), "--export", in_folder("all")),
                 0);
-    expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "zero1", "--accumulate", "2", "--save", in_folder("parts"), "--export",
-                    in_folder("some")),
+    expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "zero1", "--accumulate", "2", "--save",
+                    in_folder("parts"), "--export", in_folder("some")),
                 0);
     snprintf(parts, sizeof parts, "%s/step-00000004", in_folder("parts"));
     snprintf(whole, sizeof whole, "%s/step-00000004", in_folder("whole"));
@@ -444,21 +447,25 @@ static void files_do_not_know_the_ranks(void **state)
     same_files(parts, whole, "optimizer.safetensors");
     same_files(in_folder("all"), in_folder("some"), "model.safetensors");
     same_files(in_folder("all"), in_folder("some"), "config.json");
-    Outcome *o = expect_code(RUN("train", SMALL, "--steps", "5", "--ranks", "4", "--parallel", "zero3", "--resume", in_folder("parts"),
-                                 "--save", in_folder("parts")),
+    Outcome *o = expect_code(RUN("train", SMALL, "--steps", "5", "--ranks", "4", "--parallel", "zero3",
+                                 "--resume", in_folder("parts"), "--save", in_folder("parts")),
                              0);
     says(o, "resumes after step 4");
     says(o, "Step 5 is saved");
-    o = expect_code(RUN("train", SMALL, "--steps", "6", "--accumulate", "4", "--resume", in_folder("parts")), 0);
+    o = expect_code(RUN("train", SMALL, "--steps", "6", "--accumulate", "4", "--resume", in_folder("parts")),
+                    0);
     says(o, "resumes after step 5");
-    o = expect_code(RUN("train", SMALL, "--steps", "6", "--accumulate", "2", "--resume", in_folder("parts")), 1);
+    o = expect_code(RUN("train", SMALL, "--steps", "6", "--accumulate", "2", "--resume", in_folder("parts")),
+                    1);
     assert_non_null(strstr(o->err, "accumulate is 2, was 4"));
-    expect_code(RUN("train", "--init", in_folder("some"), "--data", in_folder("text"), "--seq", "16", "--batch", "2", "--steps", "1",
-                    "--lr", "0", "--threads", "1", "--max-samples", "40", "--ranks", "2", "--parallel", "zero3", "--export",
-                    in_folder("again")),
+    expect_code(RUN("train", "--init", in_folder("some"), "--data", in_folder("text"), "--seq", "16",
+                    "--batch", "2", "--steps", "1", "--lr", "0", "--threads", "1", "--max-samples", "40",
+                    "--ranks", "2", "--parallel", "zero3", "--export", in_folder("again")),
                 0);
     same_files(in_folder("again"), in_folder("some"), "model.safetensors");
-    o = expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "zero3", "--lora", "all", "--merge", "--export", in_folder("no")), 2);
+    o = expect_code(RUN("train", SMALL, "--ranks", "2", "--parallel", "zero3", "--lora", "all", "--merge",
+                        "--export", in_folder("no")),
+                    2);
     assert_non_null(strstr(o->err, "excludes --merge"));
 }
 

@@ -12,7 +12,7 @@
 
 #include "../transport.h"
 
-enum { UNIT = 64, TEXT = 400, TOGETHER = 64 };
+enum { TEXT = 400, TOGETHER = 64 };
 
 static struct {
     MPI_Comm group[RANK_GROUPS];
@@ -94,19 +94,19 @@ static int barrier(void *self, RankGroup group)
 /* So many bytes as a count of bytes, or of units where int does not reach. */
 static int count_of(uint64_t bytes, MPI_Datatype *type, int *count)
 {
-    uint64_t units = bytes <= INT_MAX ? bytes : bytes / UNIT;
+    uint64_t units = bytes <= INT_MAX ? bytes : bytes / TRANSPORT_UNIT;
     *type = bytes <= INT_MAX ? MPI_BYTE : mpi.unit;
     *count = (int)units;
-    if (units > INT_MAX || (bytes > INT_MAX && bytes % UNIT != 0))
+    if (units > INT_MAX || (bytes > INT_MAX && bytes % TRANSPORT_UNIT != 0))
         return refuse("a message of more than 2 GiB has to be a multiple of 64 bytes, and 128 GiB at most");
     return 0;
 }
 
 static int units_of(uint64_t bytes, int *count)
 {
-    if (bytes % UNIT != 0 || bytes / UNIT > INT_MAX)
+    if (bytes % TRANSPORT_UNIT != 0 || bytes / TRANSPORT_UNIT > INT_MAX)
         return refuse("a rank's part has to be a multiple of 64 bytes, and 128 GiB at most");
-    *count = (int)(bytes / UNIT);
+    *count = (int)(bytes / TRANSPORT_UNIT);
     return 0;
 }
 
@@ -277,7 +277,7 @@ static int prepare(void)
         failed(MPI_Comm_rank(here, &mpi.node_rank), "MPI_Comm_rank") ||
         failed(MPI_Comm_size(here, &mpi.node_size), "MPI_Comm_size") ||
         failed(MPI_Comm_free(&here), "MPI_Comm_free") ||
-        failed(MPI_Type_contiguous(UNIT, MPI_BYTE, &mpi.unit), "MPI_Type_contiguous") ||
+        failed(MPI_Type_contiguous(TRANSPORT_UNIT, MPI_BYTE, &mpi.unit), "MPI_Type_contiguous") ||
         failed(MPI_Type_commit(&mpi.unit), "MPI_Type_commit"))
         return -1;
     for (int g = 0; g < RANK_GROUPS; g++)
