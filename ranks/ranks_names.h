@@ -2,17 +2,17 @@
 #ifndef BRIM_RANKS_NAMES_H
 #define BRIM_RANKS_NAMES_H
 
-#define ranks_gather           brim_ranks_gather
-#define ranks_join             brim_ranks_join
-#define ranks_launch           brim_ranks_launch
-#define ranks_launched         brim_ranks_launched
-#define ranks_leave            brim_ranks_leave
-#define ranks_schedule         brim_ranks_schedule
-#define ranks_schedule_holds   brim_ranks_schedule_holds
-#define ranks_schedule_name    brim_ranks_schedule_name
-#define ranks_strategy         brim_ranks_strategy
+#define ranks_gather brim_ranks_gather
+#define ranks_join brim_ranks_join
+#define ranks_launch brim_ranks_launch
+#define ranks_launched brim_ranks_launched
+#define ranks_leave brim_ranks_leave
+#define ranks_schedule brim_ranks_schedule
+#define ranks_schedule_holds brim_ranks_schedule_holds
+#define ranks_schedule_name brim_ranks_schedule_name
+#define ranks_strategy brim_ranks_strategy
 #define ranks_strategy_divides brim_ranks_strategy_divides
-#define ranks_strategy_name    brim_ranks_strategy_name
-#define ranks_watch            brim_ranks_watch
+#define ranks_strategy_name brim_ranks_strategy_name
+#define ranks_watch brim_ranks_watch
 
 #endif

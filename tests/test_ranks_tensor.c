@@ -9,12 +9,9 @@
 #include "../kernels/kernels.h"
 #include "../nn/lora.h"
 #include "../optim/optim.h"
-#include "../plan/plan.h"
-#include "../tensor/ranks_.h"
-#include "rank_threads.h"
-#include "support.h"
+#include "ranks_support.h"
 
-enum { MOST_RANKS = 8, NUMBERS = 200000, STEPS = 4 };
+enum { MOST_RANKS = 8, STEPS = 4 };
 
 typedef struct Job {
     Setting setting;
@@ -27,7 +24,7 @@ typedef struct Job {
     float *own[MOST_RANKS];     /* of each rank, gradients of what it has whole */
     int64_t parameters;
     double loss[MOST_RANKS][STEPS], norm[MOST_RANKS];
-    char error[MOST_RANKS][512];
+    char error[MOST_RANKS][RANK_ERROR];
 } Job;
 
 typedef struct Part {
@@ -51,7 +48,7 @@ static void write_initial(TensorList list, float *to)
     for (int i = 0; i < list.count; i++) {
         Tensor *t = list.items[i];
         TensorPart part = tensor_part_(t);
-        for (int64_t k = 0; k < part.count && !t->absent; k++)
+        for (int64_t k = 0; k < part.count && part.counts && !t->absent; k++)
             c->kernels->copy(part.type, DTYPE_F32, 1,
                              (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, part.at + k),
                              to + place_of(t, part.first + k), &c->run);
@@ -76,15 +73,9 @@ static void write_gradients(TensorList list, float *to, float *own)
 
 static Module *model_of(const Job *job)
 {
-    ModelPreset preset = small_preset(&job->setting);
-    if (job->setting.family == MODEL_BERT)
-        preset.config.bert.vocab = TOKEN_VOCAB;
-    else if (job->setting.family == MODEL_GPT2)
-        preset.config.gpt2.vocab = 257;
-    else if (job->setting.family == MODEL_LLAMA) {
+    ModelPreset preset = preset_of_text(&job->setting, job->tied);
+    if (job->setting.family == MODEL_LLAMA) {
         LlamaConfig *c = &preset.config.llama;
-        c->vocab = 257;
-        c->tied = job->tied;
         c->heads = 8;
         c->kv_heads = 4;
         c->qkv_bias = c->o_bias = c->mlp_bias = job->tied;
@@ -139,41 +130,15 @@ static int script(void *config)
     return error_code();
 }
 
-/* Plans alone and runs with the others. */
 static int body(const Ranks *ranks, void *user)
 {
     Job *job = user;
+    Ranks own = *ranks;
     Part part = {job, ranks->size, ranks->rank};
-    char *error = job->error[ranks->rank];
-    Ranks alone = *ranks, together = *ranks;
-    alone.tensor = together.tensor = job->tensor;
-    alone.stages = together.stages = job->stages;
-    alone.transport = NULL;
-    RunOptions o = {.threads = 1, .seed = 5, .quiet = 1, .ranks = &alone};
     Plan plan;
-    RunResult result;
-    if (plan_script(script, &part, &o, &plan) != 0) {
-        snprintf(error, sizeof job->error[0], "plan: %.480s", plan.error);
-        return 1;
-    }
-    o.ranks = &together;
-    int status = plan_execute(script, &part, &o, &plan, &result);
-    if (status)
-        snprintf(error, sizeof job->error[0], "run: %.480s", result.error);
-    else if (result.memory.stats.peak != plan.memory.stats.peak ||
-             result.memory.stats.needs != plan.memory.stats.needs ||
-             result.memory.stats.event_hash != plan.memory.stats.event_hash || result.segments_off_plan)
-        status = snprintf(error, sizeof job->error[0], "the run is not its plan");
-    plan_free(&plan);
-    return status != 0;
-}
-
-static float *numbers_new(void)
-{
-    float *numbers = test_calloc(NUMBERS, sizeof *numbers);
-    for (int i = 0; i < NUMBERS; i++)
-        numbers[i] = NAN;
-    return numbers;
+    own.tensor = job->tensor;
+    own.stages = job->stages;
+    return plan_and_run(script, &part, &own, &plan, job->error[ranks->rank]);
 }
 
 static void job_begin(Job *job)
