@@ -84,7 +84,7 @@ static int cards_of(const Method *m)
 }
 
 /* Fewer cards, then fewer operations, then fewer bytes sent. */
-static int costs_less(const Method *a, const Method *b)
+int fit_cards_cost_less(const Method *a, const Method *b)
 {
     const Plan *x = &a->variant.plan, *y = &b->variant.plan;
     if (cards_of(a) != cards_of(b))
@@ -94,28 +94,8 @@ static int costs_less(const Method *a, const Method *b)
     return x->step_sent < y->step_sent;
 }
 
-const Method *fit_cards_best(const Fit *fit, int card)
-{
-    const Method *best = NULL;
-    for (int k = 0; k < fit->methods; k++) {
-        const Method *m = &fit->method[k];
-        if (fit_fits(fit, m, card) && (!best || costs_less(m, best)))
-            best = m;
-    }
-    return best;
-}
-
-static const Method *least_need(const Fit *fit)
-{
-    const Method *least = &fit->method[0];
-    for (int k = 1; k < fit->methods; k++)
-        if (!fit->method[k].variant.plan.status && fit->method[k].needs[0] < least->needs[0])
-            least = &fit->method[k];
-    return least;
-}
-
 /* "on 8 cards with --ranks 8 --parallel zero3 --checkpoint blocks" */
-static void say_with(LeverText *out, const Fit *fit, const Method *m)
+void fit_cards_say_with(LeverText *out, const Fit *fit, const Method *m)
 {
     LeverText flags = levers_text(&m->variant.options, fit->options);
     if (cards_of(m) > 1)
@@ -123,47 +103,6 @@ static void say_with(LeverText *out, const Fit *fit, const Method *m)
     else
         lever_add(out, " on one card");
     lever_add(out, "%s%s", flags.text[0] ? " with " : " as it is", flags.text);
-}
-
-static void say_cards(LeverText *out, const Fit *fit, const Method *best)
-{
-    int left = 0, said = 0;
-    for (int i = 0; i < fit->cards; i++)
-        left += fit_cards_best(fit, i) == best;
-    for (int i = 0; i < fit->cards; i++)
-        if (fit_cards_best(fit, i) == best) {
-            left--;
-            lever_add(out, "%s%s", !said++ ? "" : left ? ", " : " and ", fit->title[i]);
-        }
-}
-
-LeverText fit_cards_verdict(const Fit *fit)
-{
-    LeverText out = {""};
-    const Method *said[CARDS];
-    int count = 0, without = 0;
-    for (int i = 0; i < fit->cards; i++) {
-        const Method *best = fit_cards_best(fit, i);
-        int known = 0;
-        for (int k = 0; k < count; k++)
-            known |= said[k] == best;
-        without += !best;
-        if (known || !best)
-            continue;
-        lever_add(&out, count ? "; " : "It fits ");
-        say_cards(&out, fit, best);
-        say_with(&out, fit, best);
-        said[count++] = best;
-    }
-    if (without) {
-        const Method *least = least_need(fit);
-        lever_add(&out, "%s fits ", count ? "; nothing here" : "Nothing here");
-        say_cards(&out, fit, NULL);
-        lever_add(&out, ": the least need is %s a card,", report_size(least->needs[0]).text);
-        say_with(&out, fit, least);
-    }
-    lever_add(&out, ".");
-    return out;
 }
 
 /* ---- Tables ---------------------------------------------------------------------------------- */
@@ -270,8 +209,14 @@ static void gb_cell(double bytes)
 /* "(20 + 20 + 80) / 2 + 20 to 40" beside the plan of a card with the same 12 bytes a parameter. */
 static void textbook_table(const Options *o, const Plan *plan, const Plan *fp32)
 {
-    static const double rule[PARTS] = {10e9, 0, 10e9, 40e9};
-    char tokens[80];
+    enum { CARDS_OF_IT = 2 };
+    const double count = 10e9, least = 20e9,
+                 most = 40e9; /* the textbook's; of activations from least to most */
+    const double rule[PARTS] = {2 * count / CARDS_OF_IT, 0, 2 * count / CARDS_OF_IT, 8 * count / CARDS_OF_IT};
+    double states = 0;
+    char tokens[80], range[24];
+    for (int i = 0; i < PARTS; i++)
+        states += rule[i];
     snprintf(tokens, sizeof tokens, "of its own %d samples x %d tokens, not divided", o->batch, o->seq);
     const char *const why[PARTS] = {"",
                                     "whole while an operation reads them, one at a time",
@@ -286,14 +231,16 @@ static void textbook_table(const Options *o, const Plan *plan, const Plan *fp32)
            "10B, A CARD OF 2, GB", "textbook", "zero3");
     for (int i = 0; i < PARTS; i++) {
         printf("%-*s", LABEL, part_names[i]);
+        snprintf(range, sizeof range, "%.0f to %.0f", least / 1e9, most / 1e9);
         if (i == 4)
-            printf(" %10s", "20 to 40");
+            printf(" %10s", range);
         else
             gb_cell(rule[i]);
         gb_cell((double)parts[i]);
         printf("%s%s\n", why[i][0] ? "  " : "", why[i]);
     }
-    printf("%-*s %10s", LABEL, "together", "80 to 100");
+    snprintf(range, sizeof range, "%.0f to %.0f", (states + least) / 1e9, (states + most) / 1e9);
+    printf("%-*s %10s", LABEL, "together", range);
     gb_cell((double)plan->memory.stats.needs);
     printf("  and %.1f with 16 bytes: --precision fp32\n", (double)fp32->memory.stats.needs / 1e9);
 }
@@ -338,7 +285,7 @@ void fit_cards_print(const Fit *fit)
 {
     SayLine verdict = {""};
     print_title_on(fit->options, fit->parameters, &fit->bracket, 0, "");
-    line_add(&verdict, "%.1000s", fit_cards_verdict(fit).text);
+    line_add(&verdict, "%.1000s", fit_verdict(fit).text);
     say_line(&verdict);
     printf("\nCards in GiB, %.2f of each reserved; what a library for sending takes itself is not planned.\n"
            "A cell is the largest batch of each card that fits, or what is missing, in GiB.\n"

@@ -5,15 +5,18 @@
 #include "../device/device.h"
 #include "fit_.h"
 
+static int costs_less(const Fit *fit, const Method *m, const Method *than)
+{
+    return fit->ranked ? fit_cards_cost_less(m, than)
+                       : variant_costs_more(&than->variant, &m->variant, &fit->method[0].variant) > 0;
+}
+
 const Method *fit_best(const Fit *fit, int card)
 {
     const Method *best = NULL;
-    if (fit->ranked)
-        return fit_cards_best(fit, card);
     for (int k = 0; k < fit->methods; k++) {
         const Method *m = &fit->method[k];
-        if (fit_fits(fit, m, card) &&
-            (!best || variant_costs_more(&best->variant, &m->variant, &fit->method[0].variant) > 0))
+        if (fit_fits(fit, m, card) && (!best || costs_less(fit, m, best)))
             best = m;
     }
     return best;
@@ -63,6 +66,10 @@ static void say_cards(LeverText *out, const Fit *fit, const Method *best)
 static void say_with(LeverText *out, const Fit *fit, const Method *m)
 {
     const Plan *first = &fit->method[0].variant.plan, *plan = &m->variant.plan;
+    if (fit->ranked) {
+        fit_cards_say_with(out, fit, m);
+        return;
+    }
     if (!m->variant.pulled) {
         lever_add(out, " as it is");
         return;
@@ -102,6 +109,11 @@ static void say_none(LeverText *out, const Fit *fit, int others)
     LeverText flags = levers_text(&least->variant.options, fit->options);
     lever_add(out, "%s fits ", others ? "; nothing here" : "Nothing here");
     say_cards(out, fit, NULL);
+    if (fit->ranked) { /* more cards of the same would take it */
+        lever_add(out, ": the least need is %s a card,", report_size(least->needs[kind]).text);
+        say_with(out, fit, least);
+        return;
+    }
     if (least->needs[kind] == UINT64_MAX)
         lever_add(out, ": nothing of it can be planned for such a card; ");
     else
@@ -114,8 +126,6 @@ LeverText fit_verdict(const Fit *fit)
 {
     LeverText out = {""};
     const Method *said[CARDS];
-    if (fit->ranked)
-        return fit_cards_verdict(fit);
     int count = 0, without = 0, adapters = 0;
     for (int i = 0; i < fit->cards; i++) {
         const Method *best = fit_best(fit, i);

@@ -6,14 +6,6 @@
 #include "levers_.h"
 #include "several.h"
 
-static void size_cell(double bytes, const char *behind)
-{
-    ReportUnit unit = report_unit((uint64_t)bytes);
-    char text[48];
-    snprintf(text, sizeof text, "%.*f %s", unit.decimals, bytes / unit.bytes, unit.name);
-    printf(" %13s%s", text, behind);
-}
-
 /* "stage 2: ranks 4-5". */
 static LeverText stage_name(const Options *o, int stage)
 {
@@ -76,34 +68,20 @@ void print_stages_plan(const Options *o, const StagePlans *stages)
 {
     double needs = 0, peak = 0, sent = 0, each = stage_ranks(o);
     int own = o->ranks.rank / stage_ranks(o);
-    printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", "sent a step");
+    print_ranks_heading();
     for (int stage = stages->first; stage < stages->end; stage++) {
         const StagePlan *s = &stages->all[stage];
         int full = stage == stages->fullest && stages->end - stages->first > 1;
-        printf("%-26s", stage_name(o, stage).text);
-        size_cell((double)s->memory.stats.peak, "");
-        size_cell((double)s->memory.stats.needs, "");
-        size_cell((double)s->sent, full ? "  <- the fullest\n" : "\n");
+        print_ranks_row(stage_name(o, stage).text, (double)s->memory.stats.peak,
+                        (double)s->memory.stats.needs, (double)s->sent, full ? "  <- the fullest" : "");
         peak += each * (double)s->memory.stats.peak;
         needs += each * (double)s->memory.stats.needs;
         sent += each * (double)s->sent;
     }
-    if (plans_all(o)) {
-        printf("%-26s", "all together");
-        size_cell(peak, "");
-        size_cell(needs, "");
-        size_cell(sent, "\n");
-    }
+    if (plans_all(o))
+        print_ranks_row("all together", peak, needs, sent, "");
     printf("The other tables are those of stage %d; --rank R shows another's. Schedule %s: %s.\n", own,
            ranks_schedule_name(o->ranks.schedule), ranks_schedule_holds(o->ranks.schedule));
-}
-
-static json_t *stage_numbers(const Options *o, int stage)
-{
-    json_t *all = json_array();
-    for (int r = stage * stage_ranks(o); r < (stage + 1) * stage_ranks(o); r++)
-        json_array_append_new(all, json_integer(r));
-    return all;
 }
 
 json_t *stages_plan_json(const Options *o, const StagePlans *stages)
@@ -111,10 +89,11 @@ json_t *stages_plan_json(const Options *o, const StagePlans *stages)
     json_t *distinct = json_array();
     for (int stage = stages->first; stage < stages->end; stage++) {
         const StagePlan *s = &stages->all[stage];
+        int each = stage_ranks(o), first = stage * each;
         json_array_append_new(distinct,
                               json_pack("{s:i, s:o, s:I, s:o}", "stage", stage, "ranks",
-                                        stage_numbers(o, stage), "sent_bytes_per_step", (json_int_t)s->sent,
-                                        "memory", json_memory(&s->memory, NULL)));
+                                        rank_numbers(first, first + each - 1), "sent_bytes_per_step",
+                                        (json_int_t)s->sent, "memory", json_memory(&s->memory, NULL)));
     }
     return distinct;
 }

@@ -48,15 +48,14 @@ static int is_divided(const Options *o)
 /* What is not divided where ranks compute a layer together. */
 static LeverText tensor_problem(const Options *o)
 {
+    static const char adapters[] = "adapters are not divided",
+                      files[] = "files of a model whose layers are divided are not there";
     static const struct {
         const char *flag, *why;
-    } excluded[] = {{"--lora", "adapters are not divided"},
-                    {"--adapter", "adapters are not divided"},
-                    {"--quantize", "quantised weights are not divided"},
-                    {"--save", "files of a model whose layers are divided are not there"},
-                    {"--resume", "files of a model whose layers are divided are not there"},
-                    {"--init", "files of a model whose layers are divided are not there"},
-                    {"--export", "files of a model whose layers are divided are not there"}};
+    } excluded[] = {
+        {"--lora", adapters}, {"--adapter", adapters}, {"--quantize", "quantised weights are not divided"},
+        {"--save", files},    {"--resume", files},     {"--init", files},
+        {"--export", files}};
     int tensor = o->ranks.tensor;
     if (tensor < 2)
         return lever_say("%s", "");
@@ -258,6 +257,20 @@ static void size_cell(double bytes, const char *behind)
     printf(" %13s%s", text, behind);
 }
 
+void print_ranks_heading(void)
+{
+    printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", "sent a step");
+}
+
+void print_ranks_row(const char *who, double peak, double needs, double sent, const char *behind)
+{
+    printf("%-26s", who);
+    size_cell(peak, "");
+    size_cell(needs, "");
+    size_cell(sent, behind);
+    printf("\n");
+}
+
 /* What is divided, and among whom. */
 static void print_divided(const Options *o)
 {
@@ -285,15 +298,10 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     int64_t whole = 0; /* of frozen weights */
     if (!has_ranks(o))
         return;
-    printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", "sent a step");
-    printf("%-26s", who.text);
-    size_cell((double)s->peak, "");
-    size_cell((double)s->needs, "");
-    size_cell((double)plan->step_sent, "\n");
-    printf("%-26s", "all together");
-    size_cell(ranks * (double)s->peak, "");
-    size_cell(ranks * (double)s->needs, "");
-    size_cell(ranks * (double)plan->step_sent, "\n");
+    print_ranks_heading();
+    print_ranks_row(who.text, (double)s->peak, (double)s->needs, (double)plan->step_sent, "");
+    print_ranks_row("all together", ranks * (double)s->peak, ranks * (double)s->needs,
+                    ranks * (double)plan->step_sent, "");
     print_divided(o);
     if (is_divided(o) && b->kept_whole)
         printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
@@ -305,7 +313,7 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
                report_count(whole).text);
 }
 
-static json_t *numbers(int first, int last)
+json_t *rank_numbers(int first, int last)
 {
     json_t *all = json_array();
     for (int r = first; r <= last; r++)
@@ -321,7 +329,7 @@ void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, json_t 
         json_object_set_new(object, "ranks", ranks_json(o, plan, stages));
         return;
     }
-    json_t *one = json_pack("{s:o, s:o}", "ranks", numbers(first_planned(o), last_planned(o)), "memory",
+    json_t *one = json_pack("{s:o, s:o}", "ranks", rank_numbers(first_planned(o), last_planned(o)), "memory",
                             json_memory(&plan->memory, NULL));
     json_object_set_new(object, "ranks", ranks_json(o, plan, json_pack("[o]", one)));
 }
