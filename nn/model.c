@@ -213,7 +213,7 @@ static Tensor *apart_loss(Module *model, Tensor *x, const Batch *batch, float sc
     return loss;
 }
 
-Tensor *module_stage_loss(Module *model, Tensor *x, const Batch *batch)
+Tensor *module_loss_from(Module *model, Tensor *x, const Batch *batch)
 {
     /* Hand-made batches may forget labels_total. */
     float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f;
@@ -227,5 +227,5 @@ Tensor *nn_loss(Module *model, const Batch *batch)
     if (!model || !batch || !context_here() || error_code())
         return NULL;
     return context_stages_(model->item.context) > 1 ? module_stages_loss(model, batch)
-                                                    : module_stage_loss(model, NULL, batch);
+                                                    : module_loss_from(model, NULL, batch);
 }

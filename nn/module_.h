@@ -200,7 +200,7 @@ int module_stage_begins(int layers, int stages, int stage);
 /* Micro-batches that a stage holds at most between forward and backward. */
 int module_stage_holds(int schedule, int stages, int stage, int micros);
 /* The loss, from what the stage before has computed; x NULL: from the batch. (model.c) */
-Tensor *module_stage_loss(Module *module, Tensor *x, const Batch *batch);
+Tensor *module_loss_from(Module *module, Tensor *x, const Batch *batch);
 /* nn_loss of a model in stages, where nothing is recorded: the same on all of them. */
 Tensor *module_stages_loss(Module *module, const Batch *batch);
 

@@ -150,7 +150,7 @@ static Tensor *stage_forward(Module *module, const Batch *batch, Tensor **x)
     *x = stage > 0 ? take_input(module, batch, stage) : NULL;
     Tensor *y = NULL;
     if (!error_code())
-        y = module_last_stage(module) ? module_stage_loss(module, *x, batch) : nn_forward(module, *x, batch);
+        y = module_last_stage(module) ? module_loss_from(module, *x, batch) : nn_forward(module, *x, batch);
     if (*x) /* backward keeps what it reads */
         tensor_drop_data(*x, DATA_RELEASED);
     if (y && !module_last_stage(module) && send_output(module, y, stage) != 0)
