@@ -91,9 +91,6 @@ void fit_print_json(const Fit *fit);
 
 /* The rows that --cards asks for. 0 or EXIT_USAGE. */
 int fit_choose_ranks(Fit *fit);
-int fit_cards_cost_less(const Method *a, const Method *b);
-/* With what a row trains, for the sentence. */
-void fit_cards_say_with(LeverText *out, const Fit *fit, const Method *m);
 void fit_cards_print(const Fit *fit);
 /* Adds how many ranks and what they divide, and what one sends a step. */
 void fit_cards_json(json_t *row, const Method *m);

@@ -76,33 +76,9 @@ int fit_choose_ranks(Fit *fit)
     return 0;
 }
 
-/* ---- What is best ---------------------------------------------------------------------------- */
-
 static int cards_of(const Method *m)
 {
     return m->variant.options.ranks.size;
-}
-
-/* Fewer cards, then fewer operations, then fewer bytes sent. */
-int fit_cards_cost_less(const Method *a, const Method *b)
-{
-    const Plan *x = &a->variant.plan, *y = &b->variant.plan;
-    if (cards_of(a) != cards_of(b))
-        return cards_of(a) < cards_of(b);
-    if (x->step_flops > 1.005 * y->step_flops || y->step_flops > 1.005 * x->step_flops)
-        return x->step_flops < y->step_flops;
-    return x->step_sent < y->step_sent;
-}
-
-/* "on 8 cards with --ranks 8 --parallel zero3 --checkpoint blocks" */
-void fit_cards_say_with(LeverText *out, const Fit *fit, const Method *m)
-{
-    LeverText flags = levers_text(&m->variant.options, fit->options);
-    if (cards_of(m) > 1)
-        lever_add(out, " on %d cards", cards_of(m));
-    else
-        lever_add(out, " on one card");
-    lever_add(out, "%s%s", flags.text[0] ? " with " : " as it is", flags.text);
 }
 
 /* ---- Tables ---------------------------------------------------------------------------------- */

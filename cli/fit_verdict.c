@@ -5,9 +5,20 @@
 #include "../device/device.h"
 #include "fit_.h"
 
+/* Fewer cards, then fewer operations, then fewer bytes sent. */
+static int costs_less_on_cards(const Method *a, const Method *b)
+{
+    const Plan *x = &a->variant.plan, *y = &b->variant.plan;
+    if (a->variant.options.ranks.size != b->variant.options.ranks.size)
+        return a->variant.options.ranks.size < b->variant.options.ranks.size;
+    if (x->step_flops > 1.005 * y->step_flops || y->step_flops > 1.005 * x->step_flops)
+        return x->step_flops < y->step_flops;
+    return x->step_sent < y->step_sent;
+}
+
 static int costs_less(const Fit *fit, const Method *m, const Method *than)
 {
-    return fit->ranked ? fit_cards_cost_less(m, than)
+    return fit->ranked ? costs_less_on_cards(m, than)
                        : variant_costs_more(&than->variant, &m->variant, &fit->method[0].variant) > 0;
 }
 
@@ -63,11 +74,22 @@ static void say_cards(LeverText *out, const Fit *fit, const Method *best)
         }
 }
 
+/* "on 8 cards with --ranks 8 --parallel zero3 --checkpoint blocks" */
+static void say_with_cards(LeverText *out, const Fit *fit, const Method *m)
+{
+    LeverText flags = levers_text(&m->variant.options, fit->options);
+    if (m->variant.options.ranks.size > 1)
+        lever_add(out, " on %d cards", m->variant.options.ranks.size);
+    else
+        lever_add(out, " on one card");
+    lever_add(out, "%s%s", flags.text[0] ? " with " : " as it is", flags.text);
+}
+
 static void say_with(LeverText *out, const Fit *fit, const Method *m)
 {
     const Plan *first = &fit->method[0].variant.plan, *plan = &m->variant.plan;
     if (fit->ranked) {
-        fit_cards_say_with(out, fit, m);
+        say_with_cards(out, fit, m);
         return;
     }
     if (!m->variant.pulled) {
