@@ -73,9 +73,12 @@ const char *const zero_grad_names[] = {"free", "keep", NULL};
 static const struct {
     const char *names, *what;
 } others[] = {
-    {" tensor tp ", "tensor parallel is --tensor T; it is"}, {" sequence sp ", "sequence parallel is"},
-    {" context cp ring ulysses ", "context parallel is"},    {" expert ep moe ", "expert parallel is"},
-    {" hsdp hybrid ", "replicas of divided models are"},
+    {" tensor tp ", "tensor parallel is --tensor T"},
+    {" pipeline pp stages ", "a pipeline is --stages P"},
+    {" sequence sp ", "sequence parallel is not there"},
+    {" context cp ring ulysses ", "context parallel is not there"},
+    {" expert ep moe ", "expert parallel is not there"},
+    {" hsdp hybrid ", "replicas of divided models are not there"},
 };
 
 static int parse_parallel(const char *text, RankStrategy *out)
@@ -87,13 +90,9 @@ static int parse_parallel(const char *text, RankStrategy *out)
         return 0;
     }
     snprintf(word, sizeof word, " %.24s ", text);
-    if (strstr(" pipeline pp stages ", word))
-        return usage(
-            "--parallel %s: a pipeline is --stages P; --parallel divides what the ranks of a stage have",
-            text);
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (strstr(others[i].names, word))
-            return usage("--parallel %s: %s not there; there are ddp, zero1, zero2 and zero3 (fsdp)", text,
+            return usage("--parallel %s: %s; --parallel takes ddp, zero1, zero2 and zero3 (fsdp)", text,
                          others[i].what);
     return usage("--parallel must be one of ddp, zero1, zero2, zero3, fsdp, not '%s'", text);
 }
