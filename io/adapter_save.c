@@ -512,30 +512,20 @@ static int publish(const Saving *s, const char *config, const char *tensors)
 }
 
 /* Of several ranks, the first one does all but the tensors. */
-static int is_first(void)
-{
-    return context_rank_(context_here()) == 0;
-}
-
-static int agreed(void)
-{
-    return ranks_agree_error_(context_here(), NULL);
-}
-
 static int write_files(Saving *s)
 {
     char config[PATH_BYTES], tensors[PATH_BYTES];
     if (path_join(config, s->directory, ADAPTER_CONFIG) || path_join(tensors, s->directory, ADAPTER_TENSORS))
         return error_code();
-    if (is_first())
+    if (ranks_first_())
         json_write_temporary(s->config, config, JSON_SORT_KEYS);
-    int status = agreed();
+    int status = ranks_agreed_();
     if (!status)
         status = safetensors_write_temporary(tensors, s->items, s->count, NULL, 0);
-    if (!status && is_first())
+    if (!status && ranks_first_())
         publish(s, config, tensors);
-    status = status ? status : agreed();
-    if (status && is_first()) {
+    status = status ? status : ranks_agreed_();
+    if (status && ranks_first_()) {
         drop_temporary(config);
         drop_temporary(tensors);
     }
@@ -583,12 +573,12 @@ int io_save_adapter(Module *model, const char *directory, const AdapterSaving *h
 {
     Saving s;
     int status = begin(&s, "io_save_adapter", model, directory, how);
-    if (!status && is_first() && !context_is_meta(context_current()) && !check(&s))
+    if (!status && ranks_first_() && !context_is_meta(context_current()) && !check(&s))
         io_check_directory(directory);
-    status = status == ERROR_ARGUMENT ? status : agreed(); /* what is an argument is so everywhere */
+    status = status == ERROR_ARGUMENT ? status : ranks_agreed_(); /* what is an argument is so everywhere */
     if (!status && !context_is_meta(context_current())) {
         make_room(&s);
-        status = agreed();
+        status = ranks_agreed_();
         if (!status)
             status = list_items(&s) || write_files(&s) ? error_code() : 0;
     }

@@ -193,31 +193,21 @@ static int publish(const Export *e, const Shards *weights)
 /* ---- All ------------------------------------------------------------------------------------- */
 
 /* Of several ranks, the first one does all but the weights, which each writes what it has of; what one cannot
- * do ends it for all. Alone this is the error that there is. */
-static int agreed(void)
-{
-    return ranks_agree_error_(context_here(), NULL);
-}
-
-static int is_first(void)
-{
-    return context_rank_(context_here()) == 0;
-}
-
+ * do ends it for all. */
 static int save_items(Export *e, const SafetensorsItem *items, int count)
 {
     Shards weights;
-    if (is_first() && !error_code())
+    if (ranks_first_() && !error_code())
         stage(e);
-    int status = agreed();
+    int status = ranks_agreed_();
     if (!status) {
         status = shards_write(&weights, e->directory, items, count, e->how->shard, 0);
-        if (!status && is_first())
+        if (!status && ranks_first_())
             publish(e, &weights);
         else
             abandon(e);
         shards_free(&weights);
-        return status ? status : agreed();
+        return status ? status : ranks_agreed_();
     }
     abandon(e);
     return status;
@@ -269,9 +259,9 @@ int io_save_weights(Module *model, const ModelPreset *preset, const char *direct
     if (context_is_meta(context_current()))
         return error_code();
     e = (Export){.directory = directory, .how = how};
-    if (!error_code() && is_first() && export_list(&e, preset, directory, how) == 0 &&
+    if (!error_code() && ranks_first_() && export_list(&e, preset, directory, how) == 0 &&
         export_check(&e, model) == 0)
         io_check_directory(directory);
-    int status = agreed();
+    int status = ranks_agreed_();
     return status ? status : save_parameters(&e, list);
 }

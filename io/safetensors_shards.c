@@ -273,12 +273,12 @@ static int publish_single(const Shards *s)
 /* An error of one rank is everybody's, where they write together. */
 static int agreed(const Shards *s)
 {
-    return s->alone ? error_code() : ranks_agree_error_(context_here(), NULL);
+    return s->alone ? error_code() : ranks_agreed_();
 }
 
 static int is_first(const Shards *s)
 {
-    return s->alone || context_rank_(context_here()) == 0;
+    return s->alone || ranks_first_();
 }
 
 static int write_all(const Shards *s)

@@ -150,18 +150,6 @@ static int optimizer_items(Items *s, const Optimizer *optimizer)
     return 0;
 }
 
-/* Of several ranks, the first one does what is done once. */
-static int is_first(void)
-{
-    return context_rank_(context_here()) == 0;
-}
-
-/* An error of one rank becomes everybody's. Alone: the error that there is. */
-static int agreed(void)
-{
-    return ranks_agree_error_(context_here(), NULL);
-}
-
 /* Writes a file of items, if all could make them, and frees them. What all have of it is returned; what this
  * rank has beside it is raised. */
 static int save_items(const char *directory, const char *name, Items *items, SavedFile *file)
@@ -169,12 +157,12 @@ static int save_items(const char *directory, const char *name, Items *items, Sav
     char path[PATH_BYTES];
     size_t bytes = (size_t)(items->count + 1) * sizeof(FileSum);
     FileSum *sums = !error_code() && !path_join(path, directory, name) ? host_alloc(bytes) : NULL;
-    int status = agreed();
+    int status = ranks_agreed_();
     if (!status) {
         memset(sums, 0, bytes);
         status = safetensors_write_temporary(path, items->items, items->count, sums, 0);
     }
-    if (!status && is_first() && file_publish(path) == 0)
+    if (!status && ranks_first_() && file_publish(path) == 0)
         saved_file_fill(file, sums, items->count + 1);
     if (sums)
         host_free(context_here(), sums, bytes);
@@ -192,9 +180,9 @@ static int save_state(const char *directory, const SavedRun *run, const SavedFil
     if (status)
         return status;
     random.first_sample = sample.most;
-    if (is_first() && path_join(path, directory, SAVED_RUN_STATE) == 0)
+    if (ranks_first_() && path_join(path, directory, SAVED_RUN_STATE) == 0)
         saved_run_state_write(path, run, &random, files);
-    return agreed();
+    return ranks_agreed_();
 }
 
 static int save_files(const char *directory, const SavedRun *run)
@@ -270,13 +258,13 @@ int io_save_run(const char *directory, const SavedRun *run)
     if (status)
         return status;
     status = save_files(temporary, run);
-    if (!status && is_first())
+    if (!status && ranks_first_())
         saved_run_publish(directory, step, temporary);
     if (!status)
-        status = agreed();
-    if (status && is_first())
+        status = ranks_agreed_();
+    if (status && ranks_first_())
         saved_run_remove(temporary);
-    if (!status && is_first())
+    if (!status && ranks_first_())
         saved_run_prune(directory, step, run->keep ? run->keep : SAVED_RUNS_KEPT);
     return status;
 }
@@ -305,7 +293,7 @@ static int complete(const char *path, int64_t *step)
         saved_run_check_files(path, &state, 1);
     *step = state.steps;
     saved_run_state_free(&state);
-    return agreed();
+    return ranks_agreed_();
 }
 
 /* Notes why one was passed over, and forgets the error. */
@@ -533,7 +521,7 @@ static int same_everywhere(const Loading *l)
                     "%s is of step %" PRId64 " here, and of step %" PRId64
                     " where rank 0 runs: all ranks must see the same directory",
                     l->shown, step.mine, step.first);
-    return agreed();
+    return ranks_agreed_();
 }
 
 static int load_one(const char *path, const SavedRun *run, int check, SavedRunFound *found)
@@ -548,11 +536,11 @@ static int load_one(const char *path, const SavedRun *run, int check, SavedRunFo
         if ((l.model = open_tensors(path, SAVED_RUN_MODEL)) &&
             (l.optimizer = open_tensors(path, SAVED_RUN_OPTIMIZER)))
             compare(&l);
-        status = agreed();
+        status = ranks_agreed_();
     }
     if (!status) {
         restore(&l);
-        status = agreed();
+        status = ranks_agreed_();
     }
     found->step = l.state.steps;
     if (!status && l.state.threads != context->run.threads && !found->note[0])

@@ -94,3 +94,13 @@ int ranks_agree_error_(Context *context, RankValue *value)
         value->first = reports[0].value;
     return failed < 0 ? 0 : raise_everywhere(context, failed);
 }
+
+int ranks_agreed_(void)
+{
+    return ranks_agree_error_(context_here(), NULL);
+}
+
+int ranks_first_(void)
+{
+    return context_rank_(context_here()) == 0;
+}

@@ -431,6 +431,10 @@ typedef struct RankValue {
 /* All wait for all. An error of one becomes everybody's, with the same code. value may be NULL. Returns
  * error_code(). */
 int ranks_agree_error_(Context *context, RankValue *value);
+/* The same in the current context, with nothing to say. */
+int ranks_agreed_(void);
+/* Whether the current context does what is done once: it is alone, or rank 0. */
+int ranks_first_(void);
 /* 0, or raises: this rank's model is not a whole one, divided at most by elements. */
 int ranks_whole_model_(const Context *context, const char *what);
 /* Part r of the host's data, of `bytes`, a multiple of 64, comes from rank r. 0, or raises. */
