@@ -1,6 +1,6 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.7.0
+VERSION := 0.8.0
 SOVERSION := 6
 PREFIX  ?= /usr/local
 SAN     ?=
