@@ -56,7 +56,7 @@ static const Help pages[] = {
      "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
      "--inference plans inference instead of training: weights, cache and workspace.",
      NEED_FLAGS " --ranks --parallel --tensor --gather --stages --pipeline --rank --card --textbook "
-                "--inference --prefill --json",
+                "--inference --prefill --log --json",
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"
