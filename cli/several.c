@@ -249,12 +249,55 @@ static int last_planned(const Options *o)
     return o->rank && strcmp(o->rank, "all") != 0 ? o->ranks.rank : o->ranks.size - 1;
 }
 
-static void size_cell(double bytes, const char *behind)
+void print_size_cell(double bytes, const char *behind)
 {
     ReportUnit unit = report_unit((uint64_t)bytes);
     char text[48];
     snprintf(text, sizeof text, "%.*f %s", unit.decimals, bytes / unit.bytes, unit.name);
     printf(" %13s%s", text, behind);
+}
+
+void print_sentence(const char *text)
+{
+    enum { WIDTH = 108 };
+    int column = 0;
+    while (*text) {
+        int length = (int)strcspn(text, " ");
+        if (column && column + 1 + length > WIDTH) {
+            printf("\n");
+            column = 0;
+        }
+        column += printf("%s%.*s", column ? " " : "", length, text);
+        text += length + (text[length] == ' ');
+    }
+    if (column)
+        printf("\n");
+}
+
+void print_ranks_why(const RankLayout *layout, const RankKind *kinds, int count)
+{
+    print_sentence(report_ranks_why(layout, kinds, count).text);
+    print_sentence(report_ranks_saving(layout, kinds, count).text);
+}
+
+RankLayout rank_layout(const Options *o)
+{
+    RankLayout l = {.size = o->ranks.size,
+                    .data = data_ranks(o),
+                    .tensor = o->ranks.tensor > 0 ? o->ranks.tensor : 1,
+                    .stages = has_stages(o) ? o->ranks.stages : 1,
+                    .micro_batches = o->accumulate};
+    snprintf(l.strategy, sizeof l.strategy, "%s", ranks_strategy_name(o->ranks.strategy));
+    snprintf(l.schedule, sizeof l.schedule, "%s", ranks_schedule_name(o->ranks.schedule));
+    return l;
+}
+
+RankKind rank_kind(const MemSummary *memory, int first, int count)
+{
+    RankKind k = {.first = first, .count = count, .peak = memory->stats.peak};
+    snprintf(k.ranks, sizeof k.ranks, count > 1 ? "%d-%d" : "%d", first, first + count - 1);
+    memcpy(k.at_peak, memory->stats.at_peak, sizeof k.at_peak);
+    return k;
 }
 
 void print_ranks_heading(void)
@@ -265,9 +308,9 @@ void print_ranks_heading(void)
 void print_ranks_row(const char *who, double peak, double needs, double sent, const char *behind)
 {
     printf("%-26s", who);
-    size_cell(peak, "");
-    size_cell(needs, "");
-    size_cell(sent, behind);
+    print_size_cell(peak, "");
+    print_size_cell(needs, "");
+    print_size_cell(sent, behind);
     printf("\n");
 }
 
@@ -311,6 +354,9 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     if (whole)
         printf("Frozen weights that are not divided: every rank has all %s of them.\n",
                report_count(whole).text);
+    RankLayout layout = rank_layout(o);
+    RankKind kind = rank_kind(&plan->memory, first_planned(o), last_planned(o) - first_planned(o) + 1);
+    print_sentence(report_ranks_saving(&layout, &kind, 1).text);
 }
 
 json_t *rank_numbers(int first, int last)
@@ -444,10 +490,10 @@ void print_ranks_run(const Options *o, const RankFigures *f)
         if (first_like(f, r) != r)
             continue;
         printf("%-26s", rank_names(f, r).text);
-        size_cell((double)f->planned[r].memory.stats.peak, "");
-        size_cell((double)f->all[r].stats.peak, "");
-        size_cell((double)highest_process(f, r), "");
-        size_cell((double)f->planned[r].sent, full ? "  <- the fullest\n" : "\n");
+        print_size_cell((double)f->planned[r].memory.stats.peak, "");
+        print_size_cell((double)f->all[r].stats.peak, "");
+        print_size_cell((double)highest_process(f, r), "");
+        print_size_cell((double)f->planned[r].sent, full ? "  <- the fullest\n" : "\n");
     }
     print_divided(o);
 }
