@@ -6,7 +6,7 @@
 #include "runlog.h"
 #include "runlog_ranks.h"
 
-enum { PATH_MOST = 4096 };
+enum { PATH_MOST = 4096, RANK_BARS = 16 }; /* more ranks than these have no bar each */
 
 static json_t *text_or_null(const char *text)
 {
@@ -28,6 +28,13 @@ static json_t *kind_json(const RunRanks *ranks, int i, int own, int number)
     if (i != own && i < RANK_LOGS)
         json_object_set_new(all, "log", json_string(id));
     json_object_set_new(all, "own", json_boolean(i == own));
+    if (ranks->layout.size <= RANK_BARS) {
+        json_t *numbers = json_array();
+        for (int r = 0; r < ranks->layout.size; r++)
+            if (ranks->kind[r] == i)
+                json_array_append_new(numbers, json_integer(r));
+        json_object_set_new(all, "numbers", numbers);
+    }
     return all;
 }
 
