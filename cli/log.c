@@ -78,11 +78,12 @@ static json_t *ranks_json(const TrainLog *log, const Options *o, const Plan *pla
     int each = stage_ranks(o), first = r->rank / each * each;
     char id[24];
     snprintf(id, sizeof id, "%016" PRIx64, run);
-    json_t *all = json_pack("{s:i, s:i, s:s, s:i, s:i, s:i, s:s, s:s, s:i, s:I}", "rank", r->rank, "size",
-                            r->size, "run", id, "data", data_ranks(o), "tensor", r->tensor > 0 ? r->tensor : 1,
-                            "stages", has_stages(o) ? r->stages : 1, "strategy",
-                            ranks_strategy_name(r->strategy), "schedule", ranks_schedule_name(r->schedule),
-                            "micro_batches", o->accumulate, "sent_bytes_per_step", (json_int_t)plan->step_sent);
+    json_t *all =
+        json_pack("{s:i, s:i, s:s, s:i, s:i, s:i, s:s, s:s, s:i, s:I}", "rank", r->rank, "size", r->size,
+                  "run", id, "data", data_ranks(o), "tensor", r->tensor > 0 ? r->tensor : 1, "stages",
+                  has_stages(o) ? r->stages : 1, "strategy", ranks_strategy_name(r->strategy), "schedule",
+                  ranks_schedule_name(r->schedule), "micro_batches", o->accumulate, "sent_bytes_per_step",
+                  (json_int_t)plan->step_sent);
     if (log->planned)
         json_object_set_new(all, "like", json_pack("[i, i]", first, first + each - 1));
     return all;

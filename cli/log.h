@@ -13,7 +13,7 @@ struct Training;
 enum { LOG_PATH = 4096 };
 
 typedef struct TrainLog {
-    const char *path; /* as typed; NULL: there is no log, and nothing below does anything */
+    const char *path;   /* as typed; NULL: there is no log, and nothing below does anything */
     char own[LOG_PATH]; /* this rank's */
     RunOutline *outline;
     RunLog *file;
@@ -34,8 +34,8 @@ void train_log_validation(TrainLog *log, const RunLogValidation *validation);
 /* After the run, or without one (result NULL); frees everything. */
 void train_log_close(TrainLog *log, const Plan *plan, const RunResult *result);
 
-/* brim plan --log: plans once more, into the log; with stages, each of them into one of its own. EXIT_DONE, or
- * EXIT_NO after saying why. */
+/* brim plan --log: plans once more, into the log; with stages, each of them into one of its own. EXIT_DONE,
+ * or EXIT_NO after saying why. */
 int plan_log_write(const struct Options *options);
 
 #endif

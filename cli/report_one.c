@@ -271,7 +271,8 @@ static void print_ranks(const RunRecord *run, const RunRanks *ranks)
     if (run->planned)
         printf("\n%-26s %13s %13s %13s\n", "RANKS", "planned peak", "needs", "sent a step");
     else
-        printf("\n%-26s %13s %13s %13s %13s\n", "RANKS", "planned peak", "measured", "process", "sent a step");
+        printf("\n%-26s %13s %13s %13s %13s\n", "RANKS", "planned peak", "measured", "process",
+               "sent a step");
     for (int i = 0; i < ranks->count; i++)
         print_rank_row(ranks, i, run->planned);
     RankKind *kinds = memtrack_host_calloc(NULL, (size_t)ranks->count * sizeof *kinds);

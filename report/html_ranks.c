@@ -1,5 +1,5 @@
-/* The ranks of a run in its report page: which are alike, what is to be said of them in words, and the events of
- * one of each kind. */
+/* The ranks of a run in its report page: which are alike, what is to be said of them in words, and the events
+ * of one of each kind. */
 #include <string.h>
 
 #include "html_.h"
@@ -20,11 +20,11 @@ static json_t *kind_json(const RunRanks *ranks, int i, int own, int number)
     char id[48];
     snprintf(id, sizeof id, "rank-%d-%d", number, i);
     json_t *all = json_pack("{s:o, s:s, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I}", "name",
-                            text_or_null(report_rank_name(&ranks->layout, &k->words).text), "ranks", k->words.ranks,
-                            "first", k->words.first, "count", k->words.count, "stage", k->stage, "planned",
-                            (json_int_t)k->planned_peak, "needs", (json_int_t)k->needs, "measured",
-                            (json_int_t)k->measured_peak, "process", (json_int_t)k->process, "sent",
-                            (json_int_t)k->sent);
+                            text_or_null(report_rank_name(&ranks->layout, &k->words).text), "ranks",
+                            k->words.ranks, "first", k->words.first, "count", k->words.count, "stage",
+                            k->stage, "planned", (json_int_t)k->planned_peak, "needs", (json_int_t)k->needs,
+                            "measured", (json_int_t)k->measured_peak, "process", (json_int_t)k->process,
+                            "sent", (json_int_t)k->sent);
     if (i != own && i < RANK_LOGS)
         json_object_set_new(all, "log", json_string(id));
     json_object_set_new(all, "own", json_boolean(i == own));
@@ -46,10 +46,11 @@ static json_t *ranks_json(const RunRanks *ranks, const RankKind *words, int numb
         json_array_append_new(notes, text_or_null(ranks->notes.names[i]));
     for (int i = 0; i < ranks->count; i++)
         json_array_append_new(kinds, kind_json(ranks, i, ranks->kind[ranks->rank], number));
-    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:I, s:s, s:s, s:i, s:o, s:o}", "size", l->size, "data",
-                     l->data, "tensor", l->tensor, "stages", l->stages, "rank", ranks->rank, "strategy",
-                     text_or_null(l->strategy), "schedule", text_or_null(l->schedule), "micro_batches",
-                     (json_int_t)l->micro_batches, "why", report_ranks_why(l, words, ranks->count).text, "saving",
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:o, s:o, s:I, s:s, s:s, s:i, s:o, s:o}", "size", l->size,
+                     "data", l->data, "tensor", l->tensor, "stages", l->stages, "rank", ranks->rank,
+                     "strategy", text_or_null(l->strategy), "schedule", text_or_null(l->schedule),
+                     "micro_batches", (json_int_t)l->micro_batches, "why",
+                     report_ranks_why(l, words, ranks->count).text, "saving",
                      report_ranks_saving(l, words, ranks->count).text, "fullest",
                      report_ranks_fullest(words, ranks->count), "notes", notes, "kinds", kinds);
 }
@@ -92,7 +93,8 @@ static int write_kind(const Lines *own, const RunRanks *ranks, int kind, int num
     if (report_log_rank_path(path, sizeof path, own->path, ranks->kinds[kind].words.first) ||
         lines_open_(&lines, path))
         return -1;
-    fprintf(out, "<script type=\"application/x-ndjson\" class=\"rank-log\" id=\"rank-%d-%d\">\n", number, kind);
+    fprintf(out, "<script type=\"application/x-ndjson\" class=\"rank-log\" id=\"rank-%d-%d\">\n", number,
+            kind);
     int failed = copy_events(&lines, out);
     fputs("</script>\n", out);
     lines_close_(&lines);

@@ -126,13 +126,13 @@ RankWords report_ranks_why(const RankLayout *l, const RankKind *kinds, int count
     RankWords out = {""};
     if (count < 1)
         return out;
-    const RankKind *full = &kinds[report_ranks_fullest(kinds, count)], *least = &kinds[emptiest(kinds, count)];
+    const RankKind *full = &kinds[report_ranks_fullest(kinds, count)],
+                   *least = &kinds[emptiest(kinds, count)];
     if (full->peak == least->peak) {
         add(&out, "No rank is fuller than another: the peak of each is %s.", report_size(full->peak).text);
         if (l->stages < 2)
-            add(&out, " Each has as many samples%s.", l->data > 1 && strcmp(l->strategy, "ddp") != 0
-                                                          ? ", and parts are padded to one size"
-                                                          : "");
+            add(&out, " Each has as many samples%s.",
+                l->data > 1 && strcmp(l->strategy, "ddp") != 0 ? ", and parts are padded to one size" : "");
         return out;
     }
     add(&out, "%s is the fullest, with %s.", report_rank_name(l, full).text, report_size(full->peak).text);
@@ -156,7 +156,8 @@ static int level_of(const RankLayout *l)
 static void answer_ddp(RankWords *out, const RankLayout *l, const RankKind *k)
 {
     add(out,
-        "Why does ddp save nothing? Each of %d ranks has all weights, gradients and states, as one process has: %s "
+        "Why does ddp save nothing? Each of %d ranks has all weights, gradients and states, as one process "
+        "has: %s "
         "of its %s at the peak. What is divided are the samples, and --batch is that of a rank.",
         l->data, report_size(parts_of(k).state).text, report_size(k->peak).text);
 }
@@ -176,9 +177,10 @@ static void answer_zero(RankWords *out, const RankLayout *l, const RankKind *k)
     uint64_t activations = report_group(at, MEM_GROUP_ACTIVATIONS),
              whole = (level > 1 ? 0 : at[MEM_GRADIENT]) + (level > 2 ? 0 : weights),
              known = divided + whole + activations + at[MEM_GATHERED];
-    add(out, "Why do %d ranks not need 1/%d each? Of a rank's %s %s are divided (%s%s); the rest is not:", l->data,
-        l->data, report_size(k->peak).text, report_size(divided).text,
-        level == 1 ? "states"
+    add(out,
+        "Why do %d ranks not need 1/%d each? Of the %s of a rank, %s are divided (%s%s); the rest is not:",
+        l->data, l->data, report_size(k->peak).text, report_size(divided).text,
+        level == 1   ? "states"
         : level == 2 ? "gradients and states"
                      : "weights, gradients and states",
         level > 1 ? "; a gradient is whole until it is summed" : "");

@@ -1,5 +1,5 @@
-/* What a table of ranks says in words: which of them is the fullest and why, and what dividing saves. Of plans
- * and of run logs alike. */
+/* What a table of ranks says in words: which of them is the fullest and why, and what dividing saves. Of
+ * plans and of run logs alike. */
 #ifndef BRIM_REPORT_RANKS_WORDS_H
 #define BRIM_REPORT_RANKS_WORDS_H
 
@@ -31,8 +31,8 @@ RankWords report_rank_name(const RankLayout *layout, const RankKind *kind);
 int report_ranks_fullest(const RankKind *kinds, int count);
 /* Sentences: which is the fullest, and why; or that all are alike. */
 RankWords report_ranks_why(const RankLayout *layout, const RankKind *kinds, int count);
-/* What dividing saves, in figures of the fullest rank: a question and its answer. "" where nothing is divided by
- * data. */
+/* What dividing saves, in figures of the fullest rank: a question and its answer. "" where nothing is divided
+ * by data. */
 RankWords report_ranks_saving(const RankLayout *layout, const RankKind *kinds, int count);
 
 #endif

@@ -18,8 +18,8 @@ static uint64_t signature_of(const RunRecord *run)
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
     for (size_t i = 0; i < run->event_count; i++) {
         const RunEvent *e = &run->events[i];
-        const uint64_t of[] = {e->kind, (uint64_t)e->step, e->phase, e->component, (uint64_t)e->path,
-                               (uint64_t)e->op, e->bytes};
+        const uint64_t of[] = {e->kind,           (uint64_t)e->step, e->phase, e->component,
+                               (uint64_t)e->path, (uint64_t)e->op,   e->bytes};
         for (size_t k = 0; k < sizeof of / sizeof of[0]; k++)
             hash = (hash ^ of[k]) * UINT64_C(0x100000001b3);
     }
@@ -158,8 +158,8 @@ RankWords report_run_ranks_of(const RunRanks *ranks, int kind)
             snprintf(out.text + length, sizeof out.text - length, ", ...");
             break;
         }
-        snprintf(out.text + length, sizeof out.text - length, last > r ? "%s%d-%d" : "%s%d", any++ ? ", " : "", r,
-                 last);
+        snprintf(out.text + length, sizeof out.text - length, last > r ? "%s%d-%d" : "%s%d",
+                 any++ ? ", " : "", r, last);
     }
     return out;
 }
@@ -178,13 +178,15 @@ static int note_missing(const RunRecord *own, RunRanks *ranks)
     RankWords which = report_run_ranks_of(ranks, -1);
     if (own->rank.rank)
         snprintf(note, sizeof note,
-                 "This is the log of rank %d of %d. That of rank 0 is read together with those of the others, which "
+                 "This is the log of rank %d of %d. That of rank 0 is read together with those of the "
+                 "others, which "
                  "lie beside it.",
                  own->rank.rank, own->rank.size);
     else
-        snprintf(note, sizeof note,
-                 "Of rank%s %s there is no log that can be shown: %.300s.rank-%d is looked for beside rank 0's.",
-                 plural(missing), which.text, own->path, first);
+        snprintf(
+            note, sizeof note,
+            "Of rank%s %s there is no log that can be shown: %.300s.rank-%d is looked for beside rank 0's.",
+            plural(missing), which.text, own->path, first);
     return add_note(ranks, note);
 }
 

@@ -1,5 +1,5 @@
-/* The logs of all ranks of a run, read together. Each rank writes its own: FILE is rank 0's, FILE.rank-3 that of
- * rank 3. Ranks that are alike become one kind; a log that is not there, or is of another run, is a note.
+/* The logs of all ranks of a run, read together. Each rank writes its own: FILE is rank 0's, FILE.rank-3 that
+ * of rank 3. Ranks that are alike become one kind; a log that is not there, or is of another run, is a note.
  */
 #ifndef BRIM_RUNLOG_RANKS_H
 #define BRIM_RUNLOG_RANKS_H
@@ -22,15 +22,15 @@ typedef struct RunKind {
 
 typedef struct RunRanks {
     RankLayout layout;
-    int rank;  /* whose log was given */
-    int *kind; /* by rank; -1: nothing is known */
+    int rank;       /* whose log was given */
+    int *kind;      /* by rank; -1: nothing is known */
     RunKind *kinds; /* in order of their first rank, that of the log that was given included */
     int count, capacity;
     RunNames notes;
 } RunRanks;
 
-/* Reads those of the log's other ranks, if it is rank 0's; each is read and let go. Of one that is alone there
- * are none: count 0. 0, or -1 without host memory. */
+/* Reads those of the log's other ranks, if it is rank 0's; each is read and let go. Of one that is alone
+ * there are none: count 0. 0, or -1 without host memory. */
 int report_run_ranks(const RunRecord *run, RunRanks *ranks);
 void report_run_ranks_free(RunRanks *ranks); /* also one that was all zero */
 /* "0-3, 5": the ranks of a kind. */

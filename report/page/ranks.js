@@ -178,7 +178,7 @@ function ranksPicture(run, all, section) {
       h('div', {}, h('h3', {}, state.all.shown.length > 1 ? 'The step of each' : 'The step'), chart.node)),
     readout, h('ul', {class: 'legend'}, legendOf(state).map(name => h('li', {}, h('i', {class: 'patch', style: {background: paint(name)}}), people(name)))),
     h('p', {class: 'keys hint'}, keyHint('\u2190 \u2192', 'moment'), keyHint('PageUp PageDown', 'a twentieth'), keyHint('Home End', 'begin and end'), keyHint('P', 'fullest moment')),
-    h('p', {class: 'small quiet', style: {'max-width': '92ch'}}, bringsTogether(all) + (all.kinds.length > all.shown.length ? ' Shown are ' + all.shown.length + ' of ' + count(all.kinds.length) + ' kinds of ranks.' : '')));
+    h('p', {class: 'small quiet', style: {'max-width': '92ch', 'margin-top': '8px'}}, bringsTogether(all) + (all.kinds.length > all.shown.length ? ' Shown are ' + all.shown.length + ' of ' + count(all.kinds.length) + ' kinds of ranks.' : '')));
   onResize(bars, drawBars);
   section.probe = {state, chart, bars, play};
 }
@@ -240,7 +240,10 @@ function drawNewBars(state, node) {
   });
   node.replaceChildren(svg);
 }
-function barSize(bytes, room) { const text = size(bytes); return text.length * 7.4 < room ? text : text.replace(/ .*/, ''); }
+function barSize(bytes, room) {
+  const text = size(bytes), value = text.replace(/ .*/, '');
+  return [text, value, value.replace(/\..*/, '')].find(t => t.length * 7.6 < room) || '';
+}
 /* Which rank it is, and what it does now. */
 function barFoot(state, bar, time, x, box, room) {
   const at = box.top + box.height, short = room < 62, what = doing(bar.lane, time), words_ = state.all.stages > 1 && bar.number !== null && state.all.size === state.all.stages ? 'stage ' + bar.number : bar.label;
@@ -255,13 +258,13 @@ function laneHeight(state, narrow) {
 }
 const STRIP = 17, LANE_GAP = 14;
 function drawLanes(state, width) {
-  const narrow = width < 560, left = narrow ? 44 : 62, own = laneHeight(state, narrow), pulse = state.gathers ? 92 : 0;
+  const narrow = width < 560, left = narrow ? 44 : 62, own = laneHeight(state, narrow), pulse = state.gathers ? 96 : 0;
   const top = 8, each = STRIP + 3 + own + LANE_GAP, height = top + each * state.lanes.length + (pulse ? pulse + 30 : 0) + 6;
   const box = state.box = {left, top, width: width - left - 10, height: height - top - 6}, svg = s('svg', {height});
   state.lanesHeight = height;
   state.x = time => box.left + box.width * time / state.end;
   state.lanes.forEach((lane, k) => svg.append(drawLane(state, lane, {left, width: box.width, top: top + each * k + STRIP + 3, height: own}, narrow)));
-  if (pulse) svg.append(drawPulse(state, {left, width: box.width, top: top + each * state.lanes.length + 24, height: pulse - 24}));
+  if (pulse) svg.append(drawPulse(state, {left, width: box.width, top: top + each * state.lanes.length + 38, height: pulse - 32}));
   state.overlay = s('g', {});
   svg.append(state.overlay);
   return svg;
@@ -333,7 +336,7 @@ function drawPulse(state, box) {
     const label = [span.name, number].find(t => t && x1 - x0 > 6.6 * t.length);
     if (label) g.append(s('text', {class: 'halo', x: fixed((x0 + x1) / 2), y: box.top - 4, 'text-anchor': 'middle'}, label));
   }
-  g.append(s('text', {class: 'strong', x: box.left, y: box.top - 18}, 'Gathered weights alone, by the layer that reads them'));
+  g.append(s('text', {class: 'strong', x: box.left, y: box.top - 24}, 'Gathered weights alone, by the layer that reads them'));
   return g;
 }
 function showLaneMoment(state, i) {
