@@ -150,7 +150,7 @@ function ranksPicture(run, all, section) {
   const state = {all, id: (views.find(v => v.id === run.firstView) || views[views.length - 1]).id, index: 0};
   const setStep = id => { state.id = id; Object.assign(state, commonTime(all, id)); measureLanes(state); };
   setStep(state.id);
-  const bars = h('div', {class: 'chart bars', 'aria-hidden': 'true'}), readout = h('p', {class: 'readout'});
+  const bars = h('div', {class: 'bars', 'aria-hidden': 'true'}), readout = h('p', {class: 'readout'});
   const drawBars = () => drawNewBars(state, bars);
   const chart = explorer({
     label: 'What each rank holds, over the moments of a step', range: () => [0, state.moments.length - 1], start: () => fullestMoment(state),
@@ -246,9 +246,10 @@ function barSize(bytes, room) {
 }
 /* Which rank it is, and what it does now. */
 function barFoot(state, bar, time, x, box, room) {
-  const at = box.top + box.height, short = room < 62, what = doing(bar.lane, time), words_ = state.all.stages > 1 && bar.number !== null && state.all.size === state.all.stages ? 'stage ' + bar.number : bar.label;
-  const small = short ? what.replace('forward', 'F').replace('backward', 'B').replace('optimizer', 'opt') : what;
-  return [s('text', {class: 'strong', x, y: at + 19, 'text-anchor': 'middle'}, short ? words_.replace(/^\D+/, '') : words_), s('text', {x, y: at + 37, 'text-anchor': 'middle'}, small)];
+  const at = box.top + box.height, what = doing(bar.lane, time), one = state.all.stages > 1 && bar.number !== null && state.all.size === state.all.stages ? 'stage ' + bar.number : bar.label;
+  const fits = list => list.find(text => text.length * 7.2 < room) || '';
+  return [s('text', {class: 'strong', x, y: at + 19, 'text-anchor': 'middle'}, fits([one, one.replace(/^\D+/, '')])),
+    s('text', {x, y: at + 37, 'text-anchor': 'middle'}, fits([what, what.replace('forward', 'F').replace('backward', 'B').replace('optimizer', 'opt').replace('recompute', 'rec')]))];
 }
 
 /* ---- Lanes ---- */
@@ -336,7 +337,7 @@ function drawPulse(state, box) {
     const label = [span.name, number].find(t => t && x1 - x0 > 6.6 * t.length);
     if (label) g.append(s('text', {class: 'halo', x: fixed((x0 + x1) / 2), y: box.top - 4, 'text-anchor': 'middle'}, label));
   }
-  g.append(s('text', {class: 'strong', x: box.left, y: box.top - 24}, 'Gathered weights alone, by the layer that reads them'));
+  g.append(s('text', {class: 'strong', x: box.left, y: box.top - 24}, box.width < 400 ? 'Gathered weights, by layer' : 'Gathered weights alone, by the layer that reads them'));
   return g;
 }
 function showLaneMoment(state, i) {
