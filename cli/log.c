@@ -1,7 +1,6 @@
 /* The log of a training run. A log that cannot be created stops the command before it trains; one that breaks
  * off later is reported once, and training continues. */
 #include <inttypes.h>
-#include <math.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -46,13 +45,11 @@ typedef struct LogStart {
     int64_t number; /* that the log of the earlier steps gets; 0: there is none */
 } LogStart;
 
-static LogStart log_start(const Training *training, const char *path)
+uint64_t train_log_number(void)
 {
     struct timespec now = {0};
-    LogStart start = {.number = training->saving ? saving_log_number(training->saving, path) : 0};
     clock_gettime(CLOCK_REALTIME, &now);
-    start.run = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + ((uint64_t)getpid() << 40);
-    return start;
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + ((uint64_t)getpid() << 40);
 }
 
 /* 0, or EXIT_NO after saying why. */
@@ -108,7 +105,7 @@ static json_t *run_json(const TrainLog *log, const Training *training, const Pla
     return all;
 }
 
-static int open_log(TrainLog *log, const Training *training, const Plan *plan, uint64_t id)
+int train_log_create(TrainLog *log, const Training *training, const Plan *plan, uint64_t id)
 {
     char why[LOG_PATH + 256];
     json_t *run = run_json(log, training, plan, id);
@@ -123,14 +120,14 @@ static int open_log(TrainLog *log, const Training *training, const Plan *plan, u
 int train_log_open(TrainLog *log, const Training *training, const Plan *plan)
 {
     const Options *o = training->options;
-    LogStart start = log_start(training, log->path);
+    LogStart start = {.run = train_log_number(), .number = saving_log_number(training->saving, log->path)};
     if (agree_on_start(o, &start))
         return EXIT_NO;
     if (!log->path)
         return EXIT_DONE;
     if (saving_keep_log(log->path, has_ranks(o) ? o->ranks.rank : 0, (int)start.number))
         return EXIT_NO;
-    return open_log(log, training, plan, start.run);
+    return train_log_create(log, training, plan, start.run);
 }
 
 /* A plan may run a script twice: what the first time logged is dropped. */
@@ -191,49 +188,4 @@ void train_log_close(TrainLog *log, const Plan *plan, const RunResult *result)
     report_log_close(log->file);
     report_outline_destroy(log->outline);
     *log = (TrainLog){0};
-}
-
-/* ---- Plans ----------------------------------------------------------------------------------- */
-
-static int write_planned(TrainLog *log, const Options *o, uint64_t run)
-{
-    Training training = {.options = o};
-    RunOptions options = run_options(o);
-    Plan plan, again;
-    int failed = plan_script(training_script, &training, &options, &plan);
-    if (!failed && !open_log(log, &training, &plan, run)) {
-        training.log = log;
-        failed = plan_script(training_script, &training, &options, &again);
-        plan_free(&again);
-        report_log_end(log->file, &(RunLogEnd){.loss_first = NAN, .loss_last = NAN, .seconds = NAN});
-    }
-    const char *error = log->file ? report_log_error(log->file) : "";
-    if (failed)
-        complain("%s", training.log ? again.error : plan.error);
-    else if (error[0])
-        complain("%s", error);
-    int status = failed || !log->file || error[0] ? EXIT_NO : EXIT_DONE;
-    report_log_close(log->file);
-    log->file = NULL;
-    plan_free(&plan);
-    return status;
-}
-
-int plan_log_write(const Options *options)
-{
-    Options o = *options;
-    LogStart start = log_start(&(Training){.options = &o}, NULL);
-    int all = has_stages(&o) && (!o.rank || !strcmp(o.rank, "all"));
-    for (int stage = 0; stage < (all ? o.ranks.stages : 1); stage++) {
-        TrainLog log = {.path = o.log, .planned = 1};
-        if (all)
-            o.ranks.rank = stage * stage_ranks(&o);
-        if (report_log_rank_path(log.own, sizeof log.own, o.log, all ? o.ranks.rank : 0)) {
-            complain("cannot write the log %.100s...: the path is too long", o.log);
-            return EXIT_NO;
-        }
-        if (write_planned(&log, &o, start.run))
-            return EXIT_NO;
-    }
-    return EXIT_DONE;
 }

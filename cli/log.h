@@ -34,8 +34,13 @@ void train_log_validation(TrainLog *log, const RunLogValidation *validation);
 /* After the run, or without one (result NULL); frees everything. */
 void train_log_close(TrainLog *log, const Plan *plan, const RunResult *result);
 
-/* brim plan --log: plans once more, into the log; with stages, each of them into one of its own. EXIT_DONE,
- * or EXIT_NO after saying why. */
+/* Creates the file. run: a number that all logs of this run have, and none of another. EXIT_DONE, or EXIT_NO
+ * after saying why. */
+int train_log_create(TrainLog *log, const struct Training *training, const Plan *plan, uint64_t run);
+uint64_t train_log_number(void);
+
+/* (plan_log.c) brim plan --log: plans once more, into the log; with stages, each of them into one of its own.
+ * EXIT_DONE, or EXIT_NO after saying why. */
 int plan_log_write(const struct Options *options);
 
 #endif
