@@ -106,7 +106,7 @@ static const Flag flags[] = {
      .only = "generate plan"},
     {"--ignore-eos", FLAG_SWITCH, AT(ignore_eos), NULL, .help = "do not stop at a token that ends a text",
      .only = "generate"},
-    {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a run log, JSON a line",
+    {"--log", FLAG_TEXT, AT(log), "FILE.jsonl", .help = "write a run log (JSON Lines)",
      .only = "train demo plan"},
     {"--save", FLAG_TEXT, AT(save), "DIR", .help = "save the run in this directory", .only = "train"},
     {"--save-every", FLAG_INT64, AT(save_every), "N", .help = "steps between saves (a tenth of the run)",
