@@ -418,6 +418,9 @@ void tensor_gathers_end_(Context *context);
 /* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0,
  * or raises: the ranks are not at the same place. Nothing where the context is alone. */
 int ranks_agree_(Context *context, double *squares, int *bad);
+/* The word has to be the same on all ranks that compute a layer together; else it raises that they have
+ * `what`: "drawn other tokens". Planned. 0, or raises. Nothing where no layer is divided. */
+int ranks_same_(Context *context, uint64_t word, const char *what);
 /* Raises, on all ranks but those that say more, that some have met something bad. */
 int ranks_other_(const char *what);
 
