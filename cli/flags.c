@@ -74,7 +74,7 @@ static const Flag flags[] = {
     {"--parallel", FLAG_PARALLEL, AT(ranks.strategy), "NAME", .help = "ddp, zero1-3 or fsdp (ddp)",
      .only = "train plan compare"},
     {"--tensor", FLAG_INT, AT(ranks.tensor), "T", .help = "ranks that share a layer (1)",
-     .only = "train plan compare", .low = 1, .high = RANKS_MOST},
+     .only = "train plan compare fit generate", .low = 1, .high = RANKS_MOST},
     {"--gather", FLAG_NAME, AT(gather), "op|block", .help = "zero3: by op or by block (op)",
      .only = "train plan compare"},
     {"--stages", FLAG_INT, AT(ranks.stages), "P", .help = "stages of blocks (1)", .only = "train plan",
