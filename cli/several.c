@@ -73,10 +73,14 @@ LeverText ranks_problem(const Options *o)
 {
     if (!has_ranks(o))
         return lever_say("%s", "");
-    if (device_cuda_ordinal(o->device) >= 0)
-        return lever_say(
-            "--%s %d excludes --device %s: several ranks train on the CPU; one card trains alone",
-            o->inference ? "tensor" : "ranks", o->ranks.size, o->device);
+    if (device_cuda_ordinal(o->device) >= 0 && o->inference)
+        return lever_say("--tensor %d excludes --device %s: several ranks write a text on the CPU; one card "
+                         "writes alone",
+                         o->ranks.size, o->device);
+    if (device_cuda_ordinal(o->device) >= 0 && has_stages(o))
+        return lever_say("--stages %d excludes --device %s: stages of a model train on the CPU; on cards, "
+                         "--parallel zero3 and --tensor divide it",
+                         o->ranks.stages, o->device);
     return tensor_problem(o);
 }
 

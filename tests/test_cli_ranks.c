@@ -239,7 +239,7 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "2", "--stages", "2", "--pipeline", "zb"}, "--pipeline must be 1f1b or gpipe"},
         {{"compare", "--ranks", "2", "--stages", "2"}, "--stages belongs to `brim train` and `brim plan`"},
         {{"train", "--ranks", "2", "--stages", "2", "--save", "x"}, "--stages 2 excludes --save"},
-        {{"plan", "--ranks", "2", "--device", "cuda"}, "several ranks train on the CPU"},
+        {{"plan", "--ranks", "2", "--stages", "2", "--device", "cuda"}, "stages of a model train on the CPU"},
         {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is --tensor T"},
         {{"plan", "--ranks", "2", "--parallel", "zero4"}, "ddp, zero1, zero2, zero3, fsdp, not 'zero4'"},
         {{"plan", "--ranks", "2", "--tp", "2"}, "--tensor T, of --ranks N"},
