@@ -46,3 +46,10 @@ RankKind rank_kind(const MemSummary *memory, int first, int count)
     memcpy(k.at_peak, memory->stats.at_peak, sizeof k.at_peak);
     return k;
 }
+
+void print_ranks_saving(const Options *o, const MemSummary *memory)
+{
+    RankLayout layout = rank_layout(o);
+    RankKind kind = rank_kind(memory, o->ranks.rank, 1);
+    print_sentence(report_ranks_saving(&layout, &kind, 1).text);
+}
