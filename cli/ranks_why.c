@@ -4,12 +4,21 @@
 
 #include "several.h"
 
+/* A size and its unit stay together. */
+static int word_length(const char *text)
+{
+    size_t length = strcspn(text, " "), unit = text[length] ? strcspn(text + length + 1, " ,.;:") : 0;
+    const char *next = text + length + 1;
+    int is_size = *text >= '0' && *text <= '9' && (unit == 1 || unit == 3) && next[unit - 1] == 'B';
+    return (int)(is_size ? length + 1 + strcspn(next, " ") : length);
+}
+
 void print_sentence(const char *text)
 {
     enum { WIDTH = 108 };
     int column = 0;
     while (*text) {
-        int length = (int)strcspn(text, " ");
+        int length = word_length(text);
         if (column && column + 1 + length > WIDTH) {
             printf("\n");
             column = 0;
