@@ -101,9 +101,19 @@ static int unit_of(const Options *o)
     return rule && rule->eight_bit ? DYNAMIC8_BLOCK : 0;
 }
 
+/* How many blocks at a time each value of --gather gathers; -1: there is no such value. */
+static int blocks_of(const char *gather)
+{
+    static const char *const values[] = {"op", "block", "next"};
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(gather, values[i]))
+            return i;
+    return -1;
+}
+
 int gathers_blocks(const Options *o)
 {
-    return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 && !strcmp(o->gather, "block");
+    return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 ? blocks_of(o->gather) : 0;
 }
 
 static int check_stages(Options *o, const char *command)
@@ -135,8 +145,8 @@ static int check_stages(Options *o, const char *command)
 
 static int check_gather(const Options *o)
 {
-    if (strcmp(o->gather, "op") != 0 && strcmp(o->gather, "block") != 0)
-        return usage("--gather must be op or block, not '%s'", o->gather);
+    if (blocks_of(o->gather) < 0)
+        return usage("--gather must be op, block or next, not '%s'", o->gather);
     if (strcmp(o->gather, "op") != 0 && !gathers_blocks(o))
         return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered",
                      o->gather);
