@@ -264,7 +264,7 @@ static int last_planned(const Options *o)
     return o->rank && strcmp(o->rank, "all") != 0 ? o->ranks.rank : o->ranks.size - 1;
 }
 
-static void size_cell(double bytes, const char *behind)
+void print_size_cell(double bytes, const char *behind)
 {
     ReportUnit unit = report_unit((uint64_t)bytes);
     char text[48];
@@ -286,9 +286,9 @@ void print_ranks_heading(const Options *o)
 void print_ranks_row(const char *who, double peak, double needs, double sent, const char *behind)
 {
     printf("%-26s", who);
-    size_cell(peak, "");
-    size_cell(needs, "");
-    size_cell(sent, behind);
+    print_size_cell(peak, "");
+    print_size_cell(needs, "");
+    print_size_cell(sent, behind);
     printf("\n");
 }
 
@@ -346,6 +346,9 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     if (whole)
         printf("Frozen weights that are not divided: every rank has all %s of them.\n",
                report_count(whole).text);
+    RankLayout layout = rank_layout(o);
+    RankKind kind = rank_kind(&plan->memory, first_planned(o), last_planned(o) - first_planned(o) + 1);
+    print_sentence(report_ranks_saving(&layout, &kind, 1).text);
 }
 
 json_t *rank_numbers(int first, int last)
@@ -485,10 +488,10 @@ void print_ranks_run(const Options *o, const RankFigures *f)
         if (first_like(f, r) != r)
             continue;
         printf("%-26s", rank_names(f, r).text);
-        size_cell((double)f->planned[r].memory.stats.peak, "");
-        size_cell((double)f->all[r].stats.peak, "");
-        size_cell((double)highest_process(f, r), "");
-        size_cell((double)f->planned[r].sent, full ? "  <- the fullest\n" : "\n");
+        print_size_cell((double)f->planned[r].memory.stats.peak, "");
+        print_size_cell((double)f->all[r].stats.peak, "");
+        print_size_cell((double)highest_process(f, r), "");
+        print_size_cell((double)f->planned[r].sent, full ? "  <- the fullest\n" : "\n");
     }
     print_divided(o);
 }
