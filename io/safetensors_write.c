@@ -388,7 +388,7 @@ static void divide(Sorted *s, int first)
     if (!part.counts || part.count <= 0 || (of && of->absent))
         s->count = 0;
     else if (item->data)
-        s->count = part.first ? 0 : s->numel;
+        s->count = tensor_place_(of, part.first, &(int64_t){1}) ? 0 : s->numel;
     else if (item->like)
         divide_state(s, &part);
     else {

@@ -78,8 +78,10 @@ int ranks_agree_error_(Context *context, RankValue *value)
     const Transport *t = meet(context, sizeof *reports);
     if (met(context, t->gather(t->self, RANKS_ALL, reports, sizeof *reports)))
         return error_code();
+    int of_stage = is->size / context->ranks->count[RANKS_STAGE];
     for (int r = is->size - 1; r >= 0; r--) {
-        if (reports[r].place != place || reports[r].step != context->steps_done)
+        int same = r / of_stage == is->rank / of_stage; /* stages exchange what is theirs */
+        if ((same && reports[r].place != place) || reports[r].step != context->steps_done)
             return error_raise(ERROR_RANKS,
                                "rank %d reads or writes files, and rank %d is elsewhere; a script may not "
                                "depend on the rank",
