@@ -424,6 +424,10 @@ void tensor_gathers_end_(Context *context);
 /* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0,
  * or raises: the ranks are not at the same place. Nothing where the context is alone. */
 int ranks_agree_(Context *context, double *squares, int *bad);
+/* With the next update the other ranks hear that this one is asked to stop, by what is not 0; the last update
+ * brought what any of them, this one too, is asked by. Alone, nothing is heard. */
+void context_ask_to_stop_(Context *context, int reason);
+int context_stopped_(const Context *context);
 /* Raises, on all ranks but those that say more, that some have met something bad. */
 int ranks_other_(const char *what);
 
