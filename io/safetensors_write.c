@@ -321,9 +321,11 @@ static void write_parts(FileWriter *w, const Sorted *s, uint64_t at, FileSum *su
     for (int64_t done = 0, n; done < s->count && !w->failed; done += n) {
         Part part;
         n = s->count - done;
-        int64_t place = place_in_file(s, s->first + done, &n);
-        if (part_begin(w, &part, at, (uint64_t)place * (uint64_t)s->size, sum) == 0)
-            write_elements(w, s, s->first + done, n);
+        int64_t place = place_in_file(s, s->first + done, &n), left = s->numel - place;
+        int64_t some = left < n ? left : n; /* what is behind the end is padding */
+        if (some <= 0 || part_begin(w, &part, at, (uint64_t)place * (uint64_t)s->size, sum))
+            continue;
+        write_elements(w, s, s->first + done, some);
         part_end(&part, s->bytes, sum);
     }
 }

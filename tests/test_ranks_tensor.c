@@ -4,8 +4,6 @@
 #include <stdlib.h>
 
 #include "../data/data.h"
-#include "../io/saved_run.h"
-#include "../io/weights.h"
 #include "../kernels/kernels.h"
 #include "../nn/lora.h"
 #include "../optim/optim.h"
@@ -411,16 +409,6 @@ static void test_what_is_refused(void **state)
     assert_error(ERROR_RANKS, "nn_quantize");
     assert_int_equal(nn_add_lora(model, &(Lora){.rank = 4}), -1);
     assert_error(ERROR_RANKS, "nn_add_lora");
-    io_load_weights(model, "nowhere.safetensors", NULL, NULL);
-    assert_error(ERROR_RANKS, "io_load_weights", "compute a layer together");
-    io_save_weights(model, NULL, "nowhere", NULL);
-    assert_error(ERROR_RANKS, "io_save_weights");
-    Optimizer *optimizer = optim_sgd(nn_parameters(model), &(Sgd){.lr = 1});
-    io_save_run("nowhere", &(SavedRun){.model = model, .optimizer = optimizer});
-    assert_error(ERROR_RANKS, "io_save_run");
-    io_load_run("nowhere", &(SavedRun){.model = model, .optimizer = optimizer}, NULL);
-    assert_error(ERROR_RANKS, "io_load_run");
-    optimizer_free(optimizer);
     module_free(model);
     leave(v);
 }
