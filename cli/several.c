@@ -48,21 +48,16 @@ static int is_divided(const Options *o)
 /* What is not divided where ranks compute a layer together. */
 static LeverText tensor_problem(const Options *o)
 {
-    static const char adapters[] = "adapters are not divided";
-    static const struct {
-        const char *flag, *why;
-    } excluded[] = {
-        {"--lora", adapters}, {"--adapter", adapters}, {"--quantize", "quantised weights are not divided"}};
     int tensor = o->ranks.tensor;
     if (tensor < 2)
         return lever_say("%s", "");
     if (o->ranks.size % tensor)
         return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor,
                          o->ranks.size);
-    for (size_t i = 0; i < sizeof excluded / sizeof excluded[0]; i++)
-        if (flag_given(excluded[i].flag, o))
-            return lever_say("--tensor %d excludes %s: %s; ranks that divide the data alone go with it",
-                             tensor, flag_typed(excluded[i].flag, o).text, excluded[i].why);
+    if (flag_given("--quantize", o))
+        return lever_say("--tensor %d excludes %s: quantised weights are not divided; ranks that divide the "
+                         "data alone go with it",
+                         tensor, flag_typed("--quantize", o).text);
     return lever_say("%s", "");
 }
 

@@ -64,7 +64,9 @@ struct Tensor {
     unsigned char table;       /* an embedding's, of which a step reads few rows */
     unsigned char absent;      /* a parameter of another stage of the model: nothing but this header */
     unsigned char tied_stages; /* a parameter of the first and of the last stage */
-    unsigned char split;       /* where piece is not 0: 1 + the dimension that is divided, as files have it */
+    unsigned char partial; /* one that is whole, and of whose gradient each of the ranks that compute a layer
+                              together finds a part */
+    unsigned char split;   /* where piece is not 0: 1 + the dimension that is divided, as files have it */
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */

@@ -232,7 +232,7 @@ static void what_is_not_there_is_refused_by_name(void **state)
 {
     (void)state;
     static const struct {
-        const char *arguments[8], *sentence;
+        const char *arguments[9], *sentence;
     } all[] = {
         {{"plan", "--ranks", "2", "--parallel", "pp"}, "a pipeline is --stages P"},
         {{"plan", "--ranks", "3", "--stages", "2"}, "--ranks 3 are not divided by --stages 2"},
@@ -247,7 +247,8 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "2", "--sequence-parallel"}, "sequence parallel is not there"},
         {{"plan", "--tensor", "2"}, "--tensor 2 needs --ranks N"},
         {{"plan", "--ranks", "3", "--tensor", "2"}, "--tensor 2 does not divide --ranks 3"},
-        {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4"}, "--tensor 2 excludes --lora"},
+        {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4", "--quantize", "nf4"},
+         "--tensor 2 excludes --quantize"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
         {{"plan", "--expert-parallel", "2"}, "expert parallel is not there"},
         {{"plan", "--parallel", "zero3"}, "--parallel zero3 needs --ranks N"},
@@ -259,8 +260,8 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"generate", "--ranks", "2"}, "--ranks"},
     };
     for (size_t i = 0; i < COUNT(all); i++) {
-        const char *arguments[9] = {"brim"};
-        for (int k = 0; k < 7 && all[i].arguments[k]; k++)
+        const char *arguments[11] = {"brim"};
+        for (int k = 0; k < 9 && all[i].arguments[k]; k++)
             arguments[k + 1] = all[i].arguments[k];
         says(expect_code(run_command(arguments), 2), all[i].sentence);
     }

@@ -23,10 +23,12 @@ typedef struct Job {
     Setting setting;
     const char *precision; /* NULL = fp32 */
     int tied, eight_bit;
-    Layout layout; /* no ranks: one process */
-    int64_t steps; /* to train to */
+    Layout layout;                      /* no ranks: one process */
+    int64_t steps;                      /* to train to */
     const char *from, *weights_from;    /* a saved run, weights; NULL = none */
     const char *again, *to, *export_to; /* saved as soon as it is loaded; saved, exported at the end */
+    const char *lora; /* layers with adapters; NULL = none: then these are read and written */
+    const char *adapter_from;
     int (*at_end)(struct Job *job, const Ranks *ranks, const SavedRun *run);
     char error[MOST_RANKS][RANK_ERROR];
 } Job;
@@ -36,7 +38,9 @@ static const Job jobs[] = {{.setting = {.family = MODEL_LLAMA, .dropout = 0.1f},
                            {.setting = {.family = MODEL_BERT}},
                            {.setting = {.family = MODEL_LLAMA}, .precision = "bf16-mixed"},
                            {.setting = {.family = MODEL_GPT2}, .precision = "bf16"},
-                           {.setting = {.family = MODEL_LLAMA}, .eight_bit = 1}};
+                           {.setting = {.family = MODEL_LLAMA}, .eight_bit = 1},
+                           {.setting = {.family = MODEL_GPT2}, .lora = "all"},
+                           {.setting = {.family = MODEL_LLAMA}, .lora = "q_proj,down_proj,embed_tokens"}};
 
 typedef struct Part {
     Job *job;
@@ -88,6 +92,10 @@ static int script(void *config)
                                                      .held_out = -1,
                                                      .mask_probability = masked});
     run.model = nn_model(&preset);
+    if (job->adapter_from)
+        io_load_adapter(run.model, job->adapter_from, NULL, NULL);
+    else if (job->lora)
+        nn_add_lora(run.model, &(Lora){.rank = 3, .targets = job->lora});
     run.optimizer = job->eight_bit ? optim_adamw8bit(nn_parameters(run.model), &(AdamW8bit){.lr = 1e-3f})
                                    : optim_adamw(nn_parameters(run.model), &(AdamW){.lr = 1e-3f});
     if (job->weights_from)
@@ -99,7 +107,9 @@ static int script(void *config)
     train(job, &run);
     if (job->to)
         io_save_run(job->to, &run);
-    if (job->export_to)
+    if (job->export_to && job->lora)
+        io_save_adapter(run.model, job->export_to, NULL);
+    else if (job->export_to)
         io_save_weights(run.model, &preset, job->export_to, &(WeightsSaving){.shard = 20000});
     if (job->at_end && !context_is_meta(context_current()) && !error_code())
         return job->at_end(job, part->ranks, &run);
@@ -118,7 +128,10 @@ static const char *text_of(const Job *job)
     static char text[256];
     const Layout *l = &job->layout;
     snprintf(text, sizeof text, "%s%s%s %s, %d ranks, %d compute a layer, %d stages, %s",
-             setting_text(&job->setting), job->tied ? " tied" : "", job->eight_bit ? " 8-bit states" : "",
+             setting_text(&job->setting), job->tied ? " tied" : "",
+             job->eight_bit ? " 8-bit states"
+             : job->lora    ? " adapters"
+                            : "",
              job->precision ? job->precision : "fp32", l->ranks, l->tensor, l->stages,
              ranks_strategy_name(l->strategy));
     return text;
@@ -169,6 +182,7 @@ static void test_read_and_written_again(void **state)
             job.from = at("one");
             job.again = at("again");
             job.export_to = at("exported");
+            job.adapter_from = job.lora ? at("weights") : NULL;
             run(&job);
             if (!same_saved_run(at("one/step-00000002"), at("again/step-00000002")))
                 fail_msg("%s: what was loaded and saved is not what one process saved", text_of(&job));
@@ -202,7 +216,7 @@ static char *where_it_was(const char *saved)
 static void test_trained_by_ranks(void **state)
 {
     (void)state;
-    for (size_t j = 0; j < 3; j++) {
+    for (size_t j = 0; j < COUNT(jobs); j += j == 2 ? 5 : 1) {
         Job one = jobs[j];
         one.steps = 2;
         one.to = at("one");
