@@ -48,24 +48,16 @@ static int is_divided(const Options *o)
 /* What is not divided where ranks compute a layer together. */
 static LeverText tensor_problem(const Options *o)
 {
-    static const char adapters[] = "adapters are not divided",
-                      files[] = "files of a model whose layers are divided are not there";
-    static const struct {
-        const char *flag, *why;
-    } excluded[] = {
-        {"--lora", adapters}, {"--adapter", adapters}, {"--quantize", "quantised weights are not divided"},
-        {"--save", files},    {"--resume", files},     {"--init", files},
-        {"--export", files}};
     int tensor = o->ranks.tensor;
     if (tensor < 2)
         return lever_say("%s", "");
     if (o->ranks.size % tensor)
         return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor,
                          o->ranks.size);
-    for (size_t i = 0; i < sizeof excluded / sizeof excluded[0]; i++)
-        if (flag_given(excluded[i].flag, o))
-            return lever_say("--tensor %d excludes %s: %s; ranks that divide the data alone go with it",
-                             tensor, flag_typed(excluded[i].flag, o).text, excluded[i].why);
+    if (flag_given("--quantize", o))
+        return lever_say("--tensor %d excludes %s: quantised weights are not divided; ranks that divide the "
+                         "data alone go with it",
+                         tensor, flag_typed("--quantize", o).text);
     return lever_say("%s", "");
 }
 
@@ -129,17 +121,11 @@ static int check_stages(Options *o, const char *command)
                      o->ranks.size, o->ranks.stages);
     if (strcmp(command, "train") != 0)
         return 0;
-    const char *writes = o->save             ? "--save"
-                         : o->resume         ? "--resume"
-                         : o->export         ? "--export"
-                         : o->export_adapter ? "--export-adapter"
-                         : o->sample         ? "--sample"
-                                             : NULL;
-    if (writes)
+    if (o->sample)
         return usage(
-            "--stages %d excludes %s: no rank has the whole model, and stages do not write their parts "
-            "yet; without --stages, --parallel zero3 divides the model and is saved",
-            o->ranks.stages, writes);
+            "--stages %d excludes --sample: texts are written token by token, and no rank has the whole "
+            "model; --export DIR writes it, and `brim generate DIR` a text",
+            o->ranks.stages);
     return 0;
 }
 
