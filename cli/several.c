@@ -48,24 +48,16 @@ static int is_divided(const Options *o)
 /* What is not divided where ranks compute a layer together. */
 static LeverText tensor_problem(const Options *o)
 {
-    static const char adapters[] = "adapters are not divided",
-                      files[] = "files of a model whose layers are divided are not there";
-    static const struct {
-        const char *flag, *why;
-    } excluded[] = {
-        {"--lora", adapters}, {"--adapter", adapters}, {"--quantize", "quantised weights are not divided"},
-        {"--save", files},    {"--resume", files},     {"--init", files},
-        {"--export", files}};
     int tensor = o->ranks.tensor;
     if (tensor < 2)
         return lever_say("%s", "");
     if (o->ranks.size % tensor)
         return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor,
                          o->ranks.size);
-    for (size_t i = 0; i < sizeof excluded / sizeof excluded[0]; i++)
-        if (flag_given(excluded[i].flag, o))
-            return lever_say("--tensor %d excludes %s: %s; ranks that divide the data alone go with it",
-                             tensor, flag_typed(excluded[i].flag, o).text, excluded[i].why);
+    if (flag_given("--quantize", o))
+        return lever_say("--tensor %d excludes %s: quantised weights are not divided; ranks that divide the "
+                         "data alone go with it",
+                         tensor, flag_typed("--quantize", o).text);
     return lever_say("%s", "");
 }
 
@@ -101,9 +93,19 @@ static int unit_of(const Options *o)
     return rule && rule->eight_bit ? DYNAMIC8_BLOCK : 0;
 }
 
+/* How many blocks at a time each value of --gather gathers; -1: there is no such value. */
+static int blocks_of(const char *gather)
+{
+    static const char *const values[] = {"op", "block", "next"};
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(gather, values[i]))
+            return i;
+    return -1;
+}
+
 int gathers_blocks(const Options *o)
 {
-    return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 && !strcmp(o->gather, "block");
+    return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 ? blocks_of(o->gather) : 0;
 }
 
 static int check_stages(Options *o, const char *command)
@@ -119,24 +121,18 @@ static int check_stages(Options *o, const char *command)
                      o->ranks.size, o->ranks.stages);
     if (strcmp(command, "train") != 0)
         return 0;
-    const char *writes = o->save             ? "--save"
-                         : o->resume         ? "--resume"
-                         : o->export         ? "--export"
-                         : o->export_adapter ? "--export-adapter"
-                         : o->sample         ? "--sample"
-                                             : NULL;
-    if (writes)
+    if (o->sample)
         return usage(
-            "--stages %d excludes %s: no rank has the whole model, and stages do not write their parts "
-            "yet; without --stages, --parallel zero3 divides the model and is saved",
-            o->ranks.stages, writes);
+            "--stages %d excludes --sample: texts are written token by token, and no rank has the whole "
+            "model; --export DIR writes it, and `brim generate DIR` a text",
+            o->ranks.stages);
     return 0;
 }
 
 static int check_gather(const Options *o)
 {
-    if (strcmp(o->gather, "op") != 0 && strcmp(o->gather, "block") != 0)
-        return usage("--gather must be op or block, not '%s'", o->gather);
+    if (blocks_of(o->gather) < 0)
+        return usage("--gather must be op, block or next, not '%s'", o->gather);
     if (strcmp(o->gather, "op") != 0 && !gathers_blocks(o))
         return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered",
                      o->gather);
