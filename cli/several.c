@@ -307,9 +307,6 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     if (whole)
         printf("Frozen weights that are not divided: every rank has all %s of them.\n",
                report_count(whole).text);
-    RankLayout layout = rank_layout(o);
-    RankKind kind = rank_kind(&plan->memory, first_planned(o), last_planned(o) - first_planned(o) + 1);
-    print_sentence(report_ranks_saving(&layout, &kind, 1).text);
 }
 
 json_t *rank_numbers(int first, int last)
