@@ -67,9 +67,19 @@ typedef struct CrossEntropyDims {
     int64_t classes;
     int32_t ignore_index;             /* rows with this label count nothing and get zero gradients */
     int64_t first_row;                /* of a part: the index of its first row, in faults */
-    int64_t first_class, all_classes; /* backward of a part of the classes; all_classes 0: it is no part */
+    int64_t first_class, all_classes; /* of a part of the classes; all_classes 0: it is no part */
     int64_t ld;                       /* elements between rows of logits, and of their gradient; 0: classes */
+    int64_t padding; /* of a part: elements behind its classes whose gradient is 0; ld has room for them */
 } CrossEntropyDims;
+
+/* What cross_entropy_part knows of a row: the largest of its logits, the sum of exponentials below it, and
+ * the label's logit, or 0 where that is of another part. */
+enum { PART_TOP, PART_SUM, PART_LABEL, CROSS_ENTROPY_PART };
+
+/* Which rows of a table are here: those from `first` on, of `all`. all 0: it is the whole table. */
+typedef struct TablePart {
+    int64_t first, all;
+} TablePart;
 
 static inline int64_t cross_entropy_ld(const CrossEntropyDims *d)
 {

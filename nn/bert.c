@@ -109,7 +109,7 @@ static const ModuleClass bert_class = {"bert", sizeof(Bert), bert_forward};
 static void bert_embedding_modules(Module *module, Bert *self, const BertConfig *c)
 {
     module_of_ends(1, !c->pooler);
-    self->words = nn_add(module, "bert.embeddings.word_embeddings", nn_embedding(c->vocab, c->dim));
+    self->words = nn_add(module, "bert.embeddings.word_embeddings", module_vocabulary(c->vocab, c->dim));
     module_of_ends(1, 0);
     Module *positions =
         nn_add(module, "bert.embeddings.position_embeddings", nn_embedding(c->max_seq, c->dim));
@@ -130,8 +130,7 @@ static const ModuleClass predictions_class = {"bert_predictions", 0, NULL};
 static Module *bert_predictions(Bert *self, const BertConfig *c)
 {
     Module *module = nn_module(&predictions_class);
-    self->decoder_bias = nn_add_parameter(module, "bias", SHAPE(c->vocab));
-    tensor_fill(self->decoder_bias, 0);
+    self->decoder_bias = module_class_bias(module, "bias", c->vocab);
     self->transform = nn_add(module, "transform.dense", nn_linear_act(c->dim, c->dim, 1, TENSOR_GELU));
     self->head_norm = nn_add(module, "transform.LayerNorm", nn_layer_norm(c->dim, c->norm_eps));
     return error_code() ? NULL : module;

@@ -140,7 +140,7 @@ Module *nn_gpt2(const Gpt2Config *config)
         return NULL;
     module_draw_later(module, 1);
     module_of_ends(1, 1);
-    self->embedding = nn_add(module, "transformer.wte", nn_embedding(c.vocab, c.dim));
+    self->embedding = nn_add(module, "transformer.wte", module_vocabulary(c.vocab, c.dim));
     module_of_ends(1, 0);
     Module *positions = nn_add(module, "transformer.wpe", nn_embedding(c.max_seq, c.dim));
     self->dropout = nn_add(module, "transformer.drop", nn_dropout(c.dropout));

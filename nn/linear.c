@@ -11,8 +11,18 @@ static Tensor *linear_weight_for(Tensor *weight, const Tensor *x)
     return cast ? tensor_donate(tensor_cast_weight_(weight, x->dtype)) : weight;
 }
 
+/* All classes, from those that each rank computes. */
+static Tensor *linear_classes(const Linear *self, Tensor *x)
+{
+    x = tensor_enter_(x);
+    Tensor *y = tensor_linear(x, linear_weight_for(self->weight, x), self->bias, TENSOR_IDENTITY);
+    return tensor_gather_classes_(tensor_donate(y), tensor_rows_part_(self->weight));
+}
+
 static Tensor *linear_base(const Linear *self, Tensor *x, TensorActivation act)
 {
+    if (self->weight->whole_rows)
+        return linear_classes(self, x);
     Tensor *weight = linear_weight_for(self->weight, x), *bias = self->sums ? NULL : self->bias;
     TensorActivation now = self->sums ? TENSOR_IDENTITY : act;
     Tensor *y = self->weight->in_out ? tensor_linear_in_out(x, weight, bias, now)
@@ -46,6 +56,8 @@ Linear *module_as_linear(const Module *module)
 Tensor *module_logits(const Module *module, Tensor *hidden)
 {
     const Linear *self = module_as_linear(module);
+    if (self->weight->whole_rows)
+        hidden = tensor_donate(tensor_enter_(tensor_donate(hidden)));
     return tensor_logits_(hidden, linear_weight_for(self->weight, hidden), self->bias);
 }
 
@@ -77,6 +89,8 @@ static Tensor *linear_weight(Module *module, const LinearOptions *o)
         tensor_split_(weight, in_out ? outputs : outputs * o->in);
     else if (o->split == LINEAR_BY_INPUTS)
         tensor_split_(weight, in_out ? o->in * o->out : o->in);
+    else if (o->split == LINEAR_BY_CLASSES)
+        tensor_split_rows_(weight, o->classes);
     return weight;
 }
 
@@ -91,6 +105,8 @@ static LinearOptions own_part(const LinearOptions *o)
         own.out /= ranks;
     else if (own.split == LINEAR_BY_INPUTS)
         own.in /= ranks;
+    else if (own.split == LINEAR_BY_CLASSES)
+        own.out = tensor_rows_each_(context_here(), own.classes = o->out);
     return own;
 }
 
@@ -112,6 +128,8 @@ Module *module_linear(const LinearOptions *o)
         self->bias = nn_add_parameter(module, "bias", SHAPE(own.out));
         if (own.split == LINEAR_BY_OUTPUTS)
             tensor_split_(self->bias, own.out / own.packed);
+        else if (own.split == LINEAR_BY_CLASSES)
+            tensor_split_rows_(self->bias, own.classes);
         linear_fill(self->bias, o);
     }
     return error_code() ? NULL : module;

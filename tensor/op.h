@@ -66,7 +66,11 @@ typedef union OpAttr {
         float eps;
         int64_t padding;  /* of cross_entropy: elements at the end of a row that are no logits */
         int64_t labelled; /* of labelled_cross_entropy: 1 + rows with a label; 0 = unknown */
+        int64_t first_class, classes, all_classes; /* that are here, of all; all 0: it is not divided */
     } loss;
+    struct {
+        int64_t first, all; /* rows of a table that are here; all 0: it is whole */
+    } embedding;
     Shape shape;
     struct {
         int64_t i[4];

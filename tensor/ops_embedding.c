@@ -29,15 +29,17 @@ static int embedding_shape(OpCall *call)
 static void embedding_forward(OpCall *call)
 {
     StoredArray table = stored_input(call, 1);
-    call->kernels->embedding_forward(call->plan.out_type, call_numel(call, 0), call->in[0], &table, call->out,
-                                     call->run);
+    TablePart part = {call->attr.embedding.first, call->attr.embedding.all};
+    call->kernels->embedding_forward(call->plan.out_type, call_numel(call, 0), call->in[0], &table, part,
+                                     call->out, call->run);
 }
 
 static void embedding_backward(OpCall *call)
 {
     call->kernels->embedding_backward(call->plan.out_type, call_numel(call, 0), call->shape[1].dim[1],
-                                      call->shape[1].dim[0], call->in[0], call->dout, call->grad_type[1],
-                                      call->din[1], call->workspace, call->run);
+                                      call->shape[1].dim[0], call->attr.embedding.first, call->in[0],
+                                      call->dout, call->grad_type[1], call->din[1], call->workspace,
+                                      call->run);
 }
 
 static const OpRow embedding_row = {
@@ -55,7 +57,13 @@ Tensor *tensor_embedding(Tensor *ids, Tensor *table)
 {
     if (!ids || !table)
         return NULL;
-    return tensor_apply(&embedding_row, NULL, 2, (Tensor *[]){ids, table});
+    OpAttr attr = {.embedding = {0}};
+    if (table->whole_rows) { /* ids of other ranks' rows get zeros */
+        RowsPart part = tensor_rows_part_(table);
+        attr.embedding.first = part.first;
+        attr.embedding.all = part.all;
+    }
+    return tensor_apply(&embedding_row, &attr, 2, (Tensor *[]){ids, table});
 }
 
 /* ---- add_rows -------------------------------------------------------------------------------- */

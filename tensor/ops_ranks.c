@@ -105,8 +105,33 @@ void tensor_split_(Tensor *parameter, int64_t piece)
         parameter->piece = piece;
 }
 
+int64_t tensor_rows_each_(const Context *context, int64_t rows)
+{
+    int64_t ranks = context_tensor_ranks_(context);
+    return (rows + ranks - 1) / ranks;
+}
+
+void tensor_split_rows_(Tensor *parameter, int64_t rows)
+{
+    if (!parameter || context_tensor_ranks_(parameter->item.context) < 2)
+        return;
+    parameter->piece = tensor_numel(parameter);
+    parameter->whole_rows = rows;
+}
+
+RowsPart tensor_rows_part_(const Tensor *parameter)
+{
+    int64_t each = parameter->shape.dim[0], all = parameter->whole_rows;
+    if (!all)
+        return (RowsPart){0, each, each};
+    int64_t first = each * parameter->item.context->ranks->place[RANKS_TENSOR], left = all - first;
+    return (RowsPart){first, left < 0 ? 0 : left < each ? left : each, all};
+}
+
 int64_t tensor_whole_numel_(const Tensor *parameter)
 {
     int64_t n = tensor_numel(parameter);
+    if (parameter && parameter->whole_rows)
+        return n / parameter->shape.dim[0] * parameter->whole_rows;
     return parameter && parameter->piece ? n * context_tensor_ranks_(parameter->item.context) : n;
 }

@@ -56,6 +56,7 @@ struct Tensor {
     int64_t labelled; /* 1 + how many elements are not BATCH_IGNORE (tensor_set_labelled_); 0 = unknown */
     int64_t piece; /* of a parameter of which ranks that compute a layer together have a part each: elements
                       that lie side by side in the whole (tensor_split_); 0 = this is the whole */
+    int64_t whole_rows; /* of one that is divided by rows (tensor_split_rows_): those of the whole; 0 = other */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
@@ -388,13 +389,29 @@ int context_tensor_ranks_(const Context *context);    /* that compute a layer to
  * the first rank's, the next `piece` the second's, and so on, and then it is the first's turn again. Before
  * it is filled: what it is filled with at random is its part of the whole's. */
 void tensor_split_(Tensor *parameter, int64_t piece);
-/* Elements of all ranks' parts together. */
+/* The parameter is this rank's part of one with so many rows: as many as every rank has, one after another
+ * (tensor_rows_each_). Behind the last of the whole they are padding, which is 0 and stays 0. */
+void tensor_split_rows_(Tensor *parameter, int64_t rows);
+int64_t tensor_rows_each_(const Context *context, int64_t rows);
+/* Elements of all ranks' parts together, without padding. */
 int64_t tensor_whole_numel_(const Tensor *parameter);
+/* Of a parameter's rows those that are no padding: `count` from row `first` of the whole on, of `all`. */
+typedef struct RowsPart {
+    int64_t first, count, all;
+} RowsPart;
+RowsPart tensor_rows_part_(const Tensor *parameter);
 /* Around what ranks compute together (ops_ranks.c). x, whose gradient is the sum of all ranks'; nothing where
  * nobody is there. */
 Tensor *tensor_enter_(Tensor *x);
 /* The sum of all ranks' x, in x's storage where x is donated; plus bias (last dimension) or NULL. */
 Tensor *tensor_leave_(Tensor *x, Tensor *bias);
+/* The logits of all classes (…,all), of which each rank has computed those that `part` says (…,each). Their
+ * gradient, which is the same on every rank, is taken apart again. */
+Tensor *tensor_gather_classes_(Tensor *logits, RowsPart part);
+/* tensor_cross_entropy of logits that are a part of the classes: every rank has the same labels, and gets the
+ * same loss. */
+Tensor *tensor_cross_entropy_part_(Tensor *logits, RowsPart part, Tensor *labels, int ignore_index,
+                                   float scale);
 
 /* What of a parameter this rank updates, and where it lies: all of it, or its part. */
 typedef struct TensorPart {

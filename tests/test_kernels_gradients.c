@@ -199,11 +199,11 @@ static void test_embedding(void **state)
     static const float expected[] = {3, 4, 0, 0, 6, 8};
     float dtable[6] = {0};
     StoredArray table = stored(expected, 3, 2);
-    plain()->embedding_forward(DTYPE_F32, 3, ids, &table, dtable, on(1));
+    plain()->embedding_forward(DTYPE_F32, 3, ids, &table, (TablePart){0}, dtable, on(1));
     assert_int_equal(fault(1), -1);
     assert_true(dtable[0] == 6 && dtable[1] == 8 && dtable[2] == 3 && dtable[5] == 8);
     memset(dtable, 0, sizeof dtable);
-    plain()->embedding_backward(DTYPE_F32, 3, 2, 3, ids, dy, DTYPE_F32, dtable, NULL, on(1));
+    plain()->embedding_backward(DTYPE_F32, 3, 2, 3, 0, ids, dy, DTYPE_F32, dtable, NULL, on(1));
     assert_same("embedding gradient", 6, dtable, expected);
 }
 

@@ -321,14 +321,14 @@ static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
     for (int64_t i = 0; i < n; i++)
         ids[i] = (int32_t)((i * i + i / 3) % VOCAB);
     StoredArray rows = stored(table, VOCAB, c);
-    k->embedding_forward(DTYPE_F32, n, ids, &rows, y, on(threads));
+    k->embedding_forward(DTYPE_F32, n, ids, &rows, (TablePart){0}, y, on(threads));
     assert_int_equal(fault(threads), -1);
-    plain()->embedding_forward(DTYPE_F32, n, ids, &rows, expected, on(1));
+    plain()->embedding_forward(DTYPE_F32, n, ids, &rows, (TablePart){0}, expected, on(1));
     assert_int_equal(fault(1), -1);
     assert_same("embedding", n * c, y, expected);
     void *workspace = take((int64_t)(k->embedding_workspace(n, VOCAB, DTYPE_F32, on(threads)) / 4), NAN);
-    k->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy, DTYPE_F32, d, workspace, on(threads));
-    plain()->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy, DTYPE_F32, d_expected, NULL, on(1));
+    k->embedding_backward(DTYPE_F32, n, c, VOCAB, 0, ids, dy, DTYPE_F32, d, workspace, on(threads));
+    plain()->embedding_backward(DTYPE_F32, n, c, VOCAB, 0, ids, dy, DTYPE_F32, d_expected, NULL, on(1));
     if (k == kernels_cuda()) /* which adds in an order of its own */
         assert_near("embedding gradient", VOCAB * c, d, d_expected, 2e-6);
     else /* the order of the ids, whatever the threads */
@@ -337,7 +337,7 @@ static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
     for (int i = 0; i < 4; i++) {
         ids[n - 1] = VOCAB;
         ids[n / 2] = bad[i];
-        k->embedding_forward(DTYPE_F32, n, ids, &rows, y, on(threads));
+        k->embedding_forward(DTYPE_F32, n, ids, &rows, (TablePart){0}, y, on(threads));
         assert_int_equal(fault(threads), n / 2);
     }
 }

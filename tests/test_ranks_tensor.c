@@ -39,7 +39,8 @@ static int64_t place_of(const Tensor *t, int64_t i)
     if (!t->piece)
         return i;
     int tensor = r->count[RANKS_TENSOR];
-    return (i / t->piece * tensor + r->place[RANKS_TENSOR]) * t->piece + i % t->piece;
+    int64_t place = (i / t->piece * tensor + r->place[RANKS_TENSOR]) * t->piece + i % t->piece;
+    return place < tensor_whole_numel_(t) ? place : -1;
 }
 
 static void write_initial(TensorList list, float *to)
@@ -48,10 +49,15 @@ static void write_initial(TensorList list, float *to)
     for (int i = 0; i < list.count; i++) {
         Tensor *t = list.items[i];
         TensorPart part = tensor_part_(t);
-        for (int64_t k = 0; k < part.count && part.counts && !t->absent; k++)
+        for (int64_t k = 0; k < part.count && part.counts && !t->absent; k++) {
+            int64_t place = place_of(t, part.first + k);
+            float padding = 1, *at = place < 0 ? &padding : to + place;
             c->kernels->copy(part.type, DTYPE_F32, 1,
-                             (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, part.at + k),
-                             to + place_of(t, part.first + k), &c->run);
+                             (char *)storage_data(part.weights) + dtype_bytes(part.type, 1, part.at + k), at,
+                             &c->run);
+            if (place < 0 && padding != 0)
+                error_raise(ERROR_STATE, "padding of %s is %g", tensor_name(t), (double)padding);
+        }
         to += tensor_whole_numel_(t);
     }
 }
@@ -62,7 +68,12 @@ static void write_gradients(TensorList list, float *to, float *own)
         Tensor *t = list.items[i];
         const float *from = storage_f32(t->grad);
         for (int64_t k = 0; from && k < tensor_numel(t); k++) {
-            to[place_of(t, k)] = from[k];
+            int64_t place = place_of(t, k);
+            if (place >= 0)
+                to[place] = from[k];
+            else if (from[k] != 0)
+                error_raise(ERROR_STATE, "padding of %s has a gradient of %g", tensor_name(t),
+                            (double)from[k]);
             if (own && !t->piece)
                 own[k] = from[k];
         }

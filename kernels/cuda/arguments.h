@@ -60,12 +60,15 @@ typedef struct LossArguments {
     float *lse, *row_loss, *loss;
     const float *dloss;
     void *dlogits;
+    float *part;       /* of this part of the classes; or, of `count` that are joined, the first */
+    int64_t apart;
+    int count;
     Fault fault;
 } LossArguments;
 
 /* embedding.cu */
 typedef struct EmbeddingArguments {
-    int64_t n, c, vocab;
+    int64_t n, c, vocab, first, all; /* the table's rows, from `first` on, of all */
     int aligned;
     const int32_t *ids;
     StoredArray table;
@@ -80,7 +83,7 @@ typedef struct EmbeddingArguments {
 /* Sorts positions by id, a digit of the ids at a time; each of `units` warps has a range of them. */
 enum { SORT_BITS = 8, SORT_DIGITS = 1 << SORT_BITS, SORT_UNITS = 256 };
 typedef struct SortArguments {
-    int64_t n, vocab;
+    int64_t n, vocab, first;
     int units, shift;
     const int32_t *ids, *from; /* from: positions, NULL = in their order */
     int32_t *to;
