@@ -146,15 +146,16 @@ static void a_plan_says_what_each_stage_has(void **state)
 
 /* llama-tiny, 6 layers of 288 and 768, 6 heads, 256 tokens, batch 8 x 128, over two ranks that compute each
  * layer together. Of a layer two norms are whole, and a half of four matrices 288 x 288 and three 288 x 768;
- * in forward and in backward it sums (8,128,288) floats twice. A sum sends a half to the other, and the sum
- * of a half back. */
+ * in forward and in backward it sums (8,128,288) floats twice; the embedding sums them once, and so does the
+ * gradient of the head. A sum sends a half to the other, and the sum of a half back. Of the loss they tell
+ * each other three numbers a row. */
 static void a_plan_of_layers_in_halves_is_worked_out_by_hand(void **state)
 {
     (void)state;
     enum {
         DIVIDED = 4 * 288 * 288 + 3 * 288 * 768,
-        HAS = 6 * (2 * 288 + DIVIDED / 2) + 2 * 256 * 288 + 288,
-        SENT = 6 * 4 * (8 * 128 * 288 * 4) + 64
+        HAS = 6 * (2 * 288 + DIVIDED / 2) + 2 * 256 * 288 / 2 + 288,
+        SENT = (6 * 4 + 2) * (8 * 128 * 288 * 4) + 8 * 128 * 3 * 4 + 64
     };
     Outcome *o = expect_code(RUN("plan", "llama-tiny", "--ranks", "2", "--tensor", "2", "--json"), 0);
     json_t *plan = parse(o->out);
@@ -174,7 +175,7 @@ static void a_plan_of_layers_in_halves_is_worked_out_by_hand(void **state)
     o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--tensor", "2", "--parallel", "zero2"), 0);
     says(o, "2 data ranks  tensor 2  zero2");
     says(o, "16 samples a step");
-    says(o, "trained 4 + 4/2 + 8/2, layers /2 = ");
+    says(o, "trained 4 + 4/2 + 8/2, matrices /2 = ");
     says(o, "2 ranks compute a layer together: each has a half");
     says(o, "zero2 divides optimizer states and gradients, among 2 ranks.");
     o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--tensor", "4"), 1);

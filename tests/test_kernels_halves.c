@@ -428,7 +428,7 @@ static void test_rope(void **state)
 
 static void check_loss(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0};
+    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0, 0};
     const float dloss = 1.5f;
     int64_t n = rows * c;
     int32_t labels[129];

@@ -18,6 +18,7 @@ typedef struct Job {
     RankStrategy strategy;
     const char *precision; /* NULL = fp32 */
     int ranks, tensor, stages, accumulate, tied, in_backward;
+    int chunk, skip; /* rows of the loss; those without a label */
     float clip;
     float *initial, *gradients; /* of the whole; every rank writes its part. Gradients are those of a first
                                    backward, of ranks that all have the same data */
@@ -94,6 +95,8 @@ static Module *model_of(const Job *job)
     Module *model = nn_model(&preset);
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), job->setting.checkpoint);
+    nn_set_loss_chunk(model, job->chunk);
+    nn_set_skip_unlabelled(model, job->skip);
     return model;
 }
 
@@ -320,6 +323,30 @@ static void test_precisions(void **state)
             .setting = setting_of((int)i), .ranks = 4, .tensor = 2, .accumulate = 1, .precision = names[i]});
 }
 
+/* A head whose classes are cut, and its loss in chunks of rows, the last of them short, for all rows and for
+ * those with a label. */
+static void test_losses_in_parts(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        for (int way = 0; way < 3; way++)
+            assert_equal_to_one((Job){.setting = setting_of(i),
+                                      .ranks = way == 1 ? 4 : 2,
+                                      .tensor = way == 1 ? 4 : 2,
+                                      .accumulate = 1,
+                                      .tied = i == 0 && way,
+                                      .chunk = way == 1 ? 0 : 7,
+                                      .skip = way > 0});
+    for (int skip = 0; skip < 2; skip++)
+        assert_equal_to_one((Job){.setting = setting_of(2),
+                                  .ranks = 4,
+                                  .tensor = 2,
+                                  .accumulate = 1,
+                                  .precision = "bf16-mixed",
+                                  .chunk = 5,
+                                  .skip = skip});
+}
+
 /* ---- What a layer keeps ---------------------------------------------------------------------- */
 
 typedef struct Shapes {
@@ -447,6 +474,7 @@ int main(void)
         cmocka_unit_test(test_ranks_are_one_process), cmocka_unit_test(test_data_and_tensor),
         cmocka_unit_test(test_stages_and_tensor),     cmocka_unit_test(test_clipping),
         cmocka_unit_test(test_updates_in_backward),   cmocka_unit_test(test_precisions),
+        cmocka_unit_test(test_losses_in_parts),
         cmocka_unit_test(test_what_a_layer_keeps),    cmocka_unit_test(test_what_is_not_divided),
         cmocka_unit_test(test_what_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
