@@ -84,11 +84,10 @@ static Tensor *linear_weight(Module *module, const LinearOptions *o)
         weight->in_out = (unsigned char)in_out;
         weight->transposed = (unsigned char)turned;
     }
-    int64_t outputs = o->out / o->packed;
     if (o->split == LINEAR_BY_OUTPUTS)
-        tensor_split_(weight, in_out ? outputs : outputs * o->in);
+        tensor_split_(weight, in_out, o->packed);
     else if (o->split == LINEAR_BY_INPUTS)
-        tensor_split_(weight, in_out ? o->in * o->out : o->in);
+        tensor_split_(weight, !in_out, 1);
     else if (o->split == LINEAR_BY_CLASSES)
         tensor_split_rows_(weight, o->classes);
     return weight;
@@ -127,7 +126,7 @@ Module *module_linear(const LinearOptions *o)
     if (o->bias) {
         self->bias = nn_add_parameter(module, "bias", SHAPE(own.out));
         if (own.split == LINEAR_BY_OUTPUTS)
-            tensor_split_(self->bias, own.out / own.packed);
+            tensor_split_(self->bias, 0, own.packed);
         else if (own.split == LINEAR_BY_CLASSES)
             tensor_split_rows_(self->bias, own.classes);
         linear_fill(self->bias, o);

@@ -12,8 +12,8 @@ typedef void Draw(int64_t n, uint64_t seed, uint64_t stream, int64_t first, floa
 
 typedef struct Filling {
     const Context *context;
-    int64_t piece, whole; /* of a part (tensor_split_), and elements of the whole; 0: the tensor is whole */
-    Draw *draw;           /* NULL: a, everywhere */
+    const Tensor *tensor;
+    Draw *draw; /* NULL: a, everywhere */
     uint64_t stream;
     float a, b;
 } Filling;
@@ -32,34 +32,20 @@ static void draw(const Filling *f, int64_t first, int64_t count, float *values)
         f->draw(count - some, c->seed, f->stream, first + some, f->a, f->b, values + some, &c->host_run);
 }
 
-/* Of the whole tensor's elements. */
-static void fill_some(const Filling *f, int64_t first, int64_t count, float *values)
-{
-    const Context *c = f->context;
-    if (f->draw)
-        draw(f, first, count, values);
-    else
-        c->host_kernels->fill(DTYPE_F32, count, f->a, values, &c->host_run);
-}
-
 /* Of a part, what the whole has there, and 0 where that ends. */
 static int filled(void *user, int64_t first, int64_t count, float *values)
 {
     const Filling *f = user;
     const Context *c = f->context;
-    if (!f->piece) {
-        fill_some(f, first, count, values);
-        return 0;
-    }
-    int64_t ranks = c->ranks->count[RANKS_TENSOR], place = c->ranks->place[RANKS_TENSOR];
-    for (int64_t at = first, end = first + count, n; at < end; at += n) {
-        int64_t row = at / f->piece, in_piece = at % f->piece;
-        int64_t there = (row * ranks + place) * f->piece + in_piece, left = f->whole - there;
-        n = f->piece - in_piece < end - at ? f->piece - in_piece : end - at;
-        int64_t some = left < 0 ? 0 : left < n ? left : n;
-        if (some)
-            fill_some(f, there, some, values + (at - first));
-        memset(values + (at - first) + some, 0, (size_t)(n - some) * sizeof *values);
+    for (int64_t done = 0, n; done < count; done += n) {
+        n = count - done;
+        int64_t place = tensor_place_(f->tensor, first + done, &n);
+        if (place < 0)
+            memset(values + done, 0, (size_t)n * sizeof *values);
+        else if (f->draw)
+            draw(f, place, n, values + done);
+        else
+            c->host_kernels->fill(DTYPE_F32, n, f->a, values + done, &c->host_run);
     }
     return 0;
 }
@@ -92,10 +78,7 @@ void tensor_fill(Tensor *tensor, float value)
         context->kernels->fill(DTYPE_F32, shape_numel(tensor->shape), value, there, &context->run);
     else
         tensor_store_(tensor, filled,
-                      &(Filling){.context = context,
-                                 .piece = tensor->piece,
-                                 .whole = tensor_whole_numel_(tensor),
-                                 .a = value});
+                      &(Filling){.context = context, .tensor = tensor, .a = value});
 }
 
 static void fill_drawn(Tensor *tensor, const char *function, int uniform, float a, float b)
@@ -107,8 +90,7 @@ static void fill_drawn(Tensor *tensor, const char *function, int uniform, float 
         return;
     float *there = on_card(tensor, function);
     Filling f = {.context = context,
-                 .piece = tensor->piece,
-                 .whole = tensor_whole_numel_(tensor),
+                 .tensor = tensor,
                  .draw = uniform ? host->fill_uniform : host->fill_normal,
                  .stream = stream,
                  .a = a,
