@@ -143,6 +143,7 @@ typedef struct Bracket {
     uint64_t rank_weights, rank_gradients, rank_masters,
         rank_states;    /* of what is trained, padding included */
     int64_t kept_whole; /* trained parameters in tensors that are too small to be divided */
+    int64_t vocabulary, rows_each; /* rows of the embedding, and those that each of the ranks has; 0: all */
     int copy;           /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
     int adapters;       /* what is trained stands beside the model's own parameters */
 } Bracket;

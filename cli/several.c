@@ -173,6 +173,10 @@ void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimize
     for (int i = 0; i < all.count; i++) {
         const Tensor *t = all.items[i];
         int64_t n = tensor_numel(t), mine = t->shard ? t->shard->each : n;
+        if (t->whole_rows && !b->vocabulary) {
+            b->vocabulary = t->whole_rows;
+            b->rows_each = tensor_dim(t, 0);
+        }
         if (!tensor_requires_grad(t) || t->absent)
             continue;
         b->kept_whole += t->shard ? 0 : n;
@@ -280,7 +284,7 @@ static void print_divided(const Options *o)
                ranks_schedule_holds(o->ranks.schedule));
     if (tensor > 1)
         printf("%d ranks compute a layer together: each has %s of its heads, hidden columns and their "
-               "weights.\n",
+               "weights, and of the vocabulary.\n",
                tensor, tensor == 2 ? "a half" : lever_say("1/%d", tensor).text);
     if (data > 1)
         printf("%s divides %s%s.\n", ranks_strategy_name(o->ranks.strategy),
@@ -303,6 +307,10 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     print_ranks_row("all together", ranks * (double)s->peak, ranks * (double)s->needs,
                     ranks * (double)plan->step_sent, "");
     print_divided(o);
+    if (b->rows_each * o->ranks.tensor > b->vocabulary)
+        printf("%d do not divide a vocabulary of %" PRId64 ": each has %" PRId64 " rows, of which %" PRId64
+               " together are padding.\n",
+               o->ranks.tensor, b->vocabulary, b->rows_each, b->rows_each * o->ranks.tensor - b->vocabulary);
     if (is_divided(o) && b->kept_whole)
         printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
                report_count(b->kept_whole).text);
