@@ -72,7 +72,7 @@ static void embedding_add(int64_t n, const float *from, float *to)
 
 /* What backward works on, the same for all strips. */
 typedef struct EmbeddingSum {
-    int64_t n, c, vocab, begin; /* begin: the id of dtable's first row */
+    int64_t n, c, vocab, begin;        /* begin: the id of dtable's first row */
     const int32_t *ids, *next, *first; /* links: NULL where dtable is f32 */
     DType type, dtable_type;
     const void *dy;
@@ -109,8 +109,8 @@ static void embedding_sum_rows(const EmbeddingSum *s, int64_t begin, int64_t end
 }
 
 static void embedding_backward(DType type, int64_t n, int64_t c, int64_t vocab, int64_t begin,
-                               const int32_t *ids, const void *dy, DType dtable_type, void *dtable, void *workspace,
-                               const KernelRun *run)
+                               const int32_t *ids, const void *dy, DType dtable_type, void *dtable,
+                               void *workspace, const KernelRun *run)
 {
     int64_t line = 64 / values_size(dtable_type); /* elements of a cache line */
     int64_t lines = (c + line - 1) / line;

@@ -93,6 +93,8 @@ typedef struct DropoutKey {
     uint64_t step;
     uint64_t first_sample; /* index of x's first sample within the effective batch */
     uint32_t layer;        /* which dropout of the forward pass */
+    /* x begins with this element of its samples, which have more than are here; a multiple of 4. */
+    uint64_t first_element;
 } DropoutKey;
 
 /* How the frequencies of rotary positions are stretched. linear: all divided by factor. llama3: those of
@@ -142,7 +144,8 @@ typedef struct UpdateArrays {
     const void *g; /* the gradient, f32 or 16 bit */
     void *state[UPDATE_STATES]; /* f32, 16 or 8 bit (dynamic8); NULL where the rule has none */
     DType p_type, g_type, state_type[UPDATE_STATES];
-    int64_t first; /* these are elements [first, first + n) of the parameter, for rounding; a multiple of 8. On the CPU */
+    int64_t first; /* these are elements [first, first + n) of the parameter, for rounding; a multiple of 8.
+                      On the CPU */
     const RoundingKey *rounding; /* of bf16 states, and of p without a master; NULL = to nearest */
 } UpdateArrays;
 

@@ -364,7 +364,7 @@ void reference_dropout(DType type, int64_t samples, int64_t per_sample, float p,
 {
     (void)run;
     for (int64_t at = 0; at < samples * per_sample; at++) {
-        uint64_t sample = (uint64_t)(at / per_sample), i = (uint64_t)(at % per_sample);
+        uint64_t sample = (uint64_t)(at / per_sample), i = key->first_element + (uint64_t)(at % per_sample);
         Philox draw = draw_dropout(key, key->first_sample + sample, i / 4);
         double keep = draw.v[i % 4] >= draw_dropout_threshold(p) ? 1.0 / (1.0 - (double)p) : 0.0;
         blend(type, get(type, x, at) * keep, beta, y, at);

@@ -54,8 +54,9 @@ KERNEL(void, embedding_forward,
        (DType type, int64_t n, const int32_t *ids, const StoredArray *table, TablePart part, void *y,
         const KernelRun *run))
 /* dtable[ids[i] - first] += dy[i]; partitioned by strips of columns, so that few ids do not unbalance it;
- * ids of other rows than these vocab are left out. dtable is zeroed by the caller beforehand. ids were checked by forward; n is below 2^31. In 16 bit, all that a row
- * of dtable gets and what it holds is summed in f32 and rounded once. */
+ * ids of other rows than these vocab are left out. dtable is zeroed by the caller beforehand. ids were
+ * checked by forward; n is below 2^31. In 16 bit, all that a row of dtable gets and what it holds is summed
+ * in f32 and rounded once. */
 KERNEL(void, embedding_backward,
        (DType type, int64_t n, int64_t c, int64_t vocab, int64_t first, const int32_t *ids, const void *dy,
         DType dtable_type, void *dtable, void *workspace, const KernelRun *run))
@@ -150,8 +151,8 @@ KERNEL(void, cross_entropy_backward,
 KERNEL(size_t, cross_entropy_workspace,
        (const CrossEntropyDims *d, const KernelRun *run)) /* bytes, of forward and of join */
 /* Of d->classes from d->first_class on, what they say of each row: part (rows, CROSS_ENTROPY_PART). Labels in
- * [0, d->all_classes). Then forward of all classes from the parts of `count`, which begin `apart` floats after
- * each other, taken in their order. */
+ * [0, d->all_classes). Then forward of all classes from the parts of `count`, which begin `apart` floats
+ * after each other, taken in their order. */
 KERNEL(void, cross_entropy_part,
        (const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels, float *part,
         const KernelRun *run))

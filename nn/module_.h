@@ -83,8 +83,8 @@ typedef struct Linear {
 
 /* What each of the ranks that compute a layer together has of it. Of outputs: rows of (out,in), and their
  * biases. Of inputs: columns; what the ranks compute is summed, and then the bias is added. Of classes:
- * outputs, of which a loss takes each rank's, and everybody else is given all; a number of them that the ranks
- * do not divide is padded. */
+ * outputs, of which a loss takes each rank's, and everybody else is given all; a number of them that the
+ * ranks do not divide is padded. */
 typedef enum LinearSplit { LINEAR_WHOLE, LINEAR_BY_OUTPUTS, LINEAR_BY_INPUTS, LINEAR_BY_CLASSES } LinearSplit;
 
 typedef struct LinearOptions {
@@ -93,7 +93,7 @@ typedef struct LinearOptions {
     TensorActivation act;
     int in_out, head;
     LinearSplit split;
-    int packed; /* layers whose outputs lie side by side, each of which is split; 0 = 1 */
+    int packed;      /* layers whose outputs lie side by side, each of which is split; 0 = 1 */
     int64_t classes; /* of a rank's part, those of all; 0: it is given whole */
 } LinearOptions;
 /* The next name of a list with commas, without the blanks around it; NULL at the end. (weights.c) */

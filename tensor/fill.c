@@ -77,8 +77,7 @@ void tensor_fill(Tensor *tensor, float value)
     if (there)
         context->kernels->fill(DTYPE_F32, shape_numel(tensor->shape), value, there, &context->run);
     else
-        tensor_store_(tensor, filled,
-                      &(Filling){.context = context, .tensor = tensor, .a = value});
+        tensor_store_(tensor, filled, &(Filling){.context = context, .tensor = tensor, .a = value});
 }
 
 static void fill_drawn(Tensor *tensor, const char *function, int uniform, float a, float b)

@@ -77,8 +77,8 @@ void parts_sum(OpCall *call, PartLosses *parts);
 
 /* ---- A loss over classes of which each rank has a part (ops_vocabulary.c) */
 
-/* In call->attr.loss; and of it, in the dimensions of logits whose rows have `each` classes, which may end with
- * padding. Nothing where the classes are not divided. */
+/* In call->attr.loss; and of it, in the dimensions of logits whose rows have `each` classes, which may end
+ * with padding. Nothing where the classes are not divided. */
 void class_part_attr(OpAttr *attr, RowsPart part);
 void class_part_dims(const OpCall *call, int64_t each, CrossEntropyDims *d);
 

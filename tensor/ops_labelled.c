@@ -299,8 +299,7 @@ static int head_shape(OpCall *call)
     plan->workspace = arrays + most_room(call, forward_room);
     if (call->attr.loss.all_classes) {
         CrossEntropyDims list = {.rows = list_rows(call)};
-        plan->workspace =
-            aligned(plan->workspace) + call->kernels->cross_entropy_workspace(&list, call->run);
+        plan->workspace = aligned(plan->workspace) + call->kernels->cross_entropy_workspace(&list, call->run);
     }
     /* As if all rows had labels. */
     double rows = 2.0 * (double)head_rows(call);

@@ -45,8 +45,7 @@ int class_parts_begin(ClassParts *parts, int64_t rows)
 void class_parts_join(ClassParts *parts, const OpCall *call, const CrossEntropyDims *d, const int32_t *labels)
 {
     Context *context = context_here();
-    int failed = collective_gather(context, RANKS_TENSOR, parts->all,
-                                   (uint64_t)parts->apart * sizeof(float));
+    int failed = collective_gather(context, RANKS_TENSOR, parts->all, (uint64_t)parts->apart * sizeof(float));
     if (!failed && parts->mine)
         call->kernels->cross_entropy_join(d, context->ranks->count[RANKS_TENSOR], parts->apart,
                                           storage_f32(parts->all), labels, call->attr.loss.scale, call->out,
@@ -89,7 +88,8 @@ static void gather_forward(OpCall *call)
     DType type = call->dtype[0];
     int64_t most = STAGING / (int64_t)dtype_bytes(type, 1, each * ranks), failed = 0;
     most = most < 1 ? 1 : most < rows ? most : rows;
-    uint64_t bytes = (dtype_bytes(type, 1, most * each) + TRANSPORT_UNIT - 1) / TRANSPORT_UNIT * TRANSPORT_UNIT;
+    uint64_t bytes =
+        (dtype_bytes(type, 1, most * each) + TRANSPORT_UNIT - 1) / TRANSPORT_UNIT * TRANSPORT_UNIT;
     Storage *staging = storage_new(context, (int64_t)bytes * ranks, MEM_COMMUNICATION);
     for (int64_t first = 0, n; first < rows && staging && !failed; first += n) {
         n = rows - first < most ? rows - first : most;

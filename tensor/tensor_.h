@@ -56,7 +56,8 @@ struct Tensor {
     int64_t labelled; /* 1 + how many elements are not BATCH_IGNORE (tensor_set_labelled_); 0 = unknown */
     int64_t piece; /* of a parameter of which ranks that compute a layer together have a part each: elements
                       that lie side by side in the whole (split.c); 0 = this is the whole */
-    int64_t whole_rows; /* of one that is divided by rows (tensor_split_rows_): those of the whole; 0 = other */
+    int64_t
+        whole_rows; /* of one that is divided by rows (tensor_split_rows_): those of the whole; 0 = other */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
@@ -398,8 +399,8 @@ int64_t tensor_rows_each_(const Context *context, int64_t rows);
 Shape tensor_whole_shape_(const Tensor *parameter);
 int64_t tensor_whole_numel_(const Tensor *parameter);
 /* Where element `first` lies in the whole, both in the order of files; -1: it is padding. *count: how many
- * elements from it on are asked for; then how many of them lie side by side there, or are padding. A parameter
- * that is whole, or NULL: where it is. */
+ * elements from it on are asked for; then how many of them lie side by side there, or are padding. A
+ * parameter that is whole, or NULL: where it is. */
 int64_t tensor_place_(const Tensor *parameter, int64_t first, int64_t *count);
 /* Of a parameter's rows those that are no padding: `count` from row `first` of the whole on, of `all`. */
 typedef struct RowsPart {

@@ -469,8 +469,7 @@ int main(void)
         cmocka_unit_test(test_ranks_are_one_process), cmocka_unit_test(test_data_and_tensor),
         cmocka_unit_test(test_stages_and_tensor),     cmocka_unit_test(test_clipping),
         cmocka_unit_test(test_updates_in_backward),   cmocka_unit_test(test_precisions),
-        cmocka_unit_test(test_losses_in_parts),
-        cmocka_unit_test(test_what_a_layer_keeps),    cmocka_unit_test(test_what_is_not_divided),
-        cmocka_unit_test(test_what_is_refused)};
+        cmocka_unit_test(test_losses_in_parts),       cmocka_unit_test(test_what_a_layer_keeps),
+        cmocka_unit_test(test_what_is_not_divided),   cmocka_unit_test(test_what_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

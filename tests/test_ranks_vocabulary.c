@@ -54,8 +54,13 @@ static Batch batch_of(const Job *job)
 
 static Module *model_of(const Job *job)
 {
-    Module *model = nn_llama(&(LlamaConfig){
-        .vocab = job->vocab, .dim = 8, .layers = 1, .heads = 4, .kv_heads = 4, .hidden = 8, .tied = job->tied});
+    Module *model = nn_llama(&(LlamaConfig){.vocab = job->vocab,
+                                            .dim = 8,
+                                            .layers = 1,
+                                            .heads = 4,
+                                            .kv_heads = 4,
+                                            .hidden = 8,
+                                            .tied = job->tied});
     nn_set_loss_chunk(model, job->way == LOSS_IN_CHUNKS ? 3 : 0);
     nn_set_skip_unlabelled(model, job->way == LOSS_OF_LABELLED);
     return model;
@@ -68,7 +73,8 @@ static void write_gradient(Job *job, Module *model)
     RowsPart part = tensor_rows_part_(head);
     assert_int_equal(part.all, job->vocab);
     if (head->grad && part.count)
-        memcpy(job->gradient + part.first * 8, storage_f32(head->grad), (size_t)part.count * 8 * sizeof(float));
+        memcpy(job->gradient + part.first * 8, storage_f32(head->grad),
+               (size_t)part.count * 8 * sizeof(float));
 }
 
 static int script(void *config)
@@ -85,7 +91,8 @@ static int script(void *config)
         tensor_keep(logits);
         loss = tensor_cross_entropy(logits, batch.labels, BATCH_IGNORE, 1.0f / (BATCH * SEQ - 1));
         if (!meta && loss)
-            tensor_read(logits, 0, BATCH * SEQ * job->vocab * (int64_t)sizeof(float), job->logits[part->rank]);
+            tensor_read(logits, 0, BATCH * SEQ * job->vocab * (int64_t)sizeof(float),
+                        job->logits[part->rank]);
     } else {
         loss = nn_loss(model, &batch);
     }

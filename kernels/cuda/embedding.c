@@ -56,8 +56,14 @@ void cuda_embedding_backward(DType type, int64_t n, int64_t c, int64_t vocab, in
                              const int32_t *ids, const void *dy, DType dtable_type, void *dtable,
                              void *workspace, const KernelRun *run)
 {
-    EmbeddingArguments a = {
-        .n = n, .c = c, .vocab = vocab, .first = first, .ids = ids, .dy = dy, .dtable_type = dtable_type, .dtable = dtable};
+    EmbeddingArguments a = {.n = n,
+                            .c = c,
+                            .vocab = vocab,
+                            .first = first,
+                            .ids = ids,
+                            .dy = dy,
+                            .dtable_type = dtable_type,
+                            .dtable = dtable};
     if (n == 0)
         return;
     a.order = sort_ids(n, vocab, first, ids, workspace, run);
