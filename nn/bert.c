@@ -17,7 +17,7 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
     Tensor *sum = tensor_add(x, tensor_donate(branch));
     Tensor *middle = nn_forward(self->norm1, tensor_donate(sum), batch);
-    Tensor *hidden = nn_forward(self->up, tensor_enter_(middle), batch);
+    Tensor *hidden = nn_forward(self->up, module_enter(middle, batch), batch);
     /* GELU's value is a quarter of what a block would keep; recomputing it costs a hundredth of a step. */
     branch = nn_forward(self->down, tensor_donate(tensor_recompute(hidden)), batch);
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
@@ -64,10 +64,10 @@ static const char decoder_path[] = "cls.predictions.decoder";
 static Tensor *bert_embeddings(const Bert *self, const Batch *batch)
 {
     Tensor *hidden = nn_forward(self->words, batch->ids, batch); /* (B,T,C) */
-    hidden = tensor_add_rows(tensor_donate(hidden), self->positions, tensor_dim(batch->ids, 1));
+    hidden = module_add_rows(tensor_donate(hidden), self->positions, 0, batch);
     if (batch->types)
         hidden =
-            tensor_add(tensor_donate(hidden), tensor_donate(tensor_embedding(batch->types, self->types)));
+            tensor_add(tensor_donate(hidden), tensor_donate(tensor_embedding(module_own_ids(batch->types), self->types)));
     else
         hidden = tensor_add_rows(tensor_donate(hidden), self->types, 1); /* all of type 0 */
     hidden = nn_forward(self->norm, tensor_donate(hidden), batch);
@@ -162,7 +162,8 @@ Module *nn_bert(const BertConfig *config)
     Bert *self = nn_state(module);
     if (!self)
         return NULL;
-    if (module_stages_begin(module, c.layers, c.dim))
+    if (module_stages_begin(module, c.layers, c.dim) ||
+        (c.pooler && config_no_rows("bert", "the pooler is")))
         return NULL;
     module_draw_later(module, 1);
     bert_embedding_modules(module, self, &c);
@@ -190,6 +191,7 @@ Module *nn_bert(const BertConfig *config)
                                             .body = bert_body,
                                             .dense = self->transform,
                                             .norm = self->head_norm});
+    module_has_rows(module);
     return module;
 }
 

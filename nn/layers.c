@@ -81,7 +81,7 @@ static Tensor *embedding_forward(Module *module, Tensor *ids, const Batch *batch
     (void)batch;
     Tensor *y = tensor_embedding(ids, self->weight);
     if (self->weight->whole_rows) /* one rank has each id's row, and the others have zeros */
-        y = tensor_leave_(tensor_donate(y), NULL);
+        y = module_leave(tensor_donate(y), NULL);
     return module_adapt(module, &self->adapter, y, ids);
 }
 
@@ -210,8 +210,7 @@ Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps)
 
 static Tensor *dropout_forward(Module *module, Tensor *x, const Batch *batch)
 {
-    (void)batch;
-    return nn_is_training(module) ? tensor_dropout(x, *(float *)nn_state(module)) : x;
+    return nn_is_training(module) ? module_dropout(x, *(float *)nn_state(module), batch) : x;
 }
 
 static const ModuleClass dropout_class = {"dropout", sizeof(float), dropout_forward};

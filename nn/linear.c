@@ -12,24 +12,24 @@ static Tensor *linear_weight_for(Tensor *weight, const Tensor *x)
 }
 
 /* All classes, from those that each rank computes. */
-static Tensor *linear_classes(const Linear *self, Tensor *x)
+static Tensor *linear_classes(const Linear *self, Tensor *x, const Batch *batch)
 {
-    x = tensor_enter_(x);
+    x = module_enter(x, batch);
     Tensor *y = tensor_linear(x, linear_weight_for(self->weight, x), self->bias, TENSOR_IDENTITY);
     return tensor_gather_classes_(tensor_donate(y), tensor_rows_part_(self->weight));
 }
 
-static Tensor *linear_base(const Linear *self, Tensor *x, TensorActivation act)
+static Tensor *linear_base(const Linear *self, Tensor *x, TensorActivation act, const Batch *batch)
 {
     if (self->weight->whole_rows)
-        return linear_classes(self, x);
+        return linear_classes(self, x, batch);
     Tensor *weight = linear_weight_for(self->weight, x), *bias = self->sums ? NULL : self->bias;
     TensorActivation now = self->sums ? TENSOR_IDENTITY : act;
     Tensor *y = self->weight->in_out ? tensor_linear_in_out(x, weight, bias, now)
                                      : tensor_linear(x, weight, bias, now);
     if (!self->sums)
         return y;
-    y = tensor_leave_(tensor_donate(y), self->bias);
+    y = module_leave(tensor_donate(y), self->bias);
     return act == TENSOR_IDENTITY ? y : tensor_activation(tensor_donate(y), act);
 }
 
@@ -38,10 +38,9 @@ static Tensor *linear_base(const Linear *self, Tensor *x, TensorActivation act)
 static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Linear *self = nn_state(module);
-    (void)batch;
     if (!self->adapter.a)
-        return linear_base(self, x, self->act);
-    Tensor *y = module_adapt(module, &self->adapter, linear_base(self, x, TENSOR_IDENTITY), x);
+        return linear_base(self, x, self->act, batch);
+    Tensor *y = module_adapt(module, &self->adapter, linear_base(self, x, TENSOR_IDENTITY, batch), x);
     return self->act == TENSOR_IDENTITY ? y : tensor_activation(tensor_donate(y), self->act);
 }
 
@@ -53,11 +52,11 @@ Linear *module_as_linear(const Module *module)
 }
 
 /* Of a head without an adapter, for the loss alone. */
-Tensor *module_logits(const Module *module, Tensor *hidden)
+Tensor *module_logits(const Module *module, Tensor *hidden, const Batch *batch)
 {
     const Linear *self = module_as_linear(module);
     if (self->weight->whole_rows)
-        hidden = tensor_donate(tensor_enter_(tensor_donate(hidden)));
+        hidden = tensor_donate(module_enter(tensor_donate(hidden), batch));
     return tensor_logits_(hidden, linear_weight_for(self->weight, hidden), self->bias);
 }
 

@@ -145,6 +145,7 @@ Module *nn_llama(const LlamaConfig *config)
         module_tie_stages(module_own(self->embedding, "weight"));
     const Linear *head = module_as_linear(self->head);
     nn_offer_head(module, &(ModuleHead){.hidden = llama_hidden, .weight = head->weight, .path = "lm_head"});
+    module_has_rows(module);
     return module;
 }
 

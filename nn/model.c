@@ -106,8 +106,7 @@ void nn_set_skip_unlabelled(Module *module, int on)
 
 static Tensor *logits_forward(void *self, Tensor *x, const Batch *batch)
 {
-    (void)batch;
-    return module_logits(self, x);
+    return module_logits(self, x, batch);
 }
 
 static Tensor *run_logits(void *self, Tensor *x, const Batch *batch)
@@ -139,7 +138,7 @@ static Tensor *whole_loss(Module *model, Tensor *x, const Batch *batch, float sc
     int apart = logits_apart(model);
     if (apart) {
         Tensor *hidden = module_forward_by(run_hidden, model, x, batch);
-        logits = module_forward_by(run_logits, model->model->head_module, tensor_donate(hidden), NULL);
+        logits = module_forward_by(run_logits, model->model->head_module, tensor_donate(hidden), batch);
     } else {
         logits = nn_forward(model, x, batch);
     }
@@ -211,7 +210,7 @@ static Tensor *apart_loss(Module *model, Tensor *x, const Batch *batch, float sc
     MemTracker *tracker = model->item.context->tracker;
     int path = memtrack_path_set(tracker, model->path), pushed = push_path(tracker, head->path);
     if (head->weight->whole_rows)
-        hidden = tensor_donate(tensor_enter_(tensor_donate(hidden)));
+        hidden = tensor_donate(module_enter(tensor_donate(hidden), batch));
     Tensor *loss =
         m->skip_unlabelled
             ? tensor_labelled_cross_entropy(tensor_donate(hidden), &loss_head, batch->labels, BATCH_IGNORE,

@@ -111,7 +111,24 @@ Linear *module_as_linear(const Module *module);
 
 /* Its tensor_logits_, where it is a head without adapter and activation: of this rank's classes. hidden is
  * given away. */
-Tensor *module_logits(const Module *module, Tensor *hidden);
+Tensor *module_logits(const Module *module, Tensor *hidden, const Batch *batch);
+
+/* ---- Between what ranks compute together (rows.c). With sequence parallel each has some of the rows. */
+
+/* Into such a part, which every rank gives all rows; and out of it. */
+Tensor *module_enter(Tensor *x, const Batch *batch);
+Tensor *module_leave(Tensor *x, Tensor *bias);
+/* tensor_add_rows_from with as many rows as the batch has tokens, and tensor_dropout. */
+Tensor *module_add_rows(Tensor *x, Tensor *table, int64_t first, const Batch *batch);
+Tensor *module_dropout(Tensor *x, float p, const Batch *batch);
+/* Ids of the batch as the rows are. */
+Tensor *module_own_ids(Tensor *ids);
+/* The shape of activations of this width between blocks. */
+Shape module_rows_shape(const Batch *batch, int64_t width);
+/* A whole model is made, which does all of that: its parameters that are not divided see some of the rows. */
+void module_has_rows(Module *model);
+/* Raises that this is not there with sequence parallel, where that is on. Returns non-zero on error. */
+int config_no_rows(const char *function, const char *what);
 
 typedef struct Embedding {
     Tensor *weight; /* (vocab,dim) */

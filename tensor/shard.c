@@ -186,8 +186,8 @@ static int sum_own_part(Tensor *leaf, const Storage *to, DType to_type, int64_t 
                                                                 .to_type = to_type,
                                                                 .n = shape_numel(leaf->shape),
                                                                 .each = leaf->shard->each,
-                                                                .from = leaf->grad,
-                                                                .to = to,
+                                                                .from = storage_data(leaf->grad),
+                                                                .to = storage_data(to),
                                                                 .at = at,
                                                                 .add = add});
 }
@@ -235,12 +235,28 @@ int shard_final(Tensor *leaf)
     return failed;
 }
 
+/* Of what each of the ranks that compute a layer together has used with its rows: the sum over them, of a whole
+ * gradient, or of this rank's part of it. */
+static int sum_rows(Tensor *parameter)
+{
+    Context *context = parameter->item.context;
+    const Shard *shard = parameter->shard;
+    if (!parameter->of_rows)
+        return 0;
+    if (parameter->grad)
+        return collective_sum(context, RANKS_TENSOR, gradient_type(parameter), shape_numel(parameter->shape),
+                              parameter->grad);
+    return shard && shard->grad
+               ? collective_sum(context, RANKS_TENSOR, shard->grad_type, shard->each, shard->grad)
+               : 0;
+}
+
 int tensor_reduce_(Tensor *parameter)
 {
     Context *context = parameter->item.context;
     const Shard *shard = parameter->shard;
-    if (!context->ranks || !parameter->grad)
-        return 0;
+    if (!context->ranks || sum_rows(parameter) != 0 || !parameter->grad)
+        return error_code();
     int failed = 0;
     if (!shard && context->ranks->count[RANKS_DATA] > 1)
         failed = collective_sum(context, RANKS_DATA, gradient_type(parameter), shape_numel(parameter->shape),

@@ -66,6 +66,7 @@ struct Tensor {
     unsigned char table;       /* an embedding's, of which a step reads few rows */
     unsigned char absent;      /* a parameter of another stage of the model: nothing but this header */
     unsigned char tied_stages; /* a parameter of the first and of the last stage */
+    unsigned char of_rows;     /* a whole one, whose gradient each rank finds of its rows (sequence parallel) */
     unsigned char split;       /* where piece is not 0: 1 + the dimension that is divided, as files have it */
 };
 
@@ -386,6 +387,7 @@ int context_ranks_(const Context *context);           /* how many; 1: alone */
 int context_stage_(const Context *context);           /* of the model that this rank has */
 int context_stages_(const Context *context);          /* that the model has; 1: it is whole */
 int context_tensor_ranks_(const Context *context);    /* that compute a layer together; 1: alone */
+int context_divides_rows_(const Context *context);    /* and what lies between such layers, by rows */
 
 /* The parameter is this rank's part of one whose dimension `dim` is so many times as large. packed: how many
  * layers lie side by side in it, of each of which ranks have a part; 1 otherwise. Before it is filled: what
@@ -412,6 +414,21 @@ RowsPart tensor_rows_part_(const Tensor *parameter);
 Tensor *tensor_enter_(Tensor *x);
 /* The sum of all ranks' x, in x's storage where x is donated; plus bias (last dimension) or NULL. */
 Tensor *tensor_leave_(Tensor *x, Tensor *bias);
+/* Where ranks have a part of the rows (batch x sequence) each of what lies between layers that they compute
+ * together (ops_rows.c). `whole`: (B,T,C), of all rows.
+ * Entering gathers them (B,T,C), and again in backward where its readers need it; the gradient's sum over
+ * ranks is taken apart. */
+Tensor *tensor_enter_rows_(Tensor *x, Shape whole);
+/* This rank's rows (rows,C) of the sum of all ranks' x (B,T,C); plus bias or NULL. Backward gathers. */
+Tensor *tensor_leave_rows_(Tensor *x, Tensor *bias);
+/* This rank's rows of what every rank has, with no gradient: (B,T) becomes (rows). */
+Tensor *tensor_own_rows_(Tensor *x);
+/* tensor_add_rows_from and tensor_dropout of such rows: as those of the whole. */
+Tensor *tensor_add_rows_part_(Tensor *x, Tensor *table, int64_t first, int64_t rows);
+Tensor *tensor_dropout_part_(Tensor *x, float p, Shape whole);
+/* Of `rows` rows those of one rank, and its first; each -1 after an error: the ranks do not divide them. */
+int64_t context_rows_each_(const Context *context, int64_t rows);
+int64_t context_rows_first_(const Context *context, int64_t rows);
 /* The logits of all classes (…,all), of which each rank has computed those that `part` says (…,each). Their
  * gradient, which is the same on every rank, is taken apart again. */
 Tensor *tensor_gather_classes_(Tensor *logits, RowsPart part);

@@ -19,6 +19,7 @@ typedef struct Job {
     const char *precision; /* NULL = fp32 */
     int ranks, tensor, stages, accumulate, tied, in_backward;
     int chunk, skip; /* rows of the loss; those without a label */
+    int sequence;
     float clip;
     float *initial, *gradients; /* of the whole; every rank writes its part. Gradients are those of a first
                                    backward, of ranks that all have the same data */
@@ -147,6 +148,7 @@ static int body(const Ranks *ranks, void *user)
     Plan plan;
     own.tensor = job->tensor;
     own.stages = job->stages;
+    own.sequence = job->sequence;
     return plan_and_run(script, &part, &own, &plan, job->error[ranks->rank]);
 }
 
@@ -318,6 +320,23 @@ static void test_precisions(void **state)
             .setting = setting_of((int)i), .ranks = 4, .tensor = 2, .accumulate = 1, .precision = names[i]});
 }
 
+/* What lies between layers is divided by rows too: two samples of 12 over two ranks, and over four, which
+ * begin in the middle of one. */
+static void test_rows(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 5; i++)
+        for (int tensor = 2; tensor <= 4; tensor += 2)
+            assert_equal_to_one((Job){.setting = setting_of(i),
+                                      .ranks = tensor,
+                                      .tensor = tensor,
+                                      .accumulate = 1 + (i == 0),
+                                      .tied = i == 3,
+                                      .chunk = i == 1 ? 7 : 0,
+                                      .skip = i == 2,
+                                      .sequence = 1});
+}
+
 /* A head whose classes are cut, and its loss in chunks of rows, the last of them short, for all rows and for
  * those with a label. */
 static void test_losses_in_parts(void **state)
@@ -469,7 +488,7 @@ int main(void)
         cmocka_unit_test(test_ranks_are_one_process), cmocka_unit_test(test_data_and_tensor),
         cmocka_unit_test(test_stages_and_tensor),     cmocka_unit_test(test_clipping),
         cmocka_unit_test(test_updates_in_backward),   cmocka_unit_test(test_precisions),
-        cmocka_unit_test(test_losses_in_parts),       cmocka_unit_test(test_what_a_layer_keeps),
+        cmocka_unit_test(test_losses_in_parts), cmocka_unit_test(test_rows),       cmocka_unit_test(test_what_a_layer_keeps),
         cmocka_unit_test(test_what_is_not_divided),   cmocka_unit_test(test_what_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
