@@ -19,7 +19,7 @@ typedef struct Job {
     const char *precision; /* NULL = fp32 */
     int ranks, tensor, stages, accumulate, tied, in_backward;
     int chunk, skip; /* rows of the loss; those without a label */
-    int sequence;
+    int sequence, sums; /* rows are divided; sums: of a first backward alone, over all ranks */
     float clip;
     float *initial, *gradients; /* of the whole; every rank writes its part. Gradients are those of a first
                                    backward, of ranks that all have the same data */
@@ -127,8 +127,12 @@ static int script(void *config)
         int scope = tensor_scope_begin();
         for (const Batch *b; (b = data_next(loader));)
             nn_backward(model, b);
+        for (int i = 0; i < nn_parameters(model).count && job->sums; i++)
+            tensor_reduce_(nn_parameters(model).items[i]);
         if (!meta && step == 0 && data == 1 && !job->stages && !error_code())
             write_gradients(nn_parameters(model), job->gradients, job->own[part->rank]);
+        if (job->sums)
+            return error_code();
         optim_step(optimizer);
         optim_zero_grad(optimizer);
         if (!meta)
@@ -226,10 +230,10 @@ static void assert_equal_to_one(Job job)
     run_alone(&alone);
     assert_int_equal(job.parameters, alone.parameters); /* the model's, whoever has them */
     assert_memory_equal(job.initial, alone.initial, (size_t)alone.parameters * sizeof *job.initial);
-    if (job.ranks == job.tensor && !job.precision && !job.in_backward)
+    if (job.ranks == job.tensor && !job.precision && !job.in_backward && job.sequence <= job.sums)
         assert_gradients(&job, &alone);
     double most = job.precision ? 2e-3 : 1e-6;
-    for (int r = 0; r < job.ranks; r++) {
+    for (int r = 0; r < job.ranks && !job.sums; r++) {
         assert_true(fabs(job.norm[r] - alone.norm[0]) <= most * alone.norm[0]);
         for (int s = 0; s < STEPS; s++)
             if (!(fabs(job.loss[r][s] - alone.loss[0][s]) <= most * alone.loss[0][s]))
@@ -327,14 +331,16 @@ static void test_rows(void **state)
     (void)state;
     for (int i = 0; i < 5; i++)
         for (int tensor = 2; tensor <= 4; tensor += 2)
-            assert_equal_to_one((Job){.setting = setting_of(i),
-                                      .ranks = tensor,
-                                      .tensor = tensor,
-                                      .accumulate = 1 + (i == 0),
-                                      .tied = i == 3,
-                                      .chunk = i == 1 ? 7 : 0,
-                                      .skip = i == 2,
-                                      .sequence = 1});
+            for (int sums = 0; sums < 2; sums++)
+                assert_equal_to_one((Job){.setting = setting_of(i),
+                                          .ranks = tensor,
+                                          .tensor = tensor,
+                                          .accumulate = 1 + (i == 0),
+                                          .tied = i == 3,
+                                          .chunk = i == 1 ? 7 : 0,
+                                          .skip = i == 2,
+                                          .sequence = 1,
+                                          .sums = sums});
 }
 
 /* A head whose classes are cut, and its loss in chunks of rows, the last of them short, for all rows and for
