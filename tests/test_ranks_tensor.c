@@ -18,7 +18,7 @@ typedef struct Job {
     RankStrategy strategy;
     const char *precision; /* NULL = fp32 */
     int ranks, tensor, stages, accumulate, tied, in_backward;
-    int chunk, skip; /* rows of the loss; those without a label */
+    int chunk, skip;    /* rows of the loss; those without a label */
     int sequence, sums; /* rows are divided; sums: of a first backward alone, over all ranks */
     float clip;
     float *initial, *gradients; /* of the whole; every rank writes its part. Gradients are those of a first
@@ -91,6 +91,7 @@ static Module *model_of(const Job *job)
     Module *model = nn_model(&preset);
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), job->setting.checkpoint);
+    nn_set_selective(model, job->setting.selective);
     nn_set_loss_chunk(model, job->chunk);
     nn_set_skip_unlabelled(model, job->skip);
     return model;
@@ -343,6 +344,43 @@ static void test_rows(void **state)
                                           .sums = sums});
 }
 
+/* The same among ranks that divide the data, in stages, clipped, updated inside backward, in 16 bit, and
+ * where only what is expensive is kept. */
+static void test_rows_with_the_rest(void **state)
+{
+    (void)state;
+    for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
+        assert_equal_to_one((Job){.setting = setting_of(strategy % 3),
+                                  .strategy = (RankStrategy)strategy,
+                                  .ranks = 4,
+                                  .tensor = 2,
+                                  .accumulate = 1 + (strategy == RANKS_ZERO2),
+                                  .clip = 0.05f,
+                                  .sequence = 1});
+    for (int i = 0; i < 2; i++)
+        assert_equal_to_one((Job){.setting = setting_of(i),
+                                  .strategy = i ? RANKS_ZERO2 : RANKS_DDP,
+                                  .ranks = i ? 8 : 4,
+                                  .tensor = 2,
+                                  .stages = 2,
+                                  .accumulate = 3,
+                                  .clip = 0.05f,
+                                  .sequence = 1});
+    Setting selective = setting_of(2);
+    selective.selective = 1;
+    for (int sums = 0; sums < 2; sums++)
+        assert_equal_to_one((Job){
+            .setting = selective, .ranks = 2, .tensor = 2, .accumulate = 1, .sequence = 1, .sums = sums});
+    assert_equal_to_one((Job){
+        .setting = setting_of(1), .ranks = 2, .tensor = 2, .accumulate = 1, .in_backward = 1, .sequence = 1});
+    assert_equal_to_one((Job){.setting = setting_of(1),
+                              .ranks = 4,
+                              .tensor = 2,
+                              .accumulate = 1,
+                              .precision = "bf16-mixed",
+                              .sequence = 1});
+}
+
 /* A head whose classes are cut, and its loss in chunks of rows, the last of them short, for all rows and for
  * those with a label. */
 static void test_losses_in_parts(void **state)
@@ -396,9 +434,9 @@ static int step_of(void *config)
     return error_code();
 }
 
-static MemStats planned(Shapes shapes, int tensor, int rank)
+static MemStats planned(Shapes shapes, int tensor, int sequence, int rank)
 {
-    Ranks ranks = {.size = tensor, .tensor = tensor, .rank = rank};
+    Ranks ranks = {.size = tensor, .tensor = tensor, .sequence = sequence, .rank = rank};
     Plan plan;
     RunOptions o = {.threads = 1, .seed = 5, .quiet = 1, .ranks = tensor > 1 ? &ranks : NULL};
     if (plan_script(step_of, &shapes, &o, &plan) != 0)
@@ -408,20 +446,22 @@ static MemStats planned(Shapes shapes, int tensor, int rank)
     return stats;
 }
 
-/* Every figure is a whole number of 64 bytes. */
+/* With sequence parallel all that is kept is divided. Every figure is a whole number of 64 bytes. */
 static void test_what_a_layer_keeps(void **state)
 {
     (void)state;
     Shapes s = {.batch = 2, .seq = 32, .width = 64, .hidden = 192, .heads = 8, .kv_heads = 4, .layers = 2};
-    for (int t = 1; t <= 4; t *= 2) {
+    for (int way = 0; way < 5; way++) {
+        int t = 1 << (way + 1) / 2, sequence = way && way % 2 == 0;
         Shapes more = s;
         more.layers++;
         int64_t h = s.width, kv = h * s.kv_heads / s.heads, rows = s.batch * s.seq;
         int64_t divided = 2 * h + 2 * kv + 3 * s.hidden + s.heads; /* q, k, v, out; gate, up, hidden; LSE */
-        int64_t expected = 4 * rows * (4 * h + 2) + 4 * rows * divided / t;
+        int64_t whole = 4 * rows * (4 * h + 2),
+                expected = whole / (sequence ? t : 1) + 4 * rows * divided / t;
         int64_t weights = 4 * (2 * h) + 4 * (2 * h * h + 2 * h * kv + 3 * h * s.hidden) / t;
         for (int rank = 0; rank < t; rank++) {
-            MemStats two = planned(s, t, rank), three = planned(more, t, rank);
+            MemStats two = planned(s, t, sequence, rank), three = planned(more, t, sequence, rank);
             assert_int_equal(three.own_peak[MEM_ACTIVATION] - two.own_peak[MEM_ACTIVATION], expected);
             assert_int_equal(three.own_peak[MEM_PARAMETER] - two.own_peak[MEM_PARAMETER], weights);
             assert_int_equal(three.own_peak[MEM_OPTIMIZER] - two.own_peak[MEM_OPTIMIZER], 2 * weights);
@@ -494,7 +534,8 @@ int main(void)
         cmocka_unit_test(test_ranks_are_one_process), cmocka_unit_test(test_data_and_tensor),
         cmocka_unit_test(test_stages_and_tensor),     cmocka_unit_test(test_clipping),
         cmocka_unit_test(test_updates_in_backward),   cmocka_unit_test(test_precisions),
-        cmocka_unit_test(test_losses_in_parts), cmocka_unit_test(test_rows),       cmocka_unit_test(test_what_a_layer_keeps),
+        cmocka_unit_test(test_losses_in_parts),       cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_rows_with_the_rest),    cmocka_unit_test(test_what_a_layer_keeps),
         cmocka_unit_test(test_what_is_not_divided),   cmocka_unit_test(test_what_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
