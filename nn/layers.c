@@ -101,7 +101,7 @@ Tensor *module_embedding_parts(Module *module)
     return self->weight;
 }
 
-/* rows: that this rank has. */
+/* rows: that this rank has of a vocabulary; vocab 0: it is whole on every rank. */
 static Module *embedding(int64_t vocab, int64_t rows, int64_t dim)
 {
     Module *module = nn_module(&embedding_class);
@@ -111,7 +111,7 @@ static Module *embedding(int64_t vocab, int64_t rows, int64_t dim)
     self->weight = nn_add_parameter(module, "weight", SHAPE(rows, dim));
     if (self->weight)
         self->weight->table = 1;
-    if (rows < vocab)
+    if (vocab)
         tensor_split_rows_(self->weight, vocab);
     tensor_fill_normal(self->weight, 0, 1);
     return error_code() ? NULL : module;
@@ -124,7 +124,7 @@ static int embedding_check(int64_t vocab, int64_t dim)
 
 Module *nn_embedding(int64_t vocab, int64_t dim)
 {
-    return embedding_check(vocab, dim) ? NULL : embedding(vocab, vocab, dim);
+    return embedding_check(vocab, dim) ? NULL : embedding(0, vocab, dim);
 }
 
 Module *module_vocabulary(int64_t vocab, int64_t dim)
@@ -138,8 +138,7 @@ Tensor *module_class_bias(Module *module, const char *name, int64_t classes)
 {
     int64_t rows = module ? tensor_rows_each_(module->item.context, classes) : classes;
     Tensor *bias = nn_add_parameter(module, name, SHAPE(rows));
-    if (rows < classes)
-        tensor_split_rows_(bias, classes);
+    tensor_split_rows_(bias, classes);
     tensor_fill(bias, 0);
     return bias;
 }

@@ -69,7 +69,7 @@ void module_has_rows(Module *model)
 {
     TensorList list = model && divides_rows() ? nn_parameters(model) : (TensorList){0};
     for (int i = 0; i < list.count; i++)
-        list.items[i]->of_rows = list.items[i]->piece == 0;
+        list.items[i]->partial |= list.items[i]->piece == 0;
 }
 
 int config_no_rows(const char *function, const char *what)

@@ -37,15 +37,16 @@ static int filled(void *user, int64_t first, int64_t count, float *values)
 {
     const Filling *f = user;
     const Context *c = f->context;
+    int64_t whole = tensor_whole_numel_(f->tensor);
     for (int64_t done = 0, n; done < count; done += n) {
         n = count - done;
-        int64_t place = tensor_place_(f->tensor, first + done, &n);
-        if (place < 0)
-            memset(values + done, 0, (size_t)n * sizeof *values);
-        else if (f->draw)
-            draw(f, place, n, values + done);
-        else
-            c->host_kernels->fill(DTYPE_F32, n, f->a, values + done, &c->host_run);
+        int64_t place = tensor_place_(f->tensor, first + done, &n), left = whole - place;
+        int64_t some = left < 0 ? 0 : left < n ? left : n;
+        if (f->draw && some)
+            draw(f, place, some, values + done);
+        else if (some)
+            c->host_kernels->fill(DTYPE_F32, some, f->a, values + done, &c->host_run);
+        memset(values + done + some, 0, (size_t)(n - some) * sizeof *values); /* padding */
     }
     return 0;
 }

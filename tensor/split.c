@@ -43,20 +43,16 @@ int64_t tensor_place_(const Tensor *parameter, int64_t first, int64_t *count)
     const struct ContextRanks *ranks = parameter->item.context->ranks;
     int64_t turn = first / piece, in_piece = first % piece;
     *count = piece - in_piece < *count ? piece - in_piece : *count;
-    int64_t place = (turn * ranks->count[RANKS_TENSOR] + ranks->place[RANKS_TENSOR]) * piece + in_piece;
-    int64_t left = parameter->whole_rows ? tensor_whole_numel_(parameter) - place : *count;
-    if (left <= 0)
-        return -1;
-    *count = left < *count ? left : *count;
-    return place;
+    return (turn * ranks->count[RANKS_TENSOR] + ranks->place[RANKS_TENSOR]) * piece + in_piece;
 }
 
 /* ---- Rows, the last of which may be padding ---------------------------------------------------- */
 
 int64_t tensor_rows_each_(const Context *context, int64_t rows)
 {
-    int64_t ranks = context_tensor_ranks_(context);
-    return (rows + ranks - 1) / ranks;
+    int64_t ranks = context_tensor_ranks_(context), each = (rows + ranks - 1) / ranks;
+    int64_t unit = ranks > 1 && context->ranks->is.unit > 1 ? context->ranks->is.unit : 1;
+    return (each + unit - 1) / unit * unit; /* a vector of as many elements too is in whole blocks */
 }
 
 void tensor_split_rows_(Tensor *parameter, int64_t rows)

@@ -66,8 +66,9 @@ struct Tensor {
     unsigned char table;       /* an embedding's, of which a step reads few rows */
     unsigned char absent;      /* a parameter of another stage of the model: nothing but this header */
     unsigned char tied_stages; /* a parameter of the first and of the last stage */
-    unsigned char of_rows;     /* a whole one, whose gradient each rank finds of its rows (sequence parallel) */
-    unsigned char split;       /* where piece is not 0: 1 + the dimension that is divided, as files have it */
+    unsigned char partial; /* one that is whole, and of whose gradient each of the ranks that compute a layer
+                              together finds a part */
+    unsigned char split;   /* where piece is not 0: 1 + the dimension that is divided, as files have it */
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */
@@ -394,15 +395,16 @@ int context_divides_rows_(const Context *context);    /* and what lies between s
  * it is filled with at random is its part of the whole's. (split.c) */
 void tensor_split_(Tensor *parameter, int dim, int packed);
 /* The parameter is this rank's part of one with so many rows: as many as every rank has, one after another
- * (tensor_rows_each_). Behind the last of the whole they are padding, which is 0 and stays 0. */
+ * (tensor_rows_each_: in units of what ranks' parts are multiples of). Behind the last of the whole they are
+ * padding, which is 0 and stays 0. */
 void tensor_split_rows_(Tensor *parameter, int64_t rows);
 int64_t tensor_rows_each_(const Context *context, int64_t rows);
 /* The shape of all ranks' parts together, in files, and its elements, without padding. */
 Shape tensor_whole_shape_(const Tensor *parameter);
 int64_t tensor_whole_numel_(const Tensor *parameter);
-/* Where element `first` lies in the whole, both in the order of files; -1: it is padding. *count: how many
- * elements from it on are asked for; then how many of them lie side by side there, or are padding. A
- * parameter that is whole, or NULL: where it is. */
+/* Where element `first` lies in the whole, both in the order of files. *count: how many elements from it on
+ * are asked for; then how many of them lie side by side there. What is behind the end of the whole is padding.
+ * A parameter that is whole, or NULL: where it is. */
 int64_t tensor_place_(const Tensor *parameter, int64_t first, int64_t *count);
 /* Of a parameter's rows those that are no padding: `count` from row `first` of the whole on, of `all`. */
 typedef struct RowsPart {
@@ -455,6 +457,7 @@ int tensor_updated_(Tensor *parameter);
  * and end go on together: nobody reads what is gathered before the end. Both may raise. */
 int tensor_is_divided_(const Context *context);
 void tensor_gathers_begin_(Context *context);
+void tensor_gathers_later_(Context *context); /* they go on while other things are computed and sent */
 void tensor_gathers_end_(Context *context);
 /* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0,
  * or raises: the ranks are not at the same place. Nothing where the context is alone. */
@@ -483,8 +486,9 @@ int ranks_agree_error_(Context *context, RankValue *value);
 int ranks_agreed_(void);
 /* Whether the current context does what is done once: it is alone, or rank 0. */
 int ranks_first_(void);
-/* 0, or raises: this rank's model is not a whole one, divided at most by elements. */
-int ranks_whole_model_(const Context *context, const char *what);
+/* All ranks, whatever they share, and which of them this is. */
+int ranks_count_(const Context *context);
+int ranks_place_(const Context *context);
 /* Part r of the host's data, of `bytes`, a multiple of 64, comes from rank r. 0, or raises. */
 int ranks_gather_(const Context *context, void *data, uint64_t bytes);
 

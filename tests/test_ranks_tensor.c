@@ -4,8 +4,6 @@
 #include <stdlib.h>
 
 #include "../data/data.h"
-#include "../io/saved_run.h"
-#include "../io/weights.h"
 #include "../kernels/kernels.h"
 #include "../nn/lora.h"
 #include "../optim/optim.h"
@@ -20,6 +18,7 @@ typedef struct Job {
     int ranks, tensor, stages, accumulate, tied, in_backward;
     int chunk, skip;    /* rows of the loss; those without a label */
     int sequence, sums; /* rows are divided; sums: of a first backward alone, over all ranks */
+    const char *lora; /* layers with adapters; NULL = none */
     float clip;
     float *initial, *gradients; /* of the whole; every rank writes its part. Gradients are those of a first
                                    backward, of ranks that all have the same data */
@@ -37,7 +36,8 @@ typedef struct Part {
 /* -1: it is padding. */
 static int64_t place_of(const Tensor *t, int64_t i)
 {
-    return tensor_place_(t, i, &(int64_t){1});
+    int64_t place = tensor_place_(t, i, &(int64_t){1});
+    return place < tensor_whole_numel_(t) ? place : -1;
 }
 
 static void write_initial(TensorList list, float *to)
@@ -94,6 +94,8 @@ static Module *model_of(const Job *job)
     nn_set_selective(model, job->setting.selective);
     nn_set_loss_chunk(model, job->chunk);
     nn_set_skip_unlabelled(model, job->skip);
+    if (job->lora)
+        nn_add_lora(model, &(Lora){.rank = 1, .alpha = 2, .targets = job->lora});
     return model;
 }
 
@@ -231,7 +233,8 @@ static void assert_equal_to_one(Job job)
     run_alone(&alone);
     assert_int_equal(job.parameters, alone.parameters); /* the model's, whoever has them */
     assert_memory_equal(job.initial, alone.initial, (size_t)alone.parameters * sizeof *job.initial);
-    if (job.ranks == job.tensor && !job.precision && !job.in_backward && job.sequence <= job.sums)
+    if (job.ranks == job.tensor && !job.precision && !job.in_backward && !job.lora &&
+        job.sequence <= job.sums)
         assert_gradients(&job, &alone);
     double most = job.precision ? 2e-3 : 1e-6;
     for (int r = 0; r < job.ranks && !job.sums; r++) {
@@ -405,6 +408,27 @@ static void test_losses_in_parts(void **state)
                                   .skip = skip});
 }
 
+/* Adapters: one half of each is divided, and of the other half each rank finds a part of the gradient. */
+static void test_adapters(void **state)
+{
+    (void)state;
+    static const RankStrategy strategies[] = {RANKS_DDP, RANKS_ZERO1, RANKS_ZERO2, RANKS_ZERO3};
+    for (int s = 0; s < 4; s++)
+        assert_equal_to_one((Job){.setting = setting_of(s % 2),
+                                  .strategy = strategies[s],
+                                  .ranks = 4,
+                                  .tensor = 2,
+                                  .accumulate = 1,
+                                  .clip = 0.05f,
+                                  .lora = "all"});
+    assert_equal_to_one((Job){.setting = setting_of(2),
+                              .ranks = 4,
+                              .tensor = 2,
+                              .stages = 2,
+                              .accumulate = 2,
+                              .lora = "query,dense,word_embeddings"});
+}
+
 /* ---- What a layer keeps ---------------------------------------------------------------------- */
 
 typedef struct Shapes {
@@ -512,18 +536,8 @@ static void test_what_is_refused(void **state)
     assert_non_null(model);
     assert_int_equal(nn_quantize(model, NULL), -1);
     assert_error(ERROR_RANKS, "nn_quantize");
-    assert_int_equal(nn_add_lora(model, &(Lora){.rank = 4}), -1);
-    assert_error(ERROR_RANKS, "nn_add_lora");
-    io_load_weights(model, "nowhere.safetensors", NULL, NULL);
-    assert_error(ERROR_RANKS, "io_load_weights", "compute a layer together");
-    io_save_weights(model, NULL, "nowhere", NULL);
-    assert_error(ERROR_RANKS, "io_save_weights");
-    Optimizer *optimizer = optim_sgd(nn_parameters(model), &(Sgd){.lr = 1});
-    io_save_run("nowhere", &(SavedRun){.model = model, .optimizer = optimizer});
-    assert_error(ERROR_RANKS, "io_save_run");
-    io_load_run("nowhere", &(SavedRun){.model = model, .optimizer = optimizer}, NULL);
-    assert_error(ERROR_RANKS, "io_load_run");
-    optimizer_free(optimizer);
+    assert_int_equal(nn_add_lora(model, &(Lora){.rank = 4, .dropout = 0.1f}), -1);
+    assert_error(ERROR_RANKS, "nn_add_lora", "o_proj", "dropout");
     module_free(model);
     leave(v);
 }
@@ -535,7 +549,8 @@ int main(void)
         cmocka_unit_test(test_stages_and_tensor),     cmocka_unit_test(test_clipping),
         cmocka_unit_test(test_updates_in_backward),   cmocka_unit_test(test_precisions),
         cmocka_unit_test(test_losses_in_parts),       cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_rows_with_the_rest),    cmocka_unit_test(test_what_a_layer_keeps),
-        cmocka_unit_test(test_what_is_not_divided),   cmocka_unit_test(test_what_is_refused)};
+        cmocka_unit_test(test_rows_with_the_rest),    cmocka_unit_test(test_adapters),
+        cmocka_unit_test(test_what_a_layer_keeps),    cmocka_unit_test(test_what_is_not_divided),
+        cmocka_unit_test(test_what_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

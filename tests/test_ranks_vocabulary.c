@@ -12,7 +12,7 @@ enum { MOST_RANKS = 4, BATCH = 2, SEQ = 5, MOST_VOCAB = 257 };
 typedef enum Way { LOSS, LOSS_IN_CHUNKS, LOSS_OF_LABELLED, LOSS_BY_HAND, WAYS } Way;
 
 typedef struct Job {
-    int vocab, ranks, tied, evaluates;
+    int vocab, ranks, tied, evaluates, unit;
     Way way;
     int32_t bad_id, bad_label; /* 0: none */
     float loss[MOST_RANKS], logits[MOST_RANKS][BATCH * SEQ * MOST_VOCAB];
@@ -112,6 +112,7 @@ static int body(const Ranks *ranks, void *user)
     Job *job = user;
     Ranks own = *ranks;
     own.tensor = own.size;
+    own.unit = job->unit;
     Plan plan;
     return plan_and_run(script, &(Part){job, ranks->rank}, &own, &plan, job->error[ranks->rank]);
 }
@@ -166,7 +167,8 @@ static void assert_equal_to_one(Job job)
     test_free(all);
 }
 
-/* 256 that 4 divides, 257 that nothing divides, and 5 of which the last of 4 ranks has none. */
+/* 256 that 4 divides, 257 that nothing divides, and 5 of which the last of 4 ranks has none; and parts in
+ * units of 128 to 384 rows, of which the first rank may have all. */
 static void test_any_vocabulary(void **state)
 {
     (void)state;
@@ -179,6 +181,7 @@ static void test_any_vocabulary(void **state)
                                               .ranks = ranks,
                                               .tied = way % 2,
                                               .evaluates = i == 1 && ranks == 2,
+                                              .unit = i ? way * 128 : 0,
                                               .way = (Way)way});
 }
 
