@@ -46,6 +46,19 @@ static int is_divided(const Options *o)
 /* ---- Options --------------------------------------------------------------------------------- */
 
 /* What is not divided where ranks compute a layer together. */
+/* What is not divided by rows. */
+static LeverText sequence_problem(const Options *o)
+{
+    static const char *const excluded[] = {"--lora", "--adapter"};
+    for (size_t i = 0; i < sizeof excluded / sizeof excluded[0]; i++)
+        if (flag_given(excluded[i], o))
+            return lever_say(
+                "--sequence-parallel excludes %s: adapters are not computed by rows; --tensor %d "
+                "alone goes with it",
+                flag_typed(excluded[i], o).text, o->ranks.tensor);
+    return lever_say("%s", "");
+}
+
 static LeverText tensor_problem(const Options *o)
 {
     int tensor = o->ranks.tensor;
@@ -58,7 +71,7 @@ static LeverText tensor_problem(const Options *o)
         return lever_say("--tensor %d excludes %s: quantised weights are not divided; ranks that divide the "
                          "data alone go with it",
                          tensor, flag_typed("--quantize", o).text);
-    return lever_say("%s", "");
+    return o->ranks.sequence ? sequence_problem(o) : lever_say("%s", "");
 }
 
 LeverText ranks_problem(const Options *o)
@@ -234,6 +247,8 @@ static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
     json_t *all = json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
                             "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
                             (json_int_t)plan->step_sent, "distinct", distinct);
+    if (o->ranks.sequence)
+        json_object_set_new(all, "sequence_parallel", json_true());
     if (has_stages(o)) {
         json_object_set_new(all, "stages", json_integer(o->ranks.stages));
         json_object_set_new(all, "schedule", json_string(ranks_schedule_name(o->ranks.schedule)));
@@ -293,6 +308,8 @@ static void print_divided(const Options *o)
         printf("%d ranks compute a layer together: each has %s of its heads, hidden columns and their "
                "weights, and of the vocabulary.\n",
                tensor, tensor == 2 ? "a half" : lever_say("1/%d", tensor).text);
+    if (o->ranks.sequence)
+        printf("Between layers too: each has that part of the rows of batch x seq.\n");
     if (data > 1)
         printf("%s divides %s%s.\n", ranks_strategy_name(o->ranks.strategy),
                ranks_strategy_divides(o->ranks.strategy),
@@ -407,6 +424,7 @@ int ranks_begin(Options *o, int *done)
     }
     o->ranks.unit = unit_of(o);
     o->ranks.tensor = asked.tensor;
+    o->ranks.sequence = asked.sequence;
     o->ranks.stages = asked.stages;
     o->ranks.schedule = asked.schedule;
     speak_as(o->ranks.rank);

@@ -252,7 +252,8 @@ static void freeze(Module *module)
 int nn_add_lora_by(Module *model, LoraChoose choose, void *user)
 {
     Adding adding = {choose, user, 0};
-    if (!model || !context_here() || error_code() || walk_layers(model, check_layer, &adding))
+    if (!model || !context_here() || error_code() || config_no_rows("nn_add_lora()", "adapters are") ||
+        walk_layers(model, check_layer, &adding))
         return -1;
     if (adding.chosen == 0) {
         error_raise(ERROR_ARGUMENT, "nn_add_lora(): no layer of this %s was chosen", model->type->name);
