@@ -182,6 +182,32 @@ static void a_plan_of_layers_in_halves_is_worked_out_by_hand(void **state)
     says(o, "4 ranks that compute a layer together do not divide heads 6; 2 would");
 }
 
+/* The same, and rows between layers in halves. A layer gathers half of (8,128,288) floats twice and takes two
+ * sums apart, in forward and in backward, where it gathers both once more. The embedding takes one apart and
+ * gathers its gradient; the head gathers twice and takes one apart. Gradients of 13 norms are summed. */
+static void a_plan_of_rows_in_halves_is_worked_out_by_hand(void **state)
+{
+    (void)state;
+    enum {
+        HALF = 8 * 128 * 288 * 4 / 2,
+        SENT = (6 * (2 * 2 + 2 * 2 + 2) + 2 + 3) * HALF + 13 * 288 * 4 + 8 * 128 * 3 * 4 + 64
+    };
+    Outcome *o = expect_code(
+        RUN("plan", "llama-tiny", "--ranks", "2", "--tensor", "2", "--sequence-parallel", "--json"), 0);
+    json_t *plan = parse(o->out);
+    const json_t *ranks = json_object_get(plan, "ranks");
+    assert_true(json_is_true(json_object_get(ranks, "sequence_parallel")));
+    assert_int_equal(integer_at(ranks, "sent_bytes_per_step"), SENT);
+    json_decref(plan);
+    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "2", "--tensor", "2", "--sequence-parallel"), 0);
+    says(o, "tensor 2  sequence parallel  ddp");
+    says(o, "Between layers too: each has that part of the rows of batch x seq.");
+    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "2", "--tensor", "2", "--sequence-parallel",
+                        "--batch", "1", "--seq", "5"),
+                    1);
+    says(o, "5 rows (batch x sequence) are not divided among the 2 ranks");
+}
+
 static void four_hundred_billion_on_a_thousand_ranks(void **state)
 {
     (void)state;
@@ -247,6 +273,8 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "2", "--sequence-parallel"}, "--sequence-parallel needs --tensor T"},
         {{"plan", "--tensor", "2"}, "--tensor 2 needs --ranks N"},
         {{"plan", "--ranks", "3", "--tensor", "2"}, "--tensor 2 does not divide --ranks 3"},
+        {{"plan", "--ranks", "2", "--tensor", "2", "--sequence-parallel", "--lora", "r=4"},
+         "--sequence-parallel excludes --lora"},
         {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4", "--quantize", "nf4"},
          "--tensor 2 excludes --quantize"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
@@ -357,16 +385,17 @@ static void stages_train_what_one_process_trains(void **state)
     json_decref(alone);
 }
 
-/* Two ranks that compute each layer together, and two such pairs. */
+/* Two ranks that compute each layer together, two such pairs, and two that divide the rows between too. */
 static void ranks_that_compute_layers_together_train_the_same(void **state)
 {
     (void)state;
     NEEDS_MPI();
-    for (int data = 1; data <= 2; data++) {
+    for (int way = 1; way <= 3; way++) {
+        int data = way == 2 ? 2 : 1;
         json_t *alone =
             parse(expect_code(RUN("train", SMALL, "--accumulate", data > 1 ? "2" : "1", "--json"), 0)->out);
         Outcome *o = RUN("train", SMALL, "--ranks", data > 1 ? "4" : "2", "--tensor", "2", "--parallel",
-                         data > 1 ? "zero3" : "ddp", "--json");
+                         data > 1 ? "zero3" : "ddp", "--json", way == 3 ? "--sequence-parallel" : NULL);
         json_t *run = parse(expect_code(o, 0)->out);
         json_t *memory = json_object_get(run, "memory");
         assert_same_memory(memory, json_object_get(memory, "planned"));
@@ -548,6 +577,7 @@ int main(void)
         cmocka_unit_test(a_plan_says_what_each_stage_has),
         cmocka_unit_test(a_plan_says_what_a_rank_has),
         cmocka_unit_test(a_plan_of_layers_in_halves_is_worked_out_by_hand),
+        cmocka_unit_test(a_plan_of_rows_in_halves_is_worked_out_by_hand),
         cmocka_unit_test(four_hundred_billion_on_a_thousand_ranks),
         cmocka_unit_test(compare_has_a_row_for_each_strategy),
         cmocka_unit_test(what_is_not_there_is_refused_by_name),
