@@ -36,8 +36,20 @@ typedef struct Model {
     int first_block, end_block;
     uint32_t first_random;
     ModuleHook gather; /* of nn_set_gather_blocks */
-    int gathers;
+    int gathers;       /* how many blocks at a time */
+    Module *coming;    /* the one whose weights are on their way */
 } Model;
+
+/* The blocks that this rank has. */
+static inline int model_first_block(const Model *model)
+{
+    return model->width ? model->first_block : 0;
+}
+
+static inline int model_end_block(const Model *model)
+{
+    return model->width ? model->end_block : model->block_count;
+}
 
 struct Module {
     ScopeItem item;

@@ -427,6 +427,7 @@ int tensor_updated_(Tensor *parameter);
  * and end go on together: nobody reads what is gathered before the end. Both may raise. */
 int tensor_is_divided_(const Context *context);
 void tensor_gathers_begin_(Context *context);
+void tensor_gathers_later_(Context *context); /* they go on while other things are computed and sent */
 void tensor_gathers_end_(Context *context);
 /* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0,
  * or raises: the ranks are not at the same place. Nothing where the context is alone. */
