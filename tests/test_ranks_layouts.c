@@ -175,7 +175,7 @@ static void test_read_and_written_again(void **state)
         one.to = at("one");
         one.export_to = at("weights");
         run(&one);
-        for (size_t i = 0; i < COUNT(layouts); i++) {
+        for (size_t i = j % 3; i < COUNT(layouts); i += 3) { /* a third of them each: all, with each kind */
             Job job = jobs[j];
             job.layout = layouts[i];
             if (!fits(&job, &layouts[i]))
@@ -223,7 +223,7 @@ static void test_trained_by_ranks(void **state)
         one.to = at("one");
         run(&one);
         char *expected = where_it_was(at("one/step-00000002"));
-        for (size_t i = j % 2; i < COUNT(layouts); i += 2) {
+        for (size_t i = j % 4; i < COUNT(layouts); i += 4) {
             Job job = jobs[j], reader = jobs[j];
             job.layout = layouts[i];
             job.steps = 2;
