@@ -42,10 +42,6 @@ static LeverText tensor_problem(const Options *o)
     if (o->ranks.size % tensor)
         return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor,
                          o->ranks.size);
-    if (flag_given("--quantize", o))
-        return lever_say("--tensor %d excludes %s: quantised weights are not divided; ranks that divide the "
-                         "data alone go with it",
-                         tensor, flag_typed("--quantize", o).text);
     return o->ranks.sequence ? sequence_problem(o) : lever_say("%s", "");
 }
 
