@@ -45,6 +45,7 @@ struct ContextRanks {
     int flight_room, forwards, backwards; /* of this step, so far */
     char *room;                           /* of the host's, that what a card sends passes through; or NULL */
     const Transport *asked;               /* who carried last; NULL: is.transport */
+    int joined;                           /* is.card carries on this context's stream */
     RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that
                              there is no memory takes none */
 };
@@ -99,9 +100,14 @@ int collective_gather(Context *context, RankGroup group, const Storage *data, ui
 
 /* ---- Who carries them (carry.c). 0, or not, and carry_why_ says why ---------------------------- */
 
-/* Room of the host's where a card's data needs it; planned. 0, or -1 with a sentence. */
+/* Room of the host's where a card's data needs it, which is planned; or the cards join. Then, when groups are
+ * divided, all is used once: what it takes of the card it has before anybody reserves. 0, or -1 with a
+ * sentence. */
 int carry_open_(Context *context, char *why, size_t size);
+int carry_ready_(Context *context, char *why, size_t size);
 void carry_close_(Context *context);
+/* Before anybody waits for the card: after a failure the others may never come. */
+void carry_leave_(Context *context, int failed);
 /* Ranks of this colour are a group from now on, to all who carry for it. */
 int carry_divide_(struct ContextRanks *ranks, RankGroup group, int colour, int place);
 /* Of the context's memory; sizes as transport.h has them. */
