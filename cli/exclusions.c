@@ -57,6 +57,7 @@ static const struct {
     {"--pipeline", "--stages", " P", NULL, NULL, NULL},
     {"--tensor", "--ranks", " N", NULL, NULL, ": they are some of the ranks"},
     {"--rank-timeout", "--ranks", " N", NULL, NULL, NULL},
+    {"--transport", "--ranks", " N", NULL, NULL, ": one process sends nothing"},
     {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };
 

@@ -41,10 +41,11 @@ static const Help pages[] = {
      "stops it at once.\n"
      "With --ranks several processes train one model, over MPI: started by mpirun, or\n"
      "by the command itself. --batch is that of each.",
-     TRAIN_FLAGS " --ranks --parallel --tensor --gather --stages --pipeline --rank-timeout --check-data "
-                 "--export --merge --export-adapter "
-                 "--overwrite --export-dtype --export-shard "
-                 "--save --save-every --keep --resume",
+     TRAIN_FLAGS
+     " --ranks --parallel --tensor --gather --stages --pipeline --rank-timeout --transport --check-data "
+     "--export --merge --export-adapter "
+     "--overwrite --export-dtype --export-shard "
+     "--save --save-every --keep --resume",
      .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
                  "  brim train --model mlp --data fashion-mnist --epochs 3\n"
                  "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"
@@ -155,7 +156,7 @@ static const Group groups[] = {
      "--data --pack --invalid-utf8 --check-data --batch --seq --accumulate --max-samples"},
     {"training", "steps, optimizer, learning rate, threads, ranks",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device "
-     "--no-graph --ranks --parallel --tensor --gather --stages --pipeline --rank --rank-timeout"},
+     "--no-graph --ranks --parallel --tensor --gather --stages --pipeline --rank --rank-timeout --transport"},
     {"levers", "what saves memory, and the limits to stay below",
      "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention "
      "--precision "

@@ -32,8 +32,8 @@ typedef enum CudaMoment {
 } CudaMoment;
 
 /* Bytes now, and of them what was taken while the card was opened: by the driver's context, the kernels,
- * cuBLAS and who carries between cards; what graphs have taken since, which the driver counts; and what others had before: 0 where only
- * this process is counted, and part of `context` where the driver counts. */
+ * cuBLAS and who carries between cards; what graphs have taken since, which the driver counts; and what
+ * others had before: 0 where only this process is counted, and part of `context` where the driver counts. */
 typedef struct CudaUse {
     CudaCounter counter;
     uint64_t used, others, context, kernels, library, transport, graphs;

@@ -176,8 +176,8 @@ static void *open_first(const char *pattern)
 void *cuda_find_nccl(char *why, size_t size)
 {
     static const char *const packages[] = {"site-packages", "dist-packages"};
-    const char *own = getenv("BRIM_NCCL"), *roots[] = {getenv("VIRTUAL_ENV"), getenv("CONDA_PREFIX"),
-                                                       "/usr/local", "/usr"};
+    const char *own = getenv("BRIM_NCCL"),
+               *roots[] = {getenv("VIRTUAL_ENV"), getenv("CONDA_PREFIX"), "/usr/local", "/usr"};
     void *library = dlopen(own ? own : "libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
     if (!library && own) {
         snprintf(why, size, "BRIM_NCCL names a library that cannot be opened: %s", dlerror());
@@ -192,7 +192,8 @@ void *cuda_find_nccl(char *why, size_t size)
         library = roots[i / 2] ? open_first(pattern) : NULL;
     }
     if (!library)
-        snprintf(why, size, "libnccl.so.2 is neither known to the linker, nor in CUDA's toolkit or a Python "
-                            "wheel (nvidia-nccl-cu12, -cu13); BRIM_NCCL=FILE names one");
+        snprintf(why, size,
+                 "libnccl.so.2 is neither known to the linker, nor in CUDA's toolkit or a Python "
+                 "wheel (nvidia-nccl-cu12, -cu13); BRIM_NCCL=FILE names one");
     return library;
 }

@@ -5,9 +5,10 @@
  * are its own again. It returns 0, or non-zero with the reason in why(). Sizes are in bytes; of gather and
  * exchange they are multiples of TRANSPORT_UNIT, and may be beyond 4 GiB. Buffers are the host's.
  *
- * A second table is that of cards. Its buffers are memory of a card, and its calls are put on a stream of that
- * card, in order: they return before they are done. It has divide, gather, exchange, broadcast, sum, sum_parts,
- * begin and end, and what follows `join`; for all else there is the table that it was opened over. */
+ * A second table is that of cards. Its buffers are memory of a card, and its calls are put on a stream of
+ * that card, in order: they return before they are done. It has divide, gather, exchange, broadcast, sum,
+ * sum_parts, begin and end, and what follows `join`; for all else there is the table that it was opened over.
+ */
 #ifndef BRIM_RANKS_TRANSPORT_H
 #define BRIM_RANKS_TRANSPORT_H
 

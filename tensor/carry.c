@@ -142,6 +142,15 @@ const char *carry_why_(const Context *context)
     return t->why(t->self);
 }
 
+int carry_check_(const Context *context)
+{
+    const struct ContextRanks *r = context->ranks;
+    char why[200];
+    if (!r->joined || !r->is.card->check(r->is.card->self, why, sizeof why))
+        return error_code();
+    return error_raise(ERROR_RANKS, "what was sent between the ranks' cards has failed: %s", why);
+}
+
 /* ---- Through the host -------------------------------------------------------------------------- */
 
 static void fetch(const Context *context, const void *from, uint64_t bytes, void *to)

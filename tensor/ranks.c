@@ -27,7 +27,8 @@ static int check_ranks(const Context *context, const ContextOptions *options, ch
     else if ((unsigned)is->schedule >= RANK_SCHEDULE_COUNT)
         snprintf(why, size, "there is no schedule of stages of this number (%d)", (int)is->schedule);
     else if (context->card && stages > 1)
-        snprintf(why, size, "stages of a model train on the CPU; on cuda, ranks divide the data or the layers");
+        snprintf(why, size,
+                 "stages of a model train on the CPU; on cuda, ranks divide the data or the layers");
     else if (!options->meta && is->size > 1 && !is->transport)
         snprintf(why, size, "rank %d of %d has nothing to reach the others by (ranks_join)", is->rank,
                  is->size);

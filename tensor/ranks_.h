@@ -119,6 +119,8 @@ int carry_sum_parts_(Context *context, RankGroup group, const float *from, float
 int carry_begin_(Context *context);
 int carry_end_(Context *context);
 const char *carry_why_(const Context *context);
+/* When the card has been waited for: whether what went between cards went well. 0, or raises. */
+int carry_check_(const Context *context);
 
 /* ---- Shards (shard.c) ------------------------------------------------------------------------- */
 

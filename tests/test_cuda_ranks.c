@@ -1,6 +1,7 @@
 /* Several ranks on made-up cards, each in a process with a driver of its own: bit for bit what one process
  * makes there of the same micro-batches, and each rank's run is the plan that it made alone. What they send
- * goes through the host; or through the plugin for NCCL, where that is built, and a library that is made up. */
+ * goes through the host; or through the plugin for NCCL, where that is built, and a library that is made up.
+ */
 #include <math.h>
 
 #include "cuda_support.h"
@@ -147,8 +148,8 @@ static void end(Job *job)
 static Job *run(const Job *asked)
 {
     Job *job = start(asked);
-    int failed = as_processes(
-        &(Ranks){.size = job->ranks, .tensor = job->tensor, .strategy = job->strategy}, body, job);
+    int failed = as_processes(&(Ranks){.size = job->ranks, .tensor = job->tensor, .strategy = job->strategy},
+                              body, job);
     for (int r = 0; r < job->ranks; r++)
         if (job->error[r][0])
             fail_msg("%s, %d ranks: rank %d: %s", ranks_strategy_name(job->strategy), job->ranks, r,
@@ -234,8 +235,8 @@ static void test_levers(void **state)
 static void test_updates_in_backward(void **state)
 {
     (void)state;
-    Job *after = start(&(Job){
-        .setting = {.family = MODEL_GPT2}, .strategy = RANKS_ZERO3, .ranks = 2, .accumulate = 1});
+    Job *after = start(
+        &(Job){.setting = {.family = MODEL_GPT2}, .strategy = RANKS_ZERO3, .ranks = 2, .accumulate = 1});
     Job *in = start(after);
     in->in_backward = 1;
     Job *one = run(after), *other = run(in);
@@ -504,11 +505,15 @@ static void test_stages_are_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_each_strategy_is_one_process), cmocka_unit_test(test_levers),
-        cmocka_unit_test(test_updates_in_backward),          cmocka_unit_test(test_layers_in_halves),
-        cmocka_unit_test(test_a_rank_stops),                 cmocka_unit_test(test_stages_are_refused),
-        cmocka_unit_test(test_by_nccl),                      cmocka_unit_test(test_calls_of_nccl),
-        cmocka_unit_test(test_who_carries),                  cmocka_unit_test(test_a_card_fails_later)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_strategy_is_one_process),
+                                       cmocka_unit_test(test_levers),
+                                       cmocka_unit_test(test_updates_in_backward),
+                                       cmocka_unit_test(test_layers_in_halves),
+                                       cmocka_unit_test(test_a_rank_stops),
+                                       cmocka_unit_test(test_stages_are_refused),
+                                       cmocka_unit_test(test_by_nccl),
+                                       cmocka_unit_test(test_calls_of_nccl),
+                                       cmocka_unit_test(test_who_carries),
+                                       cmocka_unit_test(test_a_card_fails_later)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

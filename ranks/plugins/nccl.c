@@ -39,7 +39,7 @@ static struct {
 
 static struct {
     const Transport *host;
-    pthread_mutex_t lock; /* of the communicators: they are asked by another thread, and go */
+    pthread_mutex_t lock;          /* of the communicators: they are asked by another thread, and go */
     ncclComm_t group[RANK_GROUPS]; /* NULL: not joined */
     cudaStream_t stream;
     char version[32], why[512];
@@ -188,29 +188,27 @@ static int exchange(void *self, RankGroup group, const void *from, void *to, uin
         return -1;
     wrong = 0;
     for (int r = 0; r < count && !wrong; r++)
-        wrong = failed(call.ncclSend((const char *)from + (uint64_t)r * bytes, bytes, ncclUint8, r, ranks,
-                                     nccl.stream),
-                       "ncclSend") ||
-                failed(call.ncclRecv((char *)to + (uint64_t)r * bytes, bytes, ncclUint8, r, ranks,
-                                     nccl.stream),
-                       "ncclRecv");
+        wrong =
+            failed(call.ncclSend((const char *)from + (uint64_t)r * bytes, bytes, ncclUint8, r, ranks,
+                                 nccl.stream),
+                   "ncclSend") ||
+            failed(call.ncclRecv((char *)to + (uint64_t)r * bytes, bytes, ncclUint8, r, ranks, nccl.stream),
+                   "ncclRecv");
     return failed(call.ncclGroupEnd(), "ncclGroupEnd") || wrong ? -1 : 0;
 }
 
 static int broadcast(void *self, RankGroup group, void *data, uint64_t bytes, int root)
 {
     (void)self;
-    return failed(
-        call.ncclBroadcast(data, data, bytes, ncclUint8, root, nccl.group[group], nccl.stream),
-        "ncclBroadcast");
+    return failed(call.ncclBroadcast(data, data, bytes, ncclUint8, root, nccl.group[group], nccl.stream),
+                  "ncclBroadcast");
 }
 
 static int sum(void *self, RankGroup group, float *data, uint64_t count)
 {
     (void)self;
-    return failed(
-        call.ncclAllReduce(data, data, count, ncclFloat32, ncclSum, nccl.group[group], nccl.stream),
-        "ncclAllReduce");
+    return failed(call.ncclAllReduce(data, data, count, ncclFloat32, ncclSum, nccl.group[group], nccl.stream),
+                  "ncclAllReduce");
 }
 
 static int sum_parts(void *self, RankGroup group, const float *from, float *to, uint64_t count)

@@ -1,6 +1,6 @@
 /* A stand-in for libnccl.so.2 between processes that each have a made-up card: what is put on the stream
- * happens when somebody waits for the card, in its order, and only when all ranks have come to it. As the real
- * one it refuses two ranks on one card, sums in an order of its own, and takes memory of the card
+ * happens when somebody waits for the card, in its order, and only when all ranks have come to it. As the
+ * real one it refuses two ranks on one card, sums in an order of its own, and takes memory of the card
  * (STAND_IN_NCCL=MiB, 8). Calls that do not fit those of the other ranks are an error that is found later
  * (ncclCommGetAsyncError); STAND_IN_NCCL_FAIL=N makes one of the N-th. Ranks meet in a file of /dev/shm. */
 #include <dlfcn.h>
@@ -502,8 +502,12 @@ API int ncclCommAbort(Comm *comm)
 
 API const char *ncclGetErrorString(int error)
 {
-    static const char *const texts[] = {"no error",         "unhandled cuda error", "unhandled system error",
-                                        "internal error",   "invalid argument",     "invalid usage",
+    static const char *const texts[] = {"no error",
+                                        "unhandled cuda error",
+                                        "unhandled system error",
+                                        "internal error",
+                                        "invalid argument",
+                                        "invalid usage",
                                         "remote process exited or there was a network error"};
     return error >= 0 && error < 7 ? texts[error] : "unknown";
 }
