@@ -211,6 +211,45 @@ int ranks_agree_(Context *context, double *squares, int *bad)
     return failed;
 }
 
+/* What a rank of a group says has to be the same on all of it; 64 bytes. */
+typedef struct SameWord {
+    uint64_t hash, word;
+    uint64_t rest[6];
+} SameWord;
+_Static_assert(sizeof(SameWord) == 64, "the unit of what ranks send");
+
+static int compare_words(const struct ContextRanks *r, const SameWord *words, const char *what)
+{
+    const SameWord *mine = &words[r->place[RANKS_TENSOR]];
+    int first = r->is.rank - r->place[RANKS_TENSOR];
+    for (int i = 0; i < r->count[RANKS_TENSOR]; i++)
+        if (words[i].hash != mine->hash || words[i].word != mine->word)
+            return error_raise(ERROR_RANKS,
+                               "ranks %d and %d compute each layer together and have %s; a script may not "
+                               "depend on the rank",
+                               r->is.rank, first + i, what);
+    return 0;
+}
+
+int ranks_same_(Context *context, uint64_t word, const char *what)
+{
+    if (error_code() || context_tensor_ranks_(context) == 1)
+        return error_code();
+    const struct ContextRanks *r = context->ranks;
+    Storage *words =
+        storage_new(context, (int64_t)sizeof(SameWord) * r->count[RANKS_TENSOR], MEM_COMMUNICATION);
+    if (!words)
+        return error_code();
+    SameWord *at = storage_data(words);
+    if (at)
+        at[r->place[RANKS_TENSOR]] = (SameWord){.hash = r->traffic.hash, .word = word};
+    int failed = collective_gather(context, RANKS_TENSOR, words, sizeof(SameWord));
+    if (!failed && at)
+        failed = compare_words(r, at, what);
+    storage_release(context, words);
+    return failed;
+}
+
 int ranks_other_(const char *what)
 {
     return error_raise(ERROR_RANKS, "another rank has %s", what);

@@ -424,6 +424,9 @@ void tensor_gathers_end_(Context *context);
 /* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0,
  * or raises: the ranks are not at the same place. Nothing where the context is alone. */
 int ranks_agree_(Context *context, double *squares, int *bad);
+/* The word has to be the same on all ranks that compute a layer together; else it raises that they have
+ * `what`: "drawn other tokens". Planned. 0, or raises. Nothing where no layer is divided. */
+int ranks_same_(Context *context, uint64_t word, const char *what);
 /* With the next update the other ranks hear that this one is asked to stop, by what is not 0; the last update
  * brought what any of them, this one too, is asked by. Alone, nothing is heard. */
 void context_ask_to_stop_(Context *context, int reason);
