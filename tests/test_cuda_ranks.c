@@ -93,7 +93,7 @@ static int script(void *config)
             job->loss[part->rank][step] = tensor_step_loss();
         tensor_scope_end(scope);
     }
-    if (!meta && !error_code())
+    if (!meta && !error_code() && !(job->tensor > 1 && part->rank)) /* of layers in halves, one half */
         write_down(nn_parameters(model), job->weights);
     return error_code();
 }
