@@ -386,7 +386,7 @@ static int join_cards(Options *o)
 {
     if (device_cuda_ordinal(o->device) < 0)
         return EXIT_DONE;
-    if (!ranks_join_cards(&o->ranks, o->device, o->transport, carrier, sizeof carrier))
+    if (!context_join_cards(&o->ranks, o->device, o->transport, carrier, sizeof carrier))
         return EXIT_DONE;
     if (speaks_alone()) /* all know the same */
         complain("%s", carrier);

@@ -5,11 +5,9 @@
 #include <string.h>
 
 #include "../base/error.h"
-#include "../device/cuda_find.h"
-#include "../device/device.h"
 #include "../memtrack/memtrack.h"
+#include "cards_.h"
 #include "launcher_.h"
-#include "ranks.h"
 #include "transport.h"
 
 static const char plugin[] = "libbrim-nccl.so";
@@ -21,7 +19,7 @@ typedef struct RankCard {
     char why[236];          /* why it has no NCCL; "": it has */
 } RankCard;
 
-static const Transport *open_plugin(const Transport *host, char *why, size_t size)
+static const Transport *open_plugin(const Transport *host, const RankCardHere *here, char *why, size_t size)
 {
     char path[PLUGIN_PATH];
     CardTransportOpen *open = NULL;
@@ -33,7 +31,7 @@ static const Transport *open_plugin(const Transport *host, char *why, size_t siz
         snprintf(why, size, "%s is not there, which `make nccl` builds", plugin);
     if (!file)
         return NULL;
-    void *found = dlsym(file, "brim_card_transport"), *library = cuda_find_nccl(why, size);
+    void *found = dlsym(file, "brim_card_transport"), *library = here->library(why, size);
     memcpy(&open, &found, sizeof open);
     if (!library)
         return NULL;
@@ -67,17 +65,19 @@ static void judge(const RankCard *all, int size, char *why, size_t why_size)
         snprintf(why, why_size, "ranks %d and %d have the same card, and NCCL wants one for each", a, b);
 }
 
-int ranks_join_cards(Ranks *ranks, const char *device, const char *transport, char *why, size_t why_size)
+int ranks_join_cards_(Ranks *ranks, const RankCardHere *here, const char *transport, char *why,
+                      size_t why_size)
 {
-    const Transport *host = ranks->transport, *nccl = NULL;
+    const Transport *host = ranks->transport;
     int asked = transport && !strcmp(transport, "nccl");
     why[0] = 0;
     ranks->card = NULL;
     if (!host || ranks->size < 2 || (transport && !asked))
         return 0;
-    RankCard mine = {.known = 0};
-    mine.known = !cuda_identity(device_rank_ordinal(device, ranks->node_rank), mine.card);
-    nccl = open_plugin(host, mine.why, sizeof mine.why);
+    RankCard mine = {.known = here->identity != NULL};
+    if (here->identity)
+        memcpy(mine.card, here->identity, sizeof mine.card);
+    const Transport *nccl = open_plugin(host, here, mine.why, sizeof mine.why);
     if (nccl)
         mine.why[0] = 0;
     size_t bytes = (size_t)ranks->size * sizeof mine;

@@ -80,12 +80,6 @@ BRIM_API const char *ranks_schedule_holds(RankSchedule schedule);
  * as many as there are. Without a launcher this is a run of one rank. 0, or an error code with a sentence in
  * why: what is missing, what was found, and what would work. */
 BRIM_API int ranks_join(Ranks *ranks, RankStrategy strategy, int size, char *why, size_t why_size);
-/* After ranks_join, of ranks on cards: who carries what their tensors send. transport: "nccl", from card to
- * card, one for each rank; "mpi", through the host's memory; NULL: NCCL where it can be, and then why says
- * what it is, or why it is not that. device: "cuda", "cuda:1", the same on all ranks, which all call it. 0,
- * or an error code, and on all ranks the same sentence in why. */
-BRIM_API int ranks_join_cards(Ranks *ranks, const char *device, const char *transport, char *why,
-                              size_t why_size);
 /* The run is over. status: 0, or it failed here: then the others are not waited for, and this process has to
  * end with a non-zero status, at which the launcher ends them. */
 BRIM_API void ranks_leave(Ranks *ranks, int status);

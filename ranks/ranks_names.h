@@ -4,7 +4,6 @@
 
 #define ranks_gather brim_ranks_gather
 #define ranks_join brim_ranks_join
-#define ranks_join_cards brim_ranks_join_cards
 #define ranks_launch brim_ranks_launch
 #define ranks_launched brim_ranks_launched
 #define ranks_leave brim_ranks_leave

@@ -107,7 +107,7 @@ static int join_cards(Ranks *ranks, const char *transport, char why[RANK_ERROR])
     setenv("BRIM_NCCL", text, 0);
     snprintf(text, sizeof text, "%d", ranks->size);
     setenv("STAND_IN_CARDS", text, 0);
-    int failed = ranks_join_cards(ranks, "cuda", transport, text, sizeof text);
+    int failed = context_join_cards(ranks, "cuda", transport, text, sizeof text);
     if (failed || !transport)
         snprintf(why, RANK_ERROR, "%s", text);
     return failed;
