@@ -417,15 +417,15 @@ static float *gathered(const Tensor *matrix, size_t *bytes)
 {
     Context *context = context_here();
     TensorPart part = tensor_part_(matrix);
-    if (!matrix->shard || context_ranks_(context) < 2)
+    if (!matrix->shard || context_shards_(context) < 2)
         return NULL;
-    *bytes = (size_t)(part.each * context_ranks_(context)) * sizeof(float);
+    *bytes = (size_t)(part.each * context_shards_(context)) * sizeof(float);
     float *all = host_alloc_for("io_save_adapter", "an embedding's adapter", *bytes);
     if (all && part.count > 0)
         storage_read(part.weights, (uint64_t)part.at * sizeof *all, (uint64_t)part.count * sizeof *all,
                      all + part.first);
     if (!ranks_agree_error_(context, NULL))
-        ranks_gather_(context, all, (uint64_t)part.each * sizeof *all);
+        ranks_gather_parts_(context, all, (uint64_t)part.each * sizeof *all);
     return all;
 }
 

@@ -303,6 +303,7 @@ static void divide(Sorted *s, int first)
         return;
     }
     TensorPart part = tensor_part_(like);
+    part.count = part.counts ? part.count : 0; /* of replicas the first writes */
     if (s->item->like) {
         divide_state(s, &part);
         return;

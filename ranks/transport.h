@@ -9,8 +9,17 @@
 
 #include <stdint.h>
 
-/* Who takes part: all ranks, and what a run divides them into. */
-typedef enum RankGroup { RANKS_ALL, RANKS_DATA, RANKS_TENSOR, RANKS_STAGE, RANK_GROUPS } RankGroup;
+/* Who takes part: all ranks, and what a run divides them into. Those of RANKS_DATA are replicas: RANKS_SHARD
+ * are one, whose parts make a whole, and RANKS_REPLICA those that have the same part, one of each replica. */
+typedef enum RankGroup {
+    RANKS_ALL,
+    RANKS_DATA,
+    RANKS_TENSOR,
+    RANKS_STAGE,
+    RANKS_SHARD,
+    RANKS_REPLICA,
+    RANK_GROUPS
+} RankGroup;
 
 typedef struct Transport {
     int abi;
@@ -47,7 +56,7 @@ typedef struct Transport {
 
 /* ABI: of this table; a plugin of another one is refused. The first part is counted up where a function
  * changes. */
-enum { TRANSPORT_UNIT = 64, TRANSPORT_TAGS = 64, TRANSPORT_ABI = 1 << 16 | sizeof(Transport) };
+enum { TRANSPORT_UNIT = 64, TRANSPORT_TAGS = 64, TRANSPORT_ABI = 2 << 16 | sizeof(Transport) };
 
 /* The one function that a plugin exports, brim_transport: opens the library. NULL with a sentence in why. */
 typedef const Transport *TransportOpen(char *why, uint64_t size);

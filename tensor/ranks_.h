@@ -38,6 +38,7 @@ _Static_assert(sizeof(RankReport) == 64, "the unit of what ranks send");
 struct ContextRanks {
     Ranks is;
     int place[RANK_GROUPS], count[RANK_GROUPS]; /* in each group that this rank is of */
+    int apart; /* nobody to divide with, and the gradients of micro-batches are kept apart */
     RankTraffic traffic;
     Storage *sending[STAGE_MESSAGES]; /* on their way; NULL: none is */
     uint64_t link[2][2];              /* hashes of messages: [with the stage before][gradients] */
@@ -63,6 +64,12 @@ static inline int shard_is_apart(const Tensor *tensor)
     return tensor->shard && tensor->shard->weights;
 }
 
+/* Those whose parts make a whole. */
+static inline RankGroup shard_group(const Context *context)
+{
+    return context->ranks->count[RANKS_REPLICA] > 1 ? RANKS_SHARD : RANKS_DATA;
+}
+
 int ranks_open_(Context *context, const ContextOptions *options, char *why, size_t size);
 void ranks_close_(Context *context);
 
@@ -78,7 +85,7 @@ uint64_t ranks_mixed_(uint64_t hash, uint64_t word); /* one word more */
 int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data);
 /* The same of what an operation computes; NULL on meta. */
 int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, void *data);
-/* Rank r's part of the sum: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on;
+/* Rank r's part of the sum, over all that divide the data where the group is RANKS_SHARD: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on;
  * added to what is there, or in its place. */
 typedef struct SumParts {
     RankGroup group;

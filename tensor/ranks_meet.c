@@ -38,12 +38,22 @@ int ranks_whole_model_(const Context *context, const char *what)
                        what);
 }
 
-int ranks_gather_(const Context *context, void *data, uint64_t bytes)
+static int gather(const Context *context, RankGroup group, void *data, uint64_t bytes)
 {
     if (!is_several(context))
         return 0;
     const Transport *t = meet(context, bytes);
-    return met(context, t->gather(t->self, RANKS_DATA, data, bytes));
+    return met(context, t->gather(t->self, group, data, bytes));
+}
+
+int ranks_gather_(const Context *context, void *data, uint64_t bytes)
+{
+    return gather(context, RANKS_DATA, data, bytes);
+}
+
+int ranks_gather_parts_(const Context *context, void *data, uint64_t bytes)
+{
+    return context->ranks ? gather(context, shard_group(context), data, bytes) : 0;
 }
 
 /* The rank that failed first says why. Everyone's error has the same code, so that all do the same about it.

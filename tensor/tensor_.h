@@ -380,6 +380,7 @@ typedef struct RankTraffic {
 RankTraffic context_traffic_(const Context *context); /* all 0: alone */
 int context_rank_(const Context *context);            /* among those that share a step's samples */
 int context_ranks_(const Context *context);           /* how many; 1: alone */
+int context_shards_(const Context *context);          /* those of a replica, which have a part each */
 int context_stage_(const Context *context);           /* of the model that this rank has */
 int context_stages_(const Context *context);          /* that the model has; 1: it is whole */
 int context_tensor_ranks_(const Context *context);    /* that compute a layer together; 1: alone */
@@ -439,6 +440,8 @@ int ranks_first_(void);
 int ranks_whole_model_(const Context *context, const char *what);
 /* Part r of the host's data, of `bytes`, a multiple of 64, comes from rank r. 0, or raises. */
 int ranks_gather_(const Context *context, void *data, uint64_t bytes);
+/* The same among those whose parts make a whole. */
+int ranks_gather_parts_(const Context *context, void *data, uint64_t bytes);
 
 /* ---- On a card -------------------------------------------------------------------------------
  * context->card is not NULL then. A step never waits: what the host has to know is put down on the card, and
