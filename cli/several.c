@@ -83,13 +83,15 @@ static LeverText apart_problem(const Options *o)
         return lever_say("--accumulate-apart excludes --device %s: gradients are kept apart on the CPU",
                          o->device);
     if (has_stages(o))
-        return lever_say("--accumulate-apart excludes --stages %d: a stage adds the gradients of micro-batches "
-                         "to what is there",
-                         o->ranks.stages);
+        return lever_say(
+            "--accumulate-apart excludes --stages %d: a stage adds the gradients of micro-batches "
+            "to what is there",
+            o->ranks.stages);
     if (data_ranks(o) > 1 && o->ranks.strategy < RANKS_ZERO2)
-        return lever_say("--accumulate-apart excludes --parallel %s: it sums over ranks once a step, what each "
-                         "has added up; zero2 and zero3 keep the gradients of micro-batches apart",
-                         ranks_strategy_name(o->ranks.strategy));
+        return lever_say(
+            "--accumulate-apart excludes --parallel %s: it sums over ranks once a step, what each "
+            "has added up; zero2 and zero3 keep the gradients of micro-batches apart",
+            ranks_strategy_name(o->ranks.strategy));
     return lever_say("%s", "");
 }
 
@@ -342,9 +344,8 @@ static void print_divided(const Options *o)
     if (data > 1)
         printf("%s divides %s%s.\n", ranks_strategy_name(o->ranks.strategy),
                ranks_strategy_divides(o->ranks.strategy),
-               replicas > 1 ? lever_say(", among the %d ranks of each of %d replicas", data / replicas,
-                                        replicas)
-                                  .text
+               replicas > 1
+                   ? lever_say(", among the %d ranks of each of %d replicas", data / replicas, replicas).text
                : tensor > 1 ? lever_say(", among %d ranks", data).text
                             : "");
 }
@@ -368,7 +369,8 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
         printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
                report_count(b->kept_whole).text);
     if (b->below)
-        printf("Weights below %" PRId64 " elements a tensor are whole on every rank: %s parameters. Their gradients "
+        printf("Weights below %" PRId64
+               " elements a tensor are whole on every rank: %s parameters. Their gradients "
                "and states are divided.\n",
                o->ranks.replicate_below, report_count(b->below).text);
     for (int i = 0; i < b->frozen_kinds && is_divided(o); i++)

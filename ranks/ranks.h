@@ -71,10 +71,10 @@ typedef struct Ranks {
      * product, and the rest divides the data. A rank is (stage, data, tensor), the last counted first. */
     int tensor, stages;
     RankStrategy strategy; /* among those that divide the data */
-    int replicas;          /* 0 = 1: of all that is divided; it is divided among the ranks of each, which follow
-                            * each other. Divides the number of those that divide the data */
+    int replicas; /* 0 = 1: of all that is divided; it is divided among the ranks of each, which follow
+                   * each other. Divides the number of those that divide the data */
     int64_t replicate_below; /* zero3: weights of fewer elements stay whole, as by zero2; 0 = none */
-    RankReduce reduce; /* of fp32; what has 16 bits is always added in order, in fp32, and rounded once */
+    RankReduce reduce;     /* of fp32; what has 16 bits is always added in order, in fp32, and rounded once */
     RankSchedule schedule; /* of stages */
     int unit; /* elements that a rank's part of a parameter is a multiple of: 0 = 64 bytes; 256 for optimizers
                  with states of 8 bits, whose blocks must not be cut */
