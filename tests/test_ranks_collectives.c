@@ -226,7 +226,7 @@ static void test_every_allocation_fails(void **state)
         s->replicas = form ? 2 : 1;
         s->reduce = form == 2 ? RANKS_REDUCE_LIBRARY : RANKS_REDUCE_ORDERED;
         s->type = form == 1 ? DTYPE_BF16 : DTYPE_F32;
-        s->each = s->n; /* enough */
+        s->each = 1024; /* enough */
         const Ranks is = {.size = 4, .strategy = RANKS_ZERO2, .replicas = s->replicas, .reduce = s->reduce};
         uint64_t live = memtrack_process_live();
         int pending = 0;

@@ -299,6 +299,20 @@ static void test_replicas_with_other_levers(void **state)
     assert_equal_to_one(job, 0);
 }
 
+static void test_replicas_update_in_backward(void **state)
+{
+    (void)state;
+    for (int strategy = RANKS_ZERO1; strategy <= RANKS_ZERO3; strategy++) {
+        Job in = four((RankStrategy)strategy), after = in;
+        in.in_backward = 1;
+        run(&in);
+        run(&after);
+        assert_apart_by(&in, &after, 0, 0);
+        test_free(in.weights);
+        test_free(after.weights);
+    }
+}
+
 /* Each part is counted once: the norm is that of one process, not of as many as there are replicas. */
 static void test_the_norm_counts_a_part_once(void **state)
 {
@@ -410,6 +424,16 @@ static void test_weights_below_stay_whole(void **state)
 
 /* ---- The library's order ---------------------------------------------------------------------- */
 
+static void test_orders_have_names(void **state)
+{
+    (void)state;
+    assert_int_equal(ranks_reduce("auto"), RANKS_REDUCE_AUTO);
+    assert_int_equal(ranks_reduce("library"), RANKS_REDUCE_LIBRARY);
+    assert_int_equal(ranks_reduce("tree"), -1);
+    assert_string_equal(ranks_reduce_name(RANKS_REDUCE_ORDERED), "ordered");
+    assert_string_equal(ranks_reduce_name(RANK_REDUCE_COUNT), "");
+}
+
 static void test_sums_in_the_librarys_order(void **state)
 {
     (void)state;
@@ -440,11 +464,13 @@ int main(void)
         cmocka_unit_test(test_what_is_refused),
         cmocka_unit_test(test_replicas_are_one_process),
         cmocka_unit_test(test_replicas_with_other_levers),
+        cmocka_unit_test(test_replicas_update_in_backward),
         cmocka_unit_test(test_the_norm_counts_a_part_once),
         cmocka_unit_test(test_replicas_in_16_bits),
         cmocka_unit_test(test_replicas_accumulate),
         cmocka_unit_test(test_replicas_under_tensor_parallel),
         cmocka_unit_test(test_weights_below_stay_whole),
+        cmocka_unit_test(test_orders_have_names),
         cmocka_unit_test(test_sums_in_the_librarys_order),
     };
     return cmocka_run_group_tests_name("ranks groups", tests, NULL, NULL);
