@@ -16,6 +16,9 @@ int plan_and_run_with(RunOptions o, Script script, void *config, const Ranks *ra
                       char error[RANK_ERROR]); /* with these options but for ranks */
 int plan_and_run(Script script, void *config, const Ranks *ranks, Plan *plan, char error[RANK_ERROR]);
 
+int plan_and_run_on(const char *device, Script script, void *config, const Ranks *ranks, Plan *plan,
+                    char error[RANK_ERROR]);
+
 /* RANK_NUMBERS of which nobody has written any. */
 float *numbers_new(void);
 /* What of the parameters is counted at this rank, as floats, each where it is in the whole model: all ranks

@@ -94,8 +94,6 @@ static void what_makes_no_sense_is_refused(void **state)
         const char *arguments[10], *sentence;
     } all[] = {
         {{"plan", "--accumulate-apart"}, "--accumulate-apart needs --accumulate N"},
-        {{"plan", "--accumulate", "2", "--accumulate-apart", "--device", "cuda"},
-         "--accumulate-apart excludes --device cuda"},
         {{"plan", "--accumulate", "2", "--accumulate-apart", "--ranks", "2"},
          "--accumulate-apart excludes --parallel ddp"},
         {{"plan", "--accumulate", "2", "--accumulate-apart", "--ranks", "2", "--stages", "2"},
@@ -122,6 +120,17 @@ static void what_makes_no_sense_is_refused(void **state)
 }
 
 /* ---- Over MPI ----------------------------------------------------------------------------------- */
+
+static int find_mpi(void **state)
+{
+    if (make_folder(state))
+        return -1;
+    make_model("llama");
+    make_text("text", 20000);
+    setenv("BRIM_FASHION_MNIST", make_images("images"), 1); /* not every machine has it */
+    find_launcher("replicas, and sums apart");
+    return 0;
+}
 
 #define SMALL                                                                                                \
     "--model", in_folder("llama.json"), "--data", in_folder("text"), "--seq", "16", "--batch", "2",          \
