@@ -17,7 +17,7 @@ typedef struct Help {
 #define SHAPE_FLAGS                                                                                          \
     "--model --init --init-partial --resize-vocab --lora --adapter --data --pack --invalid-utf8 "            \
     "--tokenizer --vocab --batch --seq "                                                                     \
-    "--accumulate --accumulate-apart --steps --epochs "                                                                         \
+    "--accumulate --accumulate-apart --steps --epochs "                                                      \
     "--optimizer "                                                                                           \
     "--dropout --checkpoint "                                                                                \
     "--optimizer-in-backward --zero-grad --loss-chunk --skip-unlabelled --attention --precision "            \
@@ -26,6 +26,8 @@ typedef struct Help {
 #define TRAIN_FLAGS                                                                                          \
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
                "--prompt --log --json --quiet --no-graph"
+
+#define RANKS_FLAGS " --ranks --parallel --replicas --replicate-below --reduce --tensor --gather"
 
 static const Help pages[] = {
     {"train", "plan, then train, then show planned beside measured memory",
@@ -41,7 +43,7 @@ static const Help pages[] = {
      "stops it at once.\n"
      "With --ranks several processes train one model, over MPI: started by mpirun, or\n"
      "by the command itself. --batch is that of each.",
-     TRAIN_FLAGS " --ranks --parallel --replicas --replicate-below --reduce --tensor --gather --stages --pipeline --rank-timeout --check-data "
+     TRAIN_FLAGS RANKS_FLAGS " --stages --pipeline --rank-timeout --check-data "
                  "--export --merge --export-adapter "
                  "--overwrite --export-dtype --export-shard "
                  "--save --save-every --keep --resume",
@@ -55,11 +57,12 @@ static const Help pages[] = {
      "milliseconds to seconds, for models of any size. With --budget the exit code\n"
      "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
      "--inference plans inference instead of training: weights, cache and workspace.",
-     NEED_FLAGS " --ranks --parallel --replicas --replicate-below --reduce --tensor --gather --stages --pipeline --rank --card --textbook "
-                "--inference --prefill --json",
+     NEED_FLAGS RANKS_FLAGS " --stages --pipeline --rank --card --textbook --inference --prefill "
+                            "--log --json",
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"
+                 "  brim plan --ranks 4 --stages 4 --accumulate 6 --log plan.jsonl\n"
                  "  brim plan llama-3.1-8b --ranks 8 --parallel zero3 --checkpoint blocks\n"},
     {"compare", "what each lever saves; or each combination of --batch 1,2,4",
      "Plans the training as it is and with each lever at the same effective batch:\n"
@@ -69,7 +72,7 @@ static const Help pages[] = {
      "--budget marks the rows that fit. With --ranks the rows divide more and more.\n"
      "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
      "one model, beside what is taught about them, and four models on five cards.",
-     NEED_FLAGS " --ranks --parallel --replicas --replicate-below --reduce --tensor --gather --card --run --no-graph --four-ways --csv --json",
+     NEED_FLAGS RANKS_FLAGS " --card --run --no-graph --four-ways --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --four-ways --model llama-3.1-8b\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
@@ -122,9 +125,10 @@ static const Help pages[] = {
                  "  brim tokenize --tokenizer tokenizer.json kjv.txt -o kjv.bin\n",
      .more = tokenize_help},
     {"report", "summarise the log of a run, or export it as a page",
-     "Reads the log that `brim train --log RUN.jsonl` wrote. Without an output it\n"
-     "prints a summary, of two logs what they differ in and what that changed. It\n"
-     "names what a log has lost. --html takes one log or two.",
+     "Reads the log that `brim train --log RUN.jsonl` or `brim plan --log` wrote, and\n"
+     "with it those of the other ranks of its run, which lie beside it. Without an\n"
+     "output it prints a summary, of two logs what they differ in and what that\n"
+     "changed. It names what a log has lost. --html takes one log or two.",
      "",
      .examples = "  brim train --steps 20 --log run.jsonl\n"
                  "  brim report plain.jsonl recomputed.jsonl\n"
@@ -156,7 +160,7 @@ static const Group groups[] = {
      "--accumulate-apart --max-samples"},
     {"training", "steps, optimizer, learning rate, threads, ranks",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device "
-     "--no-graph --ranks --parallel --replicas --replicate-below --reduce --tensor --gather --stages --pipeline --rank --rank-timeout"},
+     "--no-graph" RANKS_FLAGS " --stages --pipeline --rank --rank-timeout"},
     {"levers", "what saves memory, and the limits to stay below",
      "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention "
      "--precision "

@@ -174,11 +174,6 @@ int context_ranks_(const Context *context)
     return context->ranks ? context->ranks->count[RANKS_DATA] : 1;
 }
 
-int context_shards_(const Context *context)
-{
-    return context->ranks ? context->ranks->count[RANKS_SHARD] : 1;
-}
-
 int context_tensor_ranks_(const Context *context)
 {
     return context->ranks ? context->ranks->count[RANKS_TENSOR] : 1;

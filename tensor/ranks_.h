@@ -37,6 +37,7 @@ _Static_assert(sizeof(RankReport) == 64, "the unit of what ranks send");
 
 struct ContextRanks {
     Ranks is;
+    int gathers; /* between begin and end some are on their way */
     int place[RANK_GROUPS], count[RANK_GROUPS]; /* in each group that this rank is of */
     int apart; /* nobody to divide with, and the gradients of micro-batches are kept apart */
     RankTraffic traffic;
@@ -91,8 +92,8 @@ int collective_gather_host_(Context *context, RankGroup group, void *data, uint6
 int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data);
 /* The same of what an operation computes; NULL on meta. */
 int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, void *data);
-/* Rank r's part of the sum, over all that divide the data where the group is RANKS_SHARD: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on;
- * added to what is there, or in its place. */
+/* Rank r's part of the sum, which is that of all replicas where the group is RANKS_SHARD: elements [r * each,
+ * (r + 1) * each) of n, into `to` from its element `at` on; added to what is there, or in its place. */
 typedef struct SumParts {
     RankGroup group;
     DType type, to_type;
@@ -122,6 +123,8 @@ int carry_receive_(Context *context, RankGroup group, void *data, uint64_t bytes
 int carry_send_(Context *context, RankGroup group, const void *data, uint64_t bytes, int to, int tag);
 int carry_broadcast_(Context *context, RankGroup group, void *data, uint64_t bytes, int root);
 int carry_begin_(Context *context);
+/* *going: whether they are not over yet. */
+int carry_later_(Context *context, int *going);
 int carry_end_(Context *context);
 const char *carry_why_(const Context *context);
 
