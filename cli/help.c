@@ -27,7 +27,8 @@ typedef struct Help {
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
                "--prompt --log --json --quiet --no-graph"
 
-#define RANKS_FLAGS " --ranks --parallel --replicas --replicate-below --reduce --tensor --gather"
+#define RANKS_FLAGS                                                                                          \
+    " --ranks --parallel --replicas --replicate-below --reduce --tensor --sequence-parallel --gather"
 
 static const Help pages[] = {
     {"train", "plan, then train, then show planned beside measured memory",
@@ -43,7 +44,7 @@ static const Help pages[] = {
      "stops it at once.\n"
      "With --ranks several processes train one model, over MPI: started by mpirun, or\n"
      "by the command itself. --batch is that of each.",
-     TRAIN_FLAGS RANKS_FLAGS " --stages --pipeline --rank-timeout --check-data "
+     TRAIN_FLAGS RANKS_FLAGS " --stages --pipeline --rank-timeout --transport --check-data "
                  "--export --merge --export-adapter "
                  "--overwrite --export-dtype --export-shard "
                  "--save --save-every --keep --resume",
@@ -160,7 +161,7 @@ static const Group groups[] = {
      "--accumulate-apart --max-samples"},
     {"training", "steps, optimizer, learning rate, threads, ranks",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device "
-     "--no-graph" RANKS_FLAGS " --stages --pipeline --rank --rank-timeout"},
+     "--no-graph" RANKS_FLAGS " --stages --pipeline --rank --rank-timeout --transport"},
     {"levers", "what saves memory, and the limits to stay below",
      "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention "
      "--precision "

@@ -131,6 +131,11 @@ static LeverText reduce_title(const Options *o)
     return lever_say("%s sums", o->reduce);
 }
 
+static LeverText sequence_title(const Options *o)
+{
+    return lever_say("%s", o->ranks.sequence ? "sequence parallel" : "");
+}
+
 static LeverText attention_title(const Options *o)
 {
     return lever_say("%s attention", flag_text("--attention", o).text);
@@ -241,6 +246,10 @@ static const Lever levers[] = {
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,
      .title = tensor_title},
+    {.flag = "--sequence-parallel",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = has_ranks,
+     .title = sequence_title},
     {.flag = "--parallel",
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,

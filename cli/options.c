@@ -420,6 +420,7 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
         o->ranks.strategy = RANKS_DDP;
         o->ranks.tensor = o->ranks.replicas = 1;
         o->ranks.replicate_below = 0;
+        o->ranks.sequence = 0;
     }
     if (o->inference && !o->ranks_typed && strcmp(command, "fit") != 0)
         o->ranks.size = o->ranks.tensor; /* each layer by all of them, and no samples to divide */

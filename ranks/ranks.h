@@ -70,6 +70,8 @@ typedef struct Ranks {
     /* 0 = 1: ranks that compute one layer together, and stages of layers. size is a multiple of their
      * product, and the rest divides the data. A rank is (stage, data, tensor), the last counted first. */
     int tensor, stages;
+    int sequence; /* of those that compute a layer together: what lies between such layers is divided too, by
+                     rows of batch x sequence (Korthikanti et al., arXiv 2205.05198) */
     RankStrategy strategy; /* among those that divide the data */
     int replicas; /* 0 = 1: of all that is divided; it is divided among the ranks of each, which follow
                    * each other. Divides the number of those that divide the data */

@@ -126,7 +126,7 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
         context->ranks->is.strategy = RANKS_ZERO2;
         context->ranks->apart = 1;
     }
-    return 0;
+    return carry_ready_(context, why, size);
 }
 
 void ranks_close_(Context *context)
@@ -172,6 +172,11 @@ int context_rank_(const Context *context)
 int context_ranks_(const Context *context)
 {
     return context->ranks ? context->ranks->count[RANKS_DATA] : 1;
+}
+
+int context_divides_rows_(const Context *context)
+{
+    return context->ranks && context->ranks->is.sequence && context->ranks->count[RANKS_TENSOR] > 1;
 }
 
 int context_tensor_ranks_(const Context *context)
