@@ -244,6 +244,8 @@ static void hostile_ranks(void **state)
         Read r = read_all(0);
         assert_int_equal(r.run.rank.size, cases[i].size);
         assert_int_equal(r.ranks.count, cases[i].count);
+        assert_true(r.run.rank.first >= 0 && r.run.rank.first <= r.run.rank.rank);
+        assert_true(r.run.rank.last >= r.run.rank.rank && r.run.rank.last <= r.run.rank.size);
         RankKind words[1];
         report_run_ranks_words(&r.ranks, words);
         report_ranks_why(&r.ranks.layout, words, r.ranks.count);
