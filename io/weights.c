@@ -250,10 +250,12 @@ static int read_decoded(void *user, int64_t first, int64_t count, float *values)
     int64_t cols = d->to->in_out ? q->rows : 0; /* (in,out) of codes (out,in) */
     for (int64_t done = 0, n; done < count; done += n) {
         n = count - done;
-        int64_t from = tensor_place_(d->to, first + done, &n);
-        if (!cols)
-            quantized_decode(q, from, n, values + done);
-        for (int64_t i = 0; cols && i < n; i++)
+        int64_t from = tensor_place_(d->to, first + done, &n), left = q->rows * q->cols - from;
+        int64_t some = left < 0 ? 0 : left < n ? left : n;
+        memset(values + done + some, 0, (size_t)(n - some) * sizeof *values); /* padding */
+        if (!cols && some)
+            quantized_decode(q, from, some, values + done);
+        for (int64_t i = 0; cols && i < some; i++)
             quantized_decode(q, (from + i) % cols * q->cols + (from + i) / cols, 1, values + done + i);
     }
     return 0;
