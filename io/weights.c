@@ -157,9 +157,9 @@ static void check_quantized(Loading *l, const Tensor *parameter, const Quantized
     if (!shape_equal(stored, wanted))
         list_name(&l->fit.shapes, "%s is %s of %s, in the model %s", tensor_name(parameter),
                   shape_text(stored).text, dtype_name(q->dtype), shape_text(wanted).text);
-    else if (dtype_is_quantized(parameter->dtype) && parameter->dtype != q->dtype)
+    else if (dtype_is_quantized(parameter->dtype) && quantized_type(parameter) != q->dtype)
         list_name(&l->quantized, "%s is %s, in the model %s", tensor_name(parameter), dtype_name(q->dtype),
-                  dtype_name(parameter->dtype));
+                  dtype_name(quantized_type(parameter)));
 }
 
 /* Returns 0, or an error that is the file's alone; what does not fit is listed. */
@@ -272,7 +272,7 @@ static int is_copied(const SafetensorsEntry *entry, const Tensor *to)
 static int read_parameter(const Loading *l, const Source *source, Tensor *to)
 {
     int meta = context_is_meta(context_current());
-    if (source->quantized && to->dtype != source->codes.dtype)
+    if (source->quantized && quantized_type(to) != source->codes.dtype)
         return tensor_store_(to, read_decoded, &(Decoding){&source->codes, to});
     if (!source->quantized && !is_copied(source->entry, to))
         return safetensors_read_tensor(l->file, source->entry, to);

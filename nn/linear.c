@@ -70,16 +70,40 @@ static void linear_fill(Tensor *tensor, const LinearOptions *o)
         tensor_fill_uniform(tensor, -bound, bound);
 }
 
+/* What a rank's part of a quantised weight is stored as. Blocks are those of the whole; where its groups of
+ * scales are not, the scales that they stand for are stored. own: what this rank has, which the weight stores
+ * (out,in). */
+static DType own_type(const Module *module, const LinearOptions *own, DType dtype)
+{
+    int rows = own->split == LINEAR_BY_OUTPUTS;
+    int64_t piece = rows ? own->out / own->packed * own->in : own->in,
+            ranks = context_tensor_ranks_(context_here());
+    if (own->split == LINEAR_WHOLE || dtype == DTYPE_INT8 || !dtype_is_quantized(dtype))
+        return dtype;
+    if (piece % NF4_BLOCK == 0)
+        return piece % (NF4_BLOCK * NF4_GROUP) ? DTYPE_NF4_PLAIN : dtype;
+    error_raise(
+        ERROR_RANKS,
+        "linear: %s is quantised as %s, in blocks of %d elements, and its %lld %s would be cut to %lld: "
+        "fewer than %lld ranks that compute a layer together may do, or int8",
+        memtrack_path_name(module->item.context->tracker, module->path), dtype_name(dtype), (int)NF4_BLOCK,
+        (long long)(ranks * (rows ? own->out : own->in)), rows ? "rows" : "columns",
+        (long long)(rows ? own->out : own->in), (long long)ranks);
+    return dtype;
+}
+
 /* GPT-2's weights are (in,out) in files, and quantised ones always (out,in). o: what this rank has. */
 static Tensor *linear_weight(Module *module, const LinearOptions *o)
 {
-    DType dtype = o->head ? module_parameter_type(module->item.context) : module_linear_type(module);
+    DType wanted = o->head ? module_parameter_type(module->item.context) : module_linear_type(module);
+    DType dtype = own_type(module, o, wanted);
     int turned = o->in_out && dtype_is_quantized(dtype), in_out = o->in_out && !turned;
     Tensor *weight =
         module_add_parameter(module, "weight", in_out ? SHAPE(o->in, o->out) : SHAPE(o->out, o->in), dtype);
     if (weight) {
         weight->in_out = (unsigned char)in_out;
         weight->transposed = (unsigned char)turned;
+        weight->twice = dtype != wanted;
     }
     if (o->split == LINEAR_BY_OUTPUTS)
         tensor_split_(weight, in_out, o->packed);

@@ -103,6 +103,17 @@ static inline StoredArray stored_input(const OpCall *call, int i)
 
 /* A tensor as kernels take it: a matrix, or all its elements as one row. */
 StoredArray tensor_stored_(const Tensor *tensor);
+/* For store_cut.c: elements of a source into an fp32 storage; encoded into another one, of whose type `to`
+ * says what it is, from its first element on. before: elements of the tensor in front of those. 0, or raises.
+ */
+int tensor_values_into_(Tensor *tensor, TensorSource source, void *user, int64_t first, int64_t count,
+                        const Storage *values);
+int tensor_encode_into_(Tensor *tensor, const StoredArray *to, int64_t before, int64_t count,
+                        const Storage *values);
+/* tensor_store_ of a rank's part of a quantised matrix, where it has part of a row of int8, or its scales are
+ * themselves quantised: they are found from all of it, which passes by in pieces. (store_cut.c) */
+int tensor_needs_whole_(const Tensor *tensor);
+int tensor_store_cut_(Tensor *tensor, TensorSource source, void *user);
 
 /* Workspace in which `count` elements of input i lie as floats; 0 where they are f32, or absent. */
 uint64_t floats_room(const OpCall *call, int i, int64_t count);

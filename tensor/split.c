@@ -35,15 +35,31 @@ int64_t tensor_whole_numel_(const Tensor *parameter)
     return parameter ? shape_numel(tensor_whole_shape_(parameter)) : 0;
 }
 
-int64_t tensor_place_(const Tensor *parameter, int64_t first, int64_t *count)
+static int64_t place_of(const Tensor *parameter, int64_t piece, int64_t first, int64_t *count)
 {
-    int64_t piece = parameter ? parameter->piece : 0;
-    if (!piece)
-        return first;
     const struct ContextRanks *ranks = parameter->item.context->ranks;
     int64_t turn = first / piece, in_piece = first % piece;
     *count = piece - in_piece < *count ? piece - in_piece : *count;
     return (turn * ranks->count[RANKS_TENSOR] + ranks->place[RANKS_TENSOR]) * piece + in_piece;
+}
+
+int64_t tensor_place_(const Tensor *parameter, int64_t first, int64_t *count)
+{
+    return parameter && parameter->piece ? place_of(parameter, parameter->piece, first, count) : first;
+}
+
+int64_t tensor_stored_piece_(const Tensor *parameter)
+{
+    int64_t piece = parameter->piece, in = tensor_dim(parameter, 1);
+    if (!parameter->transposed || !piece)
+        return piece;
+    return parameter->split == 1 ? in : piece * in; /* columns here, or rows of each layer */
+}
+
+int64_t tensor_stored_place_(const Tensor *parameter, int64_t first, int64_t *count)
+{
+    int64_t piece = tensor_stored_piece_(parameter);
+    return piece ? place_of(parameter, piece, first, count) : first;
 }
 
 /* ---- Rows, the last of which may be padding ---------------------------------------------------- */

@@ -66,6 +66,7 @@ struct Tensor {
     unsigned char table;       /* an embedding's, of which a step reads few rows */
     unsigned char absent;      /* a parameter of another stage of the model: nothing but this header */
     unsigned char tied_stages; /* a parameter of the first and of the last stage */
+    unsigned char twice;       /* nf4-plain in place of nf4: its scales are those that nf4 would have */
     unsigned char partial; /* one that is whole, and of whose gradient each of the ranks that compute a layer
                               together finds a part */
     unsigned char split;   /* where piece is not 0: 1 + the dimension that is divided, as files have it */
@@ -406,6 +407,10 @@ int64_t tensor_whole_numel_(const Tensor *parameter);
  * are asked for; then how many of them lie side by side there. What is behind the end of the whole is padding.
  * A parameter that is whole, or NULL: where it is. */
 int64_t tensor_place_(const Tensor *parameter, int64_t first, int64_t *count);
+/* The same in the order in which they are stored, which of a transposed weight is another; and how many then
+ * lie side by side; 0: it is whole. */
+int64_t tensor_stored_place_(const Tensor *parameter, int64_t first, int64_t *count);
+int64_t tensor_stored_piece_(const Tensor *parameter);
 /* Of a parameter's rows those that are no padding: `count` from row `first` of the whole on, of `all`. */
 typedef struct RowsPart {
     int64_t first, count, all;

@@ -275,8 +275,6 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "3", "--tensor", "2"}, "--tensor 2 does not divide --ranks 3"},
         {{"plan", "--ranks", "2", "--tensor", "2", "--sequence-parallel", "--lora", "r=4"},
          "--sequence-parallel excludes --lora"},
-        {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4", "--quantize", "nf4"},
-         "--tensor 2 excludes --quantize"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
         {{"plan", "--expert-parallel", "2"}, "expert parallel is not there"},
         {{"plan", "--parallel", "zero3"}, "--parallel zero3 needs --ranks N"},
