@@ -341,6 +341,18 @@ static void test_by_nccl(void **state)
         end(job);
     }
     end(alone);
+    Job *four = start(&(Job){.setting = {.family = MODEL_LLAMA},
+                             .strategy = RANKS_ZERO3,
+                             .ranks = 4,
+                             .replicas = 2,
+                             .accumulate = 1,
+                             .nccl = 1});
+    Job *pairs = run(four);
+    alone = run_alone(four);
+    assert_same(pairs, alone, 0);
+    end(pairs);
+    end(alone);
+    end(four);
     Job *halves = start(&(Job){.setting = {.family = MODEL_LLAMA}, .ranks = 2, .tensor = 2, .accumulate = 1});
     Job *split = start(halves);
     split->nccl = 1;
