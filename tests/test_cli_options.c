@@ -40,6 +40,7 @@ static const Trial trials[] = {
     {"--ranks", "2", {0}},
     {"--parallel", "zero2", {"--ranks", "2"}},
     {"--tensor", "2", {"--ranks", "2"}},
+    {"--sequence-parallel", NULL, {"--ranks", "2", "--tensor", "2"}},
     {"--gather", "block", {"--ranks", "2", "--parallel", "zero3"}},
     {"--stages", "2", {"--ranks", "2"}},
     {"--pipeline", "gpipe", {"--ranks", "2", "--stages", "2"}},
