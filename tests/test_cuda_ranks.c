@@ -116,9 +116,6 @@ static int has_plugin(void)
 static int join_cards(Ranks *ranks, const char *transport, char why[RANK_ERROR])
 {
     char text[512];
-    const char *at = getenv("BRIM_STAND_IN");
-    snprintf(text, sizeof text, "%s/libnccl.so.2", at ? at : "build/stand-in");
-    setenv("BRIM_NCCL", text, 0);
     snprintf(text, sizeof text, "%d", ranks->size);
     setenv("STAND_IN_CARDS", text, 0);
     int failed = context_join_cards(ranks, "cuda", transport, text, sizeof text);
