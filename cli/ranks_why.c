@@ -42,7 +42,8 @@ RankLayout rank_layout(const Options *o)
                     .data = data_ranks(o),
                     .tensor = o->ranks.tensor > 0 ? o->ranks.tensor : 1,
                     .stages = has_stages(o) ? o->ranks.stages : 1,
-                    .micro_batches = o->accumulate};
+                    .micro_batches = o->accumulate,
+                    .replicas = o->ranks.replicas};
     snprintf(l.strategy, sizeof l.strategy, "%s", ranks_strategy_name(o->ranks.strategy));
     snprintf(l.schedule, sizeof l.schedule, "%s", ranks_schedule_name(o->ranks.schedule));
     return l;

@@ -17,7 +17,7 @@ enum { STEPS = 2, MOST_RANKS = 4 };
 typedef struct Job {
     Setting setting;
     RankStrategy strategy;
-    int ranks, tensor, replicas, accumulate, blocks, in_backward, lora;
+    int ranks, tensor, sequence, replicas, accumulate, blocks, in_backward, lora;
     float clip;
     const char *precision;
     int broken;  /* 1 + the rank that stops */
@@ -159,10 +159,12 @@ static void end(Job *job)
 static Job *run(const Job *asked)
 {
     Job *job = start(asked);
-    int failed = as_processes(
-        &(Ranks){
-            .size = job->ranks, .tensor = job->tensor, .replicas = job->replicas, .strategy = job->strategy},
-        body, job);
+    int failed = as_processes(&(Ranks){.size = job->ranks,
+                                       .tensor = job->tensor,
+                                       .sequence = job->sequence,
+                                       .replicas = job->replicas,
+                                       .strategy = job->strategy},
+                              body, job);
     for (int r = 0; r < job->ranks; r++)
         if (job->error[r][0])
             fail_msg("%s, %d ranks: rank %d: %s", ranks_strategy_name(job->strategy), job->ranks, r,
@@ -284,17 +286,22 @@ static void test_replicas(void **state)
 static void test_layers_in_halves(void **state)
 {
     (void)state;
-    Job *one = start(&(Job){.setting = {.family = MODEL_LLAMA}, .ranks = 1, .accumulate = 1});
-    Job *two = start(one);
-    two->ranks = two->tensor = 2;
-    Job *alone = run_alone(one), *ran = run(two);
-    for (int r = 0; r < 2; r++)
-        for (int s = 0; s < STEPS; s++)
-            assert_true(fabs(ran->loss[r][s] - alone->loss[0][s]) <= 1e-6 * alone->loss[0][s]);
-    end(alone);
-    end(ran);
-    end(two);
-    end(one);
+    for (int sequence = 0; sequence < 2; sequence++) {
+        ModelFamily family = sequence ? MODEL_GPT2 : MODEL_LLAMA;
+        Job *one = start(&(Job){
+            .setting = {.family = family, .dropout = sequence ? 0.2f : 0}, .ranks = 1, .accumulate = 1});
+        Job *two = start(one);
+        two->ranks = two->tensor = 2;
+        two->sequence = sequence;
+        Job *alone = run_alone(one), *ran = run(two);
+        for (int r = 0; r < 2; r++)
+            for (int s = 0; s < STEPS; s++)
+                assert_true(fabs(ran->loss[r][s] - alone->loss[0][s]) <= 1e-6 * alone->loss[0][s]);
+        end(alone);
+        end(ran);
+        end(two);
+        end(one);
+    }
 }
 
 static void test_a_rank_stops(void **state)

@@ -234,7 +234,16 @@ static void do_broadcast(const Call *f)
     }
 }
 
-/* Sends of one after the other; what a rank does not receive, or of another size, is an error. */
+static size_t largest(const Comm *c)
+{
+    size_t most = 0;
+    for (int r = 0; r < c->size; r++)
+        most = c->meeting->said[r] > most ? c->meeting->said[r] : most;
+    return most;
+}
+
+/* What is sent to one after the other; what a rank does not receive, or of another size, is an error. All
+ * ranks of a communicator come to it: of more than two no pair can send by itself here. */
 static void do_exchange(const Call *f)
 {
     Meeting *m = f->comm->meeting;
@@ -246,20 +255,19 @@ static void do_exchange(const Call *f)
         for (int r = 0; r < size && to == own; r++)
             if (m->said[r] != f->received[r])
                 m->failed = 1;
+        size_t most = largest(f->comm);
         if (meet(f->comm))
             return;
-        for (size_t at = 0, n; at < f->sent[to] || at == 0; at += n) { /* all have as much to send */
-            n = piece(f->sent[to] - at);
-            if (n)
-                memcpy(m->slot[own], f->sends[to] + at, n);
+        for (size_t at = 0; at < most; at += SLOT) {
+            if (at < f->sent[to])
+                memcpy(m->slot[own], f->sends[to] + at, piece(f->sent[to] - at));
             if (meet(f->comm))
                 return;
-            for (int r = 0; r < size && to == own && n; r++)
-                memcpy(f->receives[r] + at, m->slot[r], n);
+            for (int r = 0; r < size && to == own; r++)
+                if (at < f->received[r])
+                    memcpy(f->receives[r] + at, m->slot[r], piece(f->received[r] - at));
             if (meet(f->comm))
                 return;
-            if (!n)
-                break;
         }
     }
 }
