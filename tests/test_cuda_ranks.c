@@ -512,6 +512,42 @@ static void test_a_card_fails_later(void **state)
     end(job);
 }
 
+/* Every allocation of the host's that a context of a rank makes fails once: an error, and nothing is left. */
+static int without_memory(const Ranks *ranks, void *user)
+{
+    enum { MOST = 400 };
+    Job *job = user;
+    Ranks own = *ranks;
+    stand_in_environment();
+    own.size = 2; /* nobody is met before a script begins */
+    int fine = 0, n = 0;
+    for (uint64_t live = memtrack_process_live(); !fine && ++n < MOST;) {
+        memtrack_fail_nth((uint64_t)n);
+        Context *context = context_create(&(ContextOptions){.device = "cuda", .ranks = &own, .threads = 1});
+        memtrack_fail_nth(0);
+        Context *outside = context_use(context);
+        fine = context && !error_code();
+        if (context && strstr(error_message(), "that what ranks send passes through"))
+            job->sent[0]++;
+        context_use(outside);
+        context_destroy(context);
+        if (memtrack_process_live() != live)
+            return 1;
+    }
+    job->needs[0] = (uint64_t)n;
+    return !fine;
+}
+
+static void test_a_context_without_memory(void **state)
+{
+    (void)state;
+    Job *job = start(&(Job){.ranks = 1});
+    assert_int_equal(as_processes(&(Ranks){.size = 1}, without_memory, job), 0);
+    assert_true(job->needs[0] > 3);
+    assert_true(job->sent[0] == 1);
+    end(job);
+}
+
 static int stages(const Ranks *ranks, void *user)
 {
     Job *job = user;
@@ -546,6 +582,7 @@ int main(void)
                                        cmocka_unit_test(test_by_nccl),
                                        cmocka_unit_test(test_calls_of_nccl),
                                        cmocka_unit_test(test_who_carries),
+                                       cmocka_unit_test(test_a_context_without_memory),
                                        cmocka_unit_test(test_a_card_fails_later)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
