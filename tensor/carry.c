@@ -67,7 +67,7 @@ void carry_close_(Context *context)
     r->room = NULL;
 }
 
-/* A gather, an exchange and a sum of every group, of the least that there is. */
+/* A gather, an exchange and sums of every group that there is, of the least. */
 static int use_once(const Context *context, char *room)
 {
     const struct ContextRanks *r = context->ranks;
