@@ -275,9 +275,10 @@ static json_t *card_json(const Fit *fit, const Method *m, int card)
     uint64_t needs = fit_needs(fit, m, card);
     int planned = needs != UINT64_MAX;
     if (fit->ranked)
-        return json_pack("{s:s, s:b, s:I, s:I, s:i}", "card", fit->title[card], "fits",
+        return json_pack("{s:s, s:b, s:I, s:I, s:o}", "card", fit->title[card], "fits",
                          fit_fits(fit, m, card), "free_bytes", (json_int_t)(fit_limit(fit, card) - needs),
-                         "needs_bytes", (json_int_t)needs, "largest_batch", m->batch[card]);
+                         "needs_bytes", (json_int_t)needs, "largest_batch",
+                         m->hidden ? json_null() : json_integer(m->batch[card]));
     return json_pack("{s:s, s:b, s:o, s:o, s:i, s:i, s:{s:s, s:I, s:s, s:s}}", "card", fit->title[card],
                      "fits", fit_fits(fit, m, card), "free_bytes",
                      planned ? json_integer((json_int_t)(fit_limit(fit, card) - needs)) : json_null(),

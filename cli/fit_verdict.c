@@ -5,20 +5,22 @@
 #include "../device/device.h"
 #include "fit_.h"
 
-/* Fewer cards, then fewer operations, then fewer bytes sent. */
-static int costs_less_on_cards(const Method *a, const Method *b)
+/* Fewer cards, then fewer operations a sample (as one card has them with the same levers), then fewer bytes
+ * sent a sample. */
+static int costs_less_on_cards(const Fit *fit, const Method *a, const Method *b)
 {
-    const Plan *x = &a->variant.plan, *y = &b->variant.plan;
+    double x = fit->method[a->first].variant.plan.step_flops,
+           y = fit->method[b->first].variant.plan.step_flops;
     if (a->variant.options.ranks.size != b->variant.options.ranks.size)
         return a->variant.options.ranks.size < b->variant.options.ranks.size;
-    if (x->step_flops > 1.005 * y->step_flops || y->step_flops > 1.005 * x->step_flops)
-        return x->step_flops < y->step_flops;
-    return x->step_sent < y->step_sent;
+    if (x > 1.005 * y || y > 1.005 * x)
+        return x < y;
+    return fit_sent_a_sample(a) < fit_sent_a_sample(b);
 }
 
 static int costs_less(const Fit *fit, const Method *m, const Method *than)
 {
-    return fit->ranked ? costs_less_on_cards(m, than)
+    return fit->ranked ? costs_less_on_cards(fit, m, than)
                        : variant_costs_more(&than->variant, &m->variant, &fit->method[0].variant) > 0;
 }
 

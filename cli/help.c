@@ -78,8 +78,8 @@ static const Help pages[] = {
      "together, and each card: whether the training fits, up to which batch and up to\n"
      "which sequence length. Every cell is planned, not estimated. --card takes names\n"
      "that `brim gpus` lists, --memory takes sizes. --cards 2,8 shows instead what\n"
-     "several cards together train: ddp and zero1 to zero3 (fsdp), each rank planned.",
-     SHAPE_FLAGS " --card --cards --memory --reserve --json",
+     "several cards together train: zero1 to zero3, tensor, stages, each rank planned.",
+     SHAPE_FLAGS " --card --cards --tensor --stages --pipeline --memory --reserve --json",
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"
                  "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"},

@@ -28,9 +28,11 @@ int stage_ranks(const Options *o)
     return o->ranks.size / (has_stages(o) ? o->ranks.stages : 1);
 }
 
+/* fit is asked for layouts of cards that it counts itself: then one rank is less than all of a layer's. */
 int data_ranks(const Options *o)
 {
-    return stage_ranks(o) / (o->ranks.tensor > 0 ? o->ranks.tensor : 1);
+    int ranks = stage_ranks(o) / (o->ranks.tensor > 0 ? o->ranks.tensor : 1);
+    return ranks > 0 ? ranks : 1;
 }
 
 int64_t step_samples(const Options *o)
@@ -142,6 +144,9 @@ static int check_gather(const Options *o)
 int check_ranks(Options *o, const char *command)
 {
     int64_t rank = 0;
+    if (!strcmp(command, "fit") && !o->inference && !o->card_counts && (o->ranks.tensor > 1 || has_stages(o)))
+        return usage("%s needs --cards N: it is of several cards",
+                     flag_typed(o->ranks.tensor > 1 ? "--tensor" : "--stages", o).text);
     if (check_gather(o) || check_stages(o, command))
         return EXIT_USAGE;
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
