@@ -69,6 +69,8 @@ struct Optimizer {
     Storage *squares;      /* on a card: the sum of each gradient's squares; NULL on the CPU */
     int arrays;            /* of state a parameter */
     int count, capacity;   /* of the two lists below */
+    int absent;            /* parameters of other stages, at the end of the first one */
+    int tables;            /* of RuleOptions */
     Tensor **parameters;   /* a reference each, so that who is freed first does not matter */
     ParameterState *state; /* of parameters[i] */
     Schedule schedule;
@@ -118,6 +120,8 @@ int loss_scale_step(Optimizer *optimizer, int finite);
 void loss_scale_end(const Optimizer *optimizer);
 /* Raises that a gradient is not finite, and which; `why`: what follows. */
 int optimizer_blame(const Optimizer *optimizer, const char *why);
+/* Raises that it is another rank's. */
+int optimizer_blame_other(void);
 
 /* The factor on the learning rate of `step`, counted from 0. */
 double schedule_factor(const Schedule *schedule, int64_t step);

@@ -137,6 +137,24 @@ int tensor_is_divided_(const Context *context)
     return strategy_of(context) == RANKS_ZERO3;
 }
 
+/* Elements [first, first + count) of the part become those at `from`: on a card, as they are to lie there. */
+static void write_part(const Context *context, const TensorPart *part, DType type, int64_t first,
+                       int64_t count, const char *from)
+{
+    enum { MOST = 1024 };
+    float values[MOST]; /* room for as many of any float type */
+    const Kernels *k = context->host_kernels;
+    uint64_t size = dtype_bytes(part->type, 1, 1);
+    if (!context->card)
+        k->copy(type, part->type, count, from, (char *)storage_data(part->weights) + (uint64_t)first * size,
+                &context->run);
+    for (int64_t at = 0, n; at < count && context->card; at += n) {
+        n = count - at < MOST ? count - at : MOST;
+        k->copy(type, part->type, n, from + dtype_bytes(type, 1, at), values, &context->host_run);
+        storage_write(part->weights, (uint64_t)(first + at) * size, (uint64_t)n * size, values);
+    }
+}
+
 int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
     const Context *context = tensor->item.context;
@@ -155,10 +173,7 @@ int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
     begin = begin > part.first ? begin : part.first;
     end = end < last ? end : last;
     if (begin < end && storage_data(part.weights))
-        context->kernels->copy(tensor->dtype, part.type, end - begin, at,
-                               (char *)storage_data(part.weights) +
-                                   dtype_bytes(part.type, 1, begin - part.first),
-                               &context->run);
+        write_part(context, &part, tensor->dtype, begin - part.first, end - begin, at);
     return error_code();
 }
 
@@ -220,21 +235,36 @@ int shard_final(Tensor *leaf)
     return failed;
 }
 
+/* The parts of a gradient that ranks which compute a layer together have found become its sum. */
+static int sum_partial(Tensor *parameter)
+{
+    Context *context = parameter->item.context;
+    const Shard *shard = parameter->shard;
+    if (!parameter->partial)
+        return 0;
+    if (shard && shard->grad)
+        return collective_sum(context, RANKS_TENSOR, shard->grad_type, shard->each, shard->grad);
+    return parameter->grad ? collective_sum(context, RANKS_TENSOR, gradient_type(parameter),
+                                            shape_numel(parameter->shape), parameter->grad)
+                           : 0;
+}
+
 int tensor_reduce_(Tensor *parameter)
 {
     Context *context = parameter->item.context;
     const Shard *shard = parameter->shard;
-    if (!context->ranks || !parameter->grad)
+    int there = parameter->grad || (parameter->partial && shard && shard->grad);
+    if (!context->ranks || !there)
         return 0;
-    int failed = 0;
-    if (!shard && context->ranks->count[RANKS_DATA] > 1)
+    int apart = shard && strategy_of(context) >= RANKS_ZERO2, failed = apart ? shard_final(parameter) : 0;
+    if (!failed)
+        failed = sum_partial(parameter);
+    if (!failed && !shard && context->ranks->count[RANKS_DATA] > 1)
         failed = collective_sum(context, RANKS_DATA, gradient_type(parameter), shape_numel(parameter->shape),
                                 parameter->grad);
-    else if (shard)
-        failed = strategy_of(context) >= RANKS_ZERO2
-                     ? shard_final(parameter)
-                     : sum_own_part(parameter, parameter->grad, gradient_type(parameter),
-                                    context->ranks->place[RANKS_DATA] * shard->each, 0);
+    else if (!failed && shard && !apart)
+        failed = sum_own_part(parameter, parameter->grad, gradient_type(parameter),
+                              context->ranks->place[RANKS_DATA] * shard->each, 0);
     return failed ? failed : stage_sum_tied_(parameter);
 }
 

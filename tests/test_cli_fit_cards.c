@@ -258,8 +258,6 @@ static void which_rows_there_are(void **state)
     has(o, "\ntensor 2 x ddp, 4 cards ");
     has(o, "\ntensor 2 x zero3, 6 cards ");
     assert_null(strstr(o->out, "\nzero3, "));
-    assert_null(
-        strstr(expect_code(RUN("fit", "--cards", "2", "--lora", "r=4", "--card", "t4"), 0)->out, "tensor 2"));
     assert_null(strstr(expect_code(RUN("fit", "--cards", "2", "--model", "mlp", "--card", "t4"), 0)->out,
                        "tensor 2"));
 }

@@ -107,13 +107,17 @@ static json_t *tokens_of(const json_t *root, size_t b)
     return json_object_get(json_array_get(json_object_get(root, "sequences"), b), "tokens");
 }
 
-/* Starts itself, two ranks; and one process. */
+/* Starts itself, two ranks; and one process. Each rank reads its parts of trained weights. */
 static void ranks_write_what_one_process_writes(void **state)
 {
     (void)state;
     NEEDS_MPI();
+    expect_code(RUN("train", "--model", in_folder("llama.json"), "--steps", "8", "--seq", "32", "--batch",
+                    "4", "--threads", "1", "--max-samples", "60", "--lr", "0.01", "--export",
+                    in_folder("trained")),
+                0);
 #define WRITE                                                                                                \
-    "generate", "--model", in_folder("llama.json"), "--prompt", prompt, "--tokens", "20", "--prefill", "9",  \
+    "generate", "--init", in_folder("trained"), "--prompt", prompt, "--tokens", "20", "--prefill", "9",      \
         "--threads", "1", "--json"
     json_t *alone = parse(expect_code(RUN(WRITE, "--temperature", "0"), 0)->out);
     json_t *ranks = parse(expect_code(RUN(WRITE, "--temperature", "0", "--tensor", "2"), 0)->out);
