@@ -100,6 +100,8 @@ static int choose_cards(Fit *fit)
 static int choose_rows(Fit *fit)
 {
     static Variant variants[VARIANTS];
+    if (fit->options->inference)
+        return fit_choose_inference(fit);
     if (fit->ranked)
         return fit_choose_ranks(fit);
     fit->methods = variants_list(fit->options, variants);
@@ -220,7 +222,7 @@ static void plan_rows(Fit *fit)
     ReportProgress progress = report_progress_start("planning", 2 * fit->methods);
     for (int k = 0; k < fit->methods; report_progress(&progress, ++k))
         plan_row(fit, &fit->method[k]);
-    if (fit->ranked)
+    if (fit->ranked && !fit->options->inference)
         fit_hide_rows(fit);
     for (int k = 0; k < fit->methods; report_progress(&progress, fit->methods + ++k))
         fill_cells(fit, &fit->method[k]);
@@ -267,7 +269,7 @@ int command_fit(const Options *options, int count)
     fit = (Fit){.options = &o,
                 .asked = options->ranks,
                 .kinds = device_cuda_ordinal(options->device) < 0,
-                .ranked = options->card_counts != NULL};
+                .ranked = options->inference || options->card_counts};
     if (choose_cards(&fit) || choose_rows(&fit))
         return EXIT_USAGE;
     plan_rows(&fit);
@@ -279,6 +281,8 @@ int command_fit(const Options *options, int count)
         plan_other_kinds(&fit);
     if (options->json)
         fit_print_json(&fit);
+    else if (o.inference)
+        fit_inference_print(&fit);
     else if (fit.ranked)
         fit_cards_print(&fit);
     else

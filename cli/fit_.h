@@ -94,6 +94,8 @@ uint64_t fit_limit(const Fit *fit, int card);
 int fit_fits(const Fit *fit, const Method *method, int card);
 /* The row that fits the card at the least cost, or NULL. */
 const Method *fit_best(const Fit *fit, int card);
+/* The row that needs least on a card of this kind; NULL: none can be planned. */
+const Method *fit_least_need(const Fit *fit, int kind);
 /* The largest batch worth trying: all of the data, or some ten thousand. */
 int fit_most(const Fit *fit, const Method *method);
 /* What these options need with this row's levers on a card. */
@@ -122,7 +124,24 @@ double fit_sent_a_sample(const Method *m);
  * sends no more. */
 void fit_hide_rows(Fit *fit);
 
+/* Numbers of cards, ascending, each once. 0 or EXIT_USAGE. */
+int fit_parse_counts(const char *list, int counts[COUNTS], int *count);
+
+/* ---- fit_inference.c: --inference ---- */
+
+/* Its rows: what weights are stored as, on how many cards. 0 or EXIT_USAGE. */
+int fit_choose_inference(Fit *fit);
+LeverText fit_inference_verdict(const Fit *fit);
+void fit_inference_print(const Fit *fit);
+/* The options of `brim plan` that a row is. */
+LeverText fit_inference_flags(const Method *m);
+void fit_inference_json(json_t *row, const Method *m);
+
 /* ---- fit_cards.c ---- */
+
+/* The cells of a row: the largest batches, or what is missing. */
+void fit_cards_cells(const Fit *fit, const Method *m);
+void fit_cards_heading(const Fit *fit, const char *blank); /* the cards' names, and their memory below */
 
 void fit_cards_print(const Fit *fit);
 /* Adds how many ranks and what they divide, and what one sends a step. */

@@ -21,11 +21,8 @@ static double gib(uint64_t bytes)
     return (double)bytes / 0x1p30;
 }
 
-static void batch_row(const Fit *fit, const Method *m)
+void fit_cards_cells(const Fit *fit, const Method *m)
 {
-    const Plan *plan = &m->variant.plan;
-    printf("%-*s %10s %10s %7" PRId64, LABEL, m->variant.label, report_size(plan->memory.stats.needs).text,
-           m->sent ? report_size(m->sent).text : "-", step_samples(&m->variant.options));
     for (int i = 0; i < fit->cards; i++) {
         char text[24];
         snprintf(text, sizeof text, "%s%d%s", m->batch[i] < m->variant.options.batch ? "only " : "",
@@ -33,6 +30,24 @@ static void batch_row(const Fit *fit, const Method *m)
         printf(" %9s", m->batch[i] ? text : fit_missing(fit_needs(fit, m, i), fit_limit(fit, i)).text);
     }
     printf("\n");
+}
+
+void fit_cards_heading(const Fit *fit, const char *blank)
+{
+    for (int i = 0; i < fit->cards; i++)
+        printf(" %9s", fit->title[i]);
+    printf("\n%s", blank);
+    for (int i = 0; i < fit->cards; i++)
+        printf(" %9.2f", gib(fit->memory[i]));
+    printf("\n");
+}
+
+static void batch_row(const Fit *fit, const Method *m)
+{
+    const Plan *plan = &m->variant.plan;
+    printf("%-*s %10s %10s %7" PRId64, LABEL, m->variant.label, report_size(plan->memory.stats.needs).text,
+           m->sent ? report_size(m->sent).text : "-", step_samples(&m->variant.options));
+    fit_cards_cells(fit, m);
 }
 
 /* The rows of each set of levers stand under a line that says which. */
@@ -46,13 +61,10 @@ static void batch_table(const Fit *fit)
     char title[64] = "LARGEST BATCH";
     if (fit->options->seq)
         snprintf(title, sizeof title, "BATCH, seq %d", fit->options->seq);
+    char blank[LABEL + 31];
     printf("\n%-*s %10s %10s %7s", LABEL, title, "needs", "sent/step", "samples");
-    for (int i = 0; i < fit->cards; i++)
-        printf(" %9s", fit->title[i]);
-    printf("\n%-*s %10s %10s %7s", LABEL, "", "", "", "");
-    for (int i = 0; i < fit->cards; i++)
-        printf(" %9.2f", gib(fit->memory[i]));
-    printf("\n");
+    snprintf(blank, sizeof blank, "%*s", LABEL + 30, "");
+    fit_cards_heading(fit, blank);
     for (int k = 0; k < fit->methods; k++) {
         const Method *m = &fit->method[k];
         if (begins_set(fit, k))

@@ -7,8 +7,7 @@
 #include "flags_.h"
 #include "several.h"
 
-/* Ascending, each once. 0 or EXIT_USAGE. */
-static int parse_counts(const char *list, int counts[COUNTS], int *count)
+int fit_parse_counts(const char *list, int counts[COUNTS], int *count)
 {
     for (*count = 0; *list;) {
         char word[32];
@@ -179,7 +178,7 @@ int fit_choose_ranks(Fit *fit)
         return usage("--cards excludes --device cuda: several ranks are planned for the CPU; what a card's "
                      "kernels take "
                      "beside is in --reserve");
-    if (parse_counts(fit->options->card_counts, counts, &count) || check_layouts(fit, counts, count))
+    if (fit_parse_counts(fit->options->card_counts, counts, &count) || check_layouts(fit, counts, count))
         return EXIT_USAGE;
     add_rows(fit, &variant, counts, count);
     if (variant_recomputed(&variant, fit->options))

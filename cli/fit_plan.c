@@ -1,12 +1,29 @@
 /* What a row of brim fit needs: its plan, or, where ranks have different stages, that of the fullest. */
 #include "fit_.h"
 #include "several.h"
+#include "writing.h"
+
+/* A text that fills the cache. */
+static void plan_text(Fit *fit, const Options *o, Plan *plan)
+{
+    Options own = *o;
+    Writing w;
+    writing_of_seq(&own, &w);
+    plan_inference(&own, &w, plan);
+    fit->parameters = w.parameters;
+    fit->samples = INT64_MAX; /* as many as are asked for */
+    plan_free(plan);
+}
 
 static void plan_rank(Fit *fit, const Method *m, const Options *o, Plan *plan)
 {
     Training training = {.options = o};
     RunOptions run = run_options(o);
     run.budget = 0;
+    if (o->inference) {
+        plan_text(fit, o, plan);
+        return;
+    }
     plan_script(training_script, &training, &run, plan);
     fit->parameters = training.parameters;
     if (m == &fit->method[0])

@@ -35,8 +35,7 @@ const Method *fit_best(const Fit *fit, int card)
     return best;
 }
 
-/* Of all rows, on a card of this kind. */
-static const Method *least_need(const Fit *fit, int kind)
+const Method *fit_least_need(const Fit *fit, int kind)
 {
     const Method *least = NULL;
     for (int k = 0; k < fit->methods; k++) {
@@ -109,7 +108,7 @@ static void say_smallest_card(LeverText *out, const Fit *fit)
     for (int i = 0; device_card_at(i); i++) {
         const Card *card = device_card_at(i);
         int kind = fit_kind(fit, card->capability);
-        const Method *least = kind < 0 ? NULL : least_need(fit, kind);
+        const Method *least = kind < 0 ? NULL : fit_least_need(fit, kind);
         if (least && card->bytes >= fit->options->reserve &&
             card->bytes - fit->options->reserve >= least->needs[kind]) {
             lever_add(out, "the smallest card that takes it is %s", card->name);
@@ -126,10 +125,10 @@ static void say_none(LeverText *out, const Fit *fit, int others)
     for (int i = 0; i < fit->cards; i++) {
         int k = fit->kind_of[i];
         if (!fit_best(fit, i) &&
-            (kind < 0 || least_need(fit, k)->needs[k] < least_need(fit, kind)->needs[kind]))
+            (kind < 0 || fit_least_need(fit, k)->needs[k] < fit_least_need(fit, kind)->needs[kind]))
             kind = k;
     }
-    const Method *least = least_need(fit, kind);
+    const Method *least = fit_least_need(fit, kind);
     LeverText flags = levers_text(&least->variant.options, fit->options);
     lever_add(out, "%s fits ", others ? "; nothing here" : "Nothing here");
     say_cards(out, fit, NULL);

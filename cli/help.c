@@ -70,7 +70,8 @@ static const Help pages[] = {
      "--budget marks the rows that fit. With --ranks the rows divide more and more.\n"
      "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
      "one model, beside what is taught about them, and four models on five cards.",
-     NEED_FLAGS " --ranks --parallel --tensor --gather --card --run --no-graph --four-ways --csv --json",
+     NEED_FLAGS " --ranks --parallel --tensor --gather --card --inference --prefill --run --no-graph "
+                "--four-ways --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --four-ways --model llama-3.1-8b\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
@@ -80,7 +81,8 @@ static const Help pages[] = {
      "which sequence length. Every cell is planned, not estimated. --card takes names\n"
      "that `brim gpus` lists, --memory takes sizes. --cards 2,8 shows instead what\n"
      "several cards together train: zero1 to zero3, tensor, stages, each rank planned.",
-     SHAPE_FLAGS " --card --cards --tensor --stages --pipeline --memory --reserve --json",
+     SHAPE_FLAGS
+     " --card --cards --tensor --stages --pipeline --inference --prefill --memory --reserve --json",
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"
                  "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"},
