@@ -165,7 +165,7 @@ LeverText bracket_text(const Bracket *b)
     if (b->masters)
         lever_add(&out, " + %.3g%s", of_trained(b, b->masters), divided(b, RANKS_ZERO1).text);
     lever_add(&out, " + %.3g%s%s = %.3g bytes x %s%s", of_trained(b, b->states), divided(b, RANKS_ZERO1).text,
-              b->tensor > 1 ? lever_say(", layers /%d", b->tensor).text : "",
+              b->tensor > 1 ? lever_say(", matrices /%d", b->tensor).text : "",
               of_trained(b, parts ? mine : all) + b->copy, report_count(b->trained.count).text,
               b->ranks > 1 ? " a rank" : "");
     return out;

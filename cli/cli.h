@@ -141,10 +141,11 @@ typedef struct Bracket {
     int tensor; /* of them, that compute a layer together */
     RankStrategy strategy;
     uint64_t rank_weights, rank_gradients, rank_masters,
-        rank_states;    /* of what is trained, padding included */
-    int64_t kept_whole; /* trained parameters in tensors that are too small to be divided */
-    int copy;           /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
-    int adapters;       /* what is trained stands beside the model's own parameters */
+        rank_states;               /* of what is trained, padding included */
+    int64_t kept_whole;            /* trained parameters in tensors that are too small to be divided */
+    int64_t vocabulary, rows_each; /* rows of the embedding, and those that each of the ranks has; 0: all */
+    int copy;                      /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
+    int adapters;                  /* what is trained stands beside the model's own parameters */
 } Bracket;
 Bracket bracket_of(const Options *options, Module *model, const Optimizer *optimizer);
 /* "base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040": weights, gradients and

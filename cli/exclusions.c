@@ -56,6 +56,7 @@ static const struct {
     {"--stages", "--ranks", " N", NULL, "--cards", ": one process has the whole model"},
     {"--pipeline", "--stages", " P", NULL, "--cards", NULL},
     {"--tensor", "--ranks", " N", NULL, "--inference --cards", ": they are some of the ranks"},
+    {"--sequence-parallel", "--tensor", " T", NULL, NULL, ": it divides what lies between layers of T ranks"},
     {"--rank-timeout", "--ranks", " N", NULL, NULL, NULL},
     {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };

@@ -75,6 +75,8 @@ static const Flag flags[] = {
      .only = "train plan compare"},
     {"--tensor", FLAG_INT, AT(ranks.tensor), "T", .help = "ranks/layer (1)",
      .only = "train plan compare fit generate", .low = 1, .high = RANKS_MOST},
+    {"--sequence-parallel", FLAG_SWITCH, AT(ranks.sequence), NULL,
+     .help = "--tensor: divide rows between layers", .only = "train plan compare"},
     {"--gather", FLAG_NAME, AT(gather), "op|block|next", .help = "zero3: by op, block, two (op)",
      .only = "train plan compare"},
     {"--stages", FLAG_INT, AT(ranks.stages), "P", .help = "stages of blocks (1)", .only = "train plan fit",

@@ -89,6 +89,11 @@ static LeverText tensor_title(const Options *o)
     return o->ranks.tensor > 1 ? lever_say("tensor %d", o->ranks.tensor) : lever_say("%s", "");
 }
 
+static LeverText sequence_title(const Options *o)
+{
+    return lever_say("%s", o->ranks.sequence ? "sequence parallel" : "");
+}
+
 static LeverText attention_title(const Options *o)
 {
     return lever_say("%s attention", flag_text("--attention", o).text);
@@ -199,6 +204,10 @@ static const Lever levers[] = {
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,
      .title = tensor_title},
+    {.flag = "--sequence-parallel",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = has_ranks,
+     .title = sequence_title},
     {.flag = "--parallel",
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,

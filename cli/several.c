@@ -21,6 +21,19 @@ static int is_divided(const Options *o)
 /* ---- Options --------------------------------------------------------------------------------- */
 
 /* What is not divided where ranks compute a layer together. */
+/* What is not divided by rows. */
+static LeverText sequence_problem(const Options *o)
+{
+    static const char *const excluded[] = {"--lora", "--adapter"};
+    for (size_t i = 0; i < sizeof excluded / sizeof excluded[0]; i++)
+        if (flag_given(excluded[i], o))
+            return lever_say(
+                "--sequence-parallel excludes %s: adapters are not computed by rows; --tensor %d "
+                "alone goes with it",
+                flag_typed(excluded[i], o).text, o->ranks.tensor);
+    return lever_say("%s", "");
+}
+
 static LeverText tensor_problem(const Options *o)
 {
     int tensor = o->ranks.tensor;
@@ -29,11 +42,7 @@ static LeverText tensor_problem(const Options *o)
     if (o->ranks.size % tensor)
         return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor,
                          o->ranks.size);
-    if (flag_given("--quantize", o))
-        return lever_say("--tensor %d excludes %s: quantised weights are not divided; ranks that divide the "
-                         "data alone go with it",
-                         tensor, flag_typed("--quantize", o).text);
-    return lever_say("%s", "");
+    return o->ranks.sequence ? sequence_problem(o) : lever_say("%s", "");
 }
 
 LeverText ranks_problem(const Options *o)
@@ -149,6 +158,10 @@ void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimize
     for (int i = 0; i < all.count; i++) {
         const Tensor *t = all.items[i];
         int64_t n = tensor_numel(t), mine = t->shard ? t->shard->each : n;
+        if (t->whole_rows && !b->vocabulary) {
+            b->vocabulary = t->whole_rows;
+            b->rows_each = tensor_dim(t, 0);
+        }
         if (!tensor_requires_grad(t) || t->absent)
             continue;
         b->kept_whole += t->shard ? 0 : n;
@@ -208,6 +221,8 @@ static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
     json_t *all = json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
                             "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
                             (json_int_t)plan->step_sent, "distinct", distinct);
+    if (o->ranks.sequence)
+        json_object_set_new(all, "sequence_parallel", json_true());
     if (has_stages(o)) {
         json_object_set_new(all, "stages", json_integer(o->ranks.stages));
         json_object_set_new(all, "schedule", json_string(ranks_schedule_name(o->ranks.schedule)));
@@ -265,8 +280,10 @@ static void print_divided(const Options *o)
                ranks_schedule_holds(o->ranks.schedule));
     if (tensor > 1)
         printf("%d ranks compute a layer together: each has %s of its heads, hidden columns and their "
-               "weights.\n",
+               "weights, and of the vocabulary.\n",
                tensor, tensor == 2 ? "a half" : lever_say("1/%d", tensor).text);
+    if (o->ranks.sequence)
+        printf("Between layers too: each has that part of the rows of batch x seq.\n");
     if (data > 1)
         printf("%s divides %s%s.\n", ranks_strategy_name(o->ranks.strategy),
                ranks_strategy_divides(o->ranks.strategy),
@@ -302,6 +319,10 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     print_ranks_row("all together", ranks * (double)s->peak, ranks * (double)s->needs,
                     ranks * (double)plan->step_sent, "");
     print_divided(o);
+    if (b->rows_each * o->ranks.tensor > b->vocabulary)
+        printf("%d do not divide a vocabulary of %" PRId64 ": each has %" PRId64 " rows, of which %" PRId64
+               " together are padding.\n",
+               o->ranks.tensor, b->vocabulary, b->rows_each, b->rows_each * o->ranks.tensor - b->vocabulary);
     if (is_divided(o) && b->kept_whole)
         printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
                report_count(b->kept_whole).text);
@@ -374,6 +395,7 @@ int ranks_begin(Options *o, int *done)
     }
     o->ranks.unit = unit_of(o);
     o->ranks.tensor = asked.tensor;
+    o->ranks.sequence = asked.sequence;
     o->ranks.stages = asked.stages;
     o->ranks.schedule = asked.schedule;
     speak_as(o->ranks.rank);

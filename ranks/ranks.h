@@ -56,6 +56,8 @@ typedef struct Ranks {
     /* 0 = 1: ranks that compute one layer together, and stages of layers. size is a multiple of their
      * product, and the rest divides the data. A rank is (stage, data, tensor), the last counted first. */
     int tensor, stages;
+    int sequence; /* of those that compute a layer together: what lies between such layers is divided too, by
+                     rows of batch x sequence (Korthikanti et al., arXiv 2205.05198) */
     RankStrategy strategy; /* among those that divide the data */
     RankSchedule schedule; /* of stages */
     int unit; /* elements that a rank's part of a parameter is a multiple of: 0 = 64 bytes; 256 for optimizers

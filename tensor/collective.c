@@ -75,6 +75,11 @@ int collective_gather(Context *context, RankGroup group, const Storage *data, ui
     return gather(context, group, storage_data(data), bytes);
 }
 
+int collective_gather_at(Context *context, RankGroup group, void *data, uint64_t bytes)
+{
+    return gather(context, group, data, bytes);
+}
+
 int collective_gather_host_(Context *context, RankGroup group, void *data, uint64_t bytes)
 {
     if (!enter(context, group, GATHER, bytes))
@@ -252,10 +257,11 @@ static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int6
 {
     Context *context = s->context;
     int ranks = context->ranks->count[p->group], library = in_library_order(context, p->group, p->type);
-    int64_t mine = least(each, p->n - context->ranks->place[p->group] * p->each - at);
+    int64_t mine = least(each, least(p->each, p->n - context->ranks->place[p->group] * p->each) - at);
     for (int r = 0; r < ranks && !context->meta; r++) {
         int64_t first = r * p->each + at;
-        stage(s, r, each, first < p->n ? element(s, p->from, first) : NULL, least(each, p->n - first));
+        stage(s, r, each, first < p->n ? (const char *)p->from + (uint64_t)first * s->size : NULL,
+              least(each, p->n - first));
     }
     if (library) {
         if (!enter(context, p->group, SUM_PARTS, (uint64_t)each * s->size))
@@ -270,7 +276,7 @@ static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int6
     }
     if (context->meta || mine <= 0)
         return 0;
-    char *to = (char *)storage_data(p->to) + dtype_bytes(p->to_type, 1, p->at + at);
+    char *to = (char *)p->to + dtype_bytes(p->to_type, 1, p->at + at);
     const Kernels *k = context->kernels;
     if (!library)
         add_in_order(s, each, mine, to, p->to_type, p->add);
@@ -286,8 +292,9 @@ int collective_sum_parts(Context *context, const SumParts *p)
     int failed = staging_begin(&s, context, p->group, p->type, p->each);
     if (failed)
         return failed;
+    int64_t unit = TRANSPORT_UNIT / (int64_t)s.size;
     for (int64_t at = 0, each; at < p->each && !failed; at += each) {
-        each = least(s.each, p->each - at);
+        each = round_up(least(s.each, p->each - at), unit);
         failed = sum_parts_piece(&s, p, at, each);
     }
     staging_end(&s);

@@ -123,6 +123,11 @@ int context_ranks_(const Context *context)
     return context->ranks ? context->ranks->count[RANKS_DATA] : 1;
 }
 
+int context_divides_rows_(const Context *context)
+{
+    return context->ranks && context->ranks->is.sequence && context->ranks->count[RANKS_TENSOR] > 1;
+}
+
 int context_tensor_ranks_(const Context *context)
 {
     return context->ranks ? context->ranks->count[RANKS_TENSOR] : 1;

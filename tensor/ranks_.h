@@ -91,13 +91,15 @@ typedef struct SumParts {
     RankGroup group;
     DType type, to_type;
     int64_t n, each;
-    const Storage *from, *to;
+    const void *from; /* NULL on meta, as `to` */
+    void *to;
     int64_t at;
     int add;
 } SumParts;
 int collective_sum_parts(Context *context, const SumParts *parts);
 /* Everyone's part of `bytes`, where it lies in `data`. */
 int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t bytes);
+int collective_gather_at(Context *context, RankGroup group, void *data, uint64_t bytes);
 
 /* ---- Who carries them (carry.c). 0, or not, and carry_why_ says why ---------------------------- */
 

@@ -186,8 +186,8 @@ static int sum_own_part(Tensor *leaf, const Storage *to, DType to_type, int64_t 
                                                                 .to_type = to_type,
                                                                 .n = shape_numel(leaf->shape),
                                                                 .each = leaf->shard->each,
-                                                                .from = leaf->grad,
-                                                                .to = to,
+                                                                .from = storage_data(leaf->grad),
+                                                                .to = storage_data(to),
                                                                 .at = at,
                                                                 .add = add});
 }

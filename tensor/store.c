@@ -21,6 +21,7 @@ typedef struct Store {
     void *user;
     Storage *buffer, *scales; /* floats to be encoded; NF4's scales until their mean is known */
     int64_t buffered;         /* the first element that is in the buffer */
+    int64_t before;           /* elements of the tensor in front of the array */
 } Store;
 
 StoredArray tensor_stored_(const Tensor *tensor)
@@ -120,13 +121,13 @@ static int encode_piece(const Store *s, int64_t first, int64_t count)
     else
         context->fault = -1;
     context->kernels->encode(a->dtype, a->rows, a->cols, first, count, storage_f32(s->buffer),
-                             storage_data(s->tensor->storage), storage_f32(s->scales), &context->run);
+                             (void *)(uintptr_t)a->at, storage_f32(s->scales), &context->run);
     int64_t at = context->card ? card_fault_(context) : context->fault;
     if (at < 0)
         return error_code();
     storage_read(s->buffer, (uint64_t)(at - s->buffered) * sizeof value, sizeof value, &value);
     return error_raise(ERROR_NONFINITE, "%s cannot hold %g, which is element %" PRId64 " of '%s'",
-                       dtype_name(a->dtype), (double)value, at,
+                       dtype_name(a->dtype), (double)value, s->before + at,
                        name[0] ? name : memtrack_path_name(context->tracker, s->tensor->path));
 }
 
@@ -167,6 +168,21 @@ static int store_encoded(Store *s)
     storage_release(context, s->buffer);
     storage_release(context, s->scales);
     return failed;
+}
+
+int tensor_values_into_(Tensor *tensor, TensorSource source, void *user, int64_t first, int64_t count,
+                        const Storage *values)
+{
+    Store s = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
+    return values_into(&s, first, count, values, 0);
+}
+
+int tensor_encode_into_(Tensor *tensor, const StoredArray *to, int64_t before, int64_t count,
+                        const Storage *values)
+{
+    return encode_piece(
+        &(Store){.tensor = tensor, .array = *to, .buffer = (Storage *)(uintptr_t)values, .before = before}, 0,
+        count);
 }
 
 /* The master gets the values, and its copy what is left of them, rounded the same way whenever that is done.
@@ -247,7 +263,8 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
         return store_master(tensor, source, user);
     const char *op = memtrack_op_set(context->tracker, "store");
     int path = memtrack_path_set(context->tracker, tensor->path);
-    int failed = store_encoded(&store);
+    int failed =
+        tensor_needs_whole_(tensor) ? tensor_store_cut_(tensor, source, user) : store_encoded(&store);
     memtrack_path_set(context->tracker, path);
     memtrack_op_set(context->tracker, op);
     return failed;

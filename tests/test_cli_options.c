@@ -41,6 +41,7 @@ static const Trial trials[] = {
     {"--parallel", "zero2", {"--ranks", "2"}},
     {"--tensor", "2", {"--ranks", "2"}},
     {"--tensor", "2", {"--cards", "2"}},
+    {"--sequence-parallel", NULL, {"--ranks", "2", "--tensor", "2"}},
     {"--gather", "block", {"--ranks", "2", "--parallel", "zero3"}},
     {"--stages", "2", {"--ranks", "2"}},
     {"--stages", "2", {"--cards", "2"}},

@@ -17,9 +17,10 @@ static void says(const Outcome *o, const char *what)
 /* ---- Plans ------------------------------------------------------------------------------------- */
 
 /* llama-tiny, 6 layers of 288 and 768, 6 heads, 256 tokens: of a layer two norms are whole, and a half or a
- * third of four matrices 288 x 288 and three 288 x 768; so are the embedding, the last norm and the head. A
- * token's two sums a layer are of a row of 288 floats, of which a rank sends its share of the parts and then
- * of the sums: rows are rounded up to a unit of 64 bytes a rank. Then 64 bytes, which tokens were drawn. */
+ * third of four matrices 288 x 288 and three 288 x 768; so is the last norm, and of the embedding and the
+ * head a rank has as many rows, rounded up. A token's two sums a layer, and one behind the embedding, are of
+ * a row of 288 floats, of which a rank sends its share of the parts and then of the sums: rows are rounded up
+ * to a unit of 64 bytes a rank. Then its logits, and 64 bytes, which tokens were drawn. */
 static void a_rank_has_its_heads(void **state)
 {
     (void)state;
@@ -40,7 +41,8 @@ static void a_rank_has_its_heads(void **state)
         assert_int_equal(integer_at(ranks, "size"), tensor);
         json_int_t part = (BATCH * WIDTH * 4 + 64 * tensor - 1) / (64 * tensor) * 64;
         assert_int_equal(integer_at(ranks, "sent_bytes_per_token"),
-                         (tensor - 1) * (2 * LAYERS * 2 * part + 64));
+                         (tensor - 1) *
+                             ((2 * LAYERS + 1) * 2 * part + (BATCH * rows * 4 + 63) / 64 * 64 + 64));
         assert_int_equal(json_array_size(json_object_get(ranks, "distinct")), 1);
         one = json_array_get(json_object_get(ranks, "distinct"), 0);
         assert_int_equal(json_array_size(json_object_get(one, "ranks")), tensor);

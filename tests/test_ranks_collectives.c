@@ -65,8 +65,8 @@ static int one(const Sum *s, const Ranks *ranks, float *result)
                                                      .to_type = DTYPE_F32,
                                                      .n = s->n,
                                                      .each = s->each,
-                                                     .from = x->storage,
-                                                     .to = part->storage,
+                                                     .from = storage_data(x->storage),
+                                                     .to = storage_data(part->storage),
                                                      .add = s->add});
     else if (!failed)
         failed = collective_sum(c, RANKS_ALL, s->type, s->n, x->storage);

@@ -304,10 +304,10 @@ static int gpt(void *config)
     return error_code();
 }
 
-static int64_t activations_of(Gpt job, int layers, int tensor)
+static int64_t activations_of(Gpt job, int layers, int tensor, int sequence)
 {
     Plan plan;
-    Ranks ranks = {.size = tensor, .tensor = tensor};
+    Ranks ranks = {.size = tensor, .tensor = tensor, .sequence = sequence};
     job.model.layers = layers;
     assert_int_equal(plan_script(gpt, &job, &(RunOptions){.threads = 1, .quiet = 1, .ranks = &ranks}, &plan),
                      0);
@@ -318,12 +318,14 @@ static int64_t activations_of(Gpt job, int layers, int tensor)
 /* Korthikanti et al., arXiv 2205.05198, table 2: a layer in 16 bits with T-way tensor parallel keeps
  * sbh (10 + 24/t + 5as/(ht)). Of the 10, two are masks of dropout, a byte each; here they are drawn again.
  * The rest is twice as large in fp32. Instead of scores, their softmax and its mask, 5as/(ht), flash
- * attention keeps a number a row and head. What it leaves out are mean and deviation of two norms. */
+ * attention keeps a number a row and head. What it leaves out are mean and deviation of two norms. With
+ * sequence parallel it is sbh (34 + 5as/h) / t: all of it is divided. */
 static void beside_korthikantis_table(void **state)
 {
     (void)state;
-    for (int t = 1; t <= 4; t *= 2)
+    for (int way = 0; way < 5; way++)
         for (int eager = 0; eager < 2; eager++) {
+            int t = 1 << (way + 1) / 2, sequence = way > 0 && way % 2 == 0, rows = sequence ? t : 1;
             Gpt job = {.model = {.vocab = 256,
                                  .dim = 64,
                                  .heads = 8,
@@ -333,10 +335,11 @@ static void beside_korthikantis_table(void **state)
                        .batch = 2,
                        .seq = 32};
             int64_t s = job.seq, b = job.batch, h = job.model.dim, a = job.model.heads;
-            int64_t published = s * b * (10 * h + 24 * h / t + 5 * a * s / t);
-            int64_t masks = 2 * s * b * h, scores = 5 * a * s * s * b / t;
-            int64_t kept = eager ? 4 * a * s * s * b / t : 4 * a * s * b / t, norms = 2 * 2 * 4 * s * b;
-            assert_int_equal(activations_of(job, 3, t) - activations_of(job, 2, t),
+            int64_t published = s * b * (10 * h / rows + 24 * h / t + 5 * a * s / t);
+            int64_t masks = 2 * s * b * h / rows, scores = 5 * a * s * s * b / t;
+            int64_t kept = eager ? 4 * a * s * s * b / t : 4 * a * s * b / t,
+                    norms = 2 * 2 * 4 * s * b / rows;
+            assert_int_equal(activations_of(job, 3, t, sequence) - activations_of(job, 2, t, sequence),
                              2 * (published - masks - scores) + kept + norms);
         }
 }

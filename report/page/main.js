@@ -101,6 +101,7 @@ function textbook(run) {
 function start() {
   const runs = [...document.querySelectorAll('script.log')].map((e, i) => readLog(e, 'AB'[i]));
   runs.forEach(readRanks);
+  if (runs.length > 1) commonScale(runs);
   const head = document.getElementById('head'), main = document.getElementById('main'), two = runs.length > 1;
   document.title = runs.map(r => r.info.model).filter((x, i, all) => all.indexOf(x) === i).join(' and ') + ': memory of ' + (two ? 'two training runs' : 'a training run');
   head.append(h('p', {class: 'brand'}, h('b', {}, 'brim'), ' memory report'), two ? h('h1', {style: {'margin-bottom': '22px'}}, 'Two training runs') : '',

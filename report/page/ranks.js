@@ -18,12 +18,19 @@ function readRanks(run, number) {
   run.ranks = all;
 }
 
+/* Two runs are drawn on one scale. */
+function commonScale(runs) {
+  const all = runs.map(run => run.ranks).filter(Boolean);
+  for (const one of all) one.least = Math.max(...all.flatMap(other => other.kinds.map(kind => Math.max(kind.planned, kind.measured))));
+}
+
 /* ---- The common time of a step ---- */
 /* A step's events in stretches: a micro-batch's forward or backward, and what comes behind the last. The events of one micro-batch
  * are as many as of another, so a stretch of one phase that is k times as long has k of them. */
 function stretches(run, from, to, micro) {
   const forward = run.phases.indexOf('forward'), kindOf = i => (run.phase[i] === forward ? 'forward' : ['backward', 'recompute'].includes(phaseName(run, i)) ? 'backward' : '');
   let last = to;
+  if (!(micro <= to - from)) return null;
   while (last > from && kindOf(last - 1) !== 'backward') last--;
   const list = [];
   for (let i = from; i < last; i++) {
@@ -201,6 +208,7 @@ function measureLanes(state) {
     lane.peak = highest(lane.run, lane.from, lane.to);
     state.most = Math.max(state.most, lane.run.total[lane.peak]);
   }
+  state.scale = Math.max(state.most, state.all.least || 0);
   state.gathers = state.lanes.find(lane => { const c = lane.run.components.indexOf('gathered'); for (let i = lane.from; i < lane.to; i++) if (c >= 0 && lane.run.by[i * lane.run.C + c]) return true; return false; });
 }
 function fullestMoment(state) {
@@ -231,7 +239,7 @@ function barsOf(state) {
 function drawNewBars(state, node) {
   const width = Math.max(280, Math.round(node.clientWidth || 480)), list = barsOf(state), time = state.moments[state.index];
   const height = Math.max(340, Math.min(state.lanesHeight || 400, 520)), box = {left: 48, top: 34, width: width - 56, height: height - 34 - 56}, svg = s('svg', {viewBox: '0 0 ' + width + ' ' + height});
-  const most = state.most * 1.06, y = bytes => box.top + box.height * (1 - bytes / most), each = box.width / list.length, wide = Math.min(84, each * .72);
+  const most = state.scale * 1.06, y = bytes => box.top + box.height * (1 - bytes / most), each = box.width / list.length, wide = Math.min(84, each * .72);
   svg.append(sizeAxis(box, most, y));
   list.forEach((bar, k) => {
     const {lane} = bar, i = laneEvent(lane, time), x = box.left + each * (k + .5) - wide / 2, middle = fixed(x + wide / 2);
@@ -290,7 +298,7 @@ function laneView(state, lane, box, most) {
   return view;
 }
 function drawLane(state, lane, box, narrow) {
-  const g = s('g', {}), {run} = lane, view = laneView(state, lane, box, state.most * 1.04), below = new Float64Array(run.n), all = view.states.map((_, k) => k);
+  const g = s('g', {}), {run} = lane, view = laneView(state, lane, box, state.scale * 1.04), below = new Float64Array(run.n), all = view.states.map((_, k) => k);
   const cls = view.states.length > box.width ? 'area dense' : 'area'; /* an edge would be all that is seen */
   let before = 0; /* what it has of the step before, until its first event */
   for (const c of run.order) {
