@@ -45,6 +45,7 @@ typedef struct Options {
     CheckpointChoice checkpoint;
     Ranks ranks;      /* size 1: alone */
     int rank_timeout; /* seconds */
+    const char *transport;
     AttentionKind attention;
     DType weights, quantized; /* what weights are stored as; of linear layers another type, 0 = the same */
     DType files_quantized;    /* what the files of the described model have their linear layers in; 0 = as the

@@ -58,6 +58,7 @@ static const struct {
     {"--tensor", "--ranks", " N", NULL, "--inference --cards", ": they are some of the ranks"},
     {"--sequence-parallel", "--tensor", " T", NULL, NULL, ": it divides what lies between layers of T ranks"},
     {"--rank-timeout", "--ranks", " N", NULL, NULL, NULL},
+    {"--transport", "--ranks", " N", NULL, NULL, ": one process sends nothing"},
     {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };
 

@@ -87,6 +87,8 @@ static const Flag flags[] = {
      .only = "plan"},
     {"--rank-timeout", FLAG_INT, AT(rank_timeout), "S", .help = "end a run whose rank waits S seconds (600)",
      .only = "train", .low = 1},
+    {"--transport", FLAG_NAME, AT(transport), "mpi|nccl",
+     .help = "who carries between cards (nccl if it can)", .only = "train"},
     {"--device", FLAG_NAME, AT(device), "cpu|cuda", .help = "where tensors live (cpu); cuda:1: 2nd card"},
     {"--no-graph", FLAG_SWITCH, AT(no_graphs), NULL, .help = "on a card, start each kernel by itself"},
     {"--max-samples", FLAG_INT64, AT(max_samples), "N", .help = "use only the first N samples", .low = 1},

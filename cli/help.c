@@ -42,7 +42,7 @@ static const Help pages[] = {
      "With --ranks several processes train one model, over MPI: started by mpirun, or\n"
      "by the command itself. --batch is that of each.",
      TRAIN_FLAGS " --ranks --parallel --tensor --sequence-parallel --gather --stages --pipeline "
-                 "--rank-timeout --check-data "
+                 "--rank-timeout --transport --check-data "
                  "--export --merge --export-adapter "
                  "--overwrite --export-dtype --export-shard "
                  "--save --save-every --keep --resume",
@@ -163,7 +163,7 @@ static const Group groups[] = {
     {"training", "steps, optimizer, learning rate, threads, ranks",
      "--steps --epochs --optimizer --lr --schedule --warmup --weight-decay --clip --seed --threads --device "
      "--no-graph --ranks --parallel --tensor --sequence-parallel --gather --stages --pipeline --rank "
-     "--rank-timeout"},
+     "--rank-timeout --transport"},
     {"levers", "what saves memory, and the limits to stay below",
      "--checkpoint --optimizer-in-backward --loss-chunk --skip-unlabelled --zero-grad --attention "
      "--precision "

@@ -123,13 +123,24 @@ static int check_gather(const Options *o)
     return 0;
 }
 
+static int check_transport(const Options *o)
+{
+    if (!o->transport)
+        return 0;
+    if (strcmp(o->transport, "mpi") != 0 && strcmp(o->transport, "nccl") != 0)
+        return usage("--transport must be mpi or nccl, not '%s'", o->transport);
+    if (device_cuda_ordinal(o->device) < 0 && !strcmp(o->transport, "nccl"))
+        return usage("--transport nccl carries between cards: --device cuda; on the CPU ranks use MPI");
+    return 0;
+}
+
 int check_ranks(Options *o, const char *command)
 {
     int64_t rank = 0;
     if (!strcmp(command, "fit") && !o->inference && !o->card_counts && (o->ranks.tensor > 1 || has_stages(o)))
         return usage("%s needs --cards N: it is of several cards",
                      flag_typed(o->ranks.tensor > 1 ? "--tensor" : "--stages", o).text);
-    if (check_gather(o) || check_stages(o, command))
+    if (check_gather(o) || check_stages(o, command) || check_transport(o))
         return EXIT_USAGE;
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
         return EXIT_USAGE;
@@ -223,6 +234,8 @@ static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
                             (json_int_t)plan->step_sent, "distinct", distinct);
     if (o->ranks.sequence)
         json_object_set_new(all, "sequence_parallel", json_true());
+    if (o->ranks.transport && device_cuda_ordinal(o->device) >= 0)
+        json_object_set_new(all, "transport", json_string(o->ranks.card ? "nccl" : "mpi"));
     if (has_stages(o)) {
         json_object_set_new(all, "stages", json_integer(o->ranks.stages));
         json_object_set_new(all, "schedule", json_string(ranks_schedule_name(o->ranks.schedule)));
@@ -362,6 +375,31 @@ static void say_late(const char *sentence, void *user)
     complain_at_once("%s", sentence);
 }
 
+static char carrier[400]; /* or why it is not NCCL */
+
+static int join_cards(Options *o)
+{
+    if (device_cuda_ordinal(o->device) < 0)
+        return EXIT_DONE;
+    if (!context_join_cards(&o->ranks, o->device, o->transport, carrier, sizeof carrier))
+        return EXIT_DONE;
+    if (speaks_alone()) /* all know the same */
+        complain("%s", carrier);
+    return EXIT_NO;
+}
+
+void print_carrier(const Options *o)
+{
+    const Transport *t = o->ranks.transport;
+    if (!t || device_cuda_ordinal(o->device) < 0)
+        return;
+    if (o->ranks.card)
+        printf("ranks send from card to card, by %s\n", carrier);
+    else
+        printf("ranks send through the host's memory, by %s%s%s\n", t->version(t->self),
+               *carrier ? "; not by NCCL: " : "", carrier);
+}
+
 int ranks_begin(Options *o, int *done)
 {
     char why[512];
@@ -399,6 +437,8 @@ int ranks_begin(Options *o, int *done)
     o->ranks.stages = asked.stages;
     o->ranks.schedule = asked.schedule;
     speak_as(o->ranks.rank);
+    if (join_cards(o))
+        return EXIT_NO;
     if (ranks_watch(&o->ranks, o->rank_timeout, say_late, NULL, why, sizeof why))
         note("%s", why);
     return EXIT_DONE;

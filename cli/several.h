@@ -68,6 +68,8 @@ void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, json_t 
  * returned is how that ended. EXIT_DONE, or an exit code after saying why. From here on only rank 0 prints.
  */
 int ranks_begin(Options *o, int *done);
+/* Of ranks on cards, a line: who carries what they send. */
+void print_carrier(const Options *o);
 /* status: how the run ended here, an error code of the library or an exit code. */
 void ranks_end(const Options *o, int status);
 /* Says an error of a run. Of ERROR_RANKS another rank may know better what went wrong, and gets the time to

@@ -3,7 +3,12 @@
  *
  * Every function is called by all ranks of a group, in the same order, and returns when the caller's buffers
  * are its own again. It returns 0, or non-zero with the reason in why(). Sizes are in bytes; of gather and
- * exchange they are multiples of TRANSPORT_UNIT, and may be beyond 4 GiB. Buffers are the host's. */
+ * exchange they are multiples of TRANSPORT_UNIT, and may be beyond 4 GiB. Buffers are the host's.
+ *
+ * A second table is that of cards. Its buffers are memory of a card, and its calls are put on a stream of
+ * that card, in order: they return before they are done. It has divide, gather, exchange, broadcast, sum,
+ * sum_parts, begin and end, and what follows `join`; for all else there is the table that it was opened over.
+ */
 #ifndef BRIM_RANKS_TRANSPORT_H
 #define BRIM_RANKS_TRANSPORT_H
 
@@ -45,14 +50,23 @@ typedef struct Transport {
     int (*end)(void *self);
     void (*close)(void *self); /* all ranks are done */
     void (*abort)(void *self); /* one is not, and the others need not wait for it; may return */
+    /* Of cards; NULL in others. All ranks join with a stream of the caller's current card, before they are
+     * divided, and leave before the stream goes; failed: without waiting for the others. */
+    int (*join)(void *self, void *stream);
+    void (*leave)(void *self, int failed);
+    /* Whether what was put on the stream goes well; of any thread. 0, or -1 with a sentence. */
+    int (*check)(void *self, char *why, uint64_t size);
     void *self;
 } Transport;
 
 /* ABI: of this table; a plugin of another one is refused. The first part is counted up where a function
  * changes. */
-enum { TRANSPORT_UNIT = 64, TRANSPORT_TAGS = 64, TRANSPORT_ABI = 1 << 16 | sizeof(Transport) };
+enum { TRANSPORT_UNIT = 64, TRANSPORT_TAGS = 64, TRANSPORT_ABI = 2 << 16 | sizeof(Transport) };
 
 /* The one function that a plugin exports, brim_transport: opens the library. NULL with a sentence in why. */
 typedef const Transport *TransportOpen(char *why, uint64_t size);
+/* That of a plugin for cards, brim_card_transport: over a table that it may use until it is closed, with its
+ * library, which dlopen has opened. */
+typedef const Transport *CardTransportOpen(const Transport *host, void *library, char *why, uint64_t size);
 
 #endif

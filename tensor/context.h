@@ -58,6 +58,12 @@ BRIM_API int context_threads(const Context *context);
 /* Threads of a context that is not told how many: this machine's, divided among the ranks on it. In a plan,
  * whose ranks are on no machine yet, all of them are. */
 BRIM_API int context_default_threads(const struct Ranks *ranks);
+/* After ranks_join, of ranks on cards: who carries what their tensors send. transport: "nccl", from card to
+ * card, one for each rank; "mpi", through the host's memory; NULL: NCCL where it can be, and then why says
+ * what it is, or why it is not that. device: "cuda", "cuda:1", the same on all ranks, which all call it. 0,
+ * or an error code, and on all ranks the same sentence in why. */
+BRIM_API int context_join_cards(struct Ranks *ranks, const char *device, const char *transport, char *why,
+                                size_t why_size);
 BRIM_API uint64_t context_seed(const Context *context);
 /* Floating-point operations of the products run (on meta: that would run) so far. */
 BRIM_API double context_flops(const Context *context);

@@ -63,8 +63,8 @@ static int holds_floats(const Tensor *tensor, const char *function)
 static float *on_card(const Tensor *tensor, const char *function)
 {
     const Context *context = tensor->item.context;
-    if (!context->card || context->meta || tensor->dtype != DTYPE_F32 || tensor->transposed || tensor->piece ||
-        shard_is_apart(tensor) || error_code() || !tensor_readable(tensor, function))
+    if (!context->card || context->meta || tensor->dtype != DTYPE_F32 || tensor->transposed ||
+        tensor->piece || shard_is_apart(tensor) || error_code() || !tensor_readable(tensor, function))
         return NULL;
     return storage_f32(tensor->storage);
 }

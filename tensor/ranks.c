@@ -75,7 +75,7 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
         snprintf(why, size, "dividing the ranks into groups: %.200s", carry_why_(context));
         return -1;
     }
-    return 0;
+    return carry_ready_(context, why, size);
 }
 
 void ranks_close_(Context *context)

@@ -47,6 +47,7 @@ struct ContextRanks {
     int flight_room, forwards, backwards; /* of this step, so far */
     char *room;                           /* of the host's, that what a card sends passes through; or NULL */
     const Transport *asked;               /* who carried last; NULL: is.transport */
+    int joined;                           /* is.card carries on this context's stream */
     RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that
                              there is no memory takes none */
 };
@@ -103,9 +104,14 @@ int collective_gather_at(Context *context, RankGroup group, void *data, uint64_t
 
 /* ---- Who carries them (carry.c). 0, or not, and carry_why_ says why ---------------------------- */
 
-/* Room of the host's where a card's data needs it; planned. 0, or -1 with a sentence. */
+/* Room of the host's where a card's data needs it, which is planned; or the cards join. Then, when groups are
+ * divided, all is used once: what it takes of the card it has before anybody reserves. 0, or -1 with a
+ * sentence. */
 int carry_open_(Context *context, char *why, size_t size);
+int carry_ready_(Context *context, char *why, size_t size);
 void carry_close_(Context *context);
+/* Before anybody waits for the card: after a failure the others may never come. */
+void carry_leave_(Context *context, int failed);
 /* Ranks of this colour are a group from now on, to all who carry for it. */
 int carry_divide_(struct ContextRanks *ranks, RankGroup group, int colour, int place);
 /* Of the context's memory; sizes as transport.h has them. */
@@ -118,6 +124,8 @@ int carry_begin_(Context *context);
 int carry_later_(Context *context, int *going);
 int carry_end_(Context *context);
 const char *carry_why_(const Context *context);
+/* When the card has been waited for: whether what went between cards went well. 0, or raises. */
+int carry_check_(const Context *context);
 
 /* ---- Shards (shard.c) ------------------------------------------------------------------------- */
 

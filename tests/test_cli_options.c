@@ -49,6 +49,7 @@ static const Trial trials[] = {
     {"--pipeline", "gpipe", {"--cards", "2", "--accumulate", "2"}},
     {"--rank", "1", {"--ranks", "2"}},
     {"--rank-timeout", "99", {"--ranks", "2"}},
+    {"--transport", "mpi", {"--ranks", "2"}},
     {"--device", "cuda", {0}},
     {"--no-graph", NULL, {0}},
     {"--dropout", "0.5", {0}},
@@ -142,6 +143,7 @@ static const struct {
     {"train", " --threads ", "nor does a loss"},
     {"train", " --check-data --invalid-utf8 ", "nothing is wrong in this text"},
     {"train", " --rank-timeout ", "no rank keeps the others waiting"},
+    {"train", " --transport ", "on the CPU there is one way to send"},
     {"train", " --overwrite ", "it is needed only where files of another model are in the way"},
     {"plan compare fit train", " --init-partial ", "the weights that it meets here are whole"},
 };

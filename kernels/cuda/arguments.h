@@ -205,7 +205,8 @@ typedef struct UpdateRates {
 } UpdateRates;
 
 /* What UpdateArrays has; scales: of 8-bit states. first: the place of element 0 in the whole parameter, of
- * which a rank may have a part. aligned: every array begins on 16 bytes. fault: the step's, all ones = none. */
+ * which a rank may have a part. aligned: every array begins on 16 bytes. fault: the step's, all ones = none.
+ */
 typedef struct UpdateArguments {
     int64_t n, first;
     void *p;

@@ -79,7 +79,7 @@ function bookTable(run) {
       .concat([{sum: true, cells: ['peak', ...both(x => size(x.peak_bytes)), share('100 %'), '']}]))), h('div', {class: 'stacked'}, textbook(run), cardTable(run)));
 }
 /* What is in use on a card, at the end of the run; in the words of brim's closing table. */
-const CARD_ROWS = ['reserved', 'others', 'context', 'kernels', 'library', 'graphs', 'unaccounted'];
+const CARD_ROWS = ['reserved', 'others', 'context', 'kernels', 'library', 'transport', 'graphs', 'unaccounted'];
 const CARD_MEANING = {process: 'nvidia-smi\u2019s figure for this process', all: 'nvidia-smi\u2019s figure for the whole card, because it has none for this process',
   driver: 'the driver\u2019s figure for the whole card, and what others had is in context: NVIDIA\u2019s management library does not answer'};
 function cardTable(run) {

@@ -31,6 +31,7 @@ _brim_value()
     --attention) _brim_words "$typed" "flash eager" ;;
     --resize-vocab) _brim_words "$typed" auto ;;
     --gather) _brim_words "$typed" "op block next" ;;
+    --transport) _brim_words "$typed" "mpi nccl" ;;
     --parallel) _brim_words "$typed" "ddp zero1 zero2 zero3 fsdp" ;;
     --rank) _brim_words "$typed" all ;;
     --device) _brim_words "$typed" "cpu cuda" ;;
