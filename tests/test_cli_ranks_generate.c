@@ -180,10 +180,11 @@ static void what_weights_are_stored_as(void **state)
 {
     (void)state;
     json_t *root = parse(expect_code(RUN("fit", "--inference", "--model", "llama-3.1-70b", "--card", "h200",
-                                         "--seq", "8192", "--threads", "1", "--json"),
+                                         "--cards", "8", "--seq", "8192", "--threads", "1", "--json"),
                                      0)
                              ->out);
     static const char *const names[] = {"bf16, 1 card", "int8, 1 card", "nf4, 1 card"};
+    static const char *const cut[] = {"bf16, tensor 8", "int8, tensor 8", "nf4, tensor 8"};
     json_int_t last = 0;
     for (size_t i = 0; i < COUNT(names); i++) {
         const json_t *row = row_of(root, "methods", "method", names[i]);
@@ -191,6 +192,9 @@ static void what_weights_are_stored_as(void **state)
         assert_int_equal(cache, 2LL * 80 * 8 * 128 * 8192 * 2); /* 16 bit, whatever weights are */
         assert_true(!last || needs_of(row) < last);
         last = needs_of(row);
+        const json_t *eighth = row_of(root, "methods", "method", cut[i]);
+        assert_int_equal(8 * highest(eighth, "kv_cache"), cache);
+        assert_true(8 * needs_of(eighth) < needs_of(row) + needs_of(row) / 20);
     }
     json_decref(root);
     root = parse(expect_code(RUN("compare", "--inference", "--tensor", "1,2", "--weights", "bf16", "--seq",
