@@ -93,7 +93,8 @@ Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
                        .copy = copy_bytes(o),
                        .ranks = stage_ranks(o),
                        .tensor = o->ranks.tensor,
-                       .strategy = o->ranks.strategy};
+                       .replicas = o->ranks.replicas,
+                       .strategy = keeps_gradients_apart(o) ? RANKS_ZERO2 : o->ranks.strategy};
     TensorList all = nn_parameters(model);
     for (int i = 0; i < all.count; i++)
         if (all.items[i]->absent) /* another stage's */
@@ -144,6 +145,7 @@ static SizeText short_count(int64_t count)
 static LeverText divided(const Bracket *b, RankStrategy from)
 {
     int data = b->tensor > 1 ? b->ranks / b->tensor : b->ranks;
+    data /= b->replicas > 1 ? b->replicas : 1;
     return data > 1 && b->strategy >= from ? lever_say("/%d", data) : lever_say("%s", "");
 }
 

@@ -45,10 +45,34 @@ static LeverText tensor_problem(const Options *o)
     return o->ranks.sequence ? sequence_problem(o) : lever_say("%s", "");
 }
 
+int keeps_gradients_apart(const Options *o)
+{
+    return o->accumulate_apart && data_ranks(o) == 1;
+}
+
+/* Where micro-batches are not added apart. */
+static LeverText apart_problem(const Options *o)
+{
+    if (!o->accumulate_apart)
+        return lever_say("%s", "");
+    if (has_stages(o))
+        return lever_say(
+            "--accumulate-apart excludes --stages %d: a stage adds the gradients of micro-batches "
+            "to what is there",
+            o->ranks.stages);
+    if (data_ranks(o) > 1 && o->ranks.strategy < RANKS_ZERO2)
+        return lever_say(
+            "--accumulate-apart excludes --parallel %s: it sums over ranks once a step, what each "
+            "has added up; zero2 and zero3 keep the gradients of micro-batches apart",
+            ranks_strategy_name(o->ranks.strategy));
+    return lever_say("%s", "");
+}
+
 LeverText ranks_problem(const Options *o)
 {
-    if (!has_ranks(o))
-        return lever_say("%s", "");
+    LeverText apart = apart_problem(o);
+    if (apart.text[0] || !has_ranks(o))
+        return apart;
     if (device_cuda_ordinal(o->device) >= 0 && o->inference)
         return lever_say("--tensor %d excludes --device %s: several ranks write a text on the CPU; one card "
                          "writes alone",
@@ -113,6 +137,34 @@ static int check_stages(Options *o, const char *command)
     return 0;
 }
 
+/* Who has all of what is divided, and in whose order sums are. */
+static int check_division(Options *o)
+{
+    int reduce = ranks_reduce(o->reduce), data = data_ranks(o), replicas = o->ranks.replicas;
+    if (reduce < 0)
+        return usage("--reduce must be ordered or library, not '%s'", o->reduce);
+    o->ranks.reduce = (RankReduce)reduce;
+    if (!has_ranks(o))
+        return 0;
+    if (o->ranks.replicate_below > 0 && o->ranks.strategy != RANKS_ZERO3)
+        return usage("--replicate-below %" PRId64
+                     " means nothing without --parallel zero3: nothing else divides weights",
+                     o->ranks.replicate_below);
+    if (replicas < 2)
+        return 0;
+    if (o->ranks.strategy == RANKS_DDP)
+        return usage("--replicas %d means nothing with --parallel ddp, which divides nothing: each rank is a "
+                     "replica already; zero1, zero2 and zero3 divide",
+                     replicas);
+    if (data % replicas)
+        return usage("--replicas %d does not divide the %d ranks that share the data", replicas, data);
+    if (data == replicas)
+        return usage("--replicas %d leaves each replica one rank, which divides nothing: that is --parallel "
+                     "ddp",
+                     replicas);
+    return 0;
+}
+
 static int check_gather(const Options *o)
 {
     if (blocks_of(o->gather) < 0)
@@ -140,7 +192,7 @@ int check_ranks(Options *o, const char *command)
     if (!strcmp(command, "fit") && !o->inference && !o->card_counts && (o->ranks.tensor > 1 || has_stages(o)))
         return usage("%s needs --cards N: it is of several cards",
                      flag_typed(o->ranks.tensor > 1 ? "--tensor" : "--stages", o).text);
-    if (check_gather(o) || check_stages(o, command) || check_transport(o))
+    if (check_gather(o) || check_stages(o, command) || check_transport(o) || check_division(o))
         return EXIT_USAGE;
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
         return EXIT_USAGE;
@@ -175,8 +227,10 @@ void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimize
         }
         if (!tensor_requires_grad(t) || t->absent)
             continue;
+        int apart = shard_is_apart(t);
         b->kept_whole += t->shard ? 0 : n;
-        int apart = shard_is_apart(t), parts = t->shard && b->strategy >= RANKS_ZERO2;
+        b->below += t->shard && !apart && b->strategy == RANKS_ZERO3 ? n : 0;
+        int parts = t->shard && b->strategy >= RANKS_ZERO2;
         b->rank_weights += apart ? dtype_bytes(t->shard->type, 1, mine) : (uint64_t)shard_whole_bytes(t);
         b->rank_gradients += dtype_bytes(parts ? t->shard->grad_type : gradient_type(t), 1, parts ? mine : n);
         b->rank_masters += t->master ? dtype_bytes(DTYPE_F32, 1, shard_master_elements(t)) : 0;
@@ -232,6 +286,8 @@ static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
     json_t *all = json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
                             "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
                             (json_int_t)plan->step_sent, "distinct", distinct);
+    if (o->ranks.replicas > 1)
+        json_object_set_new(all, "replicas", json_integer(o->ranks.replicas));
     if (o->ranks.sequence)
         json_object_set_new(all, "sequence_parallel", json_true());
     if (o->ranks.transport && device_cuda_ordinal(o->device) >= 0)
@@ -287,7 +343,7 @@ void print_ranks_row(const char *who, double peak, double needs, double sent, co
 /* What is divided, and among whom. */
 static void print_divided(const Options *o)
 {
-    int data = data_ranks(o), tensor = o->ranks.tensor;
+    int data = data_ranks(o), tensor = o->ranks.tensor, replicas = o->ranks.replicas;
     if (has_stages(o))
         printf("%d stages, %s: %s.\n", o->ranks.stages, ranks_schedule_name(o->ranks.schedule),
                ranks_schedule_holds(o->ranks.schedule));
@@ -300,7 +356,10 @@ static void print_divided(const Options *o)
     if (data > 1)
         printf("%s divides %s%s.\n", ranks_strategy_name(o->ranks.strategy),
                ranks_strategy_divides(o->ranks.strategy),
-               tensor > 1 ? lever_say(", among %d ranks", data).text : "");
+               replicas > 1
+                   ? lever_say(", among the %d ranks of each of %d replicas", data / replicas, replicas).text
+               : tensor > 1 ? lever_say(", among %d ranks", data).text
+                            : "");
 }
 
 void print_inference_ranks(const Options *o, const Plan *plan)
@@ -339,6 +398,11 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     if (is_divided(o) && b->kept_whole)
         printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
                report_count(b->kept_whole).text);
+    if (b->below)
+        printf("Weights below %" PRId64
+               " elements a tensor are whole on every rank: %s parameters. Their gradients "
+               "and states are divided.\n",
+               o->ranks.replicate_below, report_count(b->below).text);
     for (int i = 0; i < b->frozen_kinds && is_divided(o); i++)
         whole += b->frozen[i].divided ? 0 : b->frozen[i].count;
     if (whole)
@@ -436,6 +500,9 @@ int ranks_begin(Options *o, int *done)
     o->ranks.sequence = asked.sequence;
     o->ranks.stages = asked.stages;
     o->ranks.schedule = asked.schedule;
+    o->ranks.replicas = asked.replicas;
+    o->ranks.replicate_below = asked.replicate_below;
+    o->ranks.reduce = asked.reduce;
     speak_as(o->ranks.rank);
     if (join_cards(o))
         return EXIT_NO;

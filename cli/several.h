@@ -11,6 +11,8 @@ int has_ranks(const Options *o);
 int data_ranks(const Options *o);
 /* Samples of a step, of all ranks. */
 int64_t step_samples(const Options *o);
+/* Each micro-batch's gradient is added to a sum that is kept as a rank's part of it would be. */
+int keeps_gradients_apart(const Options *o);
 /* Whether a block's parameters are gathered together. */
 int gathers_blocks(const Options *o);
 /* What --ranks does not go together with; "" when nothing is. */

@@ -136,17 +136,20 @@ static int settings_valid(Lora *lora, const LoraLayer *layer)
     return error_code() == ERROR_NONE;
 }
 
-/* A mask of a part of the inputs is not drawn. */
+/* Numbers of a mask are drawn four at a time. */
 static int refuse_dropout(const Module *module, const LoraLayer *layer, const Lora *lora)
 {
     const Linear *linear = module_as_linear(module);
     if (!linear || linear->split != LINEAR_BY_INPUTS || !(lora->dropout > 0))
         return 0;
-    return error_raise(ERROR_RANKS,
-                       "nn_add_lora(): the adapter of '%s' has dropout of inputs of which ranks that compute "
-                       "a layer together have a part each; make it 0, or adapt layers whose outputs are "
-                       "divided",
-                       layer->path);
+    int64_t ranks = context_tensor_ranks_(module->item.context), inputs = layer->in / ranks;
+    if (inputs % 4 == 0)
+        return 0;
+    return error_raise(
+        ERROR_RANKS,
+        "nn_add_lora(): the adapter of '%s' has dropout, and each of %lld ranks that compute the "
+        "layer together has %lld of its inputs: dropout needs a multiple of 4; make it 0",
+        layer->path, (long long)ranks, (long long)inputs);
 }
 
 typedef struct Adding {

@@ -14,8 +14,17 @@
 
 #include <stdint.h>
 
-/* Who takes part: all ranks, and what a run divides them into. */
-typedef enum RankGroup { RANKS_ALL, RANKS_DATA, RANKS_TENSOR, RANKS_STAGE, RANK_GROUPS } RankGroup;
+/* Who takes part: all ranks, and what a run divides them into. Those of RANKS_DATA are replicas: RANKS_SHARD
+ * are one, whose parts make a whole, and RANKS_REPLICA those that have the same part, one of each replica. */
+typedef enum RankGroup {
+    RANKS_ALL,
+    RANKS_DATA,
+    RANKS_TENSOR,
+    RANKS_STAGE,
+    RANKS_SHARD,
+    RANKS_REPLICA,
+    RANK_GROUPS
+} RankGroup;
 
 typedef struct Transport {
     int abi;

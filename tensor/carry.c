@@ -228,6 +228,28 @@ static int staged_sum_parts(Context *context, const Transport *t, RankGroup grou
     return staged(context, failed);
 }
 
+static int staged_receive(Context *context, const Transport *t, RankGroup group, void *data, uint64_t bytes,
+                          int from, int tag)
+{
+    int failed = t->receive(t->self, group, context->ranks->room, bytes, from, tag);
+    if (!failed)
+        put(context, data, bytes, context->ranks->room);
+    return staged(context, failed);
+}
+
+static int staged_broadcast(Context *context, const Transport *t, RankGroup group, void *data, uint64_t bytes,
+                            int root)
+{
+    char *room = context->ranks->room;
+    int own = context->ranks->place[group] == root;
+    if (own)
+        fetch(context, data, bytes, room);
+    int failed = t->broadcast(t->self, group, room, bytes, root);
+    if (!failed && !own)
+        put(context, data, bytes, room);
+    return staged(context, failed);
+}
+
 /* ---- What collectives ask for ------------------------------------------------------------------ */
 
 int carry_gather_(Context *context, RankGroup group, void *data, uint64_t bytes)
@@ -256,6 +278,30 @@ int carry_sum_parts_(Context *context, RankGroup group, const float *from, float
     const Transport *t = carrier(context);
     return is_staged(context) ? staged_sum_parts(context, t, group, from, to, count)
                               : t->sum_parts(t->self, group, from, to, count);
+}
+
+int carry_receive_(Context *context, RankGroup group, void *data, uint64_t bytes, int from, int tag)
+{
+    const Transport *t = carrier(context);
+    return is_staged(context) ? staged_receive(context, t, group, data, bytes, from, tag)
+                              : t->receive(t->self, group, data, bytes, from, tag);
+}
+
+int carry_send_(Context *context, RankGroup group, const void *data, uint64_t bytes, int to, int tag)
+{
+    const Transport *t = carrier(context);
+    if (is_staged(context)) {
+        fetch(context, data, bytes, context->ranks->room);
+        data = context->ranks->room;
+    }
+    return t->start(t->self, group, data, bytes, to, tag) || t->wait(t->self, tag);
+}
+
+int carry_broadcast_(Context *context, RankGroup group, void *data, uint64_t bytes, int root)
+{
+    const Transport *t = carrier(context);
+    return is_staged(context) ? staged_broadcast(context, t, group, data, bytes, root)
+                              : t->broadcast(t->self, group, data, bytes, root);
 }
 
 /* What is staged has one room, and is over when it returns. */

@@ -30,6 +30,11 @@ typedef struct ContextOptions {
                     * again in the same order are started by the driver's graphs, which take some of the
                     * card's memory (context_device_use); a graph never changes a result */
     const struct Ranks *ranks; /* which of several ranks this is, read at once; NULL = alone */
+    int accumulate_apart; /* 1: the gradient of each backward of a step is a buffer of its own, which is then
+                           * added to the step's; 0: kernels add to what is there. It takes one more gradient,
+                           * of the largest parameter, and has the order of sums of several ranks with a
+                           * backward each. Of ranks that divide the data zero2 and zero3 always do it, and
+                           * the others cannot */
     const char *card; /* of a plan on cuda, which needs no card: the one that it is for (`brim gpus` lists
                        * them); NULL = this machine's, or where it has none a new one */
 } ContextOptions;

@@ -61,6 +61,8 @@ typedef union OpAttr {
         int64_t step, first_sample;
         int64_t per_sample, skipped; /* x is a part of its samples: so many elements of the first come before;
                                         per_sample 0: it is not */
+        int64_t whole,
+            first; /* x has some elements of each row of so many, from this one on; 0: it has all */
     } dropout;
     struct {
         float scale;

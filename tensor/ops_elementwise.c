@@ -413,6 +413,21 @@ Tensor *tensor_rope(Tensor *x, int heads, float theta)
 
 /* ---- Dropout --------------------------------------------------------------------------------- */
 
+/* Of each row some elements: the mask of those, row by row. */
+static void dropout_columns(const OpCall *call, DropoutKey key, const void *x, float beta, void *y)
+{
+    DType type = call->dtype[0];
+    int64_t row = last_dim(call->shape[0]), rows = leading(call->shape[0]);
+    int64_t of_sample = rows / call->shape[0].dim[0];
+    uint64_t before = key.first_sample;
+    for (int64_t r = 0; r < rows; r++) {
+        key.first_sample = before + (uint64_t)(r / of_sample);
+        key.first_element = (uint64_t)(r % of_sample * call->attr.dropout.whole + call->attr.dropout.first);
+        call->kernels->dropout(type, 1, row, call->attr.dropout.p, &key, element_at(type, x, r * row), beta,
+                               element_at(type, y, r * row), call->run);
+    }
+}
+
 void dropout_run(const OpCall *call, const void *x, float beta, void *y)
 {
     DropoutKey key = {.seed = call->attr.dropout.seed,
@@ -422,13 +437,18 @@ void dropout_run(const OpCall *call, const void *x, float beta, void *y)
     int64_t samples = call->shape[0].dim[0], n = call_numel(call, 0), skipped = call->attr.dropout.skipped;
     int64_t per_sample = call->attr.dropout.per_sample;
     DType type = call->dtype[0];
+    if (call->attr.dropout.whole) {
+        dropout_columns(call, key, x, beta, y);
+        return;
+    }
     if (!per_sample) {
         call->kernels->dropout(type, samples, n / samples, call->attr.dropout.p, &key, x, beta, y, call->run);
         return;
     }
     for (int64_t at = 0, some; at < n; at += some) { /* the rest of a sample, whole ones, and a first part */
         int64_t left = per_sample - skipped;
-        some = skipped || n - at < left ? (n - at < left ? n - at : left) : (n - at) / per_sample * per_sample;
+        some =
+            skipped || n - at < left ? (n - at < left ? n - at : left) : (n - at) / per_sample * per_sample;
         samples = some > per_sample ? some / per_sample : 1;
         key.first_element = (uint64_t)skipped;
         call->kernels->dropout(type, samples, some / samples, call->attr.dropout.p, &key,
@@ -490,10 +510,11 @@ Tensor *tensor_dropout_part_(Tensor *x, float p, Shape whole)
     if (first < 0)
         return NULL;
     if (first % per_sample % 4) {
-        error_raise(ERROR_SHAPE,
-                    "dropout: a rank's rows of %s begin in the middle of four elements that are drawn together; "
-                    "with sequence parallel, use a width that 4 divides",
-                    shape_text(whole).text);
+        error_raise(
+            ERROR_SHAPE,
+            "dropout: a rank's rows of %s begin in the middle of four elements that are drawn together; "
+            "with sequence parallel, use a width that 4 divides",
+            shape_text(whole).text);
         return NULL;
     }
     OpAttr attr = dropout_next(p);

@@ -39,6 +39,7 @@ struct ContextRanks {
     Ranks is;
     int gathers; /* between begin and end some are on their way */
     int place[RANK_GROUPS], count[RANK_GROUPS]; /* in each group that this rank is of */
+    int apart; /* nobody to divide with, and the gradients of micro-batches are kept apart */
     RankTraffic traffic;
     int stop, stopped; /* what asks this rank to stop; the same of any rank at the last update; 0 = nothing */
     Storage *sending[STAGE_MESSAGES]; /* on their way; NULL: none is */
@@ -68,6 +69,12 @@ static inline int shard_is_apart(const Tensor *tensor)
     return tensor->shard && tensor->shard->weights;
 }
 
+/* Those whose parts make a whole. */
+static inline RankGroup shard_group(const Context *context)
+{
+    return context->ranks->count[RANKS_REPLICA] > 1 ? RANKS_SHARD : RANKS_DATA;
+}
+
 int ranks_open_(Context *context, const ContextOptions *options, char *why, size_t size);
 void ranks_close_(Context *context);
 
@@ -86,8 +93,8 @@ int collective_gather_host_(Context *context, RankGroup group, void *data, uint6
 int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data);
 /* The same of what an operation computes; NULL on meta. */
 int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, void *data);
-/* Rank r's part of the sum: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on;
- * added to what is there, or in its place. */
+/* Rank r's part of the sum, which is that of all replicas where the group is RANKS_SHARD: elements [r * each,
+ * (r + 1) * each) of n, into `to` from its element `at` on; added to what is there, or in its place. */
 typedef struct SumParts {
     RankGroup group;
     DType type, to_type;
@@ -119,6 +126,10 @@ int carry_gather_(Context *context, RankGroup group, void *data, uint64_t bytes)
 int carry_exchange_(Context *context, RankGroup group, const void *from, void *to, uint64_t bytes);
 int carry_sum_(Context *context, RankGroup group, float *data, uint64_t count);
 int carry_sum_parts_(Context *context, RankGroup group, const float *from, float *to, uint64_t count);
+/* A piece of collective.c, which fits the host's room. */
+int carry_receive_(Context *context, RankGroup group, void *data, uint64_t bytes, int from, int tag);
+int carry_send_(Context *context, RankGroup group, const void *data, uint64_t bytes, int to, int tag);
+int carry_broadcast_(Context *context, RankGroup group, void *data, uint64_t bytes, int root);
 int carry_begin_(Context *context);
 /* *going: whether they are not over yet. */
 int carry_later_(Context *context, int *going);

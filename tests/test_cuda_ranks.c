@@ -12,12 +12,12 @@
 #include "rank_processes.h"
 #include "ranks_support.h"
 
-enum { STEPS = 2, MOST_RANKS = 3 };
+enum { STEPS = 2, MOST_RANKS = 4 };
 
 typedef struct Job {
     Setting setting;
     RankStrategy strategy;
-    int ranks, tensor, accumulate, blocks, in_backward, lora;
+    int ranks, tensor, replicas, accumulate, blocks, in_backward, lora;
     float clip;
     const char *precision;
     int broken;  /* 1 + the rank that stops */
@@ -148,8 +148,10 @@ static void end(Job *job)
 static Job *run(const Job *asked)
 {
     Job *job = start(asked);
-    int failed = as_processes(&(Ranks){.size = job->ranks, .tensor = job->tensor, .strategy = job->strategy},
-                              body, job);
+    int failed = as_processes(
+        &(Ranks){
+            .size = job->ranks, .tensor = job->tensor, .replicas = job->replicas, .strategy = job->strategy},
+        body, job);
     for (int r = 0; r < job->ranks; r++)
         if (job->error[r][0])
             fail_msg("%s, %d ranks: rank %d: %s", ranks_strategy_name(job->strategy), job->ranks, r,
@@ -245,6 +247,25 @@ static void test_updates_in_backward(void **state)
     end(other);
     end(in);
     end(after);
+}
+
+/* The sum of a part goes from replica to replica through the host too. */
+static void test_replicas(void **state)
+{
+    (void)state;
+    for (int strategy = RANKS_ZERO2; strategy <= RANKS_ZERO3; strategy++) {
+        Job *asked = start(&(Job){.setting = {.family = MODEL_LLAMA},
+                                  .strategy = (RankStrategy)strategy,
+                                  .precision = strategy == RANKS_ZERO2 ? "bf16-mixed" : "fp32",
+                                  .ranks = 4,
+                                  .replicas = 2,
+                                  .accumulate = 1});
+        Job *alone = run_alone(asked), *ran = run(asked);
+        assert_same(ran, alone, 0);
+        end(alone);
+        end(ran);
+        end(asked);
+    }
 }
 
 /* Ranks that compute layers together have the same samples. */
@@ -508,6 +529,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_strategy_is_one_process),
                                        cmocka_unit_test(test_levers),
                                        cmocka_unit_test(test_updates_in_backward),
+                                       cmocka_unit_test(test_replicas),
                                        cmocka_unit_test(test_layers_in_halves),
                                        cmocka_unit_test(test_a_rank_stops),
                                        cmocka_unit_test(test_stages_are_refused),

@@ -5,6 +5,7 @@
 #include "../base/quant_codes_.h"
 #include "../io/safetensors_.h"
 #include "../io/weights.h"
+#include "../nn/module_.h"
 #include "ranks_support.h"
 #include "resume_support.h"
 
@@ -228,8 +229,48 @@ static void test_blocks_are_not_cut(void **state)
     leave(v);
 }
 
+/* ---- Memory that is not there --------------------------------------------------------------------- */
+
+static int alone(void *self, RankGroup group, int colour, int place)
+{
+    (void)self;
+    (void)group;
+    (void)colour;
+    (void)place;
+    return 0;
+}
+
+/* Whichever allocation fails, it is said, and nothing is left; nobody waits for anybody meanwhile. */
+static void test_every_allocation_fails(void **state)
+{
+    (void)state;
+    Transport nobody = {.abi = TRANSPORT_ABI, .divide = alone};
+    Ranks ranks = {.size = 2, .tensor = 2, .rank = 1, .transport = &nobody};
+    for (size_t i = 0; i < COUNT(types); i++) {
+        int over = 0;
+        for (uint64_t n = 1; !over; n++) {
+            Visit v = visit(&(ContextOptions){.threads = 1, .seed = 5, .ranks = &ranks});
+            nn_set_weights(&(Weights){.quantized = types[i], .frozen = 1});
+            int scope = tensor_scope_begin();
+            memtrack_fail_nth(n);
+            const Module *linear =
+                module_linear(&(LinearOptions){.in = 256, .out = 64, .split = LINEAR_BY_INPUTS});
+            over = memtrack_fail_pending();
+            memtrack_fail_nth(0);
+            assert_int_equal(linear != NULL, over);
+            if (!over)
+                assert_true(error_code() == ERROR_HOST_MEMORY || error_code() == ERROR_MEMORY);
+            error_clear();
+            tensor_scope_end(scope);
+            assert_int_equal(memtrack_stats(context_here()->ledger)->live, 0);
+            leave(v);
+        }
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_parts_of_the_whole), TEST(test_blocks_are_not_cut)};
+    const struct CMUnitTest tests[] = {TEST(test_parts_of_the_whole), TEST(test_blocks_are_not_cut),
+                                       TEST(test_every_allocation_fails)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -97,7 +97,8 @@ static Module *model_of(const Job *job)
     nn_set_loss_chunk(model, job->chunk);
     nn_set_skip_unlabelled(model, job->skip);
     if (job->lora)
-        nn_add_lora(model, &(Lora){.rank = 1, .alpha = 2, .targets = job->lora});
+        nn_add_lora(model,
+                    &(Lora){.rank = 1, .alpha = 2, .dropout = job->setting.dropout, .targets = job->lora});
     return model;
 }
 
@@ -537,8 +538,11 @@ static void test_what_is_refused(void **state)
     assert_non_null(model);
     assert_int_equal(nn_quantize(model, NULL), -1);
     assert_error(ERROR_RANKS, "nn_quantize");
-    assert_int_equal(nn_add_lora(model, &(Lora){.rank = 4, .dropout = 0.1f}), -1);
-    assert_error(ERROR_RANKS, "nn_add_lora", "o_proj", "dropout");
+    Module *odd = llama(4, 2, 2 * 33);
+    assert_non_null(odd);
+    assert_int_equal(nn_add_lora(odd, &(Lora){.rank = 4, .dropout = 0.1f}), -1);
+    assert_error(ERROR_RANKS, "nn_add_lora", "down_proj", "33 of its inputs", "multiple of 4");
+    module_free(odd);
     module_free(model);
     leave(v);
 }

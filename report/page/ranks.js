@@ -302,13 +302,13 @@ function drawLane(state, lane, box, narrow) {
   const cls = view.states.length > box.width ? 'area dense' : 'area'; /* an edge would be all that is seen */
   let before = 0; /* what it has of the step before, until its first event */
   for (const c of run.order) {
-    const kept = heldAt(lane, lane.from - 1, c);
-    if (kept && view.x(lane.from) - box.left > .5) g.append(s('rect', {class: cls, fill: paint(run.components[c]), x: box.left, width: fixed(view.x(lane.from) - box.left), y: fixed(view.y(before + kept)), height: fixed(view.y(before) - view.y(before + kept))}));
-    before += kept;
     if (!view.states.some(i => run.by[i * run.C + c] > 0)) continue;
     const base = below.slice();
     for (const i of view.states) below[i] += run.by[i * run.C + c];
     g.append(s('path', {class: cls, fill: paint(run.components[c]), d: bandPath(view, all, i => base[i], i => below[i])}));
+    const kept = heldAt(lane, lane.from - 1, c), until = view.x(lane.from);
+    if (kept && until - box.left > .5) g.append(s('rect', {class: 'dense', fill: paint(run.components[c]), x: box.left, width: fixed(until - box.left + .6), y: fixed(view.y(before + kept)), height: fixed(view.y(before) - view.y(before + kept))}));
+    before += kept;
   }
   const x = fixed((view.x(lane.peak) + view.x(lane.peak + 1)) / 2), y = fixed(view.y(run.total[lane.peak]));
   g.append(s('line', {class: 'base', x1: box.left, x2: box.left + box.width, y1: box.top + box.height, y2: box.top + box.height}), strips(state, lane, box),
@@ -381,8 +381,19 @@ function momentOfRanks(state, i) {
       one.run.order.filter(c => heldAt(one, at, c) > 0).map(c => componentName(one.run, c) + ' ' + size(heldAt(one, at, c))).join(', ') + ')';
   }).join('. ') + (layer ? '. Gathered: ' + layer : '') + '.';
 }
+/* Micro-batches that have begun and are not over, at most. */
+function heldAtMost(kind, all) {
+  const views = Object.keys(kind.run ? kind.run.views : {}).filter(id => id.startsWith('step'));
+  const view = views.length && kind.run.views[views[views.length - 1]], parts = view ? stretches(kind.run, view.from, view.to, all.micro_batches) : null;
+  let now = 0, most = 0;
+  for (const part of parts || []) { now += part.what === 'forward' ? 1 : part.what === 'backward' ? -1 : 0; most = Math.max(most, now); }
+  return most;
+}
 function ranksTable(all) {
-  const measured = all.kinds.some(kind => kind.measured), process = all.kinds.some(kind => kind.process), shown = bytes => (bytes ? size(bytes) : '\u2013');
-  return table('Every distinct rank, planned' + (measured ? ' and measured' : ''), ['rank', 'peak, planned', ...measured ? ['peak, measured'] : [], 'needs', ...process ? ['process'] : [], 'sent a step'],
-    all.kinds.map(kind => [kind.name, size(kind.planned), ...measured ? [shown(kind.measured)] : [], size(kind.needs), ...process ? [shown(kind.process)] : [], size(kind.sent)]));
+  const measured = all.kinds.some(kind => kind.measured), process = all.kinds.some(kind => kind.process), shown = bytes => (bytes ? size(bytes) : '\u2013'), staged = all.stages > 1;
+  const of = (kind, group) => { const books = kind.run && (kind.run.memory || kind.run.plan); return books && books.groups ? size(books.groups[group]) : '\u2013'; };
+  return table('Every distinct rank, planned' + (measured ? ' and measured' : '') + '; what is live at its peak', ['rank', 'peak, planned', ...measured ? ['peak, measured'] : [], 'parameters', 'gradients', 'states', 'activations', 'overhead',
+    ...staged ? ['micro-batches at once'] : [], 'needs', ...process ? ['process'] : [], 'sent a step'],
+    all.kinds.map(kind => [kind.name, size(kind.planned), ...measured ? [shown(kind.measured)] : [], ...['parameters', 'gradients', 'optimizer_states', 'activations', 'overhead'].map(group => of(kind, group)),
+      ...staged ? [heldAtMost(kind, all) || '\u2013'] : [], size(kind.needs), ...process ? [shown(kind.process)] : [], size(kind.sent)]));
 }
