@@ -4,6 +4,14 @@
 
 #include "several.h"
 
+void print_size_cell(double bytes, const char *behind)
+{
+    ReportUnit unit = report_unit((uint64_t)bytes);
+    char text[48];
+    snprintf(text, sizeof text, "%.*f %s", unit.decimals, bytes / unit.bytes, unit.name);
+    printf(" %13s%s", text, behind);
+}
+
 /* A size and its unit stay together. */
 static int word_length(const char *text)
 {

@@ -185,7 +185,7 @@ static void answer_zero(RankWords *out, const RankLayout *l, const RankKind *k)
         : level == 2 ? "gradients and states"
                      : "weights, gradients and states",
         level > 1 ? " (a gradient is whole until it is summed)" : "");
-    add(out, " The rest is not divided:");
+    add(out, " The rest is each rank's own:");
     add_whole(out, whole, level == 1 ? "weights and gradients" : "weights", &any);
     add_whole(out, activations, "activations", &any);
     add_whole(out, at[MEM_GATHERED], "gathered weights", &any);
