@@ -147,6 +147,8 @@ int command_compare(const Options *sets, int count)
     if (first.four_ways)
         return c.lists ? usage("--four-ways is about one model, batch and length: a list is none")
                        : compare_four_ways(&first);
+    if (first.inference)
+        return compare_inference(sets, count);
     for (int i = 0; i < count && first.run_steps; i++)
         if (look_apart(&sets[i]))
             return EXIT_USAGE;

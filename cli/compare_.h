@@ -19,6 +19,8 @@ int compare_fits(const Comparison *comparison, const Variant *variant);
 void compare_print(FILE *out, const Comparison *comparison);
 /* four_ways.c: --four-ways. */
 int compare_four_ways(const Options *options);
+/* compare_inference.c: --inference. */
+int compare_inference(const Options *sets, int count);
 /* What a step took, in ms; `unknown` where it took no second one. */
 SizeText compare_ms(const Variant *variant, int decimals, const char *unknown);
 

@@ -8,6 +8,7 @@
 #include "../device/device.h"
 #include "fit_.h"
 #include "precision.h"
+#include "several.h"
 
 /* ---- Which cards ----------------------------------------------------------------------------- */
 
@@ -99,6 +100,8 @@ static int choose_cards(Fit *fit)
 static int choose_rows(Fit *fit)
 {
     static Variant variants[VARIANTS];
+    if (fit->options->inference)
+        return fit_choose_inference(fit);
     if (fit->ranked)
         return fit_choose_ranks(fit);
     fit->methods = variants_list(fit->options, variants);
@@ -108,36 +111,6 @@ static int choose_rows(Fit *fit)
 }
 
 /* ---- Needs ----------------------------------------------------------------------------------- */
-
-static void plan_at(Fit *fit, const Method *m, int kind, int batch, int seq, Plan *plan)
-{
-    Options o = m->variant.options;
-    o.batch = batch;
-    o.seq = seq;
-    o.cards = fit->kind[kind].card;
-    Training training = {.options = &o};
-    RunOptions run = run_options(&o);
-    run.budget = 0;
-    plan_script(training_script, &training, &run, plan);
-    fit->parameters = training.parameters;
-    if (m == &fit->method[0])
-        fit->bracket = training.bracket;
-    fit->samples = training.samples;
-    plan_free(plan);
-}
-
-static uint64_t need(Fit *fit, Method *m, int kind, int batch, int seq)
-{
-    for (int i = 0; i < m->memos; i++)
-        if (m->memo[i].kind == kind && m->memo[i].batch == batch && m->memo[i].seq == seq)
-            return m->memo[i].bytes;
-    Plan plan;
-    plan_at(fit, m, kind, batch, seq, &plan);
-    uint64_t bytes = plan.status ? UINT64_MAX : plan.memory.stats.needs;
-    if (m->memos < MEMO)
-        m->memo[m->memos++] = (Need){kind, batch, seq, bytes};
-    return bytes;
-}
 
 static Bound bound_of(const Plan *plan)
 {
@@ -158,52 +131,41 @@ typedef struct Axis {
 static uint64_t need_at(Fit *fit, Method *m, const Axis *axis, int64_t units)
 {
     int value = (int)(units * axis->step);
-    return axis->by_seq ? need(fit, m, axis->kind, axis->batch, value)
-                        : need(fit, m, axis->kind, value, axis->seq);
+    return axis->by_seq ? fit_need(fit, m, axis->kind, axis->batch, value)
+                        : fit_need(fit, m, axis->kind, value, axis->seq);
 }
 
-/* Between a that fits and b that does not: where a straight line through the two would cross the limit, kept
- * away from both ends. Needs are nearly straight in batch and (but for eager attention) in sequence. */
-static int64_t between(int64_t a, uint64_t need_a, int64_t b, uint64_t need_b, uint64_t limit)
+/* How many units more fit where one takes `slope` bytes; at most so many. */
+static int64_t units_in(uint64_t bytes, double slope, int64_t most)
 {
-    double part =
-        need_b > need_a && need_b != UINT64_MAX ? (double)(limit - need_a) / (double)(need_b - need_a) : 0.5;
-    int64_t guess = a + (int64_t)(part * (double)(b - a));
-    return guess <= a ? a + 1 : guess >= b ? b - 1 : guess;
+    double units = slope > 0 ? (double)bytes / slope : (double)most;
+    return units < (double)most ? (int64_t)units : most;
 }
 
-/* The largest number of units that fits, between 1 and axis->most; 0 if one unit does not. */
+/* The largest number of units that fits, between 1 and axis->most; 0 if one unit does not. Needs are nearly
+ * straight in batch and (but for eager attention) in sequence: the next guess is where the line through the
+ * last two crosses the limit, kept between what fits and what does not. */
 static int64_t largest(Fit *fit, Method *m, const Axis *axis, uint64_t limit)
 {
-    int64_t low = 1, high;
-    uint64_t need_low = need_at(fit, m, axis, low), need_high = 0;
+    enum { FURTHER = 8 }; /* times as many: a first slope may be that of another peak */
+    int64_t low = 1, high = axis->most + 1;
+    uint64_t need_low = need_at(fit, m, axis, low);
+    double slope = 0;
     if (need_low > limit)
         return 0;
-    for (high = 2;; high = high * 2) { /* out until it does not fit, by the slope as soon as there is one */
-        if (high > axis->most)
-            high = axis->most;
-        need_high = high > low ? need_at(fit, m, axis, high) : need_low;
-        if (need_high > limit)
-            break;
-        if (high == axis->most)
-            return high;
-        double slope = (double)(need_high - need_low) / (double)(high - low);
-        int64_t reach = slope > 0 ? high + (int64_t)((double)(limit - need_high) / slope) : axis->most;
-        low = high;
-        need_low = need_high;
-        if (reach > 2 * high)
-            high = reach / 2 + 1 < axis->most ? reach / 2 + 1 : (axis->most + 1) / 2;
-    }
-    while (high - low > 1) {
-        int64_t middle = between(low, need_low, high, need_high, limit);
-        uint64_t bytes = need_at(fit, m, axis, middle);
-        if (bytes <= limit) {
-            low = middle;
-            need_low = bytes;
+    for (int64_t guess = 2; high - low > 1;) {
+        guess = guess <= low ? low + 1 : guess >= high ? high - 1 : guess;
+        uint64_t need = need_at(fit, m, axis, guess);
+        if (need != UINT64_MAX)
+            slope = ((double)need - (double)need_low) / (double)(guess - low);
+        if (need <= limit) {
+            low = guess;
+            need_low = need;
         } else {
-            high = middle;
-            need_high = bytes;
+            high = guess;
         }
+        guess = need == UINT64_MAX ? low + (high - low) / 2
+                                   : low + units_in(limit - need_low, slope, FURTHER * low);
     }
     return low;
 }
@@ -221,30 +183,50 @@ static void fill_seq(Fit *fit, Method *m, int card, int max_seq)
     m->bound[card] = bound_of(&m->variant.plan);
     if (!m->seq[card] && (lengths.kind == fit->kind_of[fit->shown] || m->needs[lengths.kind] == UINT64_MAX))
         return;
-    plan_at(fit, m, lengths.kind, o->batch, m->seq[card] ? m->seq[card] : o->seq, &plan);
+    fit_plan_at(fit, m, lengths.kind, o->batch, m->seq[card] ? m->seq[card] : o->seq, &plan);
     m->bound[card] = bound_of(&plan);
 }
 
-static void fill_row(Fit *fit, Method *m)
+static void plan_row(Fit *fit, Method *m)
 {
     const Options *o = &m->variant.options;
     int max_seq = nn_preset_max_seq(&o->preset);
     fit->seq_step = max_seq >= 4096 ? 128 : max_seq >= 512 ? 16 : 1;
-    plan_at(fit, m, fit->kind_of[fit->shown], o->batch, o->seq, &m->variant.plan);
+    fit_plan_at(fit, m, fit->kind_of[fit->shown], o->batch, o->seq, &m->variant.plan);
     while (m == fit->method && m->variant.plan.status && fit->shown + 1 < fit->cards)
-        plan_at(fit, m, fit->kind_of[++fit->shown], o->batch, o->seq, &m->variant.plan);
-    if (m->variant.plan.status)
+        fit_plan_at(fit, m, fit->kind_of[++fit->shown], o->batch, o->seq, &m->variant.plan);
+    if (m->variant.plan.status || fit_plan_ranks(fit, m))
         return;
     for (int i = 0; i < fit->kinds; i++)
-        m->needs[i] = need(fit, m, i, o->batch, o->seq);
+        m->needs[i] = fit_need(fit, m, i, o->batch, o->seq);
+}
+
+static void fill_cells(Fit *fit, Method *m)
+{
+    const Options *o = &m->variant.options;
+    if (m->variant.plan.status || m->hidden)
+        return;
     for (int i = 0; i < fit->cards; i++) {
         Axis batches = {.kind = fit->kind_of[i], .seq = o->seq, .step = 1, .most = fit_most(fit, m)};
         m->batch[i] = (int)largest(fit, m, &batches, fit_limit(fit, i));
         if (o->seq && !fit->ranked)
-            fill_seq(fit, m, i, max_seq);
+            fill_seq(fit, m, i, nn_preset_max_seq(&o->preset));
         else
             m->bound[i] = bound_of(&m->variant.plan);
     }
+}
+
+/* Every row as asked for, and then the cells of those that are shown. */
+static void plan_rows(Fit *fit)
+{
+    ReportProgress progress = report_progress_start("planning", 2 * fit->methods);
+    for (int k = 0; k < fit->methods; report_progress(&progress, ++k))
+        plan_row(fit, &fit->method[k]);
+    if (fit->ranked && !fit->options->inference)
+        fit_hide_rows(fit);
+    for (int k = 0; k < fit->methods; report_progress(&progress, fit->methods + ++k))
+        fill_cells(fit, &fit->method[k]);
+    report_progress_end(&progress);
 }
 
 /* Of all cards that are known by name, so that the smallest that would do can be said. */
@@ -258,7 +240,7 @@ static void plan_other_kinds(Fit *fit)
     for (int k = 0; k < fit->methods; k++) {
         Method *m = &fit->method[k];
         for (int i = first; i < fit->kinds && !m->variant.plan.status; i++)
-            m->needs[i] = need(fit, m, i, m->variant.options.batch, m->variant.options.seq);
+            m->needs[i] = fit_need(fit, m, i, m->variant.options.batch, m->variant.options.seq);
     }
 }
 
@@ -277,19 +259,20 @@ int command_fit(const Options *options, int count)
 {
     (void)count;
     static Fit fit;
+    static Options o; /* of one card */
     if (options->checkpoint.automatic)
         return usage("--checkpoint auto is for one budget; `brim fit` shows every choice: leave it out");
     if (options->budget)
         return usage("--budget is for one run; `brim fit` takes sizes as --memory 8GiB,16GiB");
-    fit = (Fit){.options = options,
+    o = *options;
+    o.ranks.tensor = o.ranks.stages = 1;
+    fit = (Fit){.options = &o,
+                .asked = options->ranks,
                 .kinds = device_cuda_ordinal(options->device) < 0,
-                .ranked = options->card_counts != NULL};
+                .ranked = options->inference || options->card_counts};
     if (choose_cards(&fit) || choose_rows(&fit))
         return EXIT_USAGE;
-    ReportProgress progress = report_progress_start("planning", fit.methods);
-    for (int k = 0; k < fit.methods; report_progress(&progress, ++k))
-        fill_row(&fit, &fit.method[k]);
-    report_progress_end(&progress);
+    plan_rows(&fit);
     if (fit.method[0].variant.plan.status) {
         fprintf(stderr, "brim: %s\n", fit.method[0].variant.plan.error);
         return EXIT_NO;
@@ -298,6 +281,8 @@ int command_fit(const Options *options, int count)
         plan_other_kinds(&fit);
     if (options->json)
         fit_print_json(&fit);
+    else if (o.inference)
+        fit_inference_print(&fit);
     else if (fit.ranked)
         fit_cards_print(&fit);
     else

@@ -1,5 +1,5 @@
-/* brim fit --cards: strategies x numbers of cards x cards. All ranks of a strategy need as much, because
- * their parts are padded, so rank 0 is planned for all; no process is started. */
+/* brim fit --cards: what it prints of layouts x numbers of cards x cards. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "../device/device.h"
@@ -7,74 +7,7 @@
 #include "flags_.h"
 #include "several.h"
 
-enum { LABEL = 20 };
-
-/* ---- Which rows ------------------------------------------------------------------------------ */
-
-/* Ascending, each once. 0 or EXIT_USAGE. */
-static int parse_counts(const char *list, int counts[COUNTS], int *count)
-{
-    for (*count = 0; *list;) {
-        char word[32];
-        int64_t value;
-        size_t length = strcspn(list, ",");
-        snprintf(word, sizeof word, "%.*s", (int)length, list);
-        if (parse_whole("--cards", word, 1, RANKS_MOST, &value))
-            return EXIT_USAGE;
-        int at = 0;
-        while (at < *count && counts[at] < value)
-            at++;
-        if (at == *count || counts[at] != value) {
-            if (*count == COUNTS)
-                return usage("--cards takes at most %d numbers", COUNTS);
-            memmove(counts + at + 1, counts + at, (size_t)(*count - at) * sizeof *counts);
-            counts[at] = (int)value;
-            ++*count;
-        }
-        list += length + (list[length] == ',');
-    }
-    return *count ? 0 : usage("--cards needs a number of cards, such as 8 or 1,2,4,8");
-}
-
-static void add_row(Fit *fit, const Variant *variant, RankStrategy strategy, int cards)
-{
-    Method *m = &fit->method[fit->methods++];
-    *m = (Method){.variant = *variant};
-    m->variant.options.ranks.size = cards;
-    m->variant.options.ranks.strategy = strategy;
-    snprintf(m->variant.label, sizeof m->variant.label, cards > 1 ? "%s, %d cards" : "1 card",
-             ranks_strategy_name(strategy), cards);
-}
-
-/* One card alone is always there: what the others are compared with. */
-static void add_rows(Fit *fit, const Variant *variant, const int counts[COUNTS], int count)
-{
-    add_row(fit, variant, RANKS_DDP, 1);
-    for (int i = 0; i < count; i++)
-        for (int s = 0; s < RANK_STRATEGY_COUNT && counts[i] > 1; s++)
-            add_row(fit, variant, (RankStrategy)s, counts[i]);
-}
-
-int fit_choose_ranks(Fit *fit)
-{
-    Variant variant = {.options = *fit->options, .target = MEM_GROUP_COUNT};
-    int counts[COUNTS], count = 0;
-    if (device_cuda_ordinal(fit->options->device) >= 0)
-        return usage(
-            "--cards excludes --device cuda: its ranks are planned as on the CPU, and what a card's "
-            "kernels take beside is in --reserve; `brim plan --device cuda --ranks N` is to the byte");
-    if (parse_counts(fit->options->card_counts, counts, &count))
-        return EXIT_USAGE;
-    Options several = *fit->options;
-    several.ranks.size = counts[count - 1];
-    LeverText why = ranks_problem(&several);
-    if (why.text[0])
-        return usage("%s", why.text);
-    add_rows(fit, &variant, counts, count);
-    if (variant_recomputed(&variant, fit->options))
-        add_rows(fit, &variant, counts, count);
-    return 0;
-}
+enum { LABEL = 28 };
 
 static int cards_of(const Method *m)
 {
@@ -88,11 +21,8 @@ static double gib(uint64_t bytes)
     return (double)bytes / 0x1p30;
 }
 
-static void batch_row(const Fit *fit, const Method *m)
+void fit_cards_cells(const Fit *fit, const Method *m)
 {
-    const Plan *plan = &m->variant.plan;
-    printf("%-*s %10s %10s", LABEL, m->variant.label, report_size(plan->memory.stats.needs).text,
-           plan->step_sent ? report_size(plan->step_sent).text : "-");
     for (int i = 0; i < fit->cards; i++) {
         char text[24];
         snprintf(text, sizeof text, "%s%d%s", m->batch[i] < m->variant.options.batch ? "only " : "",
@@ -100,6 +30,24 @@ static void batch_row(const Fit *fit, const Method *m)
         printf(" %9s", m->batch[i] ? text : fit_missing(fit_needs(fit, m, i), fit_limit(fit, i)).text);
     }
     printf("\n");
+}
+
+void fit_cards_heading(const Fit *fit, const char *blank)
+{
+    for (int i = 0; i < fit->cards; i++)
+        printf(" %9s", fit->title[i]);
+    printf("\n%s", blank);
+    for (int i = 0; i < fit->cards; i++)
+        printf(" %9.2f", gib(fit->memory[i]));
+    printf("\n");
+}
+
+static void batch_row(const Fit *fit, const Method *m)
+{
+    const Plan *plan = &m->variant.plan;
+    printf("%-*s %10s %10s %7" PRId64, LABEL, m->variant.label, report_size(plan->memory.stats.needs).text,
+           m->sent ? report_size(m->sent).text : "-", step_samples(&m->variant.options));
+    fit_cards_cells(fit, m);
 }
 
 /* The rows of each set of levers stand under a line that says which. */
@@ -113,19 +61,16 @@ static void batch_table(const Fit *fit)
     char title[64] = "LARGEST BATCH";
     if (fit->options->seq)
         snprintf(title, sizeof title, "BATCH, seq %d", fit->options->seq);
-    printf("\n%-*s %10s %10s", LABEL, title, "needs", "sent/step");
-    for (int i = 0; i < fit->cards; i++)
-        printf(" %9s", fit->title[i]);
-    printf("\n%-*s %10s %10s", LABEL, "", "", "");
-    for (int i = 0; i < fit->cards; i++)
-        printf(" %9.2f", gib(fit->memory[i]));
-    printf("\n");
+    char blank[LABEL + 31];
+    printf("\n%-*s %10s %10s %7s", LABEL, title, "needs", "sent/step", "samples");
+    snprintf(blank, sizeof blank, "%*s", LABEL + 30, "");
+    fit_cards_heading(fit, blank);
     for (int k = 0; k < fit->methods; k++) {
         const Method *m = &fit->method[k];
         if (begins_set(fit, k))
             printf("with %s, %.2f times the FLOPs\n", levers_text(&m->variant.options, fit->options).text,
                    m->variant.plan.step_flops / fit->method[0].variant.plan.step_flops);
-        if (!m->variant.plan.status)
+        if (!m->variant.plan.status && !m->hidden)
             batch_row(fit, m);
     }
 }
@@ -161,7 +106,7 @@ static void parts_table(const Fit *fit)
         uint64_t parts[PARTS];
         if (begins_set(fit, k))
             printf("with %s\n", levers_text(&m->variant.options, fit->options).text);
-        if (m->variant.plan.status || (cards_of(m) > 1 && cards_of(m) != most))
+        if (m->variant.plan.status || m->hidden || (cards_of(m) > 1 && cards_of(m) != most))
             continue;
         parts_of(&m->variant.plan, parts);
         printf("%-*s", LABEL, m->variant.label);
@@ -172,6 +117,8 @@ static void parts_table(const Fit *fit)
 }
 
 /* ---- The textbook's example ------------------------------------------------------------------ */
+
+enum { TEXTBOOK_LABEL = 20 };
 
 /* In the textbook's own unit, 10^9 bytes. */
 static void gb_cell(double bytes)
@@ -203,10 +150,10 @@ static void textbook_table(const Options *o, const Plan *plan, const Plan *fp32)
                                     ""};
     uint64_t parts[PARTS];
     parts_of(plan, parts);
-    printf("\n%-*s %10s %10s  12 bytes a parameter: --precision bf16-states32\n", LABEL,
+    printf("\n%-*s %10s %10s  12 bytes a parameter: --precision bf16-states32\n", TEXTBOOK_LABEL,
            "10B, A CARD OF 2, GB", "textbook", "zero3");
     for (int i = 0; i < PARTS; i++) {
-        printf("%-*s", LABEL, part_names[i]);
+        printf("%-*s", TEXTBOOK_LABEL, part_names[i]);
         snprintf(range, sizeof range, "%.0f to %.0f", least / 1e9, most / 1e9);
         if (i == 4)
             printf(" %10s", range);
@@ -216,7 +163,7 @@ static void textbook_table(const Options *o, const Plan *plan, const Plan *fp32)
         printf("%s%s\n", why[i][0] ? "  " : "", why[i]);
     }
     snprintf(range, sizeof range, "%.0f to %.0f", (states + least) / 1e9, (states + most) / 1e9);
-    printf("%-*s %10s", LABEL, "together", range);
+    printf("%-*s %10s", TEXTBOOK_LABEL, "together", range);
     gb_cell((double)plan->memory.stats.needs);
     printf("  and %.1f with 16 bytes: --precision fp32\n", (double)fp32->memory.stats.needs / 1e9);
 }
@@ -249,12 +196,51 @@ static void textbook_example(const Fit *fit)
 
 static void say_left_out(const Fit *fit)
 {
-    int k = 0;
+    int k = 0, hidden = 0;
+    for (int i = 0; i < fit->methods; i++)
+        hidden += fit->method[i].hidden;
     while (k < fit->methods && !fit->method[k].variant.plan.status)
         k++;
+    if (hidden)
+        printf("\nNot shown: %d rows with tensor or stages, beside each of which another of as many cards "
+               "needs no "
+               "more and sends\nno more a sample. --tensor T and --stages P show theirs, --json all.\n",
+               hidden);
     if (k < fit->methods)
         printf("\nLeft out: %s and those like it: %s.\n", fit->method[k].variant.label,
                fit->method[k].variant.plan.error);
+}
+
+static int any(const Fit *fit, int (*is)(const Options *o))
+{
+    for (int k = 0; k < fit->methods; k++)
+        if (is(&fit->method[k].variant.options))
+            return 1;
+    return 0;
+}
+
+static int has_tensor(const Options *o)
+{
+    return o->ranks.tensor > 1;
+}
+
+/* What the words in the rows mean. */
+static void say_layouts(const Fit *fit)
+{
+    const Options *o = fit->options;
+    for (int s = 0; s < RANK_STRATEGY_COUNT; s++)
+        printf("%s divides %s%s", ranks_strategy_name((RankStrategy)s),
+               ranks_strategy_divides((RankStrategy)s), s + 1 < RANK_STRATEGY_COUNT ? ";\n" : ".\n");
+    if (any(fit, has_tensor))
+        printf("tensor T: T cards compute each layer together, on the same samples; each has 1/T of its "
+               "matrices. "
+               "They wait for\nwhat they send twice in each layer: links within a machine.\n");
+    if (any(fit, has_stages))
+        printf("stages P: the blocks are cut into P stages, %s; the fullest stage decides.\n",
+               ranks_schedule_name(o->ranks.schedule));
+    else if (nn_preset_sizes(&o->preset).heads > 0 && fit->asked.tensor == 1)
+        printf("Stages wait for each other unless a step has as many micro-batches: --accumulate 2, 4 or 8 "
+               "shows them.\n");
 }
 
 void fit_cards_print(const Fit *fit)
@@ -265,22 +251,40 @@ void fit_cards_print(const Fit *fit)
     say_line(&verdict);
     printf("\nCards in GiB, %.2f of each reserved; what a library for sending takes itself is not planned.\n"
            "A cell is the largest batch of each card that fits, or what is missing, in GiB.\n"
-           "A step's batch is that of all cards together; each card sends what a row says.\n",
+           "A step's samples are those of all cards together; each card sends what a row says.\n",
            gib(fit->options->reserve));
-    for (int s = 0; s < RANK_STRATEGY_COUNT; s++)
-        printf("%s divides %s%s", ranks_strategy_name((RankStrategy)s),
-               ranks_strategy_divides((RankStrategy)s), s + 1 < RANK_STRATEGY_COUNT ? ";\n" : ".\n");
+    say_layouts(fit);
     batch_table(fit);
     parts_table(fit);
     textbook_example(fit);
     say_left_out(fit);
 }
 
+static json_t *stages_json(const Method *m)
+{
+    json_t *all = json_array();
+    int each = stage_ranks(&m->variant.options);
+    for (int i = 0; i < m->variant.options.ranks.stages; i++)
+        json_array_append_new(all, json_pack("{s:i, s:o, s:I, s:I}", "stage", i, "ranks",
+                                             rank_numbers(i * each, (i + 1) * each - 1), "needs_bytes",
+                                             (json_int_t)m->stage[i].needs, "sent_step_bytes",
+                                             (json_int_t)m->stage[i].sent));
+    return all;
+}
+
 void fit_cards_json(json_t *row, const Method *m)
 {
+    const Options *o = &m->variant.options;
     json_object_set_new(row, "ranks", json_integer(cards_of(m)));
     json_object_set_new(row, "strategy",
-                        cards_of(m) > 1 ? json_string(ranks_strategy_name(m->variant.options.ranks.strategy))
-                                        : json_null());
-    json_object_set_new(row, "sent_step_bytes", json_integer((json_int_t)m->variant.plan.step_sent));
+                        data_ranks(o) > 1 ? json_string(ranks_strategy_name(o->ranks.strategy))
+                                          : json_null());
+    json_object_set_new(row, "tensor", json_integer(o->ranks.tensor));
+    json_object_set_new(row, "stages", json_integer(o->ranks.stages));
+    json_object_set_new(row, "shown", json_boolean(!m->hidden));
+    json_object_set_new(row, "samples_step", json_integer(step_samples(o)));
+    json_object_set_new(row, "sent_step_bytes", json_integer((json_int_t)m->sent));
+    json_object_set_new(row, "sent_by_all_step_bytes", json_integer((json_int_t)m->sent_by_all));
+    if (has_stages(o))
+        json_object_set_new(row, "distinct", stages_json(m));
 }

@@ -4,6 +4,7 @@
 #include "../device/device.h"
 #include "fit_.h"
 #include "precision.h"
+#include "several.h"
 
 uint64_t fit_limit(const Fit *fit, int card)
 {
@@ -15,7 +16,7 @@ int fit_most(const Fit *fit, const Method *m)
     int most = LARGEST_BATCH / m->variant.options.accumulate;
     most = most < 1 ? 1 : most;
     /* Images are as many as they are; a text gives as many samples as a step takes. */
-    int64_t samples = fit->samples / m->variant.options.ranks.size;
+    int64_t samples = fit->samples / data_ranks(&m->variant.options);
     return !m->variant.options.seq && samples < most ? (int)samples : most;
 }
 

@@ -275,9 +275,10 @@ static json_t *card_json(const Fit *fit, const Method *m, int card)
     uint64_t needs = fit_needs(fit, m, card);
     int planned = needs != UINT64_MAX;
     if (fit->ranked)
-        return json_pack("{s:s, s:b, s:I, s:I, s:i}", "card", fit->title[card], "fits",
+        return json_pack("{s:s, s:b, s:I, s:I, s:o}", "card", fit->title[card], "fits",
                          fit_fits(fit, m, card), "free_bytes", (json_int_t)(fit_limit(fit, card) - needs),
-                         "needs_bytes", (json_int_t)needs, "largest_batch", m->batch[card]);
+                         "needs_bytes", (json_int_t)needs, "largest_batch",
+                         m->hidden ? json_null() : json_integer(m->batch[card]));
     return json_pack("{s:s, s:b, s:o, s:o, s:i, s:i, s:{s:s, s:I, s:s, s:s}}", "card", fit->title[card],
                      "fits", fit_fits(fit, m, card), "free_bytes",
                      planned ? json_integer((json_int_t)(fit_limit(fit, card) - needs)) : json_null(),
@@ -295,12 +296,15 @@ static json_t *row_json(const Fit *fit, const Method *m)
     json_t *cards = json_array();
     for (int i = 0; i < fit->cards; i++)
         json_array_append_new(cards, card_json(fit, m, i));
+    LeverText flags =
+        fit->options->inference ? fit_inference_flags(m) : levers_text(&m->variant.options, fit->options);
     json_t *row = json_pack("{s:s, s:s, s:o, s:f, s:s, s:o, s:o}", "method", m->variant.label, "flags",
-                            levers_text(&m->variant.options, fit->options).text, "options",
-                            levers_json(&m->variant.options), "step_flops", plan->step_flops, "bound_by",
-                            memtrack_group_name(bound_by(&plan->memory)), "memory",
-                            json_memory(&plan->memory, NULL), "cards", cards);
-    if (fit->ranked)
+                            flags.text, "options", levers_json(&m->variant.options), "step_flops",
+                            plan->step_flops, "bound_by", memtrack_group_name(bound_by(&plan->memory)),
+                            "memory", json_memory(&plan->memory, NULL), "cards", cards);
+    if (fit->options->inference)
+        fit_inference_json(row, m);
+    else if (fit->ranked)
         fit_cards_json(row, m);
     return row;
 }
@@ -335,9 +339,13 @@ void fit_print_json(const Fit *fit)
         json_array_append_new(cards, column_json(fit, i));
     for (int k = 0; k < fit->methods; k++)
         json_array_append_new(rows, row_json(fit, &fit->method[k]));
-    json_print(json_pack("{s:s, s:I, s:i, s:i, s:I, s:s, s:I, s:o, s:o}", "model", fit->options->model,
-                         "parameters", (json_int_t)fit->parameters, "batch", fit->options->batch, "seq",
-                         fit->options->seq, "reserve_bytes", (json_int_t)fit->options->reserve, "verdict",
-                         fit_verdict(fit).text, "pytorch_estimated_bytes",
-                         (json_int_t)fit_pytorch(fit, fit->shown), "cards", cards, "methods", rows));
+    LeverText verdict = fit->options->inference ? fit_inference_verdict(fit) : fit_verdict(fit);
+    json_t *all = json_pack("{s:s, s:I, s:i, s:i, s:I, s:s, s:I, s:o, s:o}", "model", fit->options->model,
+                            "parameters", (json_int_t)fit->parameters, "batch", fit->options->batch, "seq",
+                            fit->options->seq, "reserve_bytes", (json_int_t)fit->options->reserve, "verdict",
+                            verdict.text, "pytorch_estimated_bytes", (json_int_t)fit_pytorch(fit, fit->shown),
+                            "cards", cards, "methods", rows);
+    if (fit->options->inference) /* that is of a training */
+        json_object_del(all, "pytorch_estimated_bytes");
+    json_print(all);
 }

@@ -5,20 +5,22 @@
 #include "../device/device.h"
 #include "fit_.h"
 
-/* Fewer cards, then fewer operations, then fewer bytes sent. */
-static int costs_less_on_cards(const Method *a, const Method *b)
+/* Fewer cards, then fewer operations a sample (as one card has them with the same levers), then fewer bytes
+ * sent a sample. */
+static int costs_less_on_cards(const Fit *fit, const Method *a, const Method *b)
 {
-    const Plan *x = &a->variant.plan, *y = &b->variant.plan;
+    double x = fit->method[a->first].variant.plan.step_flops,
+           y = fit->method[b->first].variant.plan.step_flops;
     if (a->variant.options.ranks.size != b->variant.options.ranks.size)
         return a->variant.options.ranks.size < b->variant.options.ranks.size;
-    if (x->step_flops > 1.005 * y->step_flops || y->step_flops > 1.005 * x->step_flops)
-        return x->step_flops < y->step_flops;
-    return x->step_sent < y->step_sent;
+    if (x > 1.005 * y || y > 1.005 * x)
+        return x < y;
+    return fit_sent_a_sample(a) < fit_sent_a_sample(b);
 }
 
 static int costs_less(const Fit *fit, const Method *m, const Method *than)
 {
-    return fit->ranked ? costs_less_on_cards(m, than)
+    return fit->ranked ? costs_less_on_cards(fit, m, than)
                        : variant_costs_more(&than->variant, &m->variant, &fit->method[0].variant) > 0;
 }
 
@@ -33,8 +35,7 @@ const Method *fit_best(const Fit *fit, int card)
     return best;
 }
 
-/* Of all rows, on a card of this kind. */
-static const Method *least_need(const Fit *fit, int kind)
+const Method *fit_least_need(const Fit *fit, int kind)
 {
     const Method *least = NULL;
     for (int k = 0; k < fit->methods; k++) {
@@ -107,7 +108,7 @@ static void say_smallest_card(LeverText *out, const Fit *fit)
     for (int i = 0; device_card_at(i); i++) {
         const Card *card = device_card_at(i);
         int kind = fit_kind(fit, card->capability);
-        const Method *least = kind < 0 ? NULL : least_need(fit, kind);
+        const Method *least = kind < 0 ? NULL : fit_least_need(fit, kind);
         if (least && card->bytes >= fit->options->reserve &&
             card->bytes - fit->options->reserve >= least->needs[kind]) {
             lever_add(out, "the smallest card that takes it is %s", card->name);
@@ -124,10 +125,10 @@ static void say_none(LeverText *out, const Fit *fit, int others)
     for (int i = 0; i < fit->cards; i++) {
         int k = fit->kind_of[i];
         if (!fit_best(fit, i) &&
-            (kind < 0 || least_need(fit, k)->needs[k] < least_need(fit, kind)->needs[kind]))
+            (kind < 0 || fit_least_need(fit, k)->needs[k] < fit_least_need(fit, kind)->needs[kind]))
             kind = k;
     }
-    const Method *least = least_need(fit, kind);
+    const Method *least = fit_least_need(fit, kind);
     LeverText flags = levers_text(&least->variant.options, fit->options);
     lever_add(out, "%s fits ", others ? "; nothing here" : "Nothing here");
     say_cards(out, fit, NULL);

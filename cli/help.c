@@ -45,9 +45,9 @@ static const Help pages[] = {
      "With --ranks several processes train one model, over MPI: started by mpirun, or\n"
      "by the command itself. --batch is that of each.",
      TRAIN_FLAGS RANKS_FLAGS " --stages --pipeline --rank-timeout --transport --check-data "
-                 "--export --merge --export-adapter "
-                 "--overwrite --export-dtype --export-shard "
-                 "--save --save-every --keep --resume",
+                             "--export --merge --export-adapter "
+                             "--overwrite --export-dtype --export-shard "
+                             "--save --save-every --keep --resume",
      .examples = "  brim train --steps 100                   the built-in corpus, a tiny LLaMA\n"
                  "  brim train --model mlp --data fashion-mnist --epochs 3\n"
                  "  brim train --checkpoint auto --budget 150MiB --log run.jsonl\n"
@@ -73,7 +73,7 @@ static const Help pages[] = {
      "--budget marks the rows that fit. With --ranks the rows divide more and more.\n"
      "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
      "one model, beside what is taught about them, and four models on five cards.",
-     NEED_FLAGS RANKS_FLAGS " --card --run --no-graph --four-ways --csv --json",
+     NEED_FLAGS RANKS_FLAGS " --card --inference --prefill --run --no-graph --four-ways --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --four-ways --model llama-3.1-8b\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
@@ -82,8 +82,9 @@ static const Help pages[] = {
      "together, and each card: whether the training fits, up to which batch and up to\n"
      "which sequence length. Every cell is planned, not estimated. --card takes names\n"
      "that `brim gpus` lists, --memory takes sizes. --cards 2,8 shows instead what\n"
-     "several cards together train: ddp and zero1 to zero3 (fsdp), each rank planned.",
-     SHAPE_FLAGS " --card --cards --memory --reserve --json",
+     "several cards together train: zero1 to zero3, tensor, stages, each rank planned.",
+     SHAPE_FLAGS
+     " --card --cards --tensor --stages --pipeline --inference --prefill --memory --reserve --json",
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"
                  "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"},

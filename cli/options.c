@@ -351,9 +351,8 @@ static const struct {
 } modes[] = {
     {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
     {"--inference", "plans without training",
-     " --inference --model --card --init --init-partial --adapter --resize-vocab --vocab --batch --seq "
-     "--prefill --tensor "
-     "--threads --device --budget --json --weights --quantize "},
+     " --inference --model --card --cards --memory --reserve --init --init-partial --adapter --resize-vocab "
+     "--vocab --batch --seq --prefill --tensor --threads --device --budget --json --weights --quantize "},
     {"--four-ways", "plans four ways of its own", " --four-ways --model --batch --seq --threads --json "},
 };
 

@@ -16,9 +16,11 @@ int stage_ranks(const Options *o)
     return o->ranks.size / (has_stages(o) ? o->ranks.stages : 1);
 }
 
+/* fit is asked for layouts of cards that it counts itself: then one rank is less than all of a layer's. */
 int data_ranks(const Options *o)
 {
-    return stage_ranks(o) / (o->ranks.tensor > 0 ? o->ranks.tensor : 1);
+    int ranks = stage_ranks(o) / (o->ranks.tensor > 0 ? o->ranks.tensor : 1);
+    return ranks > 0 ? ranks : 1;
 }
 
 int64_t step_samples(const Options *o)

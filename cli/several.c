@@ -189,6 +189,9 @@ static int check_transport(const Options *o)
 int check_ranks(Options *o, const char *command)
 {
     int64_t rank = 0;
+    if (!strcmp(command, "fit") && !o->inference && !o->card_counts && (o->ranks.tensor > 1 || has_stages(o)))
+        return usage("%s needs --cards N: it is of several cards",
+                     flag_typed(o->ranks.tensor > 1 ? "--tensor" : "--stages", o).text);
     if (check_gather(o) || check_stages(o, command) || check_transport(o) || check_division(o))
         return EXIT_USAGE;
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))

@@ -72,7 +72,7 @@ static void bad_usage(void **state)
         {{"train", "--sample", "161"}, {"--sample", "'161'", "160"}},
         {{"plan", "--data", "fashion-mnist"}, {"fashion-mnist", "llama-tiny", "text"}},
         {{"plan", "--model", "mlp", "--data", "builtin"}, {"builtin", "mlp", "images"}},
-        {{"plan", "--log", "x"}, {"--log", "train"}},
+        {{"compare", "--log", "x"}, {"--log", "train"}},
         {{"plan", "--prefill", "8"}, {"--prefill", "--inference"}},
         {{"plan", "--textbook", "--inference"}, {"--textbook", "--inference"}},
         {{"plan", "--textbook", "--budget", "1GiB"}, {"--textbook", "--budget"}},

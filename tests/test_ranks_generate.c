@@ -9,6 +9,8 @@ enum { MOST_RANKS = 4, MOST_TOKENS = 64 };
 typedef struct Job {
     ModelFamily family;
     DType weights; /* and of the cache */
+    DType quantized;
+    int wide; /* blocks of 64 are not cut */
     int tensor, batch, prompt, tokens, context, prefill, tied;
     float temperature;
     int32_t written[MOST_RANKS][MOST_TOKENS]; /* of each rank, position by position */
@@ -26,7 +28,9 @@ enum { LAYERS = 2, WIDTH = 64, HEADS = 8, KV_HEADS = 4, HEAD = WIDTH / HEADS };
 
 static Module *model_of(const Job *job)
 {
-    nn_set_weights(&(Weights){.dtype = job->weights, .frozen = job->weights != DTYPE_F32});
+    nn_set_weights(&(Weights){.dtype = job->weights,
+                              .quantized = job->quantized,
+                              .frozen = job->weights != DTYPE_F32 || job->quantized});
     return job->family == MODEL_GPT2
                ? nn_gpt2(&(Gpt2Config){
                      .vocab = 257, .dim = WIDTH, .layers = LAYERS, .heads = HEADS, .ffn = 96, .max_seq = 64})
@@ -35,7 +39,8 @@ static Module *model_of(const Job *job)
                                          .layers = LAYERS,
                                          .heads = HEADS,
                                          .kv_heads = KV_HEADS,
-                                         .hidden = 96,
+                                         .head_dim = job->wide ? 2 * HEAD : HEAD,
+                                         .hidden = job->wide ? 128 : 96,
                                          .tied = job->tied,
                                          .qkv_bias = job->tied});
 }
@@ -112,8 +117,9 @@ static void write_alone(Job *job)
 static int64_t cache_of(const Job *job, int ranks)
 {
     int heads = job->family == MODEL_GPT2 ? HEADS : KV_HEADS;
+    int width = job->wide ? 2 * HEAD : HEAD;
     int context = job->context ? job->context : job->prompt + job->tokens - 1;
-    return (int64_t)2 * LAYERS * heads / ranks * HEAD * context * job->batch *
+    return (int64_t)2 * LAYERS * heads / ranks * width * context * job->batch *
            (int64_t)dtype_bytes(job->weights, 1, 1);
 }
 
@@ -191,6 +197,21 @@ static void test_weights_of_16_bits(void **state)
     assert_int_equal(job.planned[1].own_peak[MEM_KV_CACHE], cache_of(&job, 2));
 }
 
+/* Rows of int8 have a scale each, whoever has which of their columns; blocks of NF4 are those of the whole.
+ */
+static void test_quantised_weights(void **state)
+{
+    (void)state;
+    static const DType types[] = {DTYPE_INT8, DTYPE_NF4_PLAIN};
+    for (size_t i = 0; i < COUNT(types); i++) {
+        Job job = llama;
+        job.tensor = 2;
+        job.wide = 1;
+        job.quantized = types[i];
+        assert_as_one(job);
+    }
+}
+
 /* ---- What is refused --------------------------------------------------------------------------- */
 
 /* Every rank reads a prompt of its own: they would write different texts. */
@@ -219,15 +240,18 @@ static void test_ranks_that_write_different_texts(void **state)
     int found = 0;
     assert_true(as_these_ranks(&(Ranks){.size = 2, .tensor = 2}, differing, &job) > 0);
     for (int r = 0; r < 2; r++)
-        found += strstr(job.error[r], "compute each layer together and have read or drawn other tokens") != NULL;
+        found +=
+            strstr(job.error[r], "compute each layer together and have read or drawn other tokens") != NULL;
     assert_true(found > 0);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy_text_is_that_of_one_process),
-        cmocka_unit_test(test_drawn_text_is_that_of_one_process), cmocka_unit_test(test_past_the_cache),
-        cmocka_unit_test(test_weights_of_16_bits), cmocka_unit_test(test_ranks_that_write_different_texts)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_text_is_that_of_one_process),
+                                       cmocka_unit_test(test_drawn_text_is_that_of_one_process),
+                                       cmocka_unit_test(test_past_the_cache),
+                                       cmocka_unit_test(test_weights_of_16_bits),
+                                       cmocka_unit_test(test_quantised_weights),
+                                       cmocka_unit_test(test_ranks_that_write_different_texts)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
