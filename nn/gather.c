@@ -15,18 +15,20 @@ static int block_index(const Model *model, const Module *module)
     return -1;
 }
 
-static void for_each_parameter(const Module *module, void (*call)(Tensor *tensor))
+static void release(const Module *module)
 {
     for (int i = 0; i < module->parameter_count; i++)
-        call(module->parameters[i].tensor);
+        shard_release(module->parameters[i].tensor);
     for (int i = 0; i < module->child_count; i++)
-        for_each_parameter(module->children[i], call);
+        release(module->children[i]);
 }
 
-static void gather(Tensor *parameter)
+static void gather(const Module *module, int step)
 {
-    if (!error_code())
-        shard_gather(parameter);
+    for (int i = 0; i < module->parameter_count && !error_code(); i++)
+        shard_gather_step(module->parameters[i].tensor, step);
+    for (int i = 0; i < module->child_count; i++)
+        gather(module->children[i], step);
 }
 
 static void hold(Module *block)
@@ -34,9 +36,11 @@ static void hold(Module *block)
     Context *context = block->item.context;
     int path = memtrack_path_set(context->tracker, block->path);
     const char *op = memtrack_op_set(context->tracker, "gather");
-    tensor_gathers_begin_(context);
-    for_each_parameter(block, gather);
-    tensor_gathers_end_(context);
+    for (int step = 0; step < SHARD_STEPS; step++) {
+        tensor_gathers_begin_(context);
+        gather(block, step);
+        tensor_gathers_end_(context);
+    }
     memtrack_op_set(context->tracker, op);
     memtrack_path_set(context->tracker, path);
     block->gathered = 1;
@@ -44,7 +48,7 @@ static void hold(Module *block)
 
 static void let_go(Module *block)
 {
-    for_each_parameter(block, shard_release);
+    release(block);
     block->gathered = 0;
 }
 

@@ -2,8 +2,9 @@
  * plugin fills. Nobody but the plugin sees that library's types.
  *
  * Every function is called by all ranks of a group, in the same order, and returns when the caller's buffers
- * are its own again. It returns 0, or non-zero with the reason in why(). Sizes are in bytes; of gather and
- * exchange they are multiples of TRANSPORT_UNIT, and may be beyond 4 GiB. Buffers are the host's. */
+ * are its own again. It returns 0, or non-zero with the reason in why(). Sizes are in bytes, and may be beyond
+ * 4 GiB; of exchange they are multiples of TRANSPORT_UNIT, and of gather where they are beyond 2 GiB. Buffers
+ * are the host's. */
 #ifndef BRIM_RANKS_TRANSPORT_H
 #define BRIM_RANKS_TRANSPORT_H
 
@@ -47,7 +48,7 @@ typedef struct Transport {
 
 /* ABI: of this table; a plugin of another one is refused. The first part is counted up where a function
  * changes. */
-enum { TRANSPORT_UNIT = 64, TRANSPORT_TAGS = 64, TRANSPORT_ABI = 1 << 16 | sizeof(Transport) };
+enum { TRANSPORT_UNIT = 64, TRANSPORT_TAGS = 64, TRANSPORT_ABI = 2 << 16 | sizeof(Transport) };
 
 /* The one function that a plugin exports, brim_transport: opens the library. NULL with a sentence in why. */
 typedef const Transport *TransportOpen(char *why, uint64_t size);

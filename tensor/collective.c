@@ -72,9 +72,10 @@ static int gather(const Context *context, RankGroup group, void *data, uint64_t 
     return leave(context, GATHER, t->gather(t->self, group, data, bytes));
 }
 
-int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t bytes)
+int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t first, uint64_t bytes)
 {
-    return gather(context, group, storage_data(data), bytes);
+    char *at = storage_data(data);
+    return gather(context, group, at ? at + first : NULL, bytes);
 }
 
 void tensor_gathers_begin_(Context *context)

@@ -83,6 +83,8 @@ static inline StoredArray stored_input(const OpCall *call, int i)
 
 /* A tensor as kernels take it: a matrix, or all its elements as one row. */
 StoredArray tensor_stored_(const Tensor *tensor);
+/* The same of this rank's part of a quantised one that ranks have divided: an array by itself. */
+StoredArray quantized_part_(const Tensor *tensor);
 
 /* Workspace in which `count` elements of input i lie as floats; 0 where they are f32, or absent. */
 uint64_t floats_room(const OpCall *call, int i, int64_t count);

@@ -171,7 +171,7 @@ int ranks_agree_(Context *context, double *squares, int *bad)
                               .bad = *bad,
                               .before = stage_link_(context, 1),
                               .after = stage_link_(context, 0)};
-    int failed = collective_gather(context, RANKS_ALL, words, sizeof(RankWord));
+    int failed = collective_gather(context, RANKS_ALL, words, 0, sizeof(RankWord));
     if (!failed && at)
         failed = read_words(context, at, squares, bad);
     storage_release(context, words);

@@ -206,6 +206,8 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
  * and NF4's scales in another until their mean is known. On meta only the buffers are planned. 0 or raises:
  * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
+/* Whether ranks do that together: one that has failed calls it nevertheless, as the others wait for it. */
+int tensor_store_meets_(const Tensor *tensor);
 
 /* Whether the values that a source is asked for are those of the tensor itself: an fp32 one, or its master.
  * What the source leaves there then stays. */
@@ -431,6 +433,8 @@ typedef struct RankValue {
 /* All wait for all. An error of one becomes everybody's, with the same code. value may be NULL. Returns
  * error_code(). */
 int ranks_agree_error_(Context *context, RankValue *value);
+/* The same of the ranks that have parts of the same parameters, and say nothing else. */
+int ranks_agree_parts_(Context *context);
 /* The same in the current context, with nothing to say. */
 int ranks_agreed_(void);
 /* Whether the current context does what is done once: it is alone, or rank 0. */

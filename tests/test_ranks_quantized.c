@@ -1,0 +1,269 @@
+/* Quantised weights that ZeRO-3 divides: sizes that no unit divides, each kind, 2 and 3 ranks. What is gathered
+ * is the array that one process has, codes and scales, byte for byte; what is trained over it is bit for bit
+ * what one process trains; and each rank's plan, made alone, is its run. */
+#include <math.h>
+
+#include "../data/data.h"
+#include "../io/weights.h"
+#include "../nn/lora.h"
+#include "../optim/optim.h"
+#include "ranks_support.h"
+
+enum { MOST_RANKS = 3, STEPS = 2, BASE_BYTES = 700000 };
+
+typedef enum Kind { NF4, NF4_PLAIN, INT8, KINDS } Kind;
+static const DType kinds[KINDS] = {DTYPE_NF4, DTYPE_NF4_PLAIN, DTYPE_INT8};
+
+typedef struct Job {
+    ModelFamily family;
+    DType dtype;
+    RankStrategy strategy;
+    int ranks, layers, checkpoint, blocks;
+    int later; /* quantised when it has weights already */
+    const char *from, *to, *merged; /* weights that are read, and written at the end; NULL = none */
+    float *weights;
+    unsigned char *base[MOST_RANKS]; /* all quantised weights, as each rank gathers them */
+    double loss[MOST_RANKS][STEPS];
+    char error[MOST_RANKS][RANK_ERROR];
+    uint64_t needs[MOST_RANKS], sent[MOST_RANKS], frozen[MOST_RANKS];
+    int divided[MOST_RANKS];
+} Job;
+
+typedef struct Part {
+    Job *job;
+    const Ranks *ranks; /* NULL: one process that keeps micro-batches apart */
+    int rank;
+} Part;
+
+/* 168 x 168, 84 x 168, 333 x 168: no multiples of 64 elements, groups of 16,384, or rows of 2 and 3 ranks. */
+static ModelPreset preset_of(const Job *job)
+{
+    ModelPreset preset = {.name = "awkward", .family = job->family, .batch = 2, .seq = SMALL_SEQ};
+    int layers = job->layers ? job->layers : 1;
+    if (job->family == MODEL_LLAMA)
+        preset.config.llama = (LlamaConfig){.vocab = 257,
+                                            .dim = 168,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .hidden = 333,
+                                            .max_seq = 24};
+    else if (job->family == MODEL_GPT2)
+        preset.config.gpt2 =
+            (Gpt2Config){.vocab = 257, .dim = 168, .layers = layers, .heads = 4, .ffn = 333, .max_seq = 24};
+    else
+        preset.config.bert = (BertConfig){.vocab = TOKEN_VOCAB,
+                                          .dim = 168,
+                                          .layers = layers,
+                                          .heads = 4,
+                                          .ffn = 333,
+                                          .max_seq = 24};
+    return preset;
+}
+
+static Module *model_of(const Job *job)
+{
+    ModelPreset preset = preset_of(job);
+    nn_set_weights(&(Weights){.quantized = job->later ? DTYPE_F32 : job->dtype, .frozen = 1});
+    Module *model = nn_model(&preset);
+    nn_set_weights(NULL);
+    if (job->from)
+        io_load_weights(model, job->from, NULL, NULL);
+    if (job->later)
+        nn_quantize(model, &(Quantize){.dtype = job->dtype});
+    nn_add_lora(model, &(Lora){.rank = 4, .dropout = 0.1f});
+    for (int i = 0; i < nn_block_count(model); i++)
+        nn_set_checkpoint(nn_block(model, i), job->checkpoint);
+    nn_set_gather_blocks(model, job->blocks);
+    return model;
+}
+
+/* Gathers each quantised weight as an operation does. */
+static void read_base(Job *job, int rank, Module *model)
+{
+    TensorList list = nn_parameters(model);
+    uint64_t at = 0;
+    job->frozen[rank] = 0;
+    job->divided[rank] = 0;
+    for (int i = 0; i < list.count && !error_code(); i++) {
+        Tensor *t = list.items[i];
+        if (!dtype_is_quantized(tensor_dtype(t)))
+            continue;
+        uint64_t bytes = shape_bytes(tensor_dtype(t), tensor_shape(t));
+        job->divided[rank] += shard_is_apart(t);
+        job->frozen[rank] += shard_is_apart(t) ? (uint64_t)shard_part_bytes_(t) : bytes;
+        if (shard_gather(t) == 0 && job->base[rank] && storage_data(t->storage)) {
+            assert_true(at + bytes <= BASE_BYTES);
+            storage_read(t->storage, 0, bytes, job->base[rank] + at);
+        }
+        shard_release(t);
+        at += bytes;
+    }
+}
+
+static int script(void *config)
+{
+    const Part *part = config;
+    Job *job = part->job;
+    int meta = context_is_meta(context_current());
+    Loader *data = data_text("builtin", &(TextOptions){.batch = 2,
+                                                       .seq = SMALL_SEQ,
+                                                       .accumulate = part->ranks ? 1 : job->ranks,
+                                                       .seed = 1,
+                                                       .held_out = -1,
+                                                       .mask_probability =
+                                                           job->family == MODEL_BERT ? 0.3f : 0});
+    Module *model = model_of(job);
+    read_base(job, part->rank, model);
+    Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-2f, .weight_decay = 0.1f});
+    for (int step = 0; step < STEPS && !error_code(); step++) {
+        int scope = tensor_scope_begin();
+        for (const Batch *b; (b = data_next(data));)
+            tensor_backward(nn_loss(model, b));
+        optim_step(optimizer);
+        optim_zero_grad(optimizer);
+        if (!meta)
+            job->loss[part->rank][step] = tensor_step_loss();
+        tensor_scope_end(scope);
+    }
+    ModelPreset preset = preset_of(job);
+    if (job->merged && nn_merge(model, DTYPE_F32) > 0)
+        io_save_weights(model, &preset, job->merged, NULL);
+    if (job->to)
+        io_save_weights(model, &preset, job->to, NULL);
+    if (!meta && !error_code() && job->weights && !job->merged)
+        write_parts(nn_lora_parameters(model), job->weights);
+    return error_code();
+}
+
+static int body(const Ranks *ranks, void *user)
+{
+    Job *job = user;
+    Part part = {job, ranks, ranks->rank};
+    Plan plan;
+    int status = plan_and_run(script, &part, ranks, &plan, job->error[ranks->rank]);
+    job->needs[ranks->rank] = plan.memory.stats.needs;
+    job->sent[ranks->rank] = plan.step_sent;
+    return status;
+}
+
+static const char *text_of(const Job *job)
+{
+    static char text[256];
+    snprintf(text, sizeof text, "family %d, %s, %s, %d ranks", (int)job->family, dtype_name(job->dtype),
+             ranks_strategy_name(job->strategy), job->ranks);
+    return text;
+}
+
+static void start(Job *job)
+{
+    job->weights = numbers_new();
+    for (int r = 0; r < MOST_RANKS; r++)
+        job->base[r] = test_calloc(BASE_BYTES, 1);
+}
+
+static void run(Job *job)
+{
+    start(job);
+    int failed = as_ranks(job->ranks, job->strategy, body, job);
+    for (int r = 0; r < job->ranks; r++)
+        if (job->error[r][0])
+            fail_msg("%s: rank %d: %s", text_of(job), r, job->error[r]);
+    assert_int_equal(failed, 0);
+    for (int r = 1; r < job->ranks; r++) {
+        assert_int_equal(job->needs[r], job->needs[0]);
+        assert_int_equal(job->sent[r], job->sent[0]);
+    }
+}
+
+static void run_alone(Job *job)
+{
+    Ranks one = {.size = 1, .strategy = RANKS_ZERO2};
+    Part part = {job, NULL, 0};
+    start(job);
+    Visit v = visit(&(ContextOptions){.threads = 1, .seed = 5, .ranks = &one});
+    if (script(&part) != 0)
+        fail_msg("%s: alone: %s", text_of(job), error_message());
+    leave(v);
+}
+
+static void drop(Job *job)
+{
+    test_free(job->weights);
+    for (int r = 0; r < MOST_RANKS; r++)
+        test_free(job->base[r]);
+}
+
+static void assert_equal(const Job *job, const Job *alone)
+{
+    for (int r = 0; r < job->ranks; r++) {
+        if (memcmp(job->base[r], alone->base[0], BASE_BYTES) != 0)
+            fail_msg("%s: rank %d gathers other codes or scales", text_of(job), r);
+        for (int s = 0; s < STEPS; s++)
+            if (fabs(job->loss[r][s] - alone->loss[0][s]) > 1e-6 * alone->loss[0][s])
+                fail_msg("%s: rank %d: loss %.9g, not %.9g", text_of(job), r, job->loss[r][s],
+                         alone->loss[0][s]);
+    }
+    double apart = numbers_apart(job->weights, alone->weights);
+    if (apart > 0)
+        fail_msg("%s: adapters are %g apart from one process's", text_of(job), apart);
+}
+
+/* How many of the layer's seven weights zero3 divides: NF4 by 16,384 elements the three large ones. */
+static void test_divided_bases_are_one_process(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++)
+        for (int ranks = 2; ranks <= MOST_RANKS; ranks++) {
+            Job alone = {.family = MODEL_LLAMA, .dtype = kinds[kind], .ranks = ranks};
+            run_alone(&alone);
+            uint64_t whole = alone.frozen[0];
+            for (int strategy = RANKS_ZERO1; strategy <= RANKS_ZERO3; strategy++) {
+                Job job = {.family = MODEL_LLAMA,
+                           .dtype = kinds[kind],
+                           .strategy = (RankStrategy)strategy,
+                           .ranks = ranks};
+                run(&job);
+                assert_equal(&job, &alone);
+                assert_int_equal(job.divided[0], strategy < RANKS_ZERO3 ? 0 : kind == NF4 ? 3 : 7);
+                for (int r = 0; r < ranks; r++)
+                    assert_true(strategy < RANKS_ZERO3 ? job.frozen[r] == whole
+                                                       : job.frozen[r] < whole * (kind == NF4 ? 8 : 6) / 10);
+                drop(&job);
+            }
+            drop(&alone);
+        }
+}
+
+/* Weights that files have the other way round, recomputed blocks, and blocks gathered at once. */
+static void test_families_and_blocks(void **state)
+{
+    (void)state;
+    static const ModelFamily families[] = {MODEL_LLAMA, MODEL_GPT2, MODEL_BERT};
+    for (int i = 0; i < 6; i++) {
+        Job alone = {.family = families[i % 3],
+                     .dtype = kinds[(i + i / 3) % KINDS],
+                     .strategy = RANKS_ZERO3,
+                     .ranks = 3 - i / 3,
+                     .checkpoint = i % 2,
+                     .layers = i % 3 ? 1 : 2};
+        Job job = alone, block = alone;
+        block.blocks = 1;
+        run_alone(&alone);
+        run(&job);
+        run(&block);
+        assert_equal(&job, &alone);
+        assert_equal(&block, &alone);
+        assert_true(job.divided[0] > 0);
+        drop(&job);
+        drop(&block);
+        drop(&alone);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_divided_bases_are_one_process),
+                                       cmocka_unit_test(test_families_and_blocks)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
