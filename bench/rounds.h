@@ -46,7 +46,7 @@ static inline double worked(void)
 }
 
 /* A round of `steps` steps; step: runs one and returns its seconds. */
-static void side_turn(Side *side, int steps, double (*step)(void *), void *of)
+static inline void side_turn(Side *side, int steps, double (*step)(void *), void *of)
 {
     double begin = worked();
     for (int i = 0; i < steps; i++)
@@ -65,7 +65,7 @@ static double ratio_of_rounds(const double *a, const double *b, int rounds)
 }
 
 /* How many steps take `turn` seconds. */
-static int turn_steps(double step_seconds, double turn)
+static inline int turn_steps(double step_seconds, double turn)
 {
     int steps = (int)(turn / step_seconds);
     return steps < 1 ? 1 : steps > MAX_STEPS ? MAX_STEPS : steps;
@@ -76,7 +76,7 @@ typedef struct PeerSetting {
     char text[64]; /* a variable for env */
 } PeerSetting;
 
-static PeerSetting peer_vectors(void)
+static inline PeerSetting peer_vectors(void)
 {
     const char *isa = kernels_cpu(NULL)->name;
     PeerSetting setting;
@@ -88,7 +88,7 @@ static PeerSetting peer_vectors(void)
 }
 
 /* Steps of the peer; side: NULL while it warms up. Returns how many there were. */
-static int peer_turn(Child *child, int steps, Side *side, double *growth)
+static inline int peer_turn(Child *child, int steps, Side *side, double *growth)
 {
     json_t *answer = child_ask(child, "step", steps);
     json_t *ms = json_object_get(answer, "ms");
@@ -101,7 +101,7 @@ static int peer_turn(Child *child, int steps, Side *side, double *growth)
 }
 
 /* What this program measures of itself in a process of its own, given these arguments behind its name. */
-static double own_growth(const char *argv[])
+static inline double own_growth(const char *argv[])
 {
     char path[4096];
     Child child;

@@ -21,7 +21,7 @@ static void runner_close(Runner *r)
     *r = (Runner){0};
 }
 
-static double runner_step(void *runner)
+static inline double runner_step(void *runner)
 {
     Runner *r = runner;
     return session_step(&r->session);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../tensor/tensor_.h"
 #include "input_.h"
 #include "levers_.h"
 #include "lora.h"
@@ -17,7 +18,8 @@ static const int stopping[] = {SIGINT, SIGTERM, SIGPIPE};
 enum { STOPPING = sizeof stopping / sizeof stopping[0] };
 static struct sigaction before[STOPPING];
 static volatile sig_atomic_t stop_signal;
-static int catching;
+static int catching, together; /* of several ranks: what all of them have heard of */
+static int heard;
 
 /* The first asks; the second does what it would have done. But SIGPIPE comes with every line. */
 static void on_stop(int number)
@@ -33,6 +35,8 @@ static void on_stop(int number)
         return;
     }
     stop_signal = number;
+    if (together) /* a launcher sends it too where another rank has failed */
+        return;
     ssize_t written = number == SIGPIPE ? write(STDERR_FILENO, unread, sizeof unread - 1)
                                         : write(STDERR_FILENO, asked, sizeof asked - 1);
     (void)written; /* there is nobody to tell */
@@ -47,7 +51,8 @@ static int caught(const Saving *saving, int number)
 void saving_catch_signals(const Saving *saving)
 {
     struct sigaction ours = {.sa_handler = on_stop, .sa_flags = SA_RESTART};
-    stop_signal = 0;
+    stop_signal = heard = 0;
+    together = has_ranks(saving->options);
     catching = 1;
     for (int i = 0; i < STOPPING; i++)
         if (caught(saving, stopping[i]) && !sigaction(stopping[i], NULL, &before[i]) &&
@@ -61,12 +66,25 @@ void saving_release_signals(Saving *saving)
         if (caught(saving, stopping[i]) && before[i].sa_handler != SIG_IGN)
             sigaction(stopping[i], &before[i], NULL);
     catching = 0;
-    saving->signal = stop_signal;
+    saving->signal = together ? heard : stop_signal;
+}
+
+void saving_ask(void)
+{
+    if (together && catching)
+        context_ask_to_stop_(context_current(), stop_signal);
+}
+
+void saving_hear(void)
+{
+    if (together && catching && !heard && (heard = context_stopped_(context_current())) != 0 &&
+        speaks_alone())
+        fprintf(stderr, "brim: stopping after this step: a rank was asked to by a signal\n");
 }
 
 int saving_stopped(const Saving *saving)
 {
-    return saving && catching && stop_signal != 0 && !context_is_meta(context_current());
+    return saving && catching && (together ? heard : stop_signal) != 0 && !context_is_meta(context_current());
 }
 
 /* ---- Opening --------------------------------------------------------------------------------- */

@@ -48,5 +48,8 @@ void saving_step(Saving *saving, const SavedRun *run, int64_t steps);
 /* After the last step: saves what is not saved yet. Without success the run fails (saving->failed). */
 void saving_end(Saving *saving, const SavedRun *run);
 int saving_stopped(const Saving *saving);
+/* Around an update: ranks stop at the same step, which all hear of in it. */
+void saving_ask(void);
+void saving_hear(void);
 
 #endif

@@ -5,9 +5,16 @@
 
 #include "../base/plural_.h"
 #include "../kernels/kernels.h"
+#include "../ranks/launcher_.h"
 #include "cli.h"
 
-static int speaker; /* this process's rank */
+static int speaker = -1; /* this process's rank; -1: it has not joined the others */
+
+/* Before that, its launcher says which it will be. */
+static int who(void)
+{
+    return speaker < 0 ? launcher_rank_() : speaker;
+}
 
 void speak_as(int rank)
 {
@@ -18,18 +25,27 @@ void speak_as(int rank)
 
 int speaks_alone(void)
 {
-    return speaker == 0;
+    return who() == 0;
 }
 
 static void say_as(const char *format, va_list arguments)
 {
     fflush(stdout);
-    if (speaker)
-        fprintf(stderr, "rank %d: ", speaker);
+    if (who())
+        fprintf(stderr, "rank %d: ", who());
     else
         fprintf(stderr, "brim: ");
     vfprintf(stderr, format, arguments);
     fprintf(stderr, "\n");
+}
+
+/* What rank 0 says too ends all before others say it. */
+static void say_after_rank_0(const char *format, va_list arguments)
+{
+    enum { PATIENCE_SECONDS = 2 };
+    if (who())
+        nanosleep(&(struct timespec){.tv_sec = PATIENCE_SECONDS}, NULL);
+    say_as(format, arguments);
 }
 
 void complain_at_once(const char *format, ...)
@@ -42,12 +58,9 @@ void complain_at_once(const char *format, ...)
 
 void complain(const char *format, ...)
 {
-    enum { PATIENCE_SECONDS = 2 };
     va_list arguments;
     va_start(arguments, format);
-    if (speaker)
-        nanosleep(&(struct timespec){.tv_sec = PATIENCE_SECONDS}, NULL);
-    say_as(format, arguments);
+    say_after_rank_0(format, arguments);
     va_end(arguments);
 }
 
@@ -55,9 +68,7 @@ int usage(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    fprintf(stderr, "brim: ");
-    vfprintf(stderr, format, arguments);
-    fprintf(stderr, "\n");
+    say_after_rank_0(format, arguments);
     va_end(arguments);
     return EXIT_USAGE;
 }

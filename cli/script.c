@@ -437,7 +437,9 @@ static void update(Session *s, RunLogStep *line)
 {
     if (scales_loss(s->options))
         line->loss_scale = (double)optim_loss_scale(s->optimizer);
+    saving_ask();
     optim_step(s->optimizer);
+    saving_hear();
     line->skipped = !error_code() && optim_step_skipped(s->optimizer);
     s->training->skipped += line->skipped;
     if (line->skipped)

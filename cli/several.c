@@ -348,8 +348,10 @@ int ranks_begin(Options *o, int *done)
     const Ranks asked = o->ranks;
     int launched = ranks_launched(), size = o->ranks.size;
     *done = 0;
-    if (o->ranks_typed && size == 1)
+    if (o->ranks_typed && size == 1) {
+        speak_as(0); /* a training of its own, whoever started it */
         return EXIT_DONE;
+    }
     if (launched > 1 && size == 1)
         return usage("%d ranks were started, and there is no --ranks: --ranks %d trains with all of them, "
                      "--ranks 1 makes "

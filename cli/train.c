@@ -207,11 +207,9 @@ static int train_planned(const Options *o, Training *training, const Plan *plan)
     run.steps = training->steps;
     if (o->epochs && !o->every)
         run.every = (int)(training->steps / 20) + 1;
-    if (!has_ranks(o)) /* they would stop at different steps */
-        saving_catch_signals(training->saving);
+    saving_catch_signals(training->saving);
     plan_execute(training_script, training, &run, plan, &result);
-    if (!has_ranks(o))
-        saving_release_signals(training->saving);
+    saving_release_signals(training->saving);
     train_log_close(training->log, plan, &result);
     if (result.status)
         return train_failed(o, training, plan, &result);
@@ -277,7 +275,7 @@ int command_train(const Options *options, int count)
     if (!speaks_alone())
         o.log = NULL;
     status = train(&o);
-    ranks_end(&o, status);
+    ranks_end(&o, status > 128 ? 0 : status); /* stopped by a signal: all of them */
     return status;
 }
 

@@ -162,7 +162,7 @@ static int want_own(Loading *l, Tensor *parameter)
             name, dtype_name(tensor_dtype(parameter)));
     if (strlen(name) >= NAME_BYTES)
         return error_raise(ERROR_DATA, "io_load_adapter(): the name %.60s… is too long", name);
-    Wanted *w = want(l, name, "", file_shape(parameter));
+    Wanted *w = want(l, name, "", tensor_whole_shape_(parameter));
     w->own = parameter;
     w->required = w->trained = (unsigned char)brought;
     return 0;

@@ -81,9 +81,3 @@ int same_shape(const SafetensorsEntry *entry, Shape shape, int from)
         same = entry->dim[i] == shape.dim[i];
     return same;
 }
-
-Shape file_shape(const Tensor *parameter)
-{
-    Shape shape = tensor_shape(parameter);
-    return parameter->transposed ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
-}

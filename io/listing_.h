@@ -36,8 +36,6 @@ int misfits_raise_numbers(Misfits *m, const char *shown);
 /* Raises that two tensors of a file are one parameter. */
 int stored_twice(const char *shown, const SafetensorsEntry *a, const SafetensorsEntry *b);
 
-/* The shape of a parameter in files. */
-Shape file_shape(const Tensor *parameter);
 /* From this dimension on. */
 int same_shape(const SafetensorsEntry *entry, Shape shape, int from);
 

@@ -61,7 +61,7 @@ int safetensors_read_part(const Safetensors *s, const SafetensorsEntry *entry, i
  */
 int safetensors_bytes(SafetensorsType type, int ndim, const int64_t *dim, int64_t *numel, uint64_t *bytes);
 
-/* A tensor as it is in files (file_shape). */
+/* A tensor as it is in files (tensor_whole_shape_). */
 SafetensorsItem safetensors_item(const char *name, SafetensorsType type, const Tensor *tensor);
 /* Elements and bytes of an item, whose data need not be there. 0, or raises ERROR_DATA for one that cannot
  * be. */

@@ -21,7 +21,7 @@ int safetensors_bad_item(const char *shown, const SafetensorsItem *item, const c
 
 SafetensorsItem safetensors_item(const char *name, SafetensorsType type, const Tensor *tensor)
 {
-    Shape shape = file_shape(tensor);
+    Shape shape = tensor_whole_shape_(tensor);
     SafetensorsItem item = {.name = name, .type = type, .ndim = shape.ndim, .tensor = tensor};
     memcpy(item.dim, shape.dim, (size_t)shape.ndim * sizeof *shape.dim);
     return item;

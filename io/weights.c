@@ -166,7 +166,7 @@ static int check_parameters(Loading *l)
 {
     for (int i = 0; i < l->names.list.count; i++) {
         const Tensor *parameter = l->names.list.items[i];
-        Shape shape = file_shape(parameter);
+        Shape shape = tensor_whole_shape_(parameter);
         Source *source = &l->source[i];
         source->quantized = source->entry ? quantized_find(l->file, source->entry, &source->codes) : 0;
         if (source->quantized < 0)

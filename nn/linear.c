@@ -72,11 +72,10 @@ static Tensor *linear_weight(Module *module, const LinearOptions *o)
         weight->in_out = (unsigned char)in_out;
         weight->transposed = (unsigned char)turned;
     }
-    int64_t outputs = o->out / o->packed;
     if (o->split == LINEAR_BY_OUTPUTS)
-        tensor_split_(weight, in_out ? outputs : outputs * o->in);
+        tensor_split_(weight, in_out, o->packed);
     else if (o->split == LINEAR_BY_INPUTS)
-        tensor_split_(weight, in_out ? o->in * o->out : o->in);
+        tensor_split_(weight, !in_out, 1);
     return weight;
 }
 
@@ -111,7 +110,7 @@ Module *module_linear(const LinearOptions *o)
     if (o->bias) {
         self->bias = nn_add_parameter(module, "bias", SHAPE(own.out));
         if (own.split == LINEAR_BY_OUTPUTS)
-            tensor_split_(self->bias, own.out / own.packed);
+            tensor_split_(self->bias, 0, own.packed);
         linear_fill(self->bias, o);
     }
     return error_code() ? NULL : module;

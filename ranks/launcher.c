@@ -16,9 +16,9 @@
 #include "ranks.h"
 
 static const Launcher launchers[] = {
-    {"OMPI_COMM_WORLD_SIZE", NULL, "Open MPI's mpirun", {"openmpi", "abi", ""}},
-    {"PMI_SIZE", NULL, "MPICH's mpirun", {"mpich", "abi", ""}},
-    {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "srun", {"openmpi", "mpich", "abi", ""}},
+    {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", 0, "Open MPI's mpirun", {"openmpi", "abi", ""}},
+    {"PMI_SIZE", "PMI_RANK", 0, "MPICH's mpirun", {"mpich", "abi", ""}},
+    {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID", 1, "srun", {"openmpi", "mpich", "abi", ""}},
 };
 
 const Launcher *launcher_of_(int *ranks)
@@ -28,7 +28,7 @@ const Launcher *launcher_of_(int *ranks)
         const char *size = getenv(l->size);
         char *end;
         long n = size ? strtol(size, &end, 10) : 0;
-        if (n < 1 || n > INT_MAX || *end || (l->besides && !getenv(l->besides)))
+        if (n < 1 || n > INT_MAX || *end || (l->needs_rank && !getenv(l->rank)))
             continue;
         *ranks = (int)n;
         return l;
@@ -42,6 +42,15 @@ int ranks_launched(void)
     int ranks;
     launcher_of_(&ranks);
     return ranks;
+}
+
+int launcher_rank_(void)
+{
+    int ranks;
+    const Launcher *l = launcher_of_(&ranks);
+    const char *text = l ? getenv(l->rank) : NULL;
+    long rank = text ? strtol(text, NULL, 10) : 0;
+    return rank > 0 && rank < ranks ? (int)rank : 0;
 }
 
 int launcher_program_(char path[PLUGIN_PATH])

@@ -9,14 +9,18 @@ enum { LAUNCHER_PLUGINS = 4, PLUGIN_PATH = 4096, COMMAND_TEXT = 400 };
 /* What a launcher tells the processes it starts, and the plugins that can be meant: the part of
  * libbrim-mpi-NAME.so that differs; "" is libbrim-mpi.so. */
 typedef struct Launcher {
-    const char *size;    /* the variable with the number of ranks */
-    const char *besides; /* NULL, or another that it sets */
-    const char *name;    /* "Open MPI's mpirun" */
+    const char *size; /* the variable with the number of ranks */
+    const char *rank; /* that with this process's */
+    int needs_rank;   /* the first is not enough: others have it too */
+    const char *name; /* "Open MPI's mpirun" */
     const char *plugins[LAUNCHER_PLUGINS];
 } Launcher;
 
 /* NULL: none that sets a variable known here. *ranks: how many it started. */
 const Launcher *launcher_of_(int *ranks);
+
+/* This process's rank, as its launcher says; 0 where none does. */
+int launcher_rank_(void);
 
 /* The file of a plugin beside this program, in its installation or beside the library; its bare name, which
  * the linker looks for, where it is in none of these. Returns whether it was seen. */

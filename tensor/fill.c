@@ -12,8 +12,8 @@ typedef void Draw(int64_t n, uint64_t seed, uint64_t stream, int64_t first, floa
 
 typedef struct Filling {
     const Context *context;
-    int64_t piece; /* of a part (tensor_split_); 0: the tensor is whole */
-    Draw *draw;    /* NULL: a, everywhere */
+    const Tensor *tensor;
+    Draw *draw; /* NULL: a, everywhere */
     uint64_t stream;
     float a, b;
 } Filling;
@@ -41,15 +41,10 @@ static int filled(void *user, int64_t first, int64_t count, float *values)
         c->host_kernels->fill(DTYPE_F32, count, f->a, values, &c->host_run);
         return 0;
     }
-    if (!f->piece) {
-        draw(f, first, count, values);
-        return 0;
-    }
-    int64_t ranks = c->ranks->count[RANKS_TENSOR], place = c->ranks->place[RANKS_TENSOR];
-    for (int64_t at = first, end = first + count, n; at < end; at += n) {
-        int64_t row = at / f->piece, in_piece = at % f->piece;
-        n = f->piece - in_piece < end - at ? f->piece - in_piece : end - at;
-        draw(f, (row * ranks + place) * f->piece + in_piece, n, values + (at - first));
+    for (int64_t done = 0, n; done < count; done += n) {
+        n = count - done;
+        int64_t place = tensor_place_(f->tensor, first + done, &n);
+        draw(f, place, n, values + done);
     }
     return 0;
 }
@@ -93,7 +88,7 @@ static void fill_drawn(Tensor *tensor, const char *function, int uniform, float 
         return;
     float *there = on_card(tensor, function);
     Filling f = {.context = context,
-                 .piece = tensor->piece,
+                 .tensor = tensor,
                  .draw = uniform ? host->fill_uniform : host->fill_normal,
                  .stream = stream,
                  .a = a,

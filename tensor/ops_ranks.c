@@ -96,17 +96,3 @@ Tensor *tensor_leave_(Tensor *x, Tensor *bias)
 {
     return x ? tensor_apply(&leave_row, NULL, 2, (Tensor *[]){x, bias}) : NULL;
 }
-
-/* ---- Parts of parameters --------------------------------------------------------------------- */
-
-void tensor_split_(Tensor *parameter, int64_t piece)
-{
-    if (parameter && context_tensor_ranks_(parameter->item.context) > 1)
-        parameter->piece = piece;
-}
-
-int64_t tensor_whole_numel_(const Tensor *parameter)
-{
-    int64_t n = tensor_numel(parameter);
-    return parameter && parameter->piece ? n * context_tensor_ranks_(parameter->item.context) : n;
-}

@@ -99,6 +99,17 @@ RankTraffic context_traffic_(const Context *context)
     return context->ranks ? context->ranks->traffic : (RankTraffic){0};
 }
 
+void context_ask_to_stop_(Context *context, int reason)
+{
+    if (context->ranks)
+        context->ranks->stop = reason;
+}
+
+int context_stopped_(const Context *context)
+{
+    return context->ranks ? context->ranks->stopped : 0;
+}
+
 int context_rank_(const Context *context)
 {
     return context->ranks ? context->ranks->place[RANKS_DATA] : 0;
@@ -121,7 +132,7 @@ typedef struct RankWord {
     double loss, squares;
     int64_t bad;
     uint64_t before, after; /* hashes of what stages next to each other exchanged */
-    uint64_t rest;
+    int64_t stop;           /* what asks this rank to stop; 0 = nothing */
 } RankWord;
 _Static_assert(sizeof(RankWord) == 64, "the unit of what ranks send");
 
@@ -149,6 +160,7 @@ static int read_words(Context *context, const RankWord *words, double *squares, 
         loss += r % tensor == 0 ? words[r].loss : 0;
         *squares += words[r].squares;
         *bad += words[r].bad != 0;
+        context->ranks->stopped = words[r].stop ? (int)words[r].stop : context->ranks->stopped;
     }
     context->step_loss = loss;
     return 0;
@@ -169,6 +181,7 @@ int ranks_agree_(Context *context, double *squares, int *bad)
                               .loss = context->step_loss,
                               .squares = *squares,
                               .bad = *bad,
+                              .stop = context->ranks->stop,
                               .before = stage_link_(context, 1),
                               .after = stage_link_(context, 0)};
     int failed = collective_gather(context, RANKS_ALL, words, 0, sizeof(RankWord));

@@ -39,6 +39,7 @@ struct ContextRanks {
     Ranks is;
     int place[RANK_GROUPS], count[RANK_GROUPS]; /* in each group that this rank is of */
     RankTraffic traffic;
+    int stop, stopped; /* what asks this rank to stop; the same of any rank at the last update; 0 = nothing */
     Storage *sending[STAGE_MESSAGES]; /* on their way; NULL: none is */
     uint64_t link[2][2];              /* hashes of messages: [with the stage before][gradients] */
     Flight *flight;

@@ -55,7 +55,7 @@ struct Tensor {
     int32_t padding;        /* elements at the end of each row that hold nothing (tensor_logits_) */
     int64_t labelled; /* 1 + how many elements are not BATCH_IGNORE (tensor_set_labelled_); 0 = unknown */
     int64_t piece; /* of a parameter of which ranks that compute a layer together have a part each: elements
-                      that lie side by side in the whole (tensor_split_); 0 = this is the whole */
+                      that lie side by side in the whole (split.c); 0 = this is the whole */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
@@ -64,6 +64,7 @@ struct Tensor {
     unsigned char table;       /* an embedding's, of which a step reads few rows */
     unsigned char absent;      /* a parameter of another stage of the model: nothing but this header */
     unsigned char tied_stages; /* a parameter of the first and of the last stage */
+    unsigned char split;       /* where piece is not 0: 1 + the dimension that is divided, as files have it */
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */
@@ -386,12 +387,17 @@ int context_stage_(const Context *context);           /* of the model that this 
 int context_stages_(const Context *context);          /* that the model has; 1: it is whole */
 int context_tensor_ranks_(const Context *context);    /* that compute a layer together; 1: alone */
 
-/* The parameter is this rank's part of one that is so many times as large: of its first elements `piece` are
- * the first rank's, the next `piece` the second's, and so on, and then it is the first's turn again. Before
- * it is filled: what it is filled with at random is its part of the whole's. */
-void tensor_split_(Tensor *parameter, int64_t piece);
-/* Elements of all ranks' parts together. */
+/* The parameter is this rank's part of one whose dimension `dim` is so many times as large. packed: how many
+ * layers lie side by side in it, of each of which ranks have a part; 1 otherwise. Before it is filled: what
+ * it is filled with at random is its part of the whole's. (split.c) */
+void tensor_split_(Tensor *parameter, int dim, int packed);
+/* The shape of all ranks' parts together, in files, and its elements. */
+Shape tensor_whole_shape_(const Tensor *parameter);
 int64_t tensor_whole_numel_(const Tensor *parameter);
+/* Where element `first` lies in the whole, both in the order of files. *count: how many elements from it on
+ * are asked for; then how many of them lie side by side there. A parameter that is whole, or NULL: where it
+ * is. */
+int64_t tensor_place_(const Tensor *parameter, int64_t first, int64_t *count);
 /* Around what ranks compute together (ops_ranks.c). x, whose gradient is the sum of all ranks'; nothing where
  * nobody is there. */
 Tensor *tensor_enter_(Tensor *x);
@@ -420,6 +426,10 @@ void tensor_gathers_end_(Context *context);
 /* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0,
  * or raises: the ranks are not at the same place. Nothing where the context is alone. */
 int ranks_agree_(Context *context, double *squares, int *bad);
+/* With the next update the other ranks hear that this one is asked to stop, by what is not 0; the last update
+ * brought what any of them, this one too, is asked by. Alone, nothing is heard. */
+void context_ask_to_stop_(Context *context, int reason);
+int context_stopped_(const Context *context);
 /* Raises, on all ranks but those that say more, that some have met something bad. */
 int ranks_other_(const char *what);
 

@@ -1,6 +1,7 @@
 /* Several ranks in the command: what their plans say, in integers worked out by hand; what is refused; and,
  * where MPI is, trainings over it. */
 #include <math.h>
+#include <signal.h>
 #include <time.h>
 
 #include "../ranks/launcher_.h"
@@ -519,7 +520,10 @@ static void another_size_than_the_launchers_is_refused(void **state)
     NEEDS_MPI();
     gone(shell("timeout 60 %s -n 2 %s --ranks 3 2>&1", launcher, small_line()), "3 ranks are expected", NULL);
     gone(shell("timeout 60 %s -n 2 %s 2>&1", launcher, small_line()), "--ranks 2 trains with all of them",
-         NULL);
+         "rank 1: ");
+    gone(shell("timeout 60 %s -n 2 %s --batch none 2>&1", launcher, small_line()), "brim: --batch ",
+         "rank 1: ");
+    gone(shell("timeout 60 %s -n 2 %s --data /not/there 2>&1", launcher, small_line()), "brim: ", "rank 1: ");
     Outcome *o =
         shell("timeout 60 %s -n 2 %s --ranks 1 2>&1", launcher, small_line()); /* trainings of their own */
     assert_int_equal(o->code, 0);
@@ -568,6 +572,27 @@ static void what_differs_on_a_rank_ends_all(void **state)
          "rank 1: ", "brim: another rank");
 }
 
+/* A signal that one rank gets: all of them finish the same step, and it is saved. */
+static void a_signal_to_one_rank_stops_all_behind_a_step(void **state)
+{
+    (void)state;
+    NEEDS_MPI();
+    char run[512], line[1536];
+    snprintf(run, sizeof run, "%s", in_folder("stopped"));
+    snprintf(line, sizeof line, "%s --ranks 2 --parallel zero3 --steps 1000000 --save %s --save-every 3",
+             small_line(), run);
+    Outcome *o =
+        shell("timeout 60 %s -n 1 %s : -n 1 sh -c '(for i in $(seq 500); do test -e %s/step-* && break; "
+              "sleep 0.05; done; kill -TERM $$) & exec %s' 2>&1",
+              launcher, line, run, line);
+    assert_int_equal(o->code, 128 + SIGTERM);
+    says(o, "brim: stopping after this step: a rank was asked to by a signal");
+    says(o, "Stopped by SIGTERM.");
+    says(o, "is saved in");
+    o = shell("timeout 60 %s -n 2 %s --resume %s --steps 1 2>&1", launcher, line, run);
+    says(o, "resumes after step ");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -586,6 +611,7 @@ int main(void)
         cmocka_unit_test(another_size_than_the_launchers_is_refused),
         cmocka_unit_test(the_example_trains),
         cmocka_unit_test(what_differs_on_a_rank_ends_all),
+        cmocka_unit_test(a_signal_to_one_rank_stops_all_behind_a_step),
     };
     return cmocka_run_group_tests(tests, find_mpi, remove_folder);
 }

@@ -32,14 +32,9 @@ typedef struct Part {
     int ranks, rank; /* 1: one process, with all micro-batches */
 } Part;
 
-/* Where element i of this rank's lies in the whole. */
 static int64_t place_of(const Tensor *t, int64_t i)
 {
-    const struct ContextRanks *r = t->item.context->ranks;
-    if (!t->piece)
-        return i;
-    int tensor = r->count[RANKS_TENSOR];
-    return (i / t->piece * tensor + r->place[RANKS_TENSOR]) * t->piece + i % t->piece;
+    return tensor_place_(t, i, &(int64_t){1});
 }
 
 static void write_initial(TensorList list, float *to)
