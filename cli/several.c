@@ -80,16 +80,6 @@ LeverText ranks_problem(const Options *o)
     return tensor_problem(o);
 }
 
-/* Adapters of which no rank has all are not added to weights. */
-static int check_merge(const Options *o)
-{
-    if (!has_ranks(o) || o->ranks.strategy != RANKS_ZERO3 || !o->merge)
-        return 0;
-    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes "
-                 "it, and `brim train "
-                 "--steps 0 --adapter DIR --merge --export DIR` merges it in one process");
-}
-
 /* Blocks of 8-bit states are not cut. */
 static int unit_of(const Options *o)
 {
@@ -160,7 +150,7 @@ int check_ranks(Options *o, const char *command)
                      o->inference  ? "--inference"
                      : o->textbook ? "--textbook"
                                    : "--four-ways");
-    return !strcmp(command, "train") ? check_merge(o) : 0;
+    return 0;
 }
 
 /* ---- What a parameter takes on a rank -------------------------------------------------------- */

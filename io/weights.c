@@ -276,11 +276,12 @@ static int read_parameter(const Loading *l, const Source *source, Tensor *to)
     return error_code();
 }
 
+/* What stops one of several ranks stops the others where they wait for each other next. */
 static int read_parameters(const Loading *l)
 {
     for (int i = 0; i < l->names.list.count; i++)
-        if (l->source[i].entry && read_parameter(l, &l->source[i], l->names.list.items[i]))
-            return error_code();
+        if (l->source[i].entry && (!error_code() || tensor_store_meets_(l->names.list.items[i])))
+            read_parameter(l, &l->source[i], l->names.list.items[i]);
     return error_code();
 }
 

@@ -99,6 +99,8 @@ int collective_gather(Context *context, RankGroup group, const Storage *data, ui
 /* Makes a trained parameter of this context a divided one where its ranks divide it; its storage too. 0, or
  * raises. */
 int shard_new(Tensor *tensor, MemComponent component);
+/* Makes a parameter's storage, as the context's ranks divide it; the header has none yet. 0, or raises. */
+int parameter_place_(Tensor *tensor, MemComponent component);
 /* Bytes of its whole storage: of a divided one with room for parts that are all as large. */
 int64_t shard_whole_bytes(const Tensor *tensor);
 int64_t shard_part_bytes_(const Tensor *tensor); /* of this rank's, where it is apart */
@@ -130,6 +132,11 @@ int quantized_regions_(const Tensor *tensor);
 int quantized_gather_(Tensor *tensor, Storage *whole, int region);
 /* Bytes of the whole matrix (quant_layout), of which those of this rank's part are kept. */
 void quantized_write_(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
+/* The whole matrix in the host's memory (quantized_gathered_bytes_): all ranks come here, and nothing of it is
+ * planned. And elements of it in the order that files have. */
+int quantized_to_host_(const Tensor *tensor, void *whole);
+void quantized_decode_host_(const Tensor *tensor, const void *whole, int64_t first, int64_t count,
+                            float *values);
 
 /* ---- Stages (stages.c). Those that return int: 0, or they raise --------------------------------- */
 

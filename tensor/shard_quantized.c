@@ -97,6 +97,31 @@ int quantized_gather_(Tensor *tensor, Storage *whole, int region)
     return collective_gather(context, RANKS_DATA, whole, r.whole, r.bytes);
 }
 
+int quantized_to_host_(const Tensor *tensor, void *whole)
+{
+    const Context *context = tensor->item.context;
+    const Storage *part = tensor->shard->weights;
+    uint64_t place = (uint64_t)context->ranks->place[RANKS_DATA];
+    int failed = 0;
+    for (int i = 0; i < quantized_regions_(tensor) && !failed; i++) {
+        Region r = region_of(tensor, i);
+        char *to = (char *)whole + r.whole;
+        storage_read(part, r.part, r.bytes, to + place * r.bytes);
+        failed = ranks_gather_(context, to, r.bytes);
+        if (tensor->dtype == DTYPE_NF4 && i == 1) /* what is padding lies there until now */
+            storage_read(part, part_layout(tensor).offset, sizeof(float), (char *)whole + whole_layout(tensor).offset);
+    }
+    return failed;
+}
+
+void quantized_decode_host_(const Tensor *tensor, const void *whole, int64_t first, int64_t count, float *values)
+{
+    const Context *context = tensor->item.context;
+    const Kernels *k = context->host_kernels;
+    StoredArray from = {whole, tensor->dtype, tensor->shape.dim[0], tensor->shape.dim[1]};
+    (tensor->transposed ? k->decode_transposed : k->decode)(&from, first, count, values, &context->host_run);
+}
+
 /* What of `bytes` from the matrix's byte `first` on lies in [begin, begin + size) of it. */
 static void write_range(Tensor *tensor, uint64_t first, uint64_t bytes, const char *from, uint64_t begin,
                         uint64_t size, uint64_t to)

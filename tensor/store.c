@@ -327,7 +327,7 @@ static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t 
     const Kernels *k = context->kernels;
     StoredArray from = tensor_stored_(tensor);
     TensorPart part = tensor_part_(tensor);
-    if (shard_is_apart(tensor)) { /* elements of this rank's part */
+    if (shard_is_apart(tensor) && !tensor->storage) { /* elements of this rank's part */
         from = dtype_is_quantized(part.type)
                    ? quantized_part_(tensor)
                    : (StoredArray){storage_data(part.weights), part.type, 1, part.each};
@@ -364,47 +364,69 @@ static int turns(const Tensor *tensor, DType dtype)
     return dtype_is_quantized(dtype) ? tensor->in_out : tensor->transposed;
 }
 
-int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user)
+/* All that the header has of storage goes. */
+static void release_all(Tensor *header)
+{
+    Context *context = header->item.context;
+    storage_release(context, header->storage);
+    storage_release(context, header->master);
+    shard_free(header);
+}
+
+/* The header becomes one of this type, with storage, or its part of it. 0, or raises. */
+static int place_anew(Tensor *tensor, DType dtype, int turn, MemComponent component)
 {
     Context *context = tensor->item.context;
-    if (error_code() || !tensor_readable(tensor, "tensor_replace_"))
-        return error_code();
-    Tensor old = *tensor;
-    int turn = turns(tensor, dtype);
-    Shape shape = turn ? SHAPE(old.shape.dim[1], old.shape.dim[0]) : old.shape;
-    MemComponent component = old.storage->block.component;
-    int path = memtrack_path_set(context->tracker, tensor->path);
-    Storage *made =
-        storage_new(context, (int64_t)shape_bytes(dtype, shape), dtype == DTYPE_F32 ? component : MEM_FROZEN);
-    memtrack_path_set(context->tracker, path);
-    if (!made)
-        return error_code();
-    tensor->storage = made;
-    tensor->component = made->block.component;
+    Shape shape = tensor->shape;
+    tensor->storage = tensor->master = NULL;
+    tensor->shard = NULL;
+    tensor->component = dtype == DTYPE_F32 ? component : MEM_FROZEN;
     tensor->dtype = tensor->grad_type = dtype;
-    tensor->shape = shape;
-    tensor->master = NULL;
+    tensor->requires_grad = dtype == DTYPE_F32 && tensor->requires_grad;
+    tensor->shape = turn ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
     tensor->transposed = (unsigned char)turn; /* the source gives the old order */
-    int failed = tensor_store_(tensor, source, user);
-    tensor->in_out = turn ? !old.in_out : old.in_out;
-    tensor->transposed = turn ? !old.transposed : old.transposed;
-    Storage *gone = failed ? made : old.storage;
-    if (failed)
-        *tensor = old;
-    storage_release(context, gone);
-    if (!failed)
-        storage_release(context, old.master);
-    if (!failed && dtype != DTYPE_F32) {
-        tensor->requires_grad = 0;
-        tensor_drop_grad(tensor);
-    }
+    int path = memtrack_path_set(context->tracker, tensor->path);
+    int failed = parameter_place_(tensor, tensor->component);
+    memtrack_path_set(context->tracker, path);
     return failed;
+}
+
+int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user, Tensor *old)
+{
+    if (error_code() || (!shard_is_apart(tensor) && !tensor_readable(tensor, "tensor_replace_")))
+        return error_code();
+    if (shard_is_apart(tensor) && tensor->shard->type != tensor->dtype)
+        return error_raise(ERROR_STATE,
+                           "the parameter '%s' is divided among ranks and kept in fp32 beside its %s; what is to "
+                           "be quantised is made so (nn_set_weights)",
+                           tensor_name(tensor), dtype_name(tensor->dtype));
+    if (shard_gather(tensor) != 0) /* the source may want elements that other ranks have */
+        return error_code();
+    *old = *tensor;
+    int turn = turns(tensor, dtype);
+    int failed = place_anew(tensor, dtype, turn, old->component);
+    if (!failed)
+        failed = tensor_store_(tensor, source, user);
+    tensor->in_out = turn ? !old->in_out : old->in_out;
+    tensor->transposed = turn ? !old->transposed : old->transposed;
+    if (failed) {
+        release_all(tensor);
+        *tensor = *old;
+        shard_release(tensor);
+        return failed;
+    }
+    release_all(old);
+    if (!tensor->requires_grad) {
+        storage_release(tensor->item.context, tensor->grad);
+        gradient_set(tensor, NULL);
+    }
+    return 0;
 }
 
 int tensor_convert_(Tensor *tensor, DType dtype)
 {
-    Tensor old = *tensor;
+    Tensor old;
     if (tensor->absent)
         return error_code(); /* its stage does */
-    return old.dtype == dtype ? error_code() : tensor_replace_(tensor, dtype, read_old, &old);
+    return tensor->dtype == dtype ? error_code() : tensor_replace_(tensor, dtype, read_old, &old, &old);
 }

@@ -8,6 +8,7 @@
 #include "../nn/lora.h"
 #include "../optim/optim.h"
 #include "ranks_support.h"
+#include "resume_support.h"
 
 enum { MOST_RANKS = 3, STEPS = 2, BASE_BYTES = 700000 };
 
@@ -261,9 +262,146 @@ static void test_families_and_blocks(void **state)
     }
 }
 
+/* ---- One matrix ------------------------------------------------------------------------------ */
+
+typedef struct Matrix {
+    DType dtype;
+    Shape shape;
+    int apart; /* it is large enough */
+    unsigned char image[60000];
+    uint64_t bytes;
+    const char *wrong[MOST_RANKS];
+} Matrix;
+
+/* Written in pieces that no region begins or ends with, and drawn. */
+static const char *check_matrix(const Matrix *m)
+{
+    enum { PIECE = 1001 };
+    Tensor *written = tensor_parameter_(m->dtype, m->shape, 1), *drawn = NULL;
+    for (uint64_t at = 0, n; at < m->bytes && written; at += n) {
+        n = m->bytes - at < PIECE ? m->bytes - at : PIECE;
+        tensor_write(written, (int64_t)at, (int64_t)n, m->image + at);
+    }
+    if (!written || shard_is_apart(written) != m->apart || shard_gather(written) != 0)
+        return "is not divided as it should be";
+    if (memcmp(storage_data(written->storage), m->image, m->bytes) != 0)
+        return "was not written as it is";
+    shard_release(written);
+    drawn = tensor_parameter_(m->dtype, m->shape, 1);
+    tensor_fill_normal(drawn, 0, 1);
+    if (shard_gather(drawn) != 0 || memcmp(storage_data(drawn->storage), m->image, m->bytes) != 0)
+        return "was not drawn as one process draws it";
+    shard_release(drawn);
+    tensor_free(written);
+    tensor_free(drawn);
+    return NULL;
+}
+
+static int matrix_body(const Ranks *ranks, void *user)
+{
+    Matrix *m = user;
+    Context *context = context_create(&(ContextOptions){.threads = 1, .seed = 3, .ranks = ranks});
+    Context *outside = context_use(context);
+    m->wrong[ranks->rank] = check_matrix(m);
+    context_use(outside);
+    context_destroy(context);
+    return m->wrong[ranks->rank] != NULL;
+}
+
+static void test_sizes_that_no_unit_divides(void **state)
+{
+    (void)state;
+    static const Shape shapes[] = {{.ndim = 2, .dim = {333, 168}}, {.ndim = 2, .dim = {31, 1067}},
+                                   {.ndim = 2, .dim = {7, 5}},     {.ndim = 2, .dim = {2, 129}},
+                                   {.ndim = 2, .dim = {256, 128}}, {.ndim = 2, .dim = {3, 12345}}};
+    static const unsigned char apart[][KINDS] = {{1, 1, 1}, {1, 1, 1}, {0, 0, 0},
+                                                 {0, 1, 0}, {1, 1, 1}, {1, 1, 0}};
+    static Matrix m;
+    for (size_t i = 0; i < COUNT(shapes); i++)
+        for (int kind = 0; kind < KINDS; kind++)
+            for (int ranks = 2; ranks <= MOST_RANKS; ranks++) {
+                m = (Matrix){.dtype = kinds[kind],
+                             .shape = shapes[i],
+                             .apart = apart[i][kind] &&
+                                      (kind != NF4 || ranks == 2 || shape_numel(shapes[i]) >= 3 * 16384),
+                             .bytes = shape_bytes(kinds[kind], shapes[i])};
+                Visit v = visit(&(ContextOptions){.threads = 1, .seed = 3});
+                Tensor *t = tensor_parameter_(m.dtype, m.shape, 1);
+                tensor_fill_normal(t, 0, 1);
+                assert_true(m.bytes <= sizeof m.image);
+                storage_read(t->storage, 0, m.bytes, m.image);
+                tensor_free(t);
+                leave(v);
+                as_ranks(ranks, RANKS_ZERO3, matrix_body, &m);
+                for (int r = 0; r < ranks; r++)
+                    if (m.wrong[r])
+                        fail_msg("%s (%lld,%lld), rank %d of %d: %s", dtype_name(m.dtype),
+                                 (long long)m.shape.dim[0], (long long)m.shape.dim[1], r, ranks, m.wrong[r]);
+            }
+}
+
+/* ---- Files ----------------------------------------------------------------------------------- */
+
+/* Weights of this family, as they are drawn. */
+static const char *weights_of(ModelFamily family)
+{
+    Job job = {.family = family};
+    ModelPreset preset = preset_of(&job);
+    Visit v = visit(&(ContextOptions){.threads = 1, .seed = 9});
+    assert_int_equal(io_save_weights(nn_model(&preset), &preset, at("weights"), NULL), 0);
+    leave(v);
+    return at("weights");
+}
+
+static int same_directories(const char *a, const char *b)
+{
+    char command[600];
+    snprintf(command, sizeof command, "diff -rq %s %s", a, b);
+    return system(command) == 0;
+}
+
+/* Numbers in files, quantised as they are read, or when they are there; written again, as they are and with
+ * adapters merged. */
+static void test_files(void **state)
+{
+    (void)state;
+    static const ModelFamily families[] = {MODEL_LLAMA, MODEL_GPT2};
+    for (int i = 0; i < 2 * KINDS; i++) {
+        Job alone = {.family = families[i % 2],
+                     .dtype = kinds[i / 2],
+                     .strategy = RANKS_ZERO3,
+                     .ranks = 2 + i / 2 % 2,
+                     .later = i == 2 || i == 5,
+                     .from = weights_of(families[i % 2]),
+                     .to = at("one")};
+        Job job = alone;
+        job.to = at("many");
+        run_alone(&alone);
+        run(&job);
+        assert_equal(&job, &alone);
+        assert_true(job.divided[0] > 0);
+        if (!same_directories(alone.to, job.to))
+            fail_msg("%s: an export is not that of one process", text_of(&job));
+        drop(&alone);
+        drop(&job);
+        alone.merged = at("merged-one");
+        job.merged = at("merged-many");
+        alone.to = job.to = NULL;
+        run_alone(&alone);
+        run(&job);
+        if (!same_directories(alone.merged, job.merged))
+            fail_msg("%s: merged weights are not those of one process", text_of(&job));
+        drop(&alone);
+        drop(&job);
+        empty(folder);
+        assert_int_equal(mkdir(folder, 0777), 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_divided_bases_are_one_process),
-                                       cmocka_unit_test(test_families_and_blocks)};
+                                       cmocka_unit_test(test_families_and_blocks),
+                                       cmocka_unit_test(test_sizes_that_no_unit_divides), TEST(test_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
