@@ -285,7 +285,7 @@ static int read_parameters(const Loading *l)
     return error_code();
 }
 
-static int load(Loading *l)
+static int match(Loading *l)
 {
     if (sort_parameters(l))
         return error_code();
@@ -295,7 +295,7 @@ static int load(Loading *l)
     if (check_parameters(l) || check_lists(l))
         return error_code();
     write_note(l);
-    return read_parameters(l);
+    return 0;
 }
 
 int io_load_weights(Module *model, const char *path, const WeightsOptions *options, WeightsReport *report)
@@ -312,10 +312,13 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
     path_label(l.shown, path);
     l.file = safetensors_open(path);
     if (l.file)
-        load(&l);
+        match(&l);
     Context *context = context_here();
-    int status =
-        ranks_agree_error_(context, NULL); /* one that could not read would leave the others waiting later */
+    int status = ranks_agree_error_(context, NULL); /* one that cannot read would leave the others waiting */
+    if (!status) {
+        read_parameters(&l);
+        status = ranks_agree_error_(context, NULL);
+    }
     size_t count = (size_t)l.names.list.count;
     if (l.source)
         host_free(context, l.source, count * sizeof *l.source);

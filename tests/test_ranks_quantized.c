@@ -3,6 +3,7 @@
  * what one process trains; and each rank's plan, made alone, is its run. */
 #include <math.h>
 
+#include "../base/quant_layout_.h"
 #include "../data/data.h"
 #include "../io/weights.h"
 #include "../nn/lora.h"
@@ -273,6 +274,15 @@ typedef struct Matrix {
     const char *wrong[MOST_RANKS];
 } Matrix;
 
+/* But for what makes codes a multiple of four bytes. */
+static int differs(const Matrix *m, const Tensor *t)
+{
+    QuantLayout l = quant_layout(m->dtype, m->shape.dim[0], m->shape.dim[1]);
+    uint64_t after = (l.codes_bytes + 3) / 4 * 4;
+    const unsigned char *at = storage_data(t->storage);
+    return memcmp(at, m->image, l.codes_bytes) || memcmp(at + after, m->image + after, m->bytes - after);
+}
+
 /* Written in pieces that no region begins or ends with, and drawn. */
 static const char *check_matrix(const Matrix *m)
 {
@@ -284,12 +294,12 @@ static const char *check_matrix(const Matrix *m)
     }
     if (!written || shard_is_apart(written) != m->apart || shard_gather(written) != 0)
         return "is not divided as it should be";
-    if (memcmp(storage_data(written->storage), m->image, m->bytes) != 0)
+    if (differs(m, written))
         return "was not written as it is";
     shard_release(written);
     drawn = tensor_parameter_(m->dtype, m->shape, 1);
     tensor_fill_normal(drawn, 0, 1);
-    if (shard_gather(drawn) != 0 || memcmp(storage_data(drawn->storage), m->image, m->bytes) != 0)
+    if (shard_gather(drawn) != 0 || differs(m, drawn))
         return "was not drawn as one process draws it";
     shard_release(drawn);
     tensor_free(written);
@@ -398,10 +408,121 @@ static void test_files(void **state)
     }
 }
 
+/* ---- What goes wrong ------------------------------------------------------------------------- */
+
+/* All ranks come back from reading with the same error, whichever of them failed, and read again. */
+typedef struct Reader {
+    DType dtype;
+    const char *good, *bad; /* bad: rank 1 finds a number in it that is none */
+    int allocations;        /* that failed */
+    char wrong[MOST_RANKS][RANK_ERROR];
+} Reader;
+
+static int complain(Reader *r, const Ranks *ranks, const char *what)
+{
+    snprintf(r->wrong[ranks->rank], RANK_ERROR, "%s (%d: %.300s)", what, error_code(), error_message());
+    return 1;
+}
+
+static void meet(void)
+{
+    ranks_agree_error_(context_here(), NULL);
+}
+
+static int read_bad(Reader *r, const Ranks *ranks, Module *model)
+{
+    if (io_load_weights(model, r->bad, NULL, NULL) != ERROR_NONFINITE)
+        return complain(r, ranks, "a number that is none was read");
+    if (!strstr(error_message(), "cannot hold nan, which is element") ||
+        (ranks->rank != 1) != !strncmp(error_message(), "rank 1: ", 8))
+        return complain(r, ranks, "the message does not say which");
+    error_clear();
+    return io_load_weights(model, r->good, NULL, NULL) ? complain(r, ranks, "reading does not work again") : 0;
+}
+
+static int read_without_memory(Reader *r, const Ranks *ranks, Module *model)
+{
+    static _Atomic int over;
+    over = 0;
+    meet();
+    for (uint64_t n = 1; !over; n++) {
+        meet();
+        if (ranks->rank == 0)
+            memtrack_fail_nth(n);
+        meet();
+        int code = io_load_weights(model, r->good, NULL, NULL);
+        meet();
+        if (ranks->rank == 0 && memtrack_fail_pending())
+            over = 1;
+        meet();
+        if (code != ERROR_NONE && code != ERROR_HOST_MEMORY && code != ERROR_MEMORY)
+            return complain(r, ranks, "another error than that of memory");
+        if ((code == ERROR_NONE) != (over != 0))
+            return complain(r, ranks, "memory failed at one rank, and this one read");
+        error_clear();
+        if (ranks->rank == 0)
+            memtrack_fail_nth(0);
+        r->allocations = (int)n;
+        meet();
+    }
+    return 0;
+}
+
+static int reader_body(const Ranks *ranks, void *user)
+{
+    Reader *r = user;
+    Job job = {.family = MODEL_LLAMA, .dtype = r->dtype};
+    ModelPreset preset = preset_of(&job);
+    Context *context = context_create(&(ContextOptions){.threads = 1, .seed = 3, .ranks = ranks});
+    Context *outside = context_use(context);
+    nn_set_weights(&(Weights){.quantized = r->dtype, .frozen = 1});
+    Module *model = nn_model(&preset);
+    int failed = error_code() ? complain(r, ranks, "no model")
+                              : read_bad(r, ranks, model) || read_without_memory(r, ranks, model);
+    context_use(outside);
+    context_destroy(context);
+    return failed;
+}
+
+/* The last number of a weight that is divided, among whole ones before and behind it. */
+static const char *bad_weights(void)
+{
+    Job job = {.family = MODEL_LLAMA};
+    ModelPreset preset = preset_of(&job);
+    Visit v = visit(&(ContextOptions){.threads = 1, .seed = 9});
+    Module *model = nn_model(&preset);
+    TensorList list = nn_parameters(model);
+    const float none = NAN;
+    for (int i = 0; i < list.count; i++)
+        if (strstr(tensor_name(list.items[i]), "up_proj"))
+            tensor_write(list.items[i], (tensor_numel(list.items[i]) - 1) * (int64_t)sizeof none, sizeof none,
+                         &none);
+    assert_int_equal(io_save_weights(model, &preset, at("bad"), NULL), 0);
+    leave(v);
+    return at("bad");
+}
+
+static void test_one_rank_cannot_read(void **state)
+{
+    (void)state;
+    static Reader r;
+    for (int kind = 0; kind < KINDS; kind++) {
+        r = (Reader){.dtype = kinds[kind], .good = weights_of(MODEL_LLAMA), .bad = bad_weights()};
+        uint64_t live = memtrack_process_live();
+        as_ranks(2, RANKS_ZERO3, reader_body, &r);
+        for (int i = 0; i < MOST_RANKS; i++)
+            if (r.wrong[i][0])
+                fail_msg("%s: rank %d: %s", dtype_name(r.dtype), i, r.wrong[i]);
+        assert_true(r.allocations > 10);
+        assert_int_equal(memtrack_process_live(), live);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_divided_bases_are_one_process),
                                        cmocka_unit_test(test_families_and_blocks),
-                                       cmocka_unit_test(test_sizes_that_no_unit_divides), TEST(test_files)};
+                                       cmocka_unit_test(test_sizes_that_no_unit_divides), TEST(test_files),
+                                       TEST(test_one_rank_cannot_read)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
