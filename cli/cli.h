@@ -129,6 +129,7 @@ typedef struct Stored {
     int64_t count;
     uint64_t bytes;  /* of their arrays, scales included; a block is rounded up beyond that */
     int64_t divided; /* of the parameters: those that ranks divide */
+    uint64_t rank_bytes; /* that one rank has of them, padding included */
 } Stored;
 
 /* What a training spends on a parameter, counted over the tensors as they are. (bracket.c) */
@@ -143,6 +144,7 @@ typedef struct Bracket {
     uint64_t rank_weights, rank_gradients, rank_masters,
         rank_states;    /* of what is trained, padding included */
     int64_t kept_whole; /* trained parameters in tensors that are too small to be divided */
+    int64_t padding;    /* parameters for which all ranks' parts together have room, and that there are not */
     int copy;           /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
     int adapters;       /* what is trained stands beside the model's own parameters */
 } Bracket;

@@ -163,6 +163,7 @@ void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimize
     for (int i = 0; i < all.count; i++) {
         const Tensor *t = all.items[i];
         int64_t n = tensor_numel(t), mine = t->shard ? t->shard->each : n;
+        b->padding += t->shard ? mine * data_ranks(o) - n : 0;
         if (!tensor_requires_grad(t) || t->absent)
             continue;
         b->kept_whole += t->shard ? 0 : n;
@@ -297,10 +298,13 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
         printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
                report_count(b->kept_whole).text);
     for (int i = 0; i < b->frozen_kinds && is_divided(o); i++)
-        whole += b->frozen[i].divided ? 0 : b->frozen[i].count;
+        whole += b->frozen[i].count - b->frozen[i].divided;
     if (whole)
         printf("Frozen weights that are not divided: every rank has all %s of them.\n",
                report_count(whole).text);
+    if (b->padding)
+        printf("Parts are padded to one size: all of them have room for %s parameters more than there are.\n",
+               report_count(b->padding).text);
 }
 
 json_t *rank_numbers(int first, int last)
