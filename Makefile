@@ -72,7 +72,7 @@ INNER := $(BUILD)/libbrim-inner.a
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
-        tokenizers notebook lessons pictures bench bench-decode bench-products bench-tuning bench-ranks accuracy soak valgrind demo \
+        tokenizers notebook lessons pictures bench bench-decode bench-products bench-tuning bench-ranks hosts accuracy soak valgrind demo \
         install uninstall deps clean help format stand-in cuda check-cuda gpu-tests gpu-pack \
         gpu-stand-in mpi
 .SECONDARY:
@@ -357,6 +357,12 @@ bench-products: $(BUILD)/bench/products
 bench-tuning: $(BUILD)/bench/tuning
 	@$(BUILD)/bench/tuning $$(tools/python-env --for bench-tuning | sed 's/^/--python /' | grep . || echo --no-torch) $(ARGS)
 
+# Ranks on two hosts, which are network namespaces of this machine.
+hosts: cli
+	@CC="$(CC)" tools/deps mpi
+	@$(MAKE) --no-print-directory mpi
+	@tests/hosts/run $(BUILD)
+
 # Ranks over MPI beside one process. ARGS="--rounds 3 gpt2-tiny"
 bench-ranks: $(BUILD)/bench/ranks
 	@CC="$(CC)" tools/deps mpi
@@ -397,6 +403,7 @@ help:
 	@echo "make bench-decode  tokens a second, against the machine's reading rate and PyTorch; ARGS=\"--threads 1 gpt2\""
 	@echo "make bench-products  products with 16-bit, int8 and NF4 weights, against fp32 and BLAS; ARGS=\"--threads 1\""
 	@echo "make bench-tuning  LoRA steps on fp32, bf16, int8 and NF4 bases, also in bf16, and PEFT's; ARGS=\"--quick\""
+	@echo "make hosts      ranks on two hosts, made of network namespaces: the same weights, and one host cut off"
 	@echo "make bench-ranks  two ranks over MPI beside one process: ddp, its exchange alone, zero3; ARGS=\"--rounds 3\""
 	@echo "make accuracy   the tables of docs/accuracy.md: other estimators, PyTorch, brim"
 	@echo "make gpu-pack   one folder to be carried to a machine with a card, and run there: docs/gpu.md"

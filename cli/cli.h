@@ -250,7 +250,7 @@ extern const char *const group_names[MEM_GROUP_COUNT];
 MemGroup bound_by(const MemSummary *memory);
 
 /* brim plan --inference. */
-int plan_inference(const Options *options);
+int command_plan_inference(const Options *options);
 
 /* The textbook's rules evaluated for this run, beside its plan; and all of its rules as JSON. */
 void rules_print(FILE *out, const Options *options, const Training *training, const Plan *plan);

@@ -55,7 +55,7 @@ static const struct {
     {"--parallel", "--ranks", " N", NULL, NULL, ": one process divides nothing"},
     {"--stages", "--ranks", " N", NULL, NULL, ": one process has the whole model"},
     {"--pipeline", "--stages", " P", NULL, NULL, NULL},
-    {"--tensor", "--ranks", " N", NULL, NULL, ": they are some of the ranks"},
+    {"--tensor", "--ranks", " N", NULL, "--inference --cards", ": they are some of the ranks"},
     {"--rank-timeout", "--ranks", " N", NULL, NULL, NULL},
     {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };

@@ -91,7 +91,7 @@ static const Help pages[] = {
      "of the model's generation_config.json.",
      "--model --init --init-partial --adapter --weights --quantize --tokenizer --vocab --batch --seq "
      "--prompt --tokens --temperature --top-k --top-p --prefill --ignore-eos "
-     "--seed --threads --device --no-graph --budget --json",
+     "--seed --threads --tensor --device --no-graph --budget --json",
      .examples = "  brim generate --model gpt2-tiny --prompt The --tokens 50\n"
                  "  brim generate --temperature 0.7 --top-p 0.9 --batch 2\n"},
     {"demo", "train, compare levers, and say what to try next",

@@ -84,6 +84,10 @@ int read_prompt(Options *o)
         return 0;
     if (o->data && !strcmp(o->data, "-"))
         return usage("--data - and --prompt - would both read standard input: use one of the two");
+    if (o->generate && o->ranks.tensor > 1)
+        return usage("--prompt - excludes --tensor %d: of several ranks one has the standard input; --prompt "
+                     "\"$(cat FILE)\" gives it to all",
+                     o->ranks.tensor);
     if (!kept.prompt && take_prompt())
         return EXIT_USAGE;
     o->prompt = kept.prompt;

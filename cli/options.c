@@ -352,7 +352,7 @@ static const struct {
     {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
     {"--inference", "plans without training",
      " --inference --model --card --init --init-partial --adapter --resize-vocab --vocab --batch --seq "
-     "--prefill "
+     "--prefill --tensor "
      "--threads --device --budget --json --weights --quantize "},
     {"--four-ways", "plans four ways of its own", " --four-ways --model --batch --seq --threads --json "},
 };
@@ -420,6 +420,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
         o->ranks.strategy = RANKS_DDP;
         o->ranks.tensor = 1;
     }
+    if (o->inference && !o->ranks_typed && strcmp(command, "fit") != 0)
+        o->ranks.size = o->ranks.tensor; /* each layer by all of them, and no samples to divide */
     int status = check_mode(all);
     if (!status)
         status = check_ranks(o, command);

@@ -68,7 +68,7 @@ void print_stages_plan(const Options *o, const StagePlans *stages)
 {
     double needs = 0, peak = 0, sent = 0, each = stage_ranks(o);
     int own = o->ranks.rank / stage_ranks(o);
-    print_ranks_heading();
+    print_ranks_heading(o);
     for (int stage = stages->first; stage < stages->end; stage++) {
         const StagePlan *s = &stages->all[stage];
         int full = stage == stages->fullest && stages->end - stages->first > 1;

@@ -254,7 +254,7 @@ int command_plan(const Options *options, int count)
         return EXIT_DONE;
     }
     if (o.inference)
-        return plan_inference(&o);
+        return command_plan_inference(&o);
     if (resolve_checkpoint(&o))
         return EXIT_NO;
     StagePlans stages = {0};

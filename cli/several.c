@@ -73,10 +73,14 @@ LeverText ranks_problem(const Options *o)
 {
     if (!has_ranks(o))
         return lever_say("%s", "");
-    if (device_cuda_ordinal(o->device) >= 0)
-        return lever_say(
-            "--ranks %d excludes --device %s: several ranks train on the CPU; one card trains alone",
-            o->ranks.size, o->device);
+    if (device_cuda_ordinal(o->device) >= 0 && o->inference)
+        return lever_say("--tensor %d excludes --device %s: several ranks write a text on the CPU; one card "
+                         "writes alone",
+                         o->ranks.size, o->device);
+    if (device_cuda_ordinal(o->device) >= 0 && has_stages(o))
+        return lever_say("--stages %d excludes --device %s: stages of a model train on the CPU; on cards, "
+                         "--parallel zero3 and --tensor divide it",
+                         o->ranks.stages, o->device);
     return tensor_problem(o);
 }
 
@@ -145,11 +149,9 @@ int check_ranks(Options *o, const char *command)
         return usage(
             "--ranks %d excludes --run: a row is trained by one process; `brim train` starts several",
             o->ranks.size);
-    if (has_ranks(o) && (o->inference || o->textbook || o->four_ways))
+    if (has_ranks(o) && (o->textbook || o->four_ways))
         return usage("--ranks %d means nothing beside %s: it divides a training", o->ranks.size,
-                     o->inference  ? "--inference"
-                     : o->textbook ? "--textbook"
-                                   : "--four-ways");
+                     o->textbook ? "--textbook" : "--four-ways");
     return 0;
 }
 
@@ -217,6 +219,9 @@ static LeverText rank_names(const RankFigures *f, int first)
 
 static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
 {
+    if (o->inference)
+        return json_pack("{s:i, s:i, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
+                         "sent_bytes_per_token", (json_int_t)plan->step_sent, "distinct", distinct);
     json_t *all = json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
                             "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
                             (json_int_t)plan->step_sent, "distinct", distinct);
@@ -248,9 +253,15 @@ static void size_cell(double bytes, const char *behind)
     printf(" %13s%s", text, behind);
 }
 
-void print_ranks_heading(void)
+/* What a plan's step is. */
+static const char *sent_a(const Options *o)
 {
-    printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", "sent a step");
+    return !o->inference ? "sent a step" : family_of(o)->writes ? "sent a token" : "sent";
+}
+
+void print_ranks_heading(const Options *o)
+{
+    printf("\n%-26s %13s %13s %13s\n", "RANKS", "peak", "needs", sent_a(o));
 }
 
 void print_ranks_row(const char *who, double peak, double needs, double sent, const char *behind)
@@ -279,6 +290,20 @@ static void print_divided(const Options *o)
                tensor > 1 ? lever_say(", among %d ranks", data).text : "");
 }
 
+void print_inference_ranks(const Options *o, const Plan *plan)
+{
+    const MemStats *s = &plan->memory.stats;
+    double ranks = o->ranks.size;
+    if (!has_ranks(o))
+        return;
+    print_ranks_heading(o);
+    print_ranks_row(lever_say("every rank (0-%d)", o->ranks.size - 1).text, (double)s->peak, (double)s->needs,
+                    (double)plan->step_sent, "");
+    print_ranks_row("all together", ranks * (double)s->peak, ranks * (double)s->needs,
+                    ranks * (double)plan->step_sent, "");
+    print_divided(o);
+}
+
 void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
 {
     const MemStats *s = &plan->memory.stats;
@@ -289,7 +314,7 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     int64_t whole = 0; /* of frozen weights */
     if (!has_ranks(o))
         return;
-    print_ranks_heading();
+    print_ranks_heading(o);
     print_ranks_row(who.text, (double)s->peak, (double)s->needs, (double)plan->step_sent, "");
     print_ranks_row("all together", ranks * (double)s->peak, ranks * (double)s->needs,
                     ranks * (double)plan->step_sent, "");
@@ -346,6 +371,10 @@ int ranks_begin(Options *o, int *done)
         speak_as(0); /* a training of its own, whoever started it */
         return EXIT_DONE;
     }
+    if (launched > 1 && size == 1 && o->inference)
+        return usage("%d ranks were started, and there is no --tensor: --tensor %d computes each layer with "
+                     "all of them",
+                     launched, launched);
     if (launched > 1 && size == 1)
         return usage("%d ranks were started, and there is no --ranks: --ranks %d trains with all of them, "
                      "--ranks 1 makes "
@@ -434,7 +463,7 @@ void print_ranks_run(const Options *o, const RankFigures *f)
         fullest = f->all[r].stats.peak > fullest ? f->all[r].stats.peak : fullest;
         kinds += first_like(f, r) == r;
     }
-    printf("\n%-26s %13s %13s %13s %13s\n", "RANKS", "planned peak", "measured", "process", "sent a step");
+    printf("\n%-26s %13s %13s %13s %13s\n", "RANKS", "planned peak", "measured", "process", sent_a(o));
     for (int r = 0; r < f->size; r++) {
         int full = kinds > 1 && f->all[r].stats.peak == fullest;
         if (first_like(f, r) != r)

@@ -45,10 +45,11 @@ json_t *stages_plan_json(const Options *o, const StagePlans *stages);
 /* ---- Plans ----------------------------------------------------------------------------------- */
 
 /* A table's heading, and a row of it: sizes of one rank, or of all. */
-void print_ranks_heading(void);
+void print_ranks_heading(const Options *o);
 void print_ranks_row(const char *who, double peak, double needs, double sent, const char *behind);
 json_t *rank_numbers(int first, int last); /* [first, …, last] */
 void print_ranks_plan(const Options *o, const Training *t, const Plan *plan);
+void print_inference_ranks(const Options *o, const Plan *plan);
 /* stages: stages_plan_json, where there are some. */
 void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, json_t *stages);
 

@@ -315,6 +315,16 @@ int cuda_loaded(int ordinal)
     return loaded;
 }
 
+int cuda_cards(void)
+{
+    char unused[512];
+    int count = 0;
+    pthread_mutex_lock(&lock);
+    int failed = load_driver(unused, sizeof unused) || cuda.device_count(&count);
+    pthread_mutex_unlock(&lock);
+    return failed ? 0 : count;
+}
+
 int cuda_look(CudaDevice *d, int ordinal, char *why, size_t size)
 {
     if (is_known && known.ordinal == ordinal) {

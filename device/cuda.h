@@ -133,6 +133,8 @@ typedef struct CudaProduct {
  * work. image: the kernels, as cuModuleLoadDataEx takes them. Nothing of the card's memory is taken but what
  * driver and cuBLAS take by themselves. */
 int cuda_open(CudaDevice *device, int ordinal, const void *image, char *why, size_t size);
+/* How many cards this process may use; 0 where there is no driver. */
+int cuda_cards(void);
 /* Whether the kernels of a card are loaded already: then cuda_open needs no image, as long as that stays. */
 int cuda_loaded(int ordinal);
 void cuda_close(CudaDevice *device);

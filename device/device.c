@@ -19,6 +19,12 @@ int device_cuda_ordinal(const char *name)
     return number < INT_MAX ? (int)number : INT_MAX;
 }
 
+int device_rank_ordinal(const char *name, int node_rank)
+{
+    int ordinal = device_cuda_ordinal(name), cards = ordinal || name[4] ? 0 : cuda_cards();
+    return cards > 0 ? node_rank % cards : ordinal;
+}
+
 static CudaPointer address(const void *memory)
 {
     return (CudaPointer)(uintptr_t)memory;

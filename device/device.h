@@ -11,6 +11,10 @@
 /* The number of the card that "cuda" (0) or "cuda:N" names; -1 = it is no name of a card. */
 int device_cuda_ordinal(const char *name);
 
+/* The card of one of several ranks on a machine: the one that is named; of "cuda", the ranks take the cards
+ * that this process may use (CUDA_VISIBLE_DEVICES) in turn. */
+int device_rank_ordinal(const char *name, int node_rank);
+
 /* The compute capability, times ten, that a plan for this device assumes: that of the card of this name;
  * without one (NULL), of this machine's card, or where there is none CUDA_NEWEST. -1 = no card has the name.
  */

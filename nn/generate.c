@@ -23,6 +23,16 @@ typedef struct Writer {
 
 /* ---- Forwards -------------------------------------------------------------------------------- */
 
+/* Ranks that compute a layer together draw the same tokens, from the same logits and the same seed: had one
+ * drawn another, they would go on with different texts. */
+static void compare_drawn(const Writer *w)
+{
+    uint64_t word = 0;
+    for (int b = 0; b < w->batch && !w->meta; b++)
+        word = word * 0x100000001B3u + (uint64_t)w->next[b] + 1;
+    ranks_same_(context_here(), word, "drawn other tokens");
+}
+
 /* Tokens [from, from + count) of the history, with `next` drawn from the last one's logits if wanted. */
 static void forward(Writer *w, int from, int count, int wanted)
 {
@@ -33,8 +43,8 @@ static void forward(Writer *w, int from, int count, int wanted)
                (size_t)count * sizeof *w->ids);
     Batch batch = {.ids = tensor_from(DTYPE_I32, SHAPE(w->batch, count), MEM_INPUT, w->ids)};
     Tensor *logits = batch.ids ? nn_forward_next(w->model, &batch, w->cache) : NULL; /* (B,V) */
-    if (wanted)
-        nn_sample(logits, &w->o->sample, w->length, w->next);
+    if (wanted && nn_sample(logits, &w->o->sample, w->length, w->next) == 0)
+        compare_drawn(w);
     tensor_scope_end(scope);
     tensor_no_grad_end();
 }

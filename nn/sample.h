@@ -56,7 +56,8 @@ typedef struct GenerateOptions {
  * forward is a segment of the run, so call it outside tensor_no_grad_begin; on meta one of each kind is run,
  * and the plan is that of any number of tokens. Returns 0, or raises: ERROR_ARGUMENT (options; a prompt
  * longer than the context), what the model raises (a sequence longer than its positions), nn_sample and
- * nn_kv_cache.
+ * nn_kv_cache. Ranks that compute each layer together write the same tokens, each with the cache of its heads;
+ * all call it with the same options, and `written` stops all or none.
  */
 BRIM_API int nn_generate(Module *model, const GenerateOptions *options);
 

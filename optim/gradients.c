@@ -12,12 +12,11 @@ int optimizer_is_finite(const Optimizer *optimizer, int i, int64_t *bad)
     const Tensor *tensor = optimizer->parameters[i];
     TensorPart part = tensor_part_(tensor);
     *bad = -1;
-    if (part.grad && context->card)
-        *bad = card_find_nonfinite(context, gradient_type(tensor), shape_numel(tensor->shape), tensor->grad);
-    else if (part.grad)
-        context->kernels->find_nonfinite(part.grad_type, part.count,
-                                         optimizer_elements(part.grad_type, part.grad, part.grad_at), bad,
-                                         &context->run);
+    const void *values = part.grad ? optimizer_elements(part.grad_type, part.grad, part.grad_at) : NULL;
+    if (part.grad && part.count > 0 && context->card)
+        *bad = card_find_nonfinite(context, part.grad_type, part.count, values);
+    else if (part.grad && part.count > 0)
+        context->kernels->find_nonfinite(part.grad_type, part.count, values, bad, &context->run);
     *bad += *bad >= 0 ? part.first : 0;
     return *bad < 0;
 }
@@ -49,11 +48,16 @@ static int all_finite(const Optimizer *optimizer)
     return 1;
 }
 
+int optimizer_blame_other(void)
+{
+    return ranks_other_("a gradient that is not finite");
+}
+
 int optimizer_blame(const Optimizer *optimizer, const char *why)
 {
     int64_t bad;
     if (optimizer->item.context->ranks && all_finite(optimizer))
-        return ranks_other_("a gradient that is not finite");
+        return optimizer_blame_other();
     for (int i = 0; i < optimizer->count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
         if (optimizer_is_finite(optimizer, i, &bad))

@@ -56,7 +56,7 @@ int in_backward_blame(Optimizer *optimizer)
     for (int i = 0; i < optimizer->count; i++) {
         double squares = 0;
         const ParameterState *s = &optimizer->state[i];
-        if (s->updated)
+        if (s->updated && tensor_part_(optimizer->parameters[i]).count > 0)
             storage_read(optimizer->squares, (uint64_t)i * sizeof squares, sizeof squares, &squares);
         if (!isfinite(squares) && (first < 0 || s->turn < optimizer->state[first].turn))
             first = i;

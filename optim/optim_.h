@@ -118,6 +118,8 @@ int loss_scale_step(Optimizer *optimizer, int finite);
 void loss_scale_end(const Optimizer *optimizer);
 /* Raises that a gradient is not finite, and which; `why`: what follows. */
 int optimizer_blame(const Optimizer *optimizer, const char *why);
+/* Raises that it is another rank's. */
+int optimizer_blame_other(void);
 
 /* The factor on the learning rate of `step`, counted from 0. */
 double schedule_factor(const Schedule *schedule, int64_t step);

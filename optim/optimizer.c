@@ -322,9 +322,11 @@ void optimizer_control_on_card(const Optimizer *optimizer, int first, int count)
     int64_t found = 0;
     for (int i = first; i < first + count; i++) {
         const Tensor *tensor = optimizer->parameters[i];
-        if (optimizer_has_update(tensor))
-            context->kernels->sum_squares(gradient_type(tensor), shape_numel(tensor->shape),
-                                          storage_data(tensor->grad), &squares[found++], &context->run);
+        TensorPart part = tensor_part_(tensor);
+        if (optimizer_has_update(tensor) && (part.counts || optimizer->in_backward) && part.count > 0)
+            context->kernels->sum_squares(part.grad_type, part.count,
+                                          optimizer_elements(part.grad_type, part.grad, part.grad_at),
+                                          &squares[found++], &context->run);
     }
     card_find_control(context, squares, found, loss_scale_of_gradients(optimizer), optimizer->max_norm);
 }
@@ -355,12 +357,20 @@ static void step_on_card(Optimizer *optimizer)
 {
     Context *context = optimizer->item.context;
     int scaled = optimizer->scaling.on, skip;
-    double squares;
+    double squares, agreed;
+    if (all_parameters(optimizer, tensor_reduce_) != 0)
+        return;
     optimizer_control_on_card(optimizer, 0, optimizer->max_norm > 0 || scaled ? optimizer->count : 0);
+    if (card_agree(context, loss_scale_of_gradients(optimizer), optimizer->max_norm, &agreed) != 0)
+        return;
     update_all(optimizer);
+    if (all_parameters(optimizer, tensor_updated_) != 0)
+        return;
     int failed = card_step_read(context, &skip, &squares);
+    squares = agreed < 0 ? squares : agreed;
     optimizer_uncount(optimizer);
-    if (skip && optimizer->in_backward && in_backward_blame(optimizer) != 0) {
+    if (skip && optimizer->in_backward &&
+        (in_backward_blame(optimizer) != 0 || (agreed >= 0 && optimizer_blame_other()))) {
         card_step_end(context);
         failed = 1;
     }

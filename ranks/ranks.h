@@ -61,6 +61,7 @@ typedef struct Ranks {
     int unit; /* elements that a rank's part of a parameter is a multiple of: 0 = 64 bytes; 256 for optimizers
                  with states of 8 bits, whose blocks must not be cut */
     const struct Transport *transport; /* NULL: a plan, or a run of one rank */
+    const struct Transport *card;      /* of what lies on cards; NULL: it passes through the host's memory */
     int node_rank, node_size;          /* among those on this machine */
 } Ranks;
 

@@ -11,6 +11,7 @@
 #include "../device/cards.h"
 #include "../device/graph.h"
 #include "../kernels/kernels.h"
+#include "ranks_.h"
 
 enum {
     STAGING_BYTES = 4 << 20,      /* of host memory that copies pass through */
@@ -22,9 +23,19 @@ _Static_assert(sizeof(StepState) <= STATE_BYTES, "the step's state has its room"
 
 /* ---- Opening --------------------------------------------------------------------------------- */
 
+/* The number of the card that this context, of one of several ranks, is for. */
+static int ordinal_of(const ContextOptions *options)
+{
+    const Ranks *ranks = options->ranks;
+    return ranks && ranks->transport ? device_rank_ordinal(options->device, ranks->node_rank)
+                                     : device_cuda_ordinal(options->device);
+}
+
 static int planned_capability(const ContextOptions *options, char *why, size_t size)
 {
-    int capability = device_planned_capability(options->device, options->card);
+    char device[24];
+    snprintf(device, sizeof device, "cuda:%d", ordinal_of(options));
+    int capability = device_planned_capability(device, options->card);
     if (capability >= CUDA_OLDEST)
         return capability;
     if (capability < 0)
@@ -70,7 +81,7 @@ int card_open_(Context *context, const ContextOptions *options, char *why, size_
         card->capability = planned_capability(options, why, size);
         return card->capability < 0 ? -1 : 0;
     }
-    if (kernels_cuda_open(&card->device, device_cuda_ordinal(options->device), why, size))
+    if (kernels_cuda_open(&card->device, ordinal_of(options), why, size))
         return -1;
     card->capability = card->device.capability;
     card->sync = sync && atoi(sync);
@@ -122,10 +133,15 @@ StepState *card_state_(const Context *context)
     return (StepState *)((start + WORKSPACE_ALIGN - 1) / WORKSPACE_ALIGN * WORKSPACE_ALIGN);
 }
 
-static void write_state(const Context *context, const StepState *state)
+static void write_at(const Context *context, void *to, size_t bytes, const void *from)
 {
     const MemDevice *memory = &context->card->memory;
-    memory->write(memory->user, card_state_(context), sizeof *state, state);
+    memory->write(memory->user, to, bytes, from);
+}
+
+static void write_state(const Context *context, const StepState *state)
+{
+    write_at(context, card_state_(context), sizeof *state, state);
 }
 
 int card_begin_(Context *context)
@@ -348,6 +364,40 @@ void card_find_control(Context *context, const double *squares, int64_t count, d
         cuda_step_control(card_state_(context), squares, count, scale, max_norm, &context->run);
 }
 
+/* The step's own wait, in which ranks wait for each other where one of them is late. */
+static int wait_for_ranks(Context *context)
+{
+    const Transport *t = context->ranks->is.transport;
+    ranks_waiting_(
+        t, &(RanksWait){.what = "waiting for their cards", .number = context->ranks->traffic.calls});
+    int failed = card_read_(context);
+    ranks_done_(t);
+    return failed;
+}
+
+int card_agree(Context *context, double scale, float max_norm, double *squares)
+{
+    const StepState *s = &context->card->state;
+    int bad = 0;
+    *squares = -1;
+    if (!context->ranks || context->ranks->is.size == 1)
+        return 0;
+    *squares = 0;
+    if (!context->meta && wait_for_ranks(context))
+        return context->error;
+    if (!context->meta) {
+        bad = s->control.skip;
+        *squares = s->squares;
+    }
+    if (ranks_agree_(context, squares, &bad) || context->meta)
+        return error_code();
+    double norm = sqrt(*squares) / scale, most = (double)max_norm / (norm + 1e-6);
+    UpdateControl control = {.skip = bad || !isfinite(*squares),
+                             .grad_scale = (float)((max_norm > 0 && most < 1 ? most : 1) / scale)};
+    write_at(context, &card_state_(context)->control, sizeof control, &control);
+    return error_code();
+}
+
 const struct UpdateControl *card_control(const Context *context)
 {
     return &card_state_(context)->control;
@@ -370,11 +420,11 @@ void card_read_count(const KernelRun *run, const int64_t *at, int64_t most, int6
     *count = *count < 0 ? 0 : *count > most ? most : *count; /* after a fault it may be anything */
 }
 
-int64_t card_find_nonfinite(Context *context, DType type, int64_t n, const Storage *values)
+int64_t card_find_nonfinite(Context *context, DType type, int64_t n, const void *values)
 {
     const MemDevice *memory = &context->card->memory;
     int64_t *at = &card_state_(context)->index, index = -1;
-    context->kernels->find_nonfinite(type, n, storage_data(values), at, &context->run);
+    context->kernels->find_nonfinite(type, n, values, at, &context->run);
     memory->read(memory->user, at, sizeof index, &index);
     return index;
 }

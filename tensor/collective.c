@@ -44,9 +44,8 @@ int ranks_enter_(const Context *context, const RanksWait *wait, uint64_t kind, u
 
 int ranks_left_(const Context *context, const char *what, int failed)
 {
-    const Transport *t = context->ranks->is.transport;
-    ranks_done_(t);
-    return failed ? error_raise(ERROR_RANKS, "%s with the other ranks: %s", what, t->why(t->self)) : 0;
+    ranks_done_(context->ranks->is.transport);
+    return failed ? error_raise(ERROR_RANKS, "%s with the other ranks: %s", what, carry_why_(context)) : 0;
 }
 
 /* Enters a collective of `bytes` a rank in the books. Whether anybody is there to take part in it. */
@@ -64,12 +63,11 @@ static int leave(const Context *context, CollectiveKind kind, int failed)
     return ranks_left_(context, verb(kind), failed);
 }
 
-static int gather(const Context *context, RankGroup group, void *data, uint64_t bytes)
+static int gather(Context *context, RankGroup group, void *data, uint64_t bytes)
 {
     if (!enter(context, group, GATHER, bytes))
         return 0;
-    const Transport *t = context->ranks->is.transport;
-    return leave(context, GATHER, t->gather(t->self, group, data, bytes));
+    return leave(context, GATHER, carry_gather_(context, group, data, bytes));
 }
 
 int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t first, uint64_t bytes)
@@ -78,31 +76,37 @@ int collective_gather(Context *context, RankGroup group, const Storage *data, ui
     return gather(context, group, at ? at + first : NULL, bytes);
 }
 
+int collective_gather_host_(Context *context, RankGroup group, void *data, uint64_t bytes)
+{
+    if (!enter(context, group, GATHER, bytes))
+        return 0;
+    const Transport *t = context->ranks->asked = context->ranks->is.transport;
+    return leave(context, GATHER, t->gather(t->self, group, data, bytes));
+}
+
 void tensor_gathers_begin_(Context *context)
 {
-    const Transport *t = context->ranks->is.transport;
-    if (!context->meta && !context->error && t && t->begin)
-        ranks_left_(context, verb(GATHER), t->begin(t->self));
+    if (!context->meta && !context->error && context->ranks->is.transport)
+        ranks_left_(context, verb(GATHER), carry_begin_(context));
 }
 
 void tensor_gathers_end_(Context *context)
 {
     const Transport *t = context->ranks->is.transport;
-    if (context->meta || !t || !t->end)
+    if (context->meta || !t)
         return;
     ranks_waiting_(
         t, &(RanksWait){.what = "gathering a block",
                         .place = memtrack_path_name(context->tracker, memtrack_path(context->tracker)),
                         .number = context->ranks->traffic.calls});
-    ranks_left_(context, "gathering a block", t->end(t->self));
+    ranks_left_(context, "gathering a block", carry_end_(context));
 }
 
 static int exchange(Context *context, RankGroup group, const void *from, void *to, uint64_t bytes)
 {
     if (!enter(context, group, EXCHANGE, bytes))
         return 0;
-    const Transport *t = context->ranks->is.transport;
-    return leave(context, EXCHANGE, t->exchange(t->self, group, from, to, bytes));
+    return leave(context, EXCHANGE, carry_exchange_(context, group, from, to, bytes));
 }
 
 /* ---- Sums in the order of ranks ---------------------------------------------------------------- */
@@ -186,8 +190,7 @@ static int library_sum(Context *context, RankGroup group, int64_t n, float *data
 {
     if (!enter(context, group, SUM, (uint64_t)n * sizeof(float)))
         return 0;
-    const Transport *t = context->ranks->is.transport;
-    return leave(context, SUM, t->sum(t->self, group, data, (uint64_t)n));
+    return leave(context, SUM, carry_sum_(context, group, data, (uint64_t)n));
 }
 
 /* `count` elements of what every rank is to have: parts of `each` go to who sums them, and come back as sums.
@@ -247,11 +250,11 @@ static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int6
         stage(s, r, each, first < p->n ? element(s, p->from, first) : NULL, least(each, p->n - first));
     }
     if (library) {
-        const Transport *t = context->ranks->is.transport;
         if (!enter(context, p->group, SUM_PARTS, (uint64_t)each * s->size))
             return 0;
         if (leave(context, SUM_PARTS,
-                  t->sum_parts(t->self, p->group, storage_f32(s->from), storage_f32(s->got), (uint64_t)each)))
+                  carry_sum_parts_(context, p->group, storage_f32(s->from), storage_f32(s->got),
+                                   (uint64_t)each)))
             return error_code();
     } else if (exchange(context, p->group, storage_data(s->from), storage_data(s->got),
                         (uint64_t)each * s->size)) {

@@ -57,12 +57,12 @@ static int holds_floats(const Tensor *tensor, const char *function)
     return 0;
 }
 
-/* Where it is written as it is, on a card: nothing of it passes through the host. */
+/* Where it is written as it is, and as a whole, on a card: nothing of it passes through the host. */
 static float *on_card(const Tensor *tensor, const char *function)
 {
     const Context *context = tensor->item.context;
-    if (!context->card || context->meta || tensor->dtype != DTYPE_F32 || tensor->transposed || error_code() ||
-        !tensor_readable(tensor, function))
+    if (!context->card || context->meta || tensor->dtype != DTYPE_F32 || tensor->transposed || tensor->piece ||
+        shard_is_apart(tensor) || error_code() || !tensor_readable(tensor, function))
         return NULL;
     return storage_f32(tensor->storage);
 }

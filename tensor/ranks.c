@@ -26,8 +26,9 @@ static int check_ranks(const Context *context, const ContextOptions *options, ch
                  is->size, tensor, stages);
     else if ((unsigned)is->schedule >= RANK_SCHEDULE_COUNT)
         snprintf(why, size, "there is no schedule of stages of this number (%d)", (int)is->schedule);
-    else if (context->card)
-        snprintf(why, size, "several ranks train on the CPU, not on cuda");
+    else if (context->card && stages > 1)
+        snprintf(why, size,
+                 "stages of a model train on the CPU; on cuda, ranks divide the data or the layers");
     else if (!options->meta && is->size > 1 && !is->transport)
         snprintf(why, size, "rank %d of %d has nothing to reach the others by (ranks_join)", is->rank,
                  is->size);
@@ -44,12 +45,11 @@ static int find_groups(struct ContextRanks *r, int meta)
     int of[RANK_GROUPS] = {is->size, data, tensor, stages};
     int colour[RANK_GROUPS] = {0, at[RANKS_STAGE] * tensor + at[RANKS_TENSOR], is->rank / tensor,
                                at[RANKS_DATA] * tensor + at[RANKS_TENSOR]};
-    const Transport *t = is->transport;
     for (int g = 0; g < RANK_GROUPS; g++) {
         r->place[g] = at[g];
         r->count[g] = of[g];
         if (g != RANKS_ALL && !meta && tensor * stages > 1 && !failed)
-            failed = t->divide(t->self, (RankGroup)g, colour[g], at[g]);
+            failed = carry_divide_(r, (RankGroup)g, colour[g], at[g]);
     }
     return failed;
 }
@@ -69,9 +69,10 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
     context->ranks->is = *is;
     if (is->size == 1) /* the gradients of each micro-batch apart, as those of a rank are */
         context->ranks->is.strategy = RANKS_ZERO2;
+    if (carry_open_(context, why, size))
+        return -1;
     if (find_groups(context->ranks, options->meta)) {
-        snprintf(why, size, "dividing the ranks into groups: %.200s",
-                 is->transport->why(is->transport->self));
+        snprintf(why, size, "dividing the ranks into groups: %.200s", carry_why_(context));
         return -1;
     }
     return 0;
@@ -79,8 +80,10 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
 
 void ranks_close_(Context *context)
 {
-    if (context->ranks)
+    if (context->ranks) {
         stages_close_(context);
+        carry_close_(context);
+    }
     if (context->ranks)
         memtrack_host_free(context->tracker, context->ranks, bytes_of(&context->ranks->is));
     context->ranks = NULL;
@@ -166,27 +169,83 @@ static int read_words(Context *context, const RankWord *words, double *squares, 
     return 0;
 }
 
+static void say(const Context *context, RankWord *words, double squares, int bad)
+{
+    words[context->ranks->is.rank] = (RankWord){.hash = context->ranks->traffic.hash,
+                                                .step = context->steps_done,
+                                                .loss = context->step_loss,
+                                                .squares = squares,
+                                                .bad = bad,
+                                                .stop = context->ranks->stop,
+                                                .before = stage_link_(context, 1),
+                                                .after = stage_link_(context, 0)};
+}
+
+/* Beside a card, words are the host's: in the room of reports, which nobody needs meanwhile. */
+static int agree_beside_card(Context *context, double *squares, int *bad)
+{
+    RankWord *at = context->meta ? NULL : (RankWord *)(void *)context->ranks->reports;
+    if (at)
+        say(context, at, *squares, *bad);
+    int failed = collective_gather_host_(context, RANKS_ALL, at, sizeof(RankWord));
+    return !failed && at ? read_words(context, at, squares, bad) : failed;
+}
+
 int ranks_agree_(Context *context, double *squares, int *bad)
 {
     if (!context->ranks || context->ranks->is.size == 1)
         return 0;
-    int size = context->ranks->is.size, rank = context->ranks->is.rank;
-    Storage *words = storage_new(context, (int64_t)sizeof(RankWord) * size, MEM_COMMUNICATION);
+    if (context->card)
+        return agree_beside_card(context, squares, bad);
+    Storage *words =
+        storage_new(context, (int64_t)sizeof(RankWord) * context->ranks->is.size, MEM_COMMUNICATION);
     if (!words)
         return error_code();
     RankWord *at = storage_data(words);
     if (at)
-        at[rank] = (RankWord){.hash = context->ranks->traffic.hash,
-                              .step = context->steps_done,
-                              .loss = context->step_loss,
-                              .squares = *squares,
-                              .bad = *bad,
-                              .stop = context->ranks->stop,
-                              .before = stage_link_(context, 1),
-                              .after = stage_link_(context, 0)};
+        say(context, at, *squares, *bad);
     int failed = collective_gather(context, RANKS_ALL, words, 0, sizeof(RankWord));
     if (!failed && at)
         failed = read_words(context, at, squares, bad);
+    storage_release(context, words);
+    return failed;
+}
+
+/* What a rank of a group says has to be the same on all of it; 64 bytes. */
+typedef struct SameWord {
+    uint64_t hash, word;
+    uint64_t rest[6];
+} SameWord;
+_Static_assert(sizeof(SameWord) == 64, "the unit of what ranks send");
+
+static int compare_words(const struct ContextRanks *r, const SameWord *words, const char *what)
+{
+    const SameWord *mine = &words[r->place[RANKS_TENSOR]];
+    int first = r->is.rank - r->place[RANKS_TENSOR];
+    for (int i = 0; i < r->count[RANKS_TENSOR]; i++)
+        if (words[i].hash != mine->hash || words[i].word != mine->word)
+            return error_raise(ERROR_RANKS,
+                               "ranks %d and %d compute each layer together and have %s; a script may not "
+                               "depend on the rank",
+                               r->is.rank, first + i, what);
+    return 0;
+}
+
+int ranks_same_(Context *context, uint64_t word, const char *what)
+{
+    if (error_code() || context_tensor_ranks_(context) == 1)
+        return error_code();
+    const struct ContextRanks *r = context->ranks;
+    Storage *words =
+        storage_new(context, (int64_t)sizeof(SameWord) * r->count[RANKS_TENSOR], MEM_COMMUNICATION);
+    if (!words)
+        return error_code();
+    SameWord *at = storage_data(words);
+    if (at)
+        at[r->place[RANKS_TENSOR]] = (SameWord){.hash = r->traffic.hash, .word = word};
+    int failed = collective_gather(context, RANKS_TENSOR, words, 0, sizeof(SameWord));
+    if (!failed && at)
+        failed = compare_words(r, at, what);
     storage_release(context, words);
     return failed;
 }

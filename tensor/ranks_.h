@@ -44,6 +44,8 @@ struct ContextRanks {
     uint64_t link[2][2];              /* hashes of messages: [with the stage before][gradients] */
     Flight *flight;
     int flight_room, forwards, backwards; /* of this step, so far */
+    char *room;                           /* of the host's, that what a card sends passes through; or NULL */
+    const Transport *asked;               /* who carried last; NULL: is.transport */
     RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that
                              there is no memory takes none */
 };
@@ -76,6 +78,9 @@ int ranks_enter_(const Context *context, const RanksWait *wait, uint64_t kind, u
 int ranks_left_(const Context *context, const char *what, int failed);
 uint64_t ranks_mixed_(uint64_t hash, uint64_t word); /* one word more */
 
+/* Outside the ledger: everyone's part of `bytes` of the host's memory, in the books like the others. */
+int collective_gather_host_(Context *context, RankGroup group, void *data, uint64_t bytes);
+
 /* n elements of a float type: everywhere the sum over the ranks of the group, in their order. */
 int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data);
 /* The same of what an operation computes; NULL on meta. */
@@ -93,6 +98,22 @@ typedef struct SumParts {
 int collective_sum_parts(Context *context, const SumParts *parts);
 /* Everyone's part of `bytes`, where it lies in `data`, whose parts begin at its byte `first`. */
 int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t first, uint64_t bytes);
+
+/* ---- Who carries them (carry.c). 0, or not, and carry_why_ says why ---------------------------- */
+
+/* Room of the host's where a card's data needs it; planned. 0, or -1 with a sentence. */
+int carry_open_(Context *context, char *why, size_t size);
+void carry_close_(Context *context);
+/* Ranks of this colour are a group from now on, to all who carry for it. */
+int carry_divide_(struct ContextRanks *ranks, RankGroup group, int colour, int place);
+/* Of the context's memory; sizes as transport.h has them. */
+int carry_gather_(Context *context, RankGroup group, void *data, uint64_t bytes);
+int carry_exchange_(Context *context, RankGroup group, const void *from, void *to, uint64_t bytes);
+int carry_sum_(Context *context, RankGroup group, float *data, uint64_t count);
+int carry_sum_parts_(Context *context, RankGroup group, const float *from, float *to, uint64_t count);
+int carry_begin_(Context *context);
+int carry_end_(Context *context);
+const char *carry_why_(const Context *context);
 
 /* ---- Shards (shard.c) ------------------------------------------------------------------------- */
 

@@ -16,7 +16,7 @@ static int is_several(const Context *context)
 /* The watch is told, as of what is in the books. */
 static const Transport *meet(const Context *context, uint64_t bytes)
 {
-    const Transport *t = context->ranks->is.transport;
+    const Transport *t = context->ranks->asked = context->ranks->is.transport;
     ranks_waiting_(t, &(RanksWait){.what = "reading or writing files", .bytes = bytes});
     return t;
 }

@@ -169,6 +169,24 @@ int tensor_is_divided_(const Context *context)
     return strategy_of(context) == RANKS_ZERO3;
 }
 
+/* Elements [first, first + count) of the part become those at `from`: on a card, as they are to lie there. */
+static void write_part(const Context *context, const TensorPart *part, DType type, int64_t first,
+                       int64_t count, const char *from)
+{
+    enum { MOST = 1024 };
+    float values[MOST]; /* room for as many of any float type */
+    const Kernels *k = context->host_kernels;
+    uint64_t size = dtype_bytes(part->type, 1, 1);
+    if (!context->card)
+        k->copy(type, part->type, count, from, (char *)storage_data(part->weights) + (uint64_t)first * size,
+                &context->run);
+    for (int64_t at = 0, n; at < count && context->card; at += n) {
+        n = count - at < MOST ? count - at : MOST;
+        k->copy(type, part->type, n, from + dtype_bytes(type, 1, at), values, &context->host_run);
+        storage_write(part->weights, (uint64_t)(first + at) * size, (uint64_t)n * size, values);
+    }
+}
+
 int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
     const Context *context = tensor->item.context;
@@ -191,10 +209,7 @@ int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
     begin = begin > part.first ? begin : part.first;
     end = end < last ? end : last;
     if (begin < end && storage_data(part.weights))
-        context->kernels->copy(tensor->dtype, part.type, end - begin, at,
-                               (char *)storage_data(part.weights) +
-                                   dtype_bytes(part.type, 1, begin - part.first),
-                               &context->run);
+        write_part(context, &part, tensor->dtype, begin - part.first, end - begin, at);
     return error_code();
 }
 

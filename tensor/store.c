@@ -86,14 +86,16 @@ static int values_into(const Store *s, int64_t first, int64_t count, const Stora
 /* All elements, or those of this rank's part: at once, or through little memory of the host's. */
 static int all_values_into(const Store *s, const Storage *to)
 {
+    int64_t begin = 0, n = s->array.rows * s->array.cols;
     if (s->tensor->shard && to != s->tensor->storage) {
         TensorPart part = tensor_part_(s->tensor);
-        return part.count > 0 ? values_into(s, part.first, part.count, to, 0) : 0;
+        begin = part.first;
+        n = part.count;
     }
-    int64_t n = s->array.rows * s->array.cols, piece = s->tensor->item.context->card ? STORE_FLOATS : n;
+    int64_t piece = s->tensor->item.context->card ? STORE_FLOATS : n;
     int failed = 0;
-    for (int64_t first = 0; first < n && !failed; first += piece)
-        failed = values_into(s, first, piece < n - first ? piece : n - first, to, first);
+    for (int64_t at = 0; at < n && !failed; at += piece)
+        failed = values_into(s, begin + at, piece < n - at ? piece : n - at, to, at);
     return failed;
 }
 

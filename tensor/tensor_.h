@@ -428,6 +428,9 @@ void tensor_gathers_end_(Context *context);
 /* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0,
  * or raises: the ranks are not at the same place. Nothing where the context is alone. */
 int ranks_agree_(Context *context, double *squares, int *bad);
+/* The word has to be the same on all ranks that compute a layer together; else it raises that they have
+ * `what`: "drawn other tokens". Planned. 0, or raises. Nothing where no layer is divided. */
+int ranks_same_(Context *context, uint64_t word, const char *what);
 /* With the next update the other ranks hear that this one is asked to stop, by what is not 0; the last update
  * brought what any of them, this one too, is asked by. Alone, nothing is heard. */
 void context_ask_to_stop_(Context *context, int reason);
@@ -465,6 +468,9 @@ int ranks_gather_(const Context *context, void *data, uint64_t bytes);
  * clips (max_norm 0: does not). squares (count): the sum of each gradient's squares. */
 void card_find_control(Context *context, const double *squares, int64_t count, double scale, float max_norm);
 const struct UpdateControl *card_control(const Context *context);
+/* Of several ranks, after that (waits): what their updates read is everybody's, and *squares are those of all
+ * gradients that are counted; -1: the context is alone. 0, or raises. */
+int card_agree(Context *context, double scale, float max_norm, double *squares);
 /* Waits for the step, and raises what went wrong in it. squares: of all gradients. Returns error_code(). */
 int card_step_read(Context *context, int *skip, double *squares);
 /* The next operation begins another step. */
@@ -477,7 +483,7 @@ int card_took_effect(const Context *context, int64_t operation);
 /* A number of rows, at most `most`, that a kernel has counted (waits). */
 void card_read_count(const KernelRun *run, const int64_t *at, int64_t most, int64_t *count);
 /* The index of the first element that is not finite (waits); -1 = all are. */
-int64_t card_find_nonfinite(Context *context, DType type, int64_t n, const Storage *values);
+int64_t card_find_nonfinite(Context *context, DType type, int64_t n, const void *values);
 
 static inline void *storage_data(const Storage *storage)
 {

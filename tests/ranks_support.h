@@ -14,6 +14,9 @@ enum { RANK_ERROR = 512, RANK_NUMBERS = 500000 };
  * the byte. *plan: its figures, which own nothing. 0, or non-zero with the reason in error. */
 int plan_and_run(Script script, void *config, const Ranks *ranks, Plan *plan, char error[RANK_ERROR]);
 
+int plan_and_run_on(const char *device, Script script, void *config, const Ranks *ranks, Plan *plan,
+                    char error[RANK_ERROR]);
+
 /* RANK_NUMBERS of which nobody has written any. */
 float *numbers_new(void);
 /* What of the parameters is counted at this rank, as floats, each where it is in the whole model: all ranks

@@ -4,8 +4,7 @@
 #include <signal.h>
 #include <time.h>
 
-#include "../ranks/launcher_.h"
-#include "cli_support.h"
+#include "cli_mpi.h"
 
 /* ---- Plans: mlp, 784-512-512-10, over 3 ranks -------------------------------------------------- */
 
@@ -250,7 +249,7 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "2", "--stages", "2", "--pipeline", "zb"}, "--pipeline must be 1f1b or gpipe"},
         {{"compare", "--ranks", "2", "--stages", "2"}, "--stages belongs to `brim train` and `brim plan`"},
         {{"train", "--ranks", "2", "--stages", "2", "--save", "x"}, "--stages 2 excludes --save"},
-        {{"plan", "--ranks", "2", "--device", "cuda"}, "several ranks train on the CPU"},
+        {{"plan", "--ranks", "2", "--stages", "2", "--device", "cuda"}, "stages of a model train on the CPU"},
         {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is --tensor T"},
         {{"plan", "--ranks", "2", "--parallel", "zero4"}, "ddp, zero1, zero2, zero3, fsdp, not 'zero4'"},
         {{"plan", "--ranks", "2", "--tp", "2"}, "--tensor T, of --ranks N"},
@@ -279,43 +278,16 @@ static void what_is_not_there_is_refused_by_name(void **state)
 
 /* ---- Over MPI ----------------------------------------------------------------------------------- */
 
-static const char *launcher; /* NULL: there is no MPI, or no plugin */
-
 static int find_mpi(void **state)
 {
-    static const char *const pairs[][2] = {
-        {"openmpi", "mpirun.openmpi"}, {"openmpi", "mpirun"}, {"mpich", "mpirun.mpich"}, {"", "mpirun"}};
-    char path[PLUGIN_PATH], command[96];
     if (make_folder(state))
         return -1;
     make_model("llama");
     make_text("text", 20000);
     setenv("BRIM_FASHION_MNIST", make_images("images"), 1); /* not every machine has it */
-    for (size_t i = 0; i < COUNT(pairs) && !launcher; i++) {
-        snprintf(command, sizeof command, "command -v %s >/dev/null 2>&1", pairs[i][1]);
-        if (plugin_find_(pairs[i][0], path) && system(command) == 0)
-            launcher = pairs[i][1];
-    }
-    const char *skipped = getenv("BRIM_SKIPPED");
-    FILE *f = !launcher && skipped ? fopen(skipped, "a") : NULL;
-    if (f) {
-        fprintf(f,
-                "trainings of the command over MPI: there is no mpirun, or no mpicc that built a plugin\n");
-        fclose(f);
-    }
-    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
-    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
-    setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 1);
-    if (SANITIZED) /* MPI leaves memory to the end of the process */
-        setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
+    find_launcher("trainings of the command");
     return 0;
 }
-
-#define NEEDS_MPI()                                                                                          \
-    do {                                                                                                     \
-        if (!launcher)                                                                                       \
-            skip();                                                                                          \
-    } while (0)
 
 #define SMALL                                                                                                \
     "--model", in_folder("llama.json"), "--data", in_folder("text"), "--seq", "16", "--batch", "2",          \
@@ -480,31 +452,6 @@ static void files_do_not_know_the_ranks(void **state)
                         "r=2", "--merge", "--export", in_folder(strategies[i])),
                     0);
     same_files(in_folder("zero2"), in_folder("zero3"), "model.safetensors");
-}
-
-/* A shell's line, with what it printed, its status, and the seconds it took. */
-static Outcome *shell(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static double shell_seconds;
-
-static Outcome *shell(const char *format, ...)
-{
-    static Outcome outcome;
-    char line[4096];
-    struct timespec start, end;
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(line, sizeof line, format, arguments);
-    va_end(arguments);
-    clock_gettime(CLOCK_MONOTONIC, &start);
-    FILE *f = popen(line, "r");
-    assert_non_null(f);
-    size_t bytes = fread(outcome.out, 1, sizeof outcome.out - 1, f);
-    outcome.out[bytes] = outcome.err[0] = '\0';
-    int status = pclose(f);
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    shell_seconds = (double)(end.tv_sec - start.tv_sec);
-    outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    return &outcome;
 }
 
 /* Everyone is gone soon, with a status that is not 0, and one sentence says why: `not` is in no line. */

@@ -2,7 +2,7 @@
  * flash, with and without checkpointing of every block, with the tuned and the plain kernels. */
 #include <math.h>
 
-#include "support.h"
+#include "parity_support.h"
 
 typedef struct Variant {
     AttentionKind attention;
@@ -10,65 +10,6 @@ typedef struct Variant {
     const char *kernels;
     int chunk; /* rows of the loss head; mlp has none */
 } Variant;
-
-static int number(const char *config, const char *key)
-{
-    return (int)attribute(config, key, 0);
-}
-
-static Module *mlp_of(const char *config)
-{
-    MlpConfig c = {.dropout = 0};
-    const char *at = strstr(config, "sizes=") + strlen("sizes=");
-    for (int i = 0; *at; i++) {
-        char *end;
-        c.sizes[i] = (int)strtol(at, &end, 10);
-        at = *end ? end + 1 : end;
-    }
-    return nn_mlp(&c);
-}
-
-static Module *model_of(const char *config, AttentionKind attention)
-{
-    int vocab = number(config, "vocab"), dim = number(config, "dim"), layers = number(config, "layers");
-    int heads = number(config, "heads"), ffn = number(config, "ffn"), max_seq = number(config, "max_seq");
-    float eps = (float)attribute(config, "norm_eps", 0);
-    if (kind_is(config, "mlp"))
-        return mlp_of(config);
-    if (kind_is(config, "bert"))
-        return nn_bert(&(BertConfig){.vocab = vocab,
-                                     .dim = dim,
-                                     .layers = layers,
-                                     .heads = heads,
-                                     .ffn = ffn,
-                                     .max_seq = max_seq,
-                                     .types = number(config, "types"),
-                                     .norm_eps = eps,
-                                     .attention = attention});
-    if (kind_is(config, "gpt2"))
-        return nn_gpt2(&(Gpt2Config){.vocab = vocab,
-                                     .dim = dim,
-                                     .layers = layers,
-                                     .heads = heads,
-                                     .ffn = ffn,
-                                     .max_seq = max_seq,
-                                     .norm_eps = eps,
-                                     .attention = attention});
-    return nn_llama(&(LlamaConfig){.vocab = vocab,
-                                   .dim = dim,
-                                   .layers = layers,
-                                   .heads = heads,
-                                   .hidden = number(config, "hidden"),
-                                   .kv_heads = number(config, "kv_heads"),
-                                   .head_dim = number(config, "head_dim"),
-                                   .tied = number(config, "tied"),
-                                   .rope_theta = (float)attribute(config, "rope_theta", 0),
-                                   .norm_eps = eps,
-                                   .qkv_bias = number(config, "qkv_bias"),
-                                   .o_bias = number(config, "o_bias"),
-                                   .mlp_bias = number(config, "mlp_bias"),
-                                   .attention = attention});
-}
 
 /* Parameter p by the formula; checks names and order against the fixture on the way. */
 static void set_parameters(const char *what, const Fixture *fixture, Module *model)
@@ -118,7 +59,7 @@ static void run_variant(const Fixture *fixture, const char *name, const Variant 
              variant->checkpoint ? " checkpoint" : "", variant->kernels ? variant->kernels : "tuned",
              variant->threads, variant->chunk);
     Visit v = visit(&(ContextOptions){.kernels = variant->kernels, .threads = variant->threads});
-    Module *model = model_of(fixture_find(fixture, 0, "config")->data, variant->attention);
+    Module *model = parity_model(fixture_find(fixture, 0, "config")->data, variant->attention);
     if (!model)
         fail_msg("%s: %s", what, error_message());
     for (int i = 0; i < nn_block_count(model); i++)
@@ -172,8 +113,8 @@ static void run_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        MODEL("mlp"),   MODEL("bert"),           MODEL("gpt2"),
-        MODEL("llama"), MODEL("llama_gqa_tied"), MODEL("llama_head_dim"),
+        MODEL("mlp"),         MODEL("bert"),           MODEL("gpt2"),
+        MODEL("llama"),       MODEL("llama_gqa_tied"), MODEL("llama_head_dim"),
         MODEL("llama_qwen2"), MODEL("llama_biases"),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -200,10 +200,10 @@ typedef struct UpdateRates {
     AdamFactors adam;
 } UpdateRates;
 
-/* What UpdateArrays has; scales: of 8-bit states. aligned: every array begins on 16 bytes. fault: the step's,
- * all ones = none. */
+/* What UpdateArrays has; scales: of 8-bit states. first: the place of element 0 in the whole parameter, of
+ * which a rank may have a part. aligned: every array begins on 16 bytes. fault: the step's, all ones = none. */
 typedef struct UpdateArguments {
-    int64_t n;
+    int64_t n, first;
     void *p;
     float *master;
     const void *g;

@@ -7,6 +7,7 @@ static void update(const KernelRun *run, int kernel, const UpdateArrays *arrays,
                    const UpdateControl *control)
 {
     UpdateArguments a = {.n = arrays->n,
+                         .first = arrays->first,
                          .p = arrays->p,
                          .master = arrays->master,
                          .g = arrays->g,

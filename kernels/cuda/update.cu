@@ -144,7 +144,7 @@ DEVICE void update_take(const UpdateArguments *a, int s, int64_t i, const float 
 DEVICE void update_put(const UpdateArguments *a, int array, DType type, const float *x, void *to, int64_t i)
 {
     if (type == DTYPE_BF16 && a->random) {
-        uint64_t block = (uint64_t)i / 8;
+        uint64_t block = (uint64_t)(a->first + i) / 8;
         Pack p = {{0}};
         Philox draw =
             philox4x32(draw_rounding_key(&a->rounding, block), (uint32_t)block, a->rounding.parameter,
