@@ -127,8 +127,8 @@ int unknown_command(const char *name); /* says so, with the nearest ones; return
 typedef struct Stored {
     DType dtype;
     int64_t count;
-    uint64_t bytes;  /* of their arrays, scales included; a block is rounded up beyond that */
-    int64_t divided; /* of the parameters: those that ranks divide */
+    uint64_t bytes;      /* of their arrays, scales included; a block is rounded up beyond that */
+    int64_t divided;     /* of the parameters: those that ranks divide */
     uint64_t rank_bytes; /* that one rank has of them, padding included */
 } Stored;
 

@@ -2,9 +2,9 @@
  * plugin fills. Nobody but the plugin sees that library's types.
  *
  * Every function is called by all ranks of a group, in the same order, and returns when the caller's buffers
- * are its own again. It returns 0, or non-zero with the reason in why(). Sizes are in bytes, and may be beyond
- * 4 GiB; of exchange they are multiples of TRANSPORT_UNIT, and of gather where they are beyond 2 GiB. Buffers
- * are the host's. */
+ * are its own again. It returns 0, or non-zero with the reason in why(). Sizes are in bytes, and may be
+ * beyond 4 GiB; of exchange they are multiples of TRANSPORT_UNIT, and of gather where they are beyond 2 GiB.
+ * Buffers are the host's. */
 #ifndef BRIM_RANKS_TRANSPORT_H
 #define BRIM_RANKS_TRANSPORT_H
 

@@ -153,8 +153,8 @@ int quantized_regions_(const Tensor *tensor);
 int quantized_gather_(Tensor *tensor, Storage *whole, int region);
 /* Bytes of the whole matrix (quant_layout), of which those of this rank's part are kept. */
 void quantized_write_(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
-/* The whole matrix in the host's memory (quantized_gathered_bytes_): all ranks come here, and nothing of it is
- * planned. And elements of it in the order that files have. */
+/* The whole matrix in the host's memory (quantized_gathered_bytes_): all ranks come here, and nothing of it
+ * is planned. And elements of it in the order that files have. */
 int quantized_to_host_(const Tensor *tensor, void *whole);
 void quantized_decode_host_(const Tensor *tensor, const void *whole, int64_t first, int64_t count,
                             float *values);

@@ -76,11 +76,8 @@ static int agree(Context *context, RankGroup group, RankValue *value)
     RankReport *reports = context->ranks->reports;
     uint64_t place = ~context->ranks->traffic.hash; /* in a step, this is where the hash itself is */
     int failed = -1;
-    reports[context->ranks->place[group]] = (RankReport){.place = place,
-                                                         .step = context->steps_done,
-                                                         .code = error_code(),
-                                                         .value = mine,
-                                                         .rank = is->rank};
+    reports[context->ranks->place[group]] = (RankReport){
+        .place = place, .step = context->steps_done, .code = error_code(), .value = mine, .rank = is->rank};
     const Transport *t = meet(context, sizeof *reports);
     if (met(context, t->gather(t->self, group, reports, sizeof *reports)))
         return error_code();

@@ -1,7 +1,8 @@
-/* Quantised weights that are divided among ranks. A rank's part is an array by itself, as base/quant_layout_.h
- * lays it out. Of the whole matrix it is one range of each region: of the codes, of their scales, and of what
- * those are scaled by. Regions are gathered one after the other, each where the matrix has it. Parts are padded
- * to one size; what of that lies behind the matrix's codes is where its scales go next. */
+/* Quantised weights that are divided among ranks. A rank's part is an array by itself, as
+ * base/quant_layout_.h lays it out. Of the whole matrix it is one range of each region: of the codes, of
+ * their scales, and of what those are scaled by. Regions are gathered one after the other, each where the
+ * matrix has it. Parts are padded to one size; what of that lies behind the matrix's codes is where its
+ * scales go next. */
 #include <string.h>
 
 #include "../base/quant_layout_.h"
@@ -109,12 +110,14 @@ int quantized_to_host_(const Tensor *tensor, void *whole)
         storage_read(part, r.part, r.bytes, to + place * r.bytes);
         failed = ranks_gather_(context, to, r.bytes);
         if (tensor->dtype == DTYPE_NF4 && i == 1) /* what is padding lies there until now */
-            storage_read(part, part_layout(tensor).offset, sizeof(float), (char *)whole + whole_layout(tensor).offset);
+            storage_read(part, part_layout(tensor).offset, sizeof(float),
+                         (char *)whole + whole_layout(tensor).offset);
     }
     return failed;
 }
 
-void quantized_decode_host_(const Tensor *tensor, const void *whole, int64_t first, int64_t count, float *values)
+void quantized_decode_host_(const Tensor *tensor, const void *whole, int64_t first, int64_t count,
+                            float *values)
 {
     const Context *context = tensor->item.context;
     const Kernels *k = context->host_kernels;
@@ -140,7 +143,7 @@ void quantized_write_(Tensor *tensor, int64_t first, int64_t bytes, const void *
     for (int i = 0; i < quantized_regions_(tensor) && !context->meta; i++) {
         Region r = region_of(tensor, i);
         uint64_t begin = place * r.bytes;
-        uint64_t end = i == 0 ? whole.codes_bytes
+        uint64_t end = i == 0                                ? whole.codes_bytes
                        : i + 1 == quantized_regions_(tensor) ? whole.bytes - whole.scales
                                                              : whole.offset - whole.group_scales;
         uint64_t size = begin >= end ? 0 : end - begin < r.bytes ? end - begin : r.bytes;

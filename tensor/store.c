@@ -16,9 +16,9 @@ enum {
 
 typedef struct Store {
     Tensor *tensor;
-    StoredArray array;        /* that is written: the tensor, or this rank's part of it */
-    const Storage *to;        /* where it lies */
-    int64_t from, count;      /* the tensor's element that is its first, and how many it has */
+    StoredArray array;   /* that is written: the tensor, or this rank's part of it */
+    const Storage *to;   /* where it lies */
+    int64_t from, count; /* the tensor's element that is its first, and how many it has */
     TensorSource source;
     void *user;
     Storage *buffer, *scales; /* floats to be encoded; NF4's scales until their mean is known */
@@ -37,8 +37,8 @@ StoredArray tensor_stored_(const Tensor *tensor)
 
 /* ---- The values ------------------------------------------------------------------------------ */
 
-/* Elements of a matrix that the source has transposed: strips of its rows, turned. The first row of those that
- * are touched may be cut off, and the last. */
+/* Elements of a matrix that the source has transposed: strips of its rows, turned. The first row of those
+ * that are touched may be cut off, and the last. */
 static int turned(const Store *s, int64_t first, int64_t count, float *values)
 {
     float strip[STORE_STRIP];
@@ -61,8 +61,7 @@ static int turned(const Store *s, int64_t first, int64_t count, float *values)
 
 static int values_of(const Store *s, int64_t first, int64_t count, float *values)
 {
-    return s->tensor->transposed ? turned(s, first, count, values)
-                                 : s->source(s->user, first, count, values);
+    return s->tensor->transposed ? turned(s, first, count, values) : s->source(s->user, first, count, values);
 }
 
 /* Elements [first, first + count) of the source into an fp32 storage, from its element `at` on: where the
@@ -168,8 +167,8 @@ static int64_t scales_of(const Store *s)
     return blocks_of(s->array.rows * s->array.cols) * ranks;
 }
 
-/* Scales are encoded by the mean of all, which ranks that have a part each tell each other. Who failed says so
- * first: nobody waits for it. */
+/* Scales are encoded by the mean of all, which ranks that have a part each tell each other. Who failed says
+ * so first: nobody waits for it. */
 static int store_scales(const Store *s, int failed)
 {
     Context *context = s->tensor->item.context;
@@ -177,8 +176,8 @@ static int store_scales(const Store *s, int failed)
     if (shard_is_apart(s->tensor)) {
         failed = ranks_agree_parts_(context);
         if (!failed)
-            failed = collective_gather(context, RANKS_DATA, s->scales, 0,
-                                       (uint64_t)blocks_of(n) * sizeof(float));
+            failed =
+                collective_gather(context, RANKS_DATA, s->scales, 0, (uint64_t)blocks_of(n) * sizeof(float));
     }
     if (!failed && !context->meta)
         context->kernels->encode_scales(blocks_of(all), storage_f32(s->scales), s->from / NF4_BLOCK,
@@ -398,10 +397,11 @@ int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user
     if (error_code() || (!shard_is_apart(tensor) && !tensor_readable(tensor, "tensor_replace_")))
         return error_code();
     if (shard_is_apart(tensor) && tensor->shard->type != tensor->dtype)
-        return error_raise(ERROR_STATE,
-                           "the parameter '%s' is divided among ranks and kept in fp32 beside its %s; what is to "
-                           "be quantised is made so (nn_set_weights)",
-                           tensor_name(tensor), dtype_name(tensor->dtype));
+        return error_raise(
+            ERROR_STATE,
+            "the parameter '%s' is divided among ranks and kept in fp32 beside its %s; what is to "
+            "be quantised is made so (nn_set_weights)",
+            tensor_name(tensor), dtype_name(tensor->dtype));
     if (shard_gather(tensor) != 0) /* the source may want elements that other ranks have */
         return error_code();
     *old = *tensor;

@@ -222,9 +222,9 @@ void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count);
  * becomes (out,in) where the type is quantised, and back. Frozen from then on, unless it is f32. 0, also
  * where it is of the type already; or raises and changes nothing. */
 int tensor_convert_(Tensor *tensor, DType dtype);
-/* The same with other values: the source gives them in the order in which the tensor is stored until then. Its
- * header of until then is in *old while the source is asked, with all its data, which other ranks may have had
- * parts of. */
+/* The same with other values: the source gives them in the order in which the tensor is stored until then.
+ * Its header of until then is in *old while the source is asked, with all its data, which other ranks may
+ * have had parts of. */
 int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user, Tensor *old);
 /* Elements [first, first + count) of a tensor of any type but i32, as floats; nothing on meta. The data are
  * there. */

@@ -1,6 +1,6 @@
-/* Quantised weights that ZeRO-3 divides: sizes that no unit divides, each kind, 2 and 3 ranks. What is gathered
- * is the array that one process has, codes and scales, byte for byte; what is trained over it is bit for bit
- * what one process trains; and each rank's plan, made alone, is its run. */
+/* Quantised weights that ZeRO-3 divides: sizes that no unit divides, each kind, 2 and 3 ranks. What is
+ * gathered is the array that one process has, codes and scales, byte for byte; what is trained over it is bit
+ * for bit what one process trains; and each rank's plan, made alone, is its run. */
 #include <math.h>
 
 #include "../base/quant_layout_.h"
@@ -21,7 +21,7 @@ typedef struct Job {
     DType dtype;
     RankStrategy strategy;
     int ranks, layers, checkpoint, blocks;
-    int later; /* quantised when it has weights already */
+    int later;                      /* quantised when it has weights already */
     const char *from, *to, *merged; /* weights that are read, and written at the end; NULL = none */
     float *weights;
     unsigned char *base[MOST_RANKS]; /* all quantised weights, as each rank gathers them */
@@ -54,12 +54,8 @@ static ModelPreset preset_of(const Job *job)
         preset.config.gpt2 =
             (Gpt2Config){.vocab = 257, .dim = 168, .layers = layers, .heads = 4, .ffn = 333, .max_seq = 24};
     else
-        preset.config.bert = (BertConfig){.vocab = TOKEN_VOCAB,
-                                          .dim = 168,
-                                          .layers = layers,
-                                          .heads = 4,
-                                          .ffn = 333,
-                                          .max_seq = 24};
+        preset.config.bert = (BertConfig){
+            .vocab = TOKEN_VOCAB, .dim = 168, .layers = layers, .heads = 4, .ffn = 333, .max_seq = 24};
     return preset;
 }
 
@@ -108,13 +104,13 @@ static int script(void *config)
     const Part *part = config;
     Job *job = part->job;
     int meta = context_is_meta(context_current());
-    Loader *data = data_text("builtin", &(TextOptions){.batch = 2,
-                                                       .seq = SMALL_SEQ,
-                                                       .accumulate = part->ranks ? 1 : job->ranks,
-                                                       .seed = 1,
-                                                       .held_out = -1,
-                                                       .mask_probability =
-                                                           job->family == MODEL_BERT ? 0.3f : 0});
+    Loader *data =
+        data_text("builtin", &(TextOptions){.batch = 2,
+                                            .seq = SMALL_SEQ,
+                                            .accumulate = part->ranks ? 1 : job->ranks,
+                                            .seed = 1,
+                                            .held_out = -1,
+                                            .mask_probability = job->family == MODEL_BERT ? 0.3f : 0});
     Module *model = model_of(job);
     read_base(job, part->rank, model);
     Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-2f, .weight_decay = 0.1f});
@@ -437,7 +433,8 @@ static int read_bad(Reader *r, const Ranks *ranks, Module *model)
         (ranks->rank != 1) != !strncmp(error_message(), "rank 1: ", 8))
         return complain(r, ranks, "the message does not say which");
     error_clear();
-    return io_load_weights(model, r->good, NULL, NULL) ? complain(r, ranks, "reading does not work again") : 0;
+    return io_load_weights(model, r->good, NULL, NULL) ? complain(r, ranks, "reading does not work again")
+                                                       : 0;
 }
 
 static int read_without_memory(Reader *r, const Ranks *ranks, Module *model)
@@ -520,9 +517,8 @@ static void test_one_rank_cannot_read(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_divided_bases_are_one_process),
-                                       cmocka_unit_test(test_families_and_blocks),
-                                       cmocka_unit_test(test_sizes_that_no_unit_divides), TEST(test_files),
-                                       TEST(test_one_rank_cannot_read)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_divided_bases_are_one_process), cmocka_unit_test(test_families_and_blocks),
+        cmocka_unit_test(test_sizes_that_no_unit_divides), TEST(test_files), TEST(test_one_rank_cannot_read)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -141,8 +141,8 @@ static int gather(void *self, RankGroup group, void *data, uint64_t bytes)
         return -1;
     if (mpi.together)
         return count_of(bytes, &type, &count) ||
-               failed(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, type,
-                                     mpi.group[group], &mpi.gathers[mpi.gathering++]),
+               failed(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, type, mpi.group[group],
+                                     &mpi.gathers[mpi.gathering++]),
                       "MPI_Iallgather");
     return count_of(bytes, &type, &count) ||
            failed(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, type, mpi.group[group]),
