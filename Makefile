@@ -57,7 +57,7 @@ KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/environment.c kernels/
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))
 LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
-PAGE_JS  := $(foreach part,base log timeline treemap allocators steps compare main,report/page/$(part).js)
+PAGE_JS  := $(foreach part,base log timeline ranks treemap allocators steps compare main,report/page/$(part).js)
 PAGE_INC := $(addprefix $(BUILD)/report/page/page.,html.inc css.inc js.inc)
 CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))

@@ -5,8 +5,9 @@
  *
  * A round is two processes after each other: one that trains alone, and the ranks, which take turns between
  * the same steps without the others (compute), the exchange of all gradients without a step, ddp, and zero3
- * with a block's weights gathered in one call. So what waits for a rank never takes time from a process that
- * trains alone. Ranks begin a turn together, and the slowest of them counts. */
+ * with a block's weights gathered in one call, and with those of the next block on their way. So what waits
+ * for a rank never takes time from a process that trains alone. Ranks begin a turn together, and the slowest
+ * of them counts. */
 #include <getopt.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -15,9 +16,10 @@
 #include "rounds.h"
 #include "runner.h"
 
-typedef enum Sort { ALONE, COMPUTE, EXCHANGE, DDP, ZERO3, SORTS } Sort;
+typedef enum Sort { ALONE, COMPUTE, EXCHANGE, DDP, ZERO3, NEXT, SORTS } Sort;
 
-static const char *const names[SORTS] = {"one process", "compute", "exchange", "ddp", "zero3 block"};
+static const char *const names[SORTS] = {"one process", "compute",     "exchange",
+                                         "ddp",         "zero3 block", "zero3 next"};
 
 enum { MICROS = 4 /* of a turn */, TURNS = 3, ACCUMULATE = 4 };
 static const int accumulates[] = {1, ACCUMULATE};
@@ -48,7 +50,7 @@ static int open_work(Session *s, const Work *w)
 {
     if (session_open(s, &w->preset) != 0)
         return error_code();
-    nn_set_gather_blocks(s->model, w->sort == ZERO3);
+    nn_set_gather_blocks(s->model, w->sort == NEXT ? 2 : w->sort == ZERO3);
     s->batch.micros = w->accumulate;
     s->batch.labels_total = s->batch.labels_counted * w->accumulate * w->ranks;
     return error_code();
@@ -158,7 +160,7 @@ static int child_main(const Options *o, const Ranks *ranks)
 {
     static Player players[SORTS][LENGTHS];
     static Side sides[SORTS][LENGTHS];
-    Sort first = ranks ? COMPUTE : ALONE, last = ranks ? ZERO3 : ALONE;
+    Sort first = ranks ? COMPUTE : ALONE, last = ranks ? NEXT : ALONE;
     int failed = 0;
     for (Sort sort = first; sort <= last && !failed; sort++)
         for (int l = 0; l < LENGTHS && !failed; l++) {
@@ -166,7 +168,7 @@ static int child_main(const Options *o, const Ranks *ranks)
             Work work = {.preset = *nn_preset(o->preset), .sort = sort, .accumulate = accumulates[l]};
             work.ranks = sort == COMPUTE || !ranks ? 1 : o->ranks;
             work.preset.batch *= ranks ? 1 : o->ranks;
-            as.strategy = sort == ZERO3 ? RANKS_ZERO3 : RANKS_DDP;
+            as.strategy = sort >= ZERO3 ? RANKS_ZERO3 : RANKS_DDP;
             failed = player_open(&players[sort][l], &work, work.ranks > 1 ? &as : NULL, ranks ? 1 : o->ranks);
         }
     for (int turn = 0; turn < TURNS && !failed; turn++)
@@ -253,6 +255,8 @@ static void print_results(const Options *o, const Measured *m)
     print_ratio("ddp / (compute + exchange), accumulate 1", m->seconds[DDP][0], expected, o->rounds, 1.05);
     print_ratio("zero3 block / ddp, accumulate 1", m->seconds[ZERO3][0], m->seconds[DDP][0], o->rounds, 1.25);
     print_ratio("zero3 block / ddp, accumulate 4", m->seconds[ZERO3][1], m->seconds[DDP][1], o->rounds, 0);
+    print_ratio("zero3 next / zero3 block, accumulate 1", m->seconds[NEXT][0], m->seconds[ZERO3][0],
+                o->rounds, 0);
 }
 
 /* ---- The program ----------------------------------------------------------------------------- */

@@ -29,7 +29,7 @@ typedef struct Options {
     const char *lora, *adapter, *export_adapter; /* --lora as it was typed */
     const char *precision;
     const char *grad_dtype, *rounding, *loss_scale; /* NULL: as the precision and --accumulate say */
-    const char *gather;                             /* of zero3: "op", "block" */
+    const char *gather;                             /* of zero3: "op", "block", "next" */
     const char *pipeline;                           /* the schedule of stages: "1f1b", "gpipe" */
     const char *rank;                               /* as it was typed: whose plan, R or all; NULL = all */
     const char *resize_vocab;                       /* as it was typed: N or auto */

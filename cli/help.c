@@ -56,10 +56,11 @@ static const Help pages[] = {
      "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
      "--inference plans inference instead of training: weights, cache and workspace.",
      NEED_FLAGS " --ranks --parallel --tensor --gather --stages --pipeline --rank --card --textbook "
-                "--inference --prefill --json",
+                "--inference --prefill --log --json",
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"
+                 "  brim plan --ranks 4 --stages 4 --accumulate 6 --log plan.jsonl\n"
                  "  brim plan llama-3.1-8b --ranks 8 --parallel zero3 --checkpoint blocks\n"},
     {"compare", "what each lever saves; or each combination of --batch 1,2,4",
      "Plans the training as it is and with each lever at the same effective batch:\n"
@@ -122,9 +123,10 @@ static const Help pages[] = {
                  "  brim tokenize --tokenizer tokenizer.json kjv.txt -o kjv.bin\n",
      .more = tokenize_help},
     {"report", "summarise the log of a run, or export it as a page",
-     "Reads the log that `brim train --log RUN.jsonl` wrote. Without an output it\n"
-     "prints a summary, of two logs what they differ in and what that changed. It\n"
-     "names what a log has lost. --html takes one log or two.",
+     "Reads the log that `brim train --log RUN.jsonl` or `brim plan --log` wrote, and\n"
+     "with it those of the other ranks of its run, which lie beside it. Without an\n"
+     "output it prints a summary, of two logs what they differ in and what that\n"
+     "changed. It names what a log has lost. --html takes one log or two.",
      "",
      .examples = "  brim train --steps 20 --log run.jsonl\n"
                  "  brim report plain.jsonl recomputed.jsonl\n"

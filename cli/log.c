@@ -1,20 +1,30 @@
 /* The log of a training run. A log that cannot be created stops the command before it trains; one that breaks
  * off later is reported once, and training continues. */
+#include <inttypes.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "../kernels/kernels.h"
 #include "levers_.h"
+#include "several.h"
 
-int train_log_prepare(TrainLog *log, const char *path)
+int train_log_prepare(TrainLog *log, const Options *o)
 {
-    *log = (TrainLog){.path = path};
-    if (path && report_log_in_use(path)) {
-        fprintf(stderr, "brim: cannot write the log %s: another run writes it\n", path);
+    *log = (TrainLog){.path = o->log};
+    if (!o->log)
+        return EXIT_DONE;
+    if (report_log_rank_path(log->own, sizeof log->own, o->log, has_ranks(o) ? o->ranks.rank : 0)) {
+        complain("cannot write the log %.100s...: the path is too long", o->log);
         return EXIT_NO;
     }
-    if (!path || (log->outline = report_outline_create()))
+    if (report_log_in_use(log->own)) {
+        complain("cannot write the log %s: another run writes it", log->own);
+        return EXIT_NO;
+    }
+    if ((log->outline = report_outline_create()))
         return EXIT_DONE;
-    fprintf(stderr, "brim: out of host memory for the log %s\n", path);
+    complain("out of host memory for the log %s", log->own);
     return EXIT_NO;
 }
 
@@ -29,7 +39,54 @@ static json_t *options_json(const Options *o, int64_t steps)
     return all;
 }
 
-static json_t *run_json(const Training *training, const Plan *plan)
+/* What all ranks of a run have in common beside their plans: rank 0 says it. */
+typedef struct LogStart {
+    uint64_t run;   /* a number that no other run has */
+    int64_t number; /* that the log of the earlier steps gets; 0: there is none */
+} LogStart;
+
+uint64_t train_log_number(void)
+{
+    struct timespec now = {0};
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + ((uint64_t)getpid() << 40);
+}
+
+/* 0, or EXIT_NO after saying why. */
+static int agree_on_start(const Options *o, LogStart *start)
+{
+    if (!has_ranks(o) || !o->ranks.transport)
+        return EXIT_DONE;
+    size_t bytes = (size_t)o->ranks.size * sizeof *start;
+    LogStart *all = memtrack_host_alloc(NULL, bytes);
+    int failed = !all || ranks_gather(&o->ranks, start, sizeof *start, all);
+    if (!failed)
+        *start = all[0];
+    memtrack_host_free(NULL, all, bytes);
+    if (failed)
+        complain_of_run(ERROR_RANKS, "the other ranks cannot be reached");
+    return failed ? EXIT_NO : EXIT_DONE;
+}
+
+/* Which of several ranks the log is of; of a plan, which others are like it. */
+static json_t *ranks_json(const TrainLog *log, const Options *o, const Plan *plan, uint64_t run)
+{
+    const Ranks *r = &o->ranks;
+    int each = stage_ranks(o), first = r->rank / each * each;
+    char id[24];
+    snprintf(id, sizeof id, "%016" PRIx64, run);
+    json_t *all =
+        json_pack("{s:i, s:i, s:s, s:i, s:i, s:i, s:s, s:s, s:i, s:I}", "rank", r->rank, "size", r->size,
+                  "run", id, "data", data_ranks(o), "tensor", r->tensor > 0 ? r->tensor : 1, "stages",
+                  has_stages(o) ? r->stages : 1, "strategy", ranks_strategy_name(r->strategy), "schedule",
+                  ranks_schedule_name(r->schedule), "micro_batches", o->accumulate, "sent_bytes_per_step",
+                  (json_int_t)plan->step_sent);
+    if (log->planned)
+        json_object_set_new(all, "like", json_pack("[i, i]", first, first + each - 1));
+    return all;
+}
+
+static json_t *run_json(const TrainLog *log, const Training *training, const Plan *plan, uint64_t run)
 {
     const Options *o = training->options;
     json_t *command = json_array();
@@ -41,39 +98,62 @@ static json_t *run_json(const Training *training, const Plan *plan)
                             json_memory(&plan->memory, NULL));
     json_object_set_new(all, "kernels", json_string(kernels_cpu(NULL)->name));
     bracket_add_trained(all, &training->bracket);
+    if (has_ranks(o))
+        json_object_set_new(all, "ranks", ranks_json(log, o, plan, run));
+    if (log->planned)
+        json_object_set_new(all, "planned", json_true());
     return all;
+}
+
+int train_log_create(TrainLog *log, const Training *training, const Plan *plan, uint64_t id)
+{
+    char why[LOG_PATH + 256];
+    json_t *run = run_json(log, training, plan, id);
+    log->file = report_log_open(log->own, run, log->outline, why, sizeof why);
+    json_decref(run);
+    if (log->file)
+        return EXIT_DONE;
+    complain("%s", why);
+    return EXIT_NO;
 }
 
 int train_log_open(TrainLog *log, const Training *training, const Plan *plan)
 {
-    char why[640];
+    const Options *o = training->options;
+    LogStart start = {.run = train_log_number(), .number = saving_log_number(training->saving, log->path)};
+    if (agree_on_start(o, &start))
+        return EXIT_NO;
     if (!log->path)
         return EXIT_DONE;
-    json_t *run = run_json(training, plan);
-    log->file = report_log_open(log->path, run, log->outline, why, sizeof why);
-    json_decref(run);
-    if (log->file)
-        return EXIT_DONE;
-    fprintf(stderr, "brim: %s\n", why);
-    return EXIT_NO;
+    if (saving_keep_log(log->path, has_ranks(o) ? o->ranks.rank : 0, (int)start.number))
+        return EXIT_NO;
+    return train_log_create(log, training, plan, start.run);
+}
+
+/* A plan may run a script twice: what the first time logged is dropped. */
+static int begin_planned(TrainLog *log, MemLedger *ledger)
+{
+    return log->file && (report_log_restart(log->file) || report_log_attach(log->file, ledger));
 }
 
 int train_log_begin(TrainLog *log)
 {
     const Context *context = context_current();
     int failed = 0;
-    if (log && context_is_meta(context))
+    if (log && context_is_meta(context) && log->planned)
+        failed = begin_planned(log, context_ledger(context));
+    else if (log && context_is_meta(context))
         failed = log->outline && report_outline_record(log->outline, context_ledger(context));
     else if (log && log->file)
         failed = report_log_attach(log->file, context_ledger(context));
-    return failed ? error_raise(ERROR_HOST_MEMORY, "out of host memory for the log %s", log->path) : 0;
+    return failed ? error_raise(ERROR_HOST_MEMORY, "out of host memory for the log %s", log->own) : 0;
 }
 
 static void say_if_broken(TrainLog *log)
 {
     const char *error = report_log_error(log->file);
     if (error[0] && !log->told++)
-        fprintf(stderr, "brim: %s; the log ends here, training continues\n", error);
+        complain_at_once("%s; the log ends here, training continues", error);
 }
 
 void train_log_step(TrainLog *log, const RunLogStep *step)

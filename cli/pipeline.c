@@ -64,6 +64,20 @@ void stage_plans_free(const Options *o, StagePlans *stages)
     stages->all = NULL;
 }
 
+/* Silent without memory, and where there is one stage to be seen. */
+static void print_why(const Options *o, const StagePlans *stages)
+{
+    int count = stages->end - stages->first, each = stage_ranks(o);
+    RankLayout layout = rank_layout(o);
+    RankKind *kinds = count > 1 ? memtrack_host_calloc(NULL, (size_t)count * sizeof *kinds) : NULL;
+    if (!kinds)
+        return;
+    for (int i = 0; i < count; i++)
+        kinds[i] = rank_kind(&stages->all[stages->first + i].memory, (stages->first + i) * each, each);
+    print_ranks_why(&layout, kinds, count);
+    memtrack_host_free(NULL, kinds, (size_t)count * sizeof *kinds);
+}
+
 void print_stages_plan(const Options *o, const StagePlans *stages)
 {
     double needs = 0, peak = 0, sent = 0, each = stage_ranks(o);
@@ -80,6 +94,7 @@ void print_stages_plan(const Options *o, const StagePlans *stages)
     }
     if (plans_all(o))
         print_ranks_row("all together", peak, needs, sent, "");
+    print_why(o, stages);
     printf("The other tables are those of stage %d; --rank R shows another's. Schedule %s: %s.\n", own,
            ranks_schedule_name(o->ranks.schedule), ranks_schedule_holds(o->ranks.schedule));
 }

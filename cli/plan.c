@@ -246,6 +246,9 @@ int command_plan(const Options *options, int count)
     Options o = *options;
     Training training = {.options = &o};
     Plan plan;
+    if (o.log && (o.textbook || o.inference))
+        return usage("--log means nothing beside %s: it is the log of a training's plan",
+                     o.textbook ? "--textbook" : "--inference");
     if (o.textbook) {
         if (o.json)
             json_print(textbook_json());
@@ -266,6 +269,8 @@ int command_plan(const Options *options, int count)
     else if (!status)
         print_plan(&o, &training, &plan, &stages);
     stage_plans_free(&o, &stages);
+    if (!status && o.log)
+        status = plan_log_write(&o);
     if (status) {
         plan_free(&plan);
         return status;

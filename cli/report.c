@@ -181,17 +181,32 @@ static void make_record_printable(RunRecord *run)
         }
 }
 
+/* And those of the other ranks of its run. */
+static int report_one(RunRecord *run)
+{
+    RunRanks ranks;
+    if (report_run_ranks(run, &ranks)) {
+        complain("%s: out of host memory", run->path);
+        return EXIT_NO;
+    }
+    make_record_printable(run);
+    make_names_printable(&ranks.notes);
+    print_summary(run, &ranks);
+    report_run_ranks_free(&ranks);
+    return EXIT_DONE;
+}
+
 /* Exports show one run: then there is but one log. */
 static int report_runs(const Request *request, RunRecord *runs)
 {
     if (request->exports)
         return write_exports(&runs[0], request);
-    for (int i = 0; i < request->log_count; i++)
+    for (int i = 0; i < request->log_count && request->log_count > 1; i++)
         make_record_printable(&runs[i]);
     if (request->log_count > 1)
         print_difference(&runs[0], &runs[1]);
     else
-        print_summary(&runs[0]);
+        return report_one(&runs[0]);
     return EXIT_DONE;
 }
 

@@ -2,7 +2,7 @@
 #ifndef BRIM_CLI_REPORT_INTERNAL_H
 #define BRIM_CLI_REPORT_INTERNAL_H
 
-#include "../report/runlog_read.h"
+#include "../report/runlog_ranks.h"
 
 /* The measured peak: of the whole run; where the log breaks off, of its highest step; without any, of its
  * events. */
@@ -16,7 +16,8 @@ Measured measured_peak(const RunRecord *run);
 const char *run_option(const RunRecord *run, const char *name);
 /* The model and what it was trained with, and, behind the indent, the command. */
 void print_run(const RunRecord *run, const char *indent);
-void print_summary(const RunRecord *run);
+/* With a row of every distinct rank, where there are several. */
+void print_summary(const RunRecord *run, const RunRanks *ranks);
 /* Both side by side, and what B has more or less than A. */
 void print_difference(const RunRecord *a, const RunRecord *b);
 

@@ -7,6 +7,7 @@
 #include "../estimate/pytorch_allocator.h"
 #include "cli.h"
 #include "report_.h"
+#include "several.h"
 
 /* ---- The summary ----------------------------------------------------------------------------- */
 
@@ -124,6 +125,8 @@ static Measured peak_of_events(const RunRecord *run)
 Measured measured_peak(const RunRecord *run)
 {
     Measured m = {.peak = run->end.memory.peak_bytes, .present = run->end.memory.present};
+    if (run->planned)
+        return m;
     memcpy(m.at_peak, run->end.memory.at_peak, sizeof m.at_peak);
     if (m.present)
         return m;
@@ -227,14 +230,72 @@ static void print_pytorch(const RunRecord *run)
     estimate_pytorch_destroy(replay);
 }
 
-void print_summary(const RunRecord *run)
+static void print_notes(const RunNames *notes)
+{
+    for (size_t i = 0; i < notes->count; i++)
+        printf("Note: %s\n", notes->names[i]);
+}
+
+static int fullest(const RunRanks *ranks)
+{
+    int most = 0;
+    for (int i = 1; i < ranks->count; i++)
+        if (ranks->kinds[i].words.peak > ranks->kinds[most].words.peak)
+            most = i;
+    return most;
+}
+
+static void print_rank_row(const RunRanks *ranks, int i, int planned)
+{
+    const RunKind *k = &ranks->kinds[i];
+    int full = ranks->count > 1 && i == fullest(ranks);
+    printf("%-26s", report_rank_name(&ranks->layout, &k->words).text);
+    print_size_cell((double)k->planned_peak, "");
+    if (planned)
+        print_size_cell((double)k->needs, "");
+    else if (k->measured_peak)
+        print_size_cell((double)k->measured_peak, "");
+    else
+        printf(" %13s", "-");
+    if (!planned && k->process)
+        print_size_cell((double)k->process, "");
+    else if (!planned)
+        printf(" %13s", "-");
+    print_size_cell((double)k->sent, full ? "  <- the fullest\n" : "\n");
+}
+
+static void print_ranks(const RunRecord *run, const RunRanks *ranks)
+{
+    if (!ranks->count)
+        return;
+    if (run->planned)
+        printf("\n%-26s %13s %13s %13s\n", "RANKS", "planned peak", "needs", "sent a step");
+    else
+        printf("\n%-26s %13s %13s %13s %13s\n", "RANKS", "planned peak", "measured", "process",
+               "sent a step");
+    for (int i = 0; i < ranks->count; i++)
+        print_rank_row(ranks, i, run->planned);
+    RankKind *kinds = memtrack_host_calloc(NULL, (size_t)ranks->count * sizeof *kinds);
+    if (!kinds)
+        return;
+    report_run_ranks_words(ranks, kinds);
+    print_ranks_why(&ranks->layout, kinds, ranks->count);
+    memtrack_host_free(NULL, kinds, (size_t)ranks->count * sizeof *kinds);
+    printf("All else here is of rank %d.\n", ranks->rank);
+}
+
+void print_summary(const RunRecord *run, const RunRanks *ranks)
 {
     print_run(run, "");
-    if (run->notes.count)
+    if (run->notes.count || ranks->notes.count)
         printf("\n");
-    for (size_t i = 0; i < run->notes.count; i++)
-        printf("Note: %s\n", run->notes.names[i]);
-    print_steps(run);
+    print_notes(&run->notes);
+    print_notes(&ranks->notes);
+    if (run->planned)
+        printf("\nA plan: nothing has run.\n");
+    else
+        print_steps(run);
+    print_ranks(run, ranks);
     print_peak(run);
     print_card(run);
     if (run->event_count)

@@ -9,7 +9,7 @@
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
 
-#include "cli.h"
+#include "several.h"
 
 enum { WISHES = 3, PATH_MOST = 4096 };
 
@@ -69,7 +69,10 @@ static Wish wish_of_log(const Options *o, const Training *t, const Plan *plan)
              steps = (uint64_t)(t->steps - t->first);
     events = events < RUNLOG_EVENTS ? events : RUNLOG_EVENTS;
     uint64_t bytes = 16384 + events * 100 + steps * 700;
-    return (Wish){.flag = "--log", .path = o->log, .bytes = bytes, .largest = bytes};
+    return (Wish){.flag = "--log",
+                  .path = o->log,
+                  .bytes = bytes * (has_ranks(o) ? (uint64_t)o->ranks.size : 1), /* each rank has a file */
+                  .largest = bytes};
 }
 
 /* ---- Where ----------------------------------------------------------------------------------- */

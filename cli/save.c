@@ -191,21 +191,29 @@ int saving_open(Saving *saving, const Options *options)
     return find_start(saving) || (options->save && check_save(saving)) ? EXIT_NO : EXIT_DONE;
 }
 
-/* PATH.1, or the first number that is free. */
-int saving_keep_log(const Saving *saving, const char *path)
+int saving_log_number(const Saving *saving, const char *path)
 {
-    char kept[4096];
+    char kept[LOG_PATH];
     if (!saving_resumes(saving) || !path || access(path, F_OK) != 0)
+        return 0;
+    int number = 1;
+    while (number < 10000 && snprintf(kept, sizeof kept, "%s.%d", path, number) < (int)sizeof kept &&
+           access(kept, F_OK) == 0)
+        number++;
+    return number;
+}
+
+int saving_keep_log(const char *path, int rank, int number)
+{
+    char named[LOG_PATH], own[LOG_PATH], kept[LOG_PATH];
+    if (!number || report_log_rank_path(own, sizeof own, path, rank) || access(own, F_OK) != 0)
         return EXIT_DONE;
-    for (int i = 1; i < 10000; i++) {
-        if (snprintf(kept, sizeof kept, "%s.%d", path, i) >= (int)sizeof kept || access(kept, F_OK) == 0)
-            continue;
-        if (rename(path, kept) != 0)
-            break;
-        fprintf(stderr, "brim: note: the log of the earlier steps is now %s\n", kept);
+    if (number < 10000 && snprintf(named, sizeof named, "%s.%d", path, number) < (int)sizeof named &&
+        !report_log_rank_path(kept, sizeof kept, named, rank) && rename(own, kept) == 0) {
+        note("the log of the earlier steps is now %s", kept);
         return EXIT_DONE;
     }
-    fprintf(stderr, "brim: cannot rename %s, the log of the earlier steps\n", path);
+    complain("cannot rename %s, the log of the earlier steps", own);
     return EXIT_NO;
 }
 

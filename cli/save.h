@@ -31,8 +31,11 @@ typedef struct Saving {
 int saving_open(Saving *saving, const struct Options *options);
 /* Directories that were made and nothing was written into go again. */
 void saving_close(Saving *saving);
-/* The log of the steps before stays, under another name. EXIT_DONE, or EXIT_NO after saying why. */
-int saving_keep_log(const Saving *saving, const char *path);
+/* The log of the steps before stays, under another name: PATH.1, or the first number that is free. 0: there is
+ * none. */
+int saving_log_number(const Saving *saving, const char *path);
+/* That of this rank gets the number. EXIT_DONE, or EXIT_NO after saying why. */
+int saving_keep_log(const char *path, int rank, int number);
 
 /* In a run: SIGINT and SIGTERM stop it between two steps; a second one ends the process. SIGPIPE stops a run
  * that saves in the same way; what is printed afterwards ends the process. */

@@ -48,24 +48,16 @@ static int is_divided(const Options *o)
 /* What is not divided where ranks compute a layer together. */
 static LeverText tensor_problem(const Options *o)
 {
-    static const char adapters[] = "adapters are not divided",
-                      files[] = "files of a model whose layers are divided are not there";
-    static const struct {
-        const char *flag, *why;
-    } excluded[] = {
-        {"--lora", adapters}, {"--adapter", adapters}, {"--quantize", "quantised weights are not divided"},
-        {"--save", files},    {"--resume", files},     {"--init", files},
-        {"--export", files}};
     int tensor = o->ranks.tensor;
     if (tensor < 2)
         return lever_say("%s", "");
     if (o->ranks.size % tensor)
         return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor,
                          o->ranks.size);
-    for (size_t i = 0; i < sizeof excluded / sizeof excluded[0]; i++)
-        if (flag_given(excluded[i].flag, o))
-            return lever_say("--tensor %d excludes %s: %s; ranks that divide the data alone go with it",
-                             tensor, flag_typed(excluded[i].flag, o).text, excluded[i].why);
+    if (flag_given("--quantize", o))
+        return lever_say("--tensor %d excludes %s: quantised weights are not divided; ranks that divide the "
+                         "data alone go with it",
+                         tensor, flag_typed("--quantize", o).text);
     return lever_say("%s", "");
 }
 
@@ -91,9 +83,19 @@ static int unit_of(const Options *o)
     return rule && rule->eight_bit ? DYNAMIC8_BLOCK : 0;
 }
 
+/* How many blocks at a time each value of --gather gathers; -1: there is no such value. */
+static int blocks_of(const char *gather)
+{
+    static const char *const values[] = {"op", "block", "next"};
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(gather, values[i]))
+            return i;
+    return -1;
+}
+
 int gathers_blocks(const Options *o)
 {
-    return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 && !strcmp(o->gather, "block");
+    return has_ranks(o) && o->ranks.strategy == RANKS_ZERO3 ? blocks_of(o->gather) : 0;
 }
 
 static int check_stages(Options *o, const char *command)
@@ -109,24 +111,18 @@ static int check_stages(Options *o, const char *command)
                      o->ranks.size, o->ranks.stages);
     if (strcmp(command, "train") != 0)
         return 0;
-    const char *writes = o->save             ? "--save"
-                         : o->resume         ? "--resume"
-                         : o->export         ? "--export"
-                         : o->export_adapter ? "--export-adapter"
-                         : o->sample         ? "--sample"
-                                             : NULL;
-    if (writes)
+    if (o->sample)
         return usage(
-            "--stages %d excludes %s: no rank has the whole model, and stages do not write their parts "
-            "yet; without --stages, --parallel zero3 divides the model and is saved",
-            o->ranks.stages, writes);
+            "--stages %d excludes --sample: texts are written token by token, and no rank has the whole "
+            "model; --export DIR writes it, and `brim generate DIR` a text",
+            o->ranks.stages);
     return 0;
 }
 
 static int check_gather(const Options *o)
 {
-    if (strcmp(o->gather, "op") != 0 && strcmp(o->gather, "block") != 0)
-        return usage("--gather must be op or block, not '%s'", o->gather);
+    if (blocks_of(o->gather) < 0)
+        return usage("--gather must be op, block or next, not '%s'", o->gather);
     if (strcmp(o->gather, "op") != 0 && !gathers_blocks(o))
         return usage("--gather %s means nothing without --parallel zero3: nothing else is gathered",
                      o->gather);
@@ -245,7 +241,7 @@ static int last_planned(const Options *o)
     return o->rank && strcmp(o->rank, "all") != 0 ? o->ranks.rank : o->ranks.size - 1;
 }
 
-static void size_cell(double bytes, const char *behind)
+void print_size_cell(double bytes, const char *behind)
 {
     ReportUnit unit = report_unit((uint64_t)bytes);
     char text[48];
@@ -267,9 +263,9 @@ void print_ranks_heading(const Options *o)
 void print_ranks_row(const char *who, double peak, double needs, double sent, const char *behind)
 {
     printf("%-26s", who);
-    size_cell(peak, "");
-    size_cell(needs, "");
-    size_cell(sent, behind);
+    print_size_cell(peak, "");
+    print_size_cell(needs, "");
+    print_size_cell(sent, behind);
     printf("\n");
 }
 
@@ -330,6 +326,9 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     if (b->padding)
         printf("Parts are padded to one size: all of them have room for %s parameters more than there are.\n",
                report_count(b->padding).text);
+    RankLayout layout = rank_layout(o);
+    RankKind kind = rank_kind(&plan->memory, first_planned(o), last_planned(o) - first_planned(o) + 1);
+    print_sentence(report_ranks_saving(&layout, &kind, 1).text);
 }
 
 json_t *rank_numbers(int first, int last)
@@ -469,10 +468,10 @@ void print_ranks_run(const Options *o, const RankFigures *f)
         if (first_like(f, r) != r)
             continue;
         printf("%-26s", rank_names(f, r).text);
-        size_cell((double)f->planned[r].memory.stats.peak, "");
-        size_cell((double)f->all[r].stats.peak, "");
-        size_cell((double)highest_process(f, r), "");
-        size_cell((double)f->planned[r].sent, full ? "  <- the fullest\n" : "\n");
+        print_size_cell((double)f->planned[r].memory.stats.peak, "");
+        print_size_cell((double)f->all[r].stats.peak, "");
+        print_size_cell((double)highest_process(f, r), "");
+        print_size_cell((double)f->planned[r].sent, full ? "  <- the fullest\n" : "\n");
     }
     print_divided(o);
 }

@@ -3,6 +3,7 @@
 #ifndef BRIM_CLI_SEVERAL_H
 #define BRIM_CLI_SEVERAL_H
 
+#include "../report/ranks_words.h"
 #include "cli.h"
 
 int has_ranks(const Options *o);
@@ -44,6 +45,13 @@ json_t *stages_plan_json(const Options *o, const StagePlans *stages);
 
 /* ---- Plans ----------------------------------------------------------------------------------- */
 
+/* A line that breaks between words. */
+void print_sentence(const char *text);
+void print_size_cell(double bytes, const char *behind);
+/* Which rank is the fullest and why, and what dividing saves. */
+RankLayout rank_layout(const Options *o);
+RankKind rank_kind(const MemSummary *memory, int first, int count);
+void print_ranks_why(const RankLayout *layout, const RankKind *kinds, int count);
 /* A table's heading, and a row of it: sizes of one rank, or of all. */
 void print_ranks_heading(const Options *o);
 void print_ranks_row(const char *who, double peak, double needs, double sent, const char *behind);

@@ -235,7 +235,7 @@ static int train(const Options *options)
     Saving saving;
     Training training = {.options = &o, .log = &log, .saving = &saving};
     Plan plan;
-    if (resolve_checkpoint(&o) || train_log_prepare(&log, o.log))
+    if (resolve_checkpoint(&o) || train_log_prepare(&log, &o))
         return EXIT_NO;
     if (saving_open(&saving, &o)) {
         train_log_close(&log, NULL, NULL);
@@ -254,8 +254,6 @@ static int train(const Options *options)
     if (!status && speaks_alone())
         say_if_tight(&plan, room_in_memory(&o, &training, &plan));
     if (!status)
-        status = saving_keep_log(&saving, o.log);
-    if (!status)
         status = train_log_open(&log, &training, &plan);
     if (!status)
         status = train_planned(&o, &training, &plan);
@@ -272,8 +270,6 @@ int command_train(const Options *options, int count)
     int done, status = ranks_begin(&o, &done);
     if (status || done)
         return status;
-    if (!speaks_alone())
-        o.log = NULL;
     status = train(&o);
     ranks_end(&o, status > 128 ? 0 : status); /* stopped by a signal: all of them */
     return status;

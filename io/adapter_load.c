@@ -370,40 +370,46 @@ static int strength_of(void *user, const LoraLayer *layer, Lora *lora)
     return 0;
 }
 
+/* A parameter whose columns are the rows of its entry. */
 typedef struct Turned {
-    const float *from; /* (columns,rows), as the file has it */
-    int64_t rows, columns;
+    const Safetensors *file;
+    const SafetensorsEntry *entry;
+    const Tensor *to;
 } Turned;
+
+/* Numbers of column c of the parameter's rows [row, end), of which element `first` is the first of values. */
+static int read_column(const Turned *t, int64_t c, int64_t row, int64_t end, int64_t first, float *values)
+{
+    enum { PIECE = 2048 };
+    float piece[PIECE];
+    int64_t columns = t->entry->dim[0], rows = t->entry->dim[1];
+    int failed = 0;
+    for (int64_t n; row < end && !failed; row += n) {
+        n = end - row < PIECE ? end - row : PIECE;
+        int64_t wanted = n * columns, from = tensor_place_(t->to, row * columns, &wanted) / columns;
+        failed = safetensors_read_part(t->file, t->entry, c * rows + from, n, piece);
+        for (int64_t i = 0; i < n && !failed; i++)
+            values[(row + i) * columns + c - first] = piece[i];
+    }
+    return failed;
+}
 
 static int turn_numbers(void *user, int64_t first, int64_t count, float *values)
 {
     const Turned *t = user;
-    for (int64_t i = first; i < first + count; i++)
-        values[i - first] = t->from[i % t->columns * t->rows + i / t->columns];
-    return 0;
-}
-
-static int read_transposed(const Loading *l, const Wanted *w, Tensor *tensor)
-{
-    size_t bytes = (size_t)tensor_numel(tensor) * sizeof(float);
-    float *from = host_alloc_for("io_load_adapter", "an embedding's adapter", bytes);
-    int status = from ? safetensors_read(l->file, w->entry, from) : error_code();
-    if (!status)
-        status = tensor_store_(tensor, turn_numbers, &(Turned){from, w->shape.dim[1], w->shape.dim[0]});
-    if (from)
-        host_free(context_here(), from, bytes);
-    return status;
+    int64_t columns = t->entry->dim[0];
+    int failed = 0;
+    for (int64_t c = 0; c < columns && !failed; c++)
+        failed = read_column(t, c, (first - c + columns - 1) / columns,
+                             (first + count - c + columns - 1) / columns, first, values);
+    return failed;
 }
 
 /* On meta too: what the base is stored as may need buffers. */
 static int read_value(const Loading *l, const Wanted *w, Tensor *tensor)
 {
-    int meta = context_is_meta(context_current());
-    if (!w->transposed)
-        return safetensors_read_tensor(l->file, w->entry, tensor);
-    if (meta)
-        return host_later((size_t)tensor_numel(tensor) * sizeof(float)), 0;
-    return read_transposed(l, w, tensor);
+    return w->transposed ? tensor_store_(tensor, turn_numbers, &(Turned){l->file, w->entry, tensor})
+                         : safetensors_read_tensor(l->file, w->entry, tensor);
 }
 
 /* The adapters' parameters are there now, and everything else is frozen. */
@@ -452,7 +458,7 @@ int io_load_adapter(Module *model, const char *directory, const AdapterOptions *
     char path[PATH_BYTES];
     if (!model || !directory)
         return error_raise(ERROR_ARGUMENT, "io_load_adapter(): %s is NULL", model ? "directory" : "model");
-    if (ranks_whole_model_(context_here(), "io_load_adapter()") || hub_follow(path, directory))
+    if (hub_follow(path, directory))
         return error_code();
     if (nn_lora_count(model))
         return error_raise(ERROR_STATE,

@@ -27,8 +27,6 @@ typedef struct Saving {
     SafetensorsItem *items;
     char (*names)[NAME_MOST]; /* of the items */
     int count;                /* of the items */
-    float *turned;            /* embeddings' first matrices as PEFT has them, a column a token */
-    size_t turned_bytes;
 } Saving;
 
 /* ---- What is adapted --------------------------------------------------------------------------- */
@@ -392,71 +390,25 @@ static void store_name(char out[NAME_MOST], const Saving *s, const char *name)
         snprintf(out, NAME_MOST, ADAPTER_PREFIX "%.280s", name);
 }
 
-static int is_turned(const Tensor *parameter)
-{
-    return strstr(tensor_name(parameter), ".lora_embedding_A") != NULL;
-}
-
-/* Room for what lies the other way round there. */
 static int make_room(Saving *s)
 {
     size_t count = (size_t)s->list.count;
-    for (int i = 0; i < s->list.count; i++)
-        if (is_turned(s->list.items[i]))
-            s->turned_bytes += (size_t)tensor_numel(s->list.items[i]) * sizeof(float);
     s->items = host_alloc(count * sizeof *s->items);
     s->names = s->items ? host_alloc(count * sizeof *s->names) : NULL;
-    if (s->names && s->turned_bytes)
-        s->turned = host_alloc_for("io_save_adapter", "an embedding's adapter", s->turned_bytes);
     return error_code();
 }
 
-/* Of a matrix that ranks have parts of: all of it, gathered in the host's memory. It is small. The caller's
- * to free; NULL: none is divided, or an error. */
-static float *gathered(const Tensor *matrix, size_t *bytes)
+/* An embedding's first matrix has a row a token here, and a column a token in PEFT. */
+static void turn(SafetensorsItem *item)
 {
-    Context *context = context_here();
-    TensorPart part = tensor_part_(matrix);
-    if (!matrix->shard || context_ranks_(context) < 2)
-        return NULL;
-    *bytes = (size_t)(part.each * context_ranks_(context)) * sizeof(float);
-    float *all = host_alloc_for("io_save_adapter", "an embedding's adapter", *bytes);
-    if (all && part.count > 0)
-        storage_read(part.weights, (uint64_t)part.at * sizeof *all, (uint64_t)part.count * sizeof *all,
-                     all + part.first);
-    if (!ranks_agree_error_(context, NULL))
-        ranks_gather_(context, all, (uint64_t)part.each * sizeof *all);
-    return all;
-}
-
-/* Returns the room behind. */
-static float *turn(SafetensorsItem *item, float *to)
-{
-    enum { PIECE = 256 }; /* of a row, and few are longer: a column for each of the rank */
-    float piece[PIECE];
-    size_t bytes = 0;
-    int64_t rows = item->dim[0], columns = item->dim[1], size = sizeof *to;
-    float *all = gathered(item->tensor, &bytes);
-    for (int64_t r = 0; r < rows && !error_code(); r++)
-        for (int64_t c = 0; c < columns; c += PIECE) {
-            int64_t n = columns - c < PIECE ? columns - c : PIECE;
-            if (!all)
-                tensor_read(item->tensor, (r * columns + c) * size, n * size, piece);
-            for (int64_t i = 0; i < n; i++)
-                to[(c + i) * rows + r] = all ? all[r * columns + c + i] : piece[i];
-        }
-    if (all)
-        host_free(context_here(), all, bytes);
-    item->dim[0] = columns;
+    int64_t rows = item->dim[0];
+    item->turned = 1;
+    item->dim[0] = item->dim[1];
     item->dim[1] = rows;
-    item->tensor = NULL;
-    item->data = to;
-    return to + rows * columns;
 }
 
 static int list_items(Saving *s)
 {
-    float *room = s->turned;
     for (int i = 0; i < s->list.count; i++) {
         Tensor *parameter = s->list.items[i];
         if (!is_adapter(tensor_name(parameter)) && !is_own(parameter))
@@ -465,8 +417,8 @@ static int list_items(Saving *s)
         char *name = s->names[s->count++];
         store_name(name, s, tensor_name(parameter));
         *item = safetensors_item(name, SAFETENSORS_F32, parameter);
-        if (is_turned(parameter))
-            room = turn(item, room);
+        if (strstr(tensor_name(parameter), ".lora_embedding_A"))
+            turn(item);
     }
     return error_code();
 }
@@ -541,8 +493,6 @@ static int begin(Saving *s, const char *function, Module *model, const char *dir
     *s = (Saving){.model = model, .directory = directory, .how = how ? how : &defaults};
     if (!model || !directory)
         return error_raise(ERROR_ARGUMENT, "%s(): %s is NULL", function, model ? "directory" : "model");
-    if (ranks_whole_model_(context_here(), "io_save_adapter()"))
-        return error_code();
     path_label(s->shown, directory);
     if (s->how->base && !text_is_utf8(s->how->base))
         return error_raise(ERROR_ARGUMENT, "%s(): the name of the base is not UTF-8", function);
@@ -552,8 +502,6 @@ static int begin(Saving *s, const char *function, Module *model, const char *dir
 static int end(Saving *s, int status)
 {
     size_t count = (size_t)s->list.count;
-    if (s->turned)
-        host_free(context_here(), s->turned, s->turned_bytes);
     if (s->names)
         host_free(context_here(), s->names, count * sizeof *s->names);
     if (s->items)

@@ -242,8 +242,7 @@ int io_check_export(Module *model, const ModelPreset *preset, const char *direct
 {
     Export e;
     how = how ? how : &defaults;
-    if (arguments("io_check_export", model, directory, how) ||
-        ranks_whole_model_(context_here(), "io_check_export()") || export_list(&e, preset, directory, how))
+    if (arguments("io_check_export", model, directory, how) || export_list(&e, preset, directory, how))
         return error_code();
     return export_check(&e, model);
 }
@@ -252,8 +251,7 @@ int io_save_weights(Module *model, const ModelPreset *preset, const char *direct
 {
     Export e;
     how = how ? how : &defaults;
-    if (arguments("io_save_weights", model, directory, how) ||
-        ranks_whole_model_(context_here(), "io_save_weights()"))
+    if (arguments("io_save_weights", model, directory, how))
         return error_code();
     TensorList list = nn_parameters(model);
     if (context_is_meta(context_current()))

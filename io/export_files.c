@@ -244,7 +244,7 @@ static int same_tensors(const Export *e, Module *model)
     if (!file)
         error_clear(); /* damaged, or half of a set: nothing that this export left */
     for (int i = 0; i < list.count && same; i++) {
-        Shape shape = tensor_shape(list.items[i]);
+        Shape shape = tensor_whole_shape_(list.items[i]);
         const SafetensorsEntry *entry = safetensors_find(file, tensor_name(list.items[i]));
         same = entry && entry->ndim == shape.ndim &&
                !memcmp(entry->dim, shape.dim, (size_t)shape.ndim * sizeof shape.dim[0]);

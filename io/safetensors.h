@@ -88,7 +88,8 @@ typedef struct SafetensorsItem {
                              with numbers, which are decoded */
     uint64_t from;        /* of the tensor: where the bytes are that are written as they are; 0 = as above */
     const Tensor *like;   /* the tensor is what this rank has of an array that is divided as this parameter;
-                             NULL = all of it */
+                             the data are those of whoever has its beginning. NULL = all of it */
+    int turned;           /* a tensor of F32 with two dimensions, whose columns are the file's rows */
 } SafetensorsItem;
 
 /* Writes a file that does not depend on the order of the items: by size of element, the largest first, then

@@ -43,14 +43,19 @@ int safetensors_same_bytes(const Safetensors *s, const SafetensorsEntry *a, cons
 /* Reads numbers into the first elements of a tensor of any type of floats (tensor_store_): into fp32 where
  * they lie, else through a planned buffer, on meta too. Elements behind those of the entry stay. */
 int safetensors_read_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to);
-/* The same from the entry's element `first` on. */
-int safetensors_read_from(const Safetensors *file, const SafetensorsEntry *entry, int64_t first, Tensor *to);
-/* The entry's bytes as they are, from byte `first` of the tensor on. Returns error_code(). */
-int safetensors_copy_tensor(const Safetensors *file, const SafetensorsEntry *entry, Tensor *to,
-                            uint64_t first);
-/* Bytes [from, from + bytes) of the entry, the same way. */
-int safetensors_copy_part(const Safetensors *file, const SafetensorsEntry *entry, uint64_t from,
-                          uint64_t bytes, Tensor *to, uint64_t first);
+/* Elements of an entry, those that this rank has. */
+typedef struct EntryPart {
+    const Tensor *as;     /* they lie in the entry as the elements of this parameter do (tensor_place_); NULL:
+                             side     by side */
+    int64_t first, count; /* of what this rank has of those; count only where they are copied */
+    int64_t block;        /* of which each stands for so many; 0 = 1 */
+} EntryPart;
+
+/* The same of a tensor whose elements are those from part.first on. */
+int safetensors_read_as(const Safetensors *file, const SafetensorsEntry *entry, EntryPart part, Tensor *to);
+/* The part's bytes as they are, from byte `at` of the tensor on. Returns error_code(). */
+int safetensors_copy_as(const Safetensors *file, const SafetensorsEntry *entry, EntryPart part, Tensor *to,
+                        uint64_t at);
 /* The pages of bytes that were read need not stay resident. */
 void safetensors_forget(const Safetensors *s, const void *from, size_t bytes);
 /* Elements [first, first + count) of safetensors_read. */

@@ -85,43 +85,58 @@ typedef struct Reading {
     const Safetensors *file;
     const SafetensorsEntry *entry;
     const Tensor *to;
-    int64_t from; /* element of the entry that is the tensor's first */
+    EntryPart part;
 } Reading;
 
 /* Behind the entry's elements the tensor keeps what it has. */
 static int read_some(void *user, int64_t first, int64_t count, float *values)
 {
     const Reading *r = user;
-    int64_t left = r->entry->numel - r->from - first, some = left < 0 ? 0 : left < count ? left : count;
-    if (some < count && !tensor_is_own_(r->to, values))
-        tensor_decode_(r->to, first + some, count - some, values + some);
-    return some > 0 ? safetensors_read_part(r->file, r->entry, r->from + first, some, values) : 0;
+    int failed = 0;
+    for (int64_t done = 0, n; done < count && !failed; done += n) {
+        n = count - done;
+        int64_t from = tensor_place_(r->part.as, r->part.first + first + done, &n);
+        int64_t left = r->entry->numel - from, some = left < 0 ? 0 : left < n ? left : n;
+        if (some < n && !tensor_is_own_(r->to, values))
+            tensor_decode_(r->to, first + done + some, n - some, values + done + some);
+        failed = some > 0 ? safetensors_read_part(r->file, r->entry, from, some, values + done) : 0;
+    }
+    return failed;
 }
 
-int safetensors_read_from(const Safetensors *s, const SafetensorsEntry *entry, int64_t first, Tensor *to)
+int safetensors_read_as(const Safetensors *s, const SafetensorsEntry *entry, EntryPart part, Tensor *to)
 {
-    return not_numbers(entry) ? error_code() : tensor_store_(to, read_some, &(Reading){s, entry, to, first});
+    return not_numbers(entry) ? error_code() : tensor_store_(to, read_some, &(Reading){s, entry, to, part});
 }
 
 int safetensors_read_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to)
 {
-    return safetensors_read_from(s, entry, 0, to);
+    return safetensors_read_as(s, entry, (EntryPart){.as = to}, to);
 }
 
-int safetensors_copy_part(const Safetensors *s, const SafetensorsEntry *entry, uint64_t from, uint64_t bytes,
-                          Tensor *to, uint64_t first)
+static void copy(const Safetensors *s, const unsigned char *from, uint64_t bytes, Tensor *to, uint64_t at)
 {
-    enum { PIECE = 4 << 20 }; /* after which pages are let go: a large tensor does not stay in the process */
-    const unsigned char *at = (const unsigned char *)entry->data + from;
+    enum { PART = 4 << 20 }; /* after which pages are let go: a large tensor does not stay in the process */
     for (uint64_t done = 0, n; done < bytes && !error_code(); done += n) {
-        n = bytes - done < PIECE ? bytes - done : PIECE;
-        tensor_write(to, (int64_t)(first + done), (int64_t)n, at + done);
-        safetensors_forget(s, at + done, (size_t)n);
+        n = bytes - done < PART ? bytes - done : PART;
+        tensor_write(to, (int64_t)(at + done), (int64_t)n, from + done);
+        safetensors_forget(s, from + done, (size_t)n);
+    }
+}
+
+/* Behind the entry's elements too. */
+int safetensors_copy_as(const Safetensors *s, const SafetensorsEntry *entry, EntryPart part, Tensor *to,
+                        uint64_t at)
+{
+    uint64_t size = (uint64_t)safetensors_type_bytes(entry->type);
+    int64_t block = part.block ? part.block : 1;
+    for (int64_t done = 0, n; done < part.count && !error_code(); done += n) {
+        int64_t elements = (part.count - done) * block;
+        int64_t from = tensor_place_(part.as, (part.first + done) * block, &elements) / block;
+        n = (elements + block - 1) / block;
+        int64_t left = entry->numel - from, some = left < 0 ? 0 : left < n ? left : n;
+        copy(s, (const unsigned char *)entry->data + (uint64_t)from * size, (uint64_t)some * size, to,
+             at + (uint64_t)done * size);
     }
     return error_code();
-}
-
-int safetensors_copy_tensor(const Safetensors *s, const SafetensorsEntry *entry, Tensor *to, uint64_t first)
-{
-    return safetensors_copy_part(s, entry, 0, entry->bytes, to, first);
 }

@@ -34,16 +34,18 @@ typedef struct Sorted {
     int64_t numel;
     uint64_t bytes;
     int size; /* of an element */
-    /* What is written here: all of it, or of what ranks write together this rank's part. */
+    /* What is written here: all of it, or of what ranks write together what this rank has, element `first` of
+     * its part and so many from there on. */
     int64_t first, count;
-    int64_t each; /* elements of a rank's part; 0: rank 0 writes all */
+    const Tensor *as; /* they lie in the file as those of this parameter do; NULL: as here */
+    int64_t block;    /* of which each stands for so many */
     const Storage
         *part; /* where they lie, from its byte `at` on, as elements of this type; NULL: in the item */
     uint64_t at;
     DType type;
     /* Quantised and divided, and the other way round in files, where this rank's part is in no one place: all
      * of it in the host's memory, for as long as rank 0 writes it. */
-    int turned;
+    int gathers;
     void *whole;
 } Sorted;
 
@@ -72,10 +74,11 @@ static int sort_items(const char *shown, const SafetensorsItem *items, int count
         s->item = &items[i];
         if (safetensors_item_bytes(shown, s->item, &s->numel, &s->bytes))
             return error_code();
-        if (with_data && s->bytes && !s->item->data && !s->item->tensor)
+        if (with_data && s->bytes && !s->item->data && !s->item->tensor && !s->item->like)
             return safetensors_bad_item(shown, s->item, cannot_be);
         s->size = safetensors_type_bytes(s->item->type);
         s->count = s->numel;
+        s->block = 1;
     }
     qsort(sorted, (size_t)count, sizeof *sorted, by_size_and_name);
     return 0;
@@ -196,13 +199,13 @@ static const float *floats_at(FileWriter *w, const Sorted *s, int64_t first, siz
     return w->failed ? NULL : piece;
 }
 
-static int write_halves(FileWriter *w, const Sorted *s)
+static int write_halves(FileWriter *w, const Sorted *s, int64_t first, int64_t count)
 {
     uint16_t halves[PIECE];
     float piece[PIECE];
-    for (int64_t done = 0; done < s->count && !w->failed;) {
-        size_t n = (size_t)(s->count - done < PIECE ? s->count - done : PIECE);
-        const float *from = floats_at(w, s, s->first + done, n, piece);
+    for (int64_t done = 0; done < count && !w->failed;) {
+        size_t n = (size_t)(count - done < PIECE ? count - done : PIECE);
+        const float *from = floats_at(w, s, first + done, n, piece);
         if (!from)
             break;
         int64_t bad = s->item->type == SAFETENSORS_F16 ? half_encode_f16(n, from, halves)
@@ -219,60 +222,143 @@ static int write_halves(FileWriter *w, const Sorted *s)
     return w->failed;
 }
 
-static int write_floats(FileWriter *w, const Sorted *s)
+static int write_floats(FileWriter *w, const Sorted *s, int64_t first, int64_t count)
 {
     float piece[PIECE];
-    for (int64_t done = 0; done < s->count && !w->failed; done += PIECE) {
-        size_t n = (size_t)(s->count - done < PIECE ? s->count - done : PIECE);
-        if (floats_at(w, s, s->first + done, n, piece))
+    for (int64_t done = 0; done < count && !w->failed; done += PIECE) {
+        size_t n = (size_t)(count - done < PIECE ? count - done : PIECE);
+        if (floats_at(w, s, first + done, n, piece))
             file_put(w, piece, n * sizeof *piece);
     }
     return w->failed;
 }
 
 /* Bytes as they are. */
-static int write_bytes(FileWriter *w, const Sorted *s)
+static int write_bytes(FileWriter *w, const Sorted *s, int64_t first, int64_t count)
 {
     unsigned char piece[PIECE * sizeof(float)];
-    uint64_t bytes = (uint64_t)s->count * (uint64_t)s->size;
+    uint64_t bytes = (uint64_t)count * (uint64_t)s->size;
+    uint64_t from = (uint64_t)(first - s->first) * (uint64_t)s->size;
     if (!s->item->tensor)
-        return file_put(w, s->item->data, (size_t)s->bytes);
+        return file_put(w, (const char *)s->item->data + from, (size_t)bytes);
     for (uint64_t done = 0, n; done < bytes && !w->failed; done += n) {
         n = bytes - done < sizeof piece ? bytes - done : sizeof piece;
         if (s->part)
-            storage_read(s->part, s->at + done, n, piece);
+            storage_read(s->part, s->at + from + done, n, piece);
         else
-            w->failed = tensor_read(s->item->tensor, (int64_t)(s->item->from + done), (int64_t)n, piece);
+            w->failed =
+                tensor_read(s->item->tensor, (int64_t)(s->item->from + from + done), (int64_t)n, piece);
         file_put(w, piece, (size_t)n);
     }
     return w->failed;
 }
 
-static int write_tensor(FileWriter *w, const Sorted *s)
+/* Elements [first, first + count) of what this rank has. */
+static int write_elements(FileWriter *w, const Sorted *s, int64_t first, int64_t count)
 {
     if (s->item->from)
-        return write_bytes(w, s);
+        return write_bytes(w, s, first, count);
     if (s->item->type == SAFETENSORS_F16 || s->item->type == SAFETENSORS_BF16)
-        return write_halves(w, s);
+        return write_halves(w, s, first, count);
     if (s->item->type == SAFETENSORS_F32 && s->item->tensor)
-        return write_floats(w, s);
-    return write_bytes(w, s);
+        return write_floats(w, s, first, count);
+    return write_bytes(w, s, first, count);
+}
+
+/* Where element `at` of what this rank has lies in the file's tensor; *n: how many are wanted, and then lie
+ * there side by side. */
+static int64_t place_in_file(const Sorted *s, int64_t at, int64_t *n)
+{
+    int64_t elements = *n * s->block, place = tensor_place_(s->as, at * s->block, &elements);
+    *n = (elements + s->block - 1) / s->block;
+    return place / s->block;
+}
+
+/* A tensor's bytes from `from` on are written next, and are added to its sum as if all others were bytes that
+ * count for nothing: a CRC is linear, so sums of parts, by whichever rank, added bit by bit are the whole's.
+ */
+typedef struct Part {
+    uint64_t from;
+    FileSum sum;
+} Part;
+
+static int part_begin(FileWriter *w, Part *part, uint64_t at, uint64_t from, const FileSum *sum)
+{
+    *part = (Part){.from = from};
+    file_seek(w, at + from);
+    w->sum = sum ? &part->sum : NULL;
+    return w->failed;
+}
+
+static void part_end(const Part *part, uint64_t bytes, FileSum *sum)
+{
+    if (!sum)
+        return;
+    uint64_t behind = bytes - part->from - part->sum.bytes;
+    sum->crc32 ^= file_sum_join(part->sum, (FileSum){.bytes = behind}).crc32;
+    sum->bytes += part->sum.bytes;
+}
+
+/* A matrix whose columns are the file's rows, some elements at a time; ranks have rows of it. */
+static void write_turned(FileWriter *w, const Sorted *s, uint64_t at, FileSum *sum)
+{
+    float piece[PIECE], column[PIECE];
+    int64_t columns = s->item->dim[0], rows = s->item->dim[1];
+    for (int64_t done = 0, n; done < s->count && !w->failed; done += n) {
+        n = s->count - done < PIECE ? s->count - done : PIECE;
+        int64_t first = s->first + done;
+        const float *from = floats_at(w, s, first, (size_t)n, piece);
+        for (int64_t c = 0; c < columns && from && !w->failed; c++) {
+            int64_t row = (first - c + columns - 1) / columns, end = (first + n - c + columns - 1) / columns;
+            int64_t wanted = (end - row) * columns;
+            for (int64_t r = row; r < end; r++)
+                column[r - row] = from[r * columns + c - first];
+            Part part;
+            int64_t place = c * rows + tensor_place_(s->as, row * columns, &wanted) / columns;
+            if (row >= end || part_begin(w, &part, at, (uint64_t)place * sizeof *column, sum))
+                continue;
+            file_put(w, column, (size_t)(end - row) * sizeof *column);
+            part_end(&part, s->bytes, sum);
+        }
+    }
+}
+
+/* A tensor's elements that are written here, wherever they lie in it; `at` is its first byte in the file. */
+static void write_parts(FileWriter *w, const Sorted *s, uint64_t at, FileSum *sum)
+{
+    if (s->item->turned) {
+        write_turned(w, s, at, sum);
+        return;
+    }
+    for (int64_t done = 0, n; done < s->count && !w->failed; done += n) {
+        Part part;
+        n = s->count - done;
+        int64_t place = place_in_file(s, s->first + done, &n), left = s->numel - place;
+        int64_t some = left < n ? left : n; /* what is behind the end is padding */
+        if (some <= 0 || part_begin(w, &part, at, (uint64_t)place * (uint64_t)s->size, sum))
+            continue;
+        write_elements(w, s, s->first + done, some);
+        part_end(&part, s->bytes, sum);
+    }
 }
 
 /* Under its temporary name, and on the disk. */
 static int write_file(const char *path, const char *shown, const Sorted *sorted, int count, FileSum *sums)
 {
     FileWriter writer;
+    size_t length;
+    uint64_t at = 0;
     json_t *root = make_header(shown, sorted, count);
     if (!root)
         return error_code();
     int opened = file_begin(&writer, path) == 0;
     writer.sum = sums;
-    if (opened)
+    if (opened && header_length(shown, root, &length, &at) == 0)
         write_header(&writer, root);
+    at += sizeof(uint64_t);
     for (int i = 0; i < count && !writer.failed; i++) {
-        writer.sum = sums ? &sums[i + 1] : NULL;
-        write_tensor(&writer, &sorted[i]);
+        write_parts(&writer, &sorted[i], at, sums ? &sums[i + 1] : NULL);
+        at += sorted[i].bytes;
     }
     json_decref(root);
     return file_finish(&writer);
@@ -288,7 +374,7 @@ typedef struct Together {
     int count, first; /* first: this is rank 0 */
     json_t *root;
     uint64_t header;    /* bytes before the tensors */
-    uint32_t *crc;      /* of each rank, of the header and each tensor, as it wrote them */
+    uint32_t *crc;      /* of each rank, of the header and each tensor, as far as it wrote them */
     size_t of_one, all; /* of these, in elements and bytes */
     FileWriter writer;
 } Together;
@@ -297,32 +383,45 @@ typedef struct Together {
 static void divide_state(Sorted *s, const TensorPart *part)
 {
     const Tensor *state = s->item->tensor;
-    int64_t block = s->item->type == SAFETENSORS_F32 && dtype_is_dynamic8(state->dtype) ? DYNAMIC8_BLOCK : 1;
-    s->each = part->each / block;
-    s->first = part->first / block;
-    s->count = (part->count + block - 1) / block;
+    s->block = s->item->type == SAFETENSORS_F32 && dtype_is_dynamic8(state->dtype) ? DYNAMIC8_BLOCK : 1;
+    s->first = part->first / s->block;
+    s->count = (part->count + s->block - 1) / s->block;
     s->part = state->storage;
     s->at = s->item->from;
     s->type = state->dtype;
 }
 
-/* Which elements this rank has, and where. */
+/* Which elements this rank writes, and where they are. Of what several have, one does. */
 static void divide(Sorted *s, int first)
 {
-    const Tensor *like = s->item->like ? s->item->like : s->item->tensor;
-    if (!like || !like->shard) {
-        s->count = first ? s->numel : 0;
-        return;
-    }
-    TensorPart part = tensor_part_(like);
-    if (s->item->like) {
+    const SafetensorsItem *item = s->item;
+    const Tensor *of = item->like ? item->like : item->tensor;
+    TensorPart part = {.counts = first, .count = s->numel};
+    if (of)
+        part = tensor_part_(of);
+    if (!part.counts || part.count <= 0 || (of && of->absent))
+        s->count = 0;
+    else if (item->data)
+        s->count = tensor_place_(of, part.first, &(int64_t){1}) ? 0 : s->numel;
+    else if (item->like)
         divide_state(s, &part);
+    else {
+        s->first = part.first;
+        s->count = part.count;
+    }
+    if (of && of->shard && of->transposed && dtype_is_quantized(of->dtype)) {
+        int writes = part.counts && context_rank_(of->item.context) == 0;
+        s->gathers = 1;
+        s->first = 0;
+        s->count = writes ? shape_numel(of->shape) : 0;
+        s->as = of;
         return;
     }
-    s->turned = like->transposed && dtype_is_quantized(part.type);
-    s->each = s->turned ? 0 : part.each;
-    s->first = s->turned ? 0 : part.first;
-    s->count = s->turned ? (first ? s->numel : 0) : part.count;
+    if (s->count == 0 || item->data)
+        return;
+    s->as = of;
+    if (item->like || !of->shard)
+        return;
     s->part = part.master ? part.master : part.weights;
     s->type = part.master ? DTYPE_F32 : part.type;
     s->at = part.master ? 0 : dtype_bytes(part.type, 1, part.at);
@@ -343,7 +442,7 @@ static int together_begin(Together *t, FileSum *sums)
     }
     enum { UNIT = 64 }; /* bytes that ranks send */
     t->of_one = ((size_t)(t->count + 1) * sizeof *t->crc + UNIT - 1) / UNIT * UNIT / sizeof *t->crc;
-    t->all = (size_t)context_ranks_(t->context) * t->of_one * sizeof *t->crc;
+    t->all = (size_t)ranks_count_(t->context) * t->of_one * sizeof *t->crc;
     t->crc = sums ? host_alloc(t->all) : NULL;
     if (sums && !t->crc)
         return error_code();
@@ -353,12 +452,12 @@ static int together_begin(Together *t, FileSum *sums)
     return write_header(&t->writer, t->root);
 }
 
-/* All ranks come here, whatever has happened to one: then none of them goes on. */
+/* All that have parts of it come here, whatever has happened to one: then none of them goes on. */
 static int bring_whole(const Together *t, Sorted *s, size_t *bytes)
 {
     *bytes = (size_t)quantized_gathered_bytes_(s->item->tensor);
     s->whole = error_code() ? NULL : host_alloc_for("safetensors_write", "a quantised weight", *bytes);
-    int failed = ranks_agree_error_(t->context, NULL);
+    int failed = ranks_agree_parts_(t->context);
     return failed ? failed : quantized_to_host_(s->item->tensor, s->whole);
 }
 
@@ -368,11 +467,9 @@ static void together_write(Together *t, FileSum *sums)
     size_t bytes = 0;
     for (int i = 0, stop = 0; i < t->count && !stop; i++) {
         Sorted *s = &t->sorted[i];
-        t->writer.sum = sums ? &sums[i + 1] : NULL;
-        stop = s->turned && bring_whole(t, s, &bytes);
-        if (s->count > 0 && !t->writer.failed && !stop &&
-            file_seek(&t->writer, at + (uint64_t)s->first * (uint64_t)s->size) == 0)
-            write_tensor(&t->writer, s);
+        stop = s->gathers && bring_whole(t, s, &bytes);
+        if (s->count > 0 && !t->writer.failed && !stop)
+            write_parts(&t->writer, s, at, sums ? &sums[i + 1] : NULL);
         if (s->whole)
             host_free(t->context, s->whole, bytes);
         s->whole = NULL;
@@ -381,30 +478,18 @@ static void together_write(Together *t, FileSum *sums)
     file_finish(&t->writer);
 }
 
-/* What rank r has written of a tensor. */
-static uint64_t bytes_of_rank(const Sorted *s, int rank)
-{
-    int64_t left = s->numel - rank * s->each;
-    if (!s->each)
-        return rank ? 0 : s->bytes;
-    return (uint64_t)(left < 0 ? 0 : left < s->each ? left : s->each) * (uint64_t)s->size;
-}
-
-/* The sums of each rank's parts become those of all. */
+/* The sums of what each rank has written become those of all. */
 static int together_sum(const Together *t, FileSum *sums)
 {
-    int ranks = context_ranks_(t->context), rank = context_rank_(t->context);
+    uint32_t *mine = t->crc + (size_t)ranks_place_(t->context) * t->of_one;
     for (int i = 0; i <= t->count; i++)
-        t->crc[(size_t)rank * t->of_one + (size_t)i] = sums[i].crc32;
+        mine[i] = sums[i].crc32;
     if (ranks_gather_(t->context, t->crc, t->of_one * sizeof *t->crc))
         return error_code();
-    sums[0] = (FileSum){t->header, t->crc[0]};
-    for (int i = 0; i < t->count; i++) {
-        sums[i + 1] = (FileSum){0};
-        for (int r = 0; r < ranks; r++)
-            sums[i + 1] =
-                file_sum_join(sums[i + 1], (FileSum){bytes_of_rank(&t->sorted[i], r),
-                                                     t->crc[(size_t)r * t->of_one + (size_t)i + 1]});
+    for (int i = 0; i <= t->count; i++) {
+        sums[i] = (FileSum){.bytes = i ? t->sorted[i - 1].bytes : t->header};
+        for (int r = 0; r < ranks_count_(t->context); r++)
+            sums[i].crc32 ^= t->crc[(size_t)r * t->of_one + (size_t)i];
     }
     return 0;
 }
@@ -463,7 +548,7 @@ static int write_with_others(const char *path, const char *shown, const Safetens
                   .path = path,
                   .shown = shown,
                   .count = count,
-                  .first = context_rank_(context) == 0,
+                  .first = ranks_first_(),
                   .writer = {.file = -1}};
     t.sorted = host_alloc(bytes);
     if (t.sorted)
@@ -478,7 +563,7 @@ int safetensors_write_temporary(const char *path, const SafetensorsItem *items, 
                                 int alone)
 {
     char shown[FILE_LABEL];
-    int together = !alone && context_ranks_(context_here()) > 1;
+    int together = !alone && ranks_count_(context_here()) > 1;
     if (!path || count < 0 || (count && !items))
         return error_raise(ERROR_ARGUMENT, "safetensors_write(): %s",
                            path ? "there are no items" : "path is NULL");

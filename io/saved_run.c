@@ -12,147 +12,11 @@
 #include "io_.h"
 #include "safetensors_.h"
 
-enum { NAME_ROOM = 32 }; /* ".momentum_buffer.absmax" and the end */
-#define SCALES ".absmax" /* of the blocks of an 8-bit state */
-
 /* ---- Saving ---------------------------------------------------------------------------------- */
-
-/* What a file holds, described: names, types and shapes are known on meta too, the data only in a run. */
-typedef struct Items {
-    SafetensorsItem *items;
-    int64_t *updates;
-    char *names; /* all of them, one after the other; NULL where the parameters' own serve */
-    size_t name_bytes;
-    int parameters, count; /* count: of items */
-} Items;
-
-static void items_free(Items *s)
-{
-    Context *context = context_here();
-    if (s->names)
-        host_free(context, s->names, s->name_bytes);
-    if (s->updates)
-        host_free(context, s->updates, (size_t)s->parameters * sizeof *s->updates);
-    if (s->items)
-        host_free(context, s->items, (size_t)s->count * sizeof *s->items);
-}
-
-TensorList saved_run_parameters(Module *model)
-{
-    return nn_lora_count(model) ? nn_lora_parameters(model) : nn_parameters(model);
-}
-
-/* As what a tensor is saved: bits are kept. A weight with a master is its master, and is rounded again when
- * it is loaded, which gives the same bits; the codes of an 8-bit state are bytes. Frozen ones are floats. */
-static SafetensorsType saved_type(const Tensor *tensor)
-{
-    if (tensor->master || tensor->component == MEM_FROZEN || tensor_part_(tensor).type == DTYPE_F32)
-        return SAFETENSORS_F32;
-    return tensor->dtype == DTYPE_BF16        ? SAFETENSORS_BF16
-           : tensor->dtype == DTYPE_F16       ? SAFETENSORS_F16
-           : dtype_is_dynamic8(tensor->dtype) ? SAFETENSORS_U8
-                                              : SAFETENSORS_F32;
-}
-
-/* Its states are those of a rank's part of it, and one array each in the files. */
-static int is_divided(const Tensor *parameter)
-{
-    return parameter->shard != NULL;
-}
-
-/* Where the scales of an 8-bit state lie among this rank's bytes of it, and how many there are of the whole
- * parameter. */
-static QuantLayout layout_of(const Tensor *array, const Tensor *parameter)
-{
-    QuantLayout here = quant_layout(array->dtype, 1, tensor_part_(parameter).count);
-    here.blocks = quant_layout(array->dtype, 1, tensor_numel(parameter)).blocks;
-    return here;
-}
-
-/* Those of model.safetensors. */
-static int model_items(Items *s, TensorList list)
-{
-    *s = (Items){.parameters = list.count, .count = list.count};
-    s->items = host_alloc((size_t)s->count * sizeof *s->items);
-    for (int i = 0; s->items && i < list.count; i++)
-        s->items[i] = safetensors_item(tensor_name(list.items[i]), saved_type(list.items[i]), list.items[i]);
-    return s->items ? 0 : error_code();
-}
-
-/* Arrays in the file: of each parameter its states, the scales of those in 8 bit, and its updates. */
-static int optimizer_item_count(const Optimizer *optimizer)
-{
-    int parameters = optim_parameters(optimizer).count, count = parameters;
-    for (int i = 0; i < parameters; i++)
-        for (int k = 0; k < optim_state_arrays(optimizer); k++)
-            count += 1 + dtype_is_dynamic8(tensor_dtype(optim_state(optimizer, i, k)));
-    return count;
-}
-
-static int optimizer_items_alloc(Items *s, const Optimizer *optimizer)
-{
-    TensorList list = optim_parameters(optimizer);
-    int of_each = 2 * optim_state_arrays(optimizer) + 1; /* at most */
-    *s = (Items){.parameters = list.count, .count = optimizer_item_count(optimizer)};
-    for (int i = 0; i < list.count; i++)
-        s->name_bytes += (size_t)of_each * (strlen(tensor_name(list.items[i])) + NAME_ROOM);
-    s->items = host_alloc((size_t)s->count * sizeof *s->items);
-    s->updates = s->items ? host_alloc((size_t)s->parameters * sizeof *s->updates) : NULL;
-    s->names = s->updates ? host_alloc(s->name_bytes) : NULL;
-    return s->names ? 0 : error_code();
-}
-
-/* A state, and its scales. Returns how many items these are. */
-static int state_items(SafetensorsItem *item, char *name, size_t room, const Optimizer *optimizer, int i,
-                       int k)
-{
-    Tensor *array = optim_state(optimizer, i, k);
-    const Tensor *parameter = optim_parameters(optimizer).items[i];
-    int used = snprintf(name, room, "%s.%s", tensor_name(parameter), optim_state_name(optimizer, k));
-    item[0] = safetensors_item(name, saved_type(array), array);
-    if (is_divided(parameter)) {
-        item[0] = safetensors_item(name, saved_type(array), parameter);
-        item[0].tensor = array;
-        item[0].like = parameter;
-    }
-    if (!dtype_is_dynamic8(array->dtype))
-        return 1;
-    QuantLayout layout = layout_of(array, parameter);
-    snprintf(name + room, room, "%.*s" SCALES, used, name);
-    item[1] = (SafetensorsItem){.name = name + room,
-                                .type = SAFETENSORS_F32,
-                                .ndim = 1,
-                                .dim = {layout.blocks},
-                                .tensor = array,
-                                .from = layout.scales,
-                                .like = item[0].like};
-    return 2;
-}
-
-/* Those of optimizer.safetensors: of each parameter its arrays, and its updates. */
-static int optimizer_items(Items *s, const Optimizer *optimizer)
-{
-    if (optimizer_items_alloc(s, optimizer))
-        return error_code();
-    TensorList list = optim_parameters(optimizer);
-    char *name = s->names;
-    SafetensorsItem *item = s->items;
-    for (int i = 0; i < list.count; i++) {
-        const Tensor *parameter = list.items[i];
-        size_t room = strlen(tensor_name(parameter)) + NAME_ROOM;
-        for (int k = 0; k < optim_state_arrays(optimizer); k++, name += 2 * room)
-            item += state_items(item, name, room, optimizer, i, k);
-        snprintf(name, room, "%s.step", tensor_name(parameter));
-        s->updates[i] = optim_updates(optimizer, i);
-        *item++ = (SafetensorsItem){.name = name, .type = SAFETENSORS_I64, .data = &s->updates[i]};
-        name += room;
-    }
-    return 0;
-}
 
 /* Writes a file of items, if all could make them, and frees them. What all have of it is returned; what this
  * rank has beside it is raised. */
-static int save_items(const char *directory, const char *name, Items *items, SavedFile *file)
+static int save_items(const char *directory, const char *name, SavedItems *items, SavedFile *file)
 {
     char path[PATH_BYTES];
     size_t bytes = (size_t)(items->count + 1) * sizeof(FileSum);
@@ -166,7 +30,7 @@ static int save_items(const char *directory, const char *name, Items *items, Sav
         saved_file_fill(file, sums, items->count + 1);
     if (sums)
         host_free(context_here(), sums, bytes);
-    items_free(items);
+    saved_items_free(items);
     return status;
 }
 
@@ -174,12 +38,12 @@ static int save_state(const char *directory, const SavedRun *run, const SavedFil
 {
     char path[PATH_BYTES];
     RandomState random = context_here()->random;
-    RankValue sample = {.mine =
-                            random.first_sample}; /* that of the step's last micro-batch, as of one process */
-    int status = ranks_agree_error_(context_here(), &sample);
-    if (status)
-        return status;
+    /* Those of the step's last micro-batch, and of the last stage, as of one process. */
+    RankValue sample = {.mine = random.first_sample}, layer = {.mine = random.layer};
+    if (ranks_agree_error_(context_here(), &sample) || ranks_agree_error_(context_here(), &layer))
+        return error_code();
     random.first_sample = sample.most;
+    random.layer = (uint32_t)layer.most;
     if (ranks_first_() && path_join(path, directory, SAVED_RUN_STATE) == 0)
         saved_run_state_write(path, run, &random, files);
     return ranks_agreed_();
@@ -187,12 +51,12 @@ static int save_state(const char *directory, const SavedRun *run, const SavedFil
 
 static int save_files(const char *directory, const SavedRun *run)
 {
-    Items items;
+    SavedItems items;
     SavedFile files[SAVED_FILES] = {{.parts = NULL}};
-    model_items(&items, saved_run_parameters(run->model));
+    saved_items_of_model(&items, saved_run_parameters(run->model));
     int status = save_items(directory, SAVED_RUN_MODEL, &items, &files[0]);
     if (!status) {
-        optimizer_items(&items, run->optimizer);
+        saved_items_of_optimizer(&items, run->optimizer);
         status = save_items(directory, SAVED_RUN_OPTIMIZER, &items, &files[1]);
     }
     if (!status)
@@ -200,23 +64,6 @@ static int save_files(const char *directory, const SavedRun *run)
     for (int i = 0; i < SAVED_FILES; i++)
         json_decref(files[i].parts);
     return status;
-}
-
-static uint64_t items_bytes(const char *name, int status, Items *items)
-{
-    uint64_t bytes = status ? 0 : safetensors_file_bytes(name, items->items, items->count);
-    items_free(items);
-    return bytes;
-}
-
-int saved_run_bytes(Module *model, const Optimizer *optimizer, uint64_t bytes[SAVED_FILES])
-{
-    Items items;
-    int status = model_items(&items, saved_run_parameters(model));
-    bytes[0] = items_bytes(SAVED_RUN_MODEL, status, &items);
-    status = optimizer_items(&items, optimizer);
-    bytes[1] = items_bytes(SAVED_RUN_OPTIMIZER, status, &items);
-    return error_code();
 }
 
 static int run_complete(const char *who, const char *directory, const SavedRun *run)
@@ -248,9 +95,8 @@ int io_save_run(const char *directory, const SavedRun *run)
     if (run->base && !text_is_utf8(run->base->path))
         return error_raise(ERROR_ARGUMENT, "io_save_run(): the path of the base %s is not UTF-8",
                            string_text(run->base->path).text);
-    if (ranks_whole_model_(context_here(), "io_save_run()"))
+    if (saved_run_divided(run->model, run->optimizer, "io_save_run()")) /* makes its list, in planning too */
         return error_code();
-    saved_run_parameters(run->model); /* its list is made once, in planning too */
     if (context_here()->meta)
         return error_code();
     int64_t step = optim_steps(run->optimizer);
@@ -373,39 +219,40 @@ static const SafetensorsEntry *entry_for(const Loading *l, const Safetensors *fi
     return NULL;
 }
 
-/* A parameter, or a state of one, of which this rank may have a part. read 0: it is only compared. */
-static int take(const Loading *l, const Safetensors *file, const char *name, Tensor *tensor, const Tensor *of,
-                int read)
+/* A parameter, or a state of one, of which this rank may have a part, or NULL, nothing. read 0: it is only
+ * compared. */
+static int take(const Loading *l, const Safetensors *file, const char *name, SafetensorsType type,
+                Tensor *tensor, const Tensor *of, int read)
 {
-    SafetensorsType type = saved_type(tensor);
-    const SafetensorsEntry *entry = entry_for(l, file, name, type, tensor_shape(of));
+    const SafetensorsEntry *entry = entry_for(l, file, name, type, tensor_whole_shape_(of));
     if (!entry)
         return error_code();
-    if (!read)
+    if (!read || !tensor)
         return 0;
-    TensorPart part = {.count = entry->numel};
-    if (tensor != of && is_divided(of))
-        part = tensor_part_(of);
-    uint64_t size = entry->bytes / (uint64_t)entry->numel;
-    return type == SAFETENSORS_F32 ? safetensors_read_from(file, entry, part.first, tensor)
-                                   : safetensors_copy_part(file, entry, (uint64_t)part.first * size,
-                                                           (uint64_t)part.count * size, tensor, 0);
+    EntryPart part = {.as = of, .count = tensor_numel(of)};
+    if (tensor != of && of->shard) {
+        TensorPart own = tensor_part_(of);
+        part.first = own.first;
+        part.count = own.count;
+    }
+    return type == SAFETENSORS_F32 ? safetensors_read_as(file, entry, part, tensor)
+                                   : safetensors_copy_as(file, entry, part, tensor, 0);
 }
 
 /* The scales of an 8-bit state. */
-static int take_scales(const Loading *l, const char *name, Tensor *array, const Tensor *of, int read)
+static int take_scales(const Loading *l, const char *name, DType type, Tensor *array, const Tensor *of,
+                       int read)
 {
-    QuantLayout layout = layout_of(array, of);
-    TensorPart part = tensor_part_(of);
-    uint64_t first = (uint64_t)(part.first / DYNAMIC8_BLOCK) * sizeof(float);
+    QuantLayout layout = saved_layout_of(type, of);
     const SafetensorsEntry *entry = entry_for(l, l->optimizer, name, SAFETENSORS_F32, SHAPE(layout.blocks));
     if (!entry)
         return error_code();
-    return read ? safetensors_copy_part(l->optimizer, entry, first,
-                                        (uint64_t)quant_layout(array->dtype, 1, part.count).blocks *
-                                            sizeof(float),
-                                        array, layout.scales)
-                : 0;
+    TensorPart own = tensor_part_(of);
+    EntryPart part = {.as = of,
+                      .first = own.first / DYNAMIC8_BLOCK,
+                      .count = quant_layout(type, 1, own.count).blocks,
+                      .block = DYNAMIC8_BLOCK};
+    return read && array ? safetensors_copy_as(l->optimizer, entry, part, array, layout.scales) : 0;
 }
 
 static int take_model(const Loading *l, int read)
@@ -416,7 +263,7 @@ static int take_model(const Loading *l, int read)
                            l->shown, safetensors_count(l->model), list.count);
     for (int i = 0; i < list.count; i++) {
         Tensor *p = list.items[i];
-        if (take(l, l->model, tensor_name(p), p, p, read))
+        if (take(l, l->model, tensor_name(p), saved_type(p), p, p, read))
             return error_code();
     }
     return error_code();
@@ -433,22 +280,23 @@ static int take_updates(const Loading *l, const char *name, int i, int read)
     return read ? optim_set_updates(l->run->optimizer, i, updates) : 0;
 }
 
-static int take_parameter_state(const Loading *l, int i, int read)
+/* i < 0: the parameter is another stage's. */
+static int take_parameter_state(const Loading *l, const Tensor *p, int i, int read)
 {
     Optimizer *optimizer = l->run->optimizer;
-    const Tensor *p = optim_parameters(optimizer).items[i];
-    size_t room = strlen(tensor_name(p)) + NAME_ROOM;
+    size_t room = strlen(tensor_name(p)) + SAVED_NAME_ROOM;
     char *name = host_alloc(room);
     if (!name)
         return error_code();
     int status = 0;
     for (int k = 0; k < optim_state_arrays(optimizer) && !status; k++) {
         Tensor *array = optim_state(optimizer, i, k);
+        DType type = optim_state_type(optimizer, p, k);
         int used = snprintf(name, room, "%s.%s", tensor_name(p), optim_state_name(optimizer, k));
-        status = take(l, l->optimizer, name, array, p, read);
-        snprintf(name + used, room - (size_t)used, SCALES);
-        if (!status && dtype_is_dynamic8(array->dtype))
-            status = take_scales(l, name, array, p, read);
+        status = take(l, l->optimizer, name, saved_type_of(type), array, p, read);
+        snprintf(name + used, room - (size_t)used, SAVED_SCALES);
+        if (!status && dtype_is_dynamic8(type))
+            status = take_scales(l, name, type, array, p, read);
     }
     snprintf(name, room, "%s.step", tensor_name(p));
     status = status ? status : take_updates(l, name, i, read);
@@ -458,15 +306,17 @@ static int take_parameter_state(const Loading *l, int i, int read)
 
 static int take_optimizer(const Loading *l, int read)
 {
-    const Optimizer *optimizer = l->run->optimizer;
-    int parameters = optim_parameters(optimizer).count;
-    int count = optimizer_item_count(optimizer);
+    TensorList here = optim_parameters(l->run->optimizer), absent = optim_absent(l->run->optimizer);
+    int count = saved_optimizer_count(l->run->optimizer);
     if (count != safetensors_count(l->optimizer))
         return error_raise(ERROR_ARGUMENT,
                            "%s is of another run: its optimizer has %d arrays and counts, this one %d",
                            l->shown, safetensors_count(l->optimizer), count);
-    for (int i = 0; i < parameters; i++)
-        if (take_parameter_state(l, i, read))
+    for (int i = 0; i < here.count; i++)
+        if (take_parameter_state(l, here.items[i], i, read))
+            return error_code();
+    for (int i = 0; i < absent.count && !read; i++)
+        if (take_parameter_state(l, absent.items[i], -1, read))
             return error_code();
     return error_code();
 }
@@ -571,7 +421,8 @@ static int load_newest(const char *path, const SavedRun *run, SavedRunFound *fou
 int io_load_run(const char *path, const SavedRun *run, SavedRunFound *found)
 {
     SavedRunFound result = {0}; /* the path may be found->path */
-    int fits = run_complete("io_load_run", path, run) && !ranks_whole_model_(context_here(), "io_load_run()");
+    int fits = run_complete("io_load_run", path, run) &&
+               !saved_run_divided(run->model, run->optimizer, "io_load_run()");
     int status = fits ? load_newest(path, run, &result) : error_code();
     if (found)
         *found = result;

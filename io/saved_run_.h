@@ -4,9 +4,11 @@
 
 #include <jansson.h>
 
-#include "../tensor/tensor_.h"
-#include "saved_run.h"
 #include "../base/file_.h"
+#include "../base/quant_layout_.h"
+#include "../nn/lora.h"
+#include "safetensors_.h"
+#include "saved_run.h"
 
 #define SAVED_RUN_MODEL     "model.safetensors"
 #define SAVED_RUN_OPTIMIZER "optimizer.safetensors"
@@ -47,10 +49,6 @@ int saved_file_fill(SavedFile *file, const FileSum *sums, int count);
 /* Writes a state with its checksum. 0 or raises. */
 int saved_run_state_write(const char *path, const SavedRun *run, const RandomState *random,
                           const SavedFile files[SAVED_FILES]);
-/* The parameters that are written: all, or of a model with adapters those that are trained. */
-TensorList saved_run_parameters(Module *model);
-/* The bytes of the files of tensors, from shapes alone. 0 or raises. (saved_run.c) */
-int saved_run_bytes(Module *model, const Optimizer *optimizer, uint64_t bytes[SAVED_FILES]);
 /* Reads that of a saved run. 0, or raises and returns ERROR_FILE, ERROR_DATA or ERROR_HOST_MEMORY. */
 int saved_run_state_read(const char *saved, SavedRunState *state);
 void saved_run_state_free(SavedRunState *state);
@@ -59,6 +57,38 @@ int saved_run_state_compare(const char *shown, const SavedRun *run, const SavedR
 
 /* The CRC-32 so far, and that of bytes [from, from + count) behind it. 0 or raises. (fingerprint.c) */
 int file_add_crc32(int file, const char *shown, uint64_t from, uint64_t count, uint32_t *crc32);
+
+/* ---- What the files of tensors hold (saved_run_items.c) ------------------------------------- */
+
+enum { SAVED_NAME_ROOM = 32 }; /* ".momentum_buffer.absmax" and the end */
+#define SAVED_SCALES ".absmax" /* of the blocks of an 8-bit state */
+
+typedef struct SavedItems {
+    SafetensorsItem *items;
+    int64_t *updates;
+    char *names; /* all of them, one after the other; NULL where the parameters' own serve */
+    size_t name_bytes;
+    int parameters, count; /* count: of items */
+} SavedItems;
+
+/* The parameters that are written: all, or of a model with adapters those that are trained. */
+TensorList saved_run_parameters(Module *model);
+/* Each 0, or raises; free it in both cases. */
+int saved_items_of_model(SavedItems *items, TensorList parameters);
+/* Of each parameter its states, the scales of those in 8 bit, and its updates. */
+int saved_items_of_optimizer(SavedItems *items, const Optimizer *optimizer);
+void saved_items_free(SavedItems *items);
+int saved_optimizer_count(const Optimizer *optimizer); /* of items */
+/* The bytes of the files, from shapes alone. 0 or raises. */
+int saved_run_bytes(Module *model, const Optimizer *optimizer, uint64_t bytes[SAVED_FILES]);
+/* As what a parameter is saved, and a state of this type, whose codes of 8 bit are bytes. */
+SafetensorsType saved_type(const Tensor *parameter);
+SafetensorsType saved_type_of(DType type);
+/* Where the scales of an 8-bit state lie among this rank's bytes of it, and how many there are of the whole
+ * parameter. */
+QuantLayout saved_layout_of(DType type, const Tensor *parameter);
+/* 0, or raises: ranks have divided it so that files cannot be written or read. */
+int saved_run_divided(Module *model, const Optimizer *optimizer, const char *function);
 
 /* ---- Directories (saved_run_files.c) -------------------------------------------------------- */
 

@@ -141,7 +141,7 @@ int saved_run_begin(const char *directory, int64_t step, char temporary[PATH_BYT
     Context *context = context_here();
     RankValue process = {.mine = getpid()};
     int made =
-        !error_code() && context_rank_(context) == 0 && make_temporary(directory, step, temporary) == 0;
+        !error_code() && ranks_first_() && make_temporary(directory, step, temporary) == 0;
     int status = ranks_agree_error_(context, &process);
     if (!status)
         temporary_of(temporary, directory, step, process.first, "");
@@ -215,8 +215,8 @@ static int check_part(int file, const char *shown, uint64_t from, FileSum expect
 static int is_mine(size_t part)
 {
     const Context *context = context_here();
-    size_t ranks = context && !context->meta ? (size_t)context_ranks_(context) : 1;
-    return ranks < 2 || part % ranks == (size_t)context_rank_(context);
+    size_t ranks = context && !context->meta ? (size_t)ranks_count_(context) : 1;
+    return ranks < 2 || part % ranks == (size_t)ranks_place_(context);
 }
 
 /* Part by part: the first that is damaged is named. */

@@ -12,7 +12,7 @@ enum { ENTRY = 96, DIMENSION = 21, FILE_ROUND = 4096, JSON_FILE = 65536 };
 static uint64_t entry_bytes(const Tensor *parameter, int element)
 {
     return strlen(tensor_name(parameter)) + ENTRY + (uint64_t)tensor_shape(parameter).ndim * DIMENSION +
-           (uint64_t)tensor_numel(parameter) * (uint64_t)element;
+           (uint64_t)tensor_whole_numel_(parameter) * (uint64_t)element;
 }
 
 static void add_file(IoSize *size, uint64_t bytes)
@@ -30,6 +30,15 @@ static uint64_t parameter_bytes(TensorList list, int element)
     return bytes;
 }
 
+static uint64_t eight_bit_states(TensorList list, const Optimizer *optimizer)
+{
+    uint64_t count = 0;
+    for (int i = 0; i < list.count; i++)
+        for (int k = 0; k < optim_state_arrays(optimizer); k++)
+            count += (uint64_t)dtype_is_dynamic8(optim_state_type(optimizer, list.items[i], k));
+    return count;
+}
+
 /* At most: beside what is the same for every run, of each tensor a part's size and checksum (of an 8-bit state
  * two), and of each parameter that it has a gradient of zeros. */
 static uint64_t state_bytes(TensorList list, const Optimizer *optimizer)
@@ -38,10 +47,8 @@ static uint64_t state_bytes(TensorList list, const Optimizer *optimizer)
     for (int i = 0; i < list.count; i++)
         bytes += strlen(tensor_name(list.items[i])) + ENTRY +
                  (uint64_t)(optim_state_arrays(optimizer) + 2) * ENTRY;
-    for (int i = 0; i < optim_parameters(optimizer).count; i++)
-        for (int k = 0; k < optim_state_arrays(optimizer); k++)
-            bytes += dtype_is_dynamic8(tensor_dtype(optim_state(optimizer, i, k))) ? ENTRY : 0;
-    return bytes;
+    return bytes + eight_bit_states(optim_parameters(optimizer), optimizer) * ENTRY +
+           eight_bit_states(optim_absent(optimizer), optimizer) * ENTRY;
 }
 
 IoSize io_saved_run_size(Module *model, const Optimizer *optimizer)
@@ -64,7 +71,7 @@ static void cut_into_shards(IoSize *size, TensorList list, int element, uint64_t
 {
     uint64_t total = 0, widest = 0, headers = parameter_bytes(list, 0);
     for (int i = 0; i < list.count; i++) {
-        uint64_t bytes = (uint64_t)tensor_numel(list.items[i]) * (uint64_t)element;
+        uint64_t bytes = (uint64_t)tensor_whole_numel_(list.items[i]) * (uint64_t)element;
         total += bytes;
         widest = bytes > widest ? bytes : widest;
     }

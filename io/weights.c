@@ -151,8 +151,9 @@ static int takes_rows(Loading *l, const SafetensorsEntry *entry, Shape shape)
 /* Quantised matrices are (out,in), whatever numbers in files are. */
 static void check_quantized(Loading *l, const Tensor *parameter, const QuantizedEntry *q)
 {
-    Shape shape = tensor_shape(parameter), stored = SHAPE(q->rows, q->cols);
-    Shape wanted = parameter->in_out ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
+    Shape shape = tensor_whole_shape_(parameter), stored = SHAPE(q->rows, q->cols);
+    int in_out = parameter->in_out || parameter->transposed;
+    Shape wanted = in_out ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
     if (!shape_equal(stored, wanted))
         list_name(&l->fit.shapes, "%s is %s of %s, in the model %s", tensor_name(parameter),
                   shape_text(stored).text, dtype_name(q->dtype), shape_text(wanted).text);
@@ -247,10 +248,14 @@ static int read_decoded(void *user, int64_t first, int64_t count, float *values)
     const Decoding *d = user;
     const QuantizedEntry *q = d->from;
     int64_t cols = d->to->in_out ? q->rows : 0; /* (in,out) of codes (out,in) */
-    if (!cols)
-        quantized_decode(q, first, count, values);
-    for (int64_t i = 0; cols && i < count; i++)
-        quantized_decode(q, (first + i) % cols * q->cols + (first + i) / cols, 1, values + i);
+    for (int64_t done = 0, n; done < count; done += n) {
+        n = count - done;
+        int64_t from = tensor_place_(d->to, first + done, &n);
+        if (!cols)
+            quantized_decode(q, from, n, values + done);
+        for (int64_t i = 0; cols && i < n; i++)
+            quantized_decode(q, (from + i) % cols * q->cols + (from + i) / cols, 1, values + done + i);
+    }
     return 0;
 }
 
@@ -272,7 +277,7 @@ static int read_parameter(const Loading *l, const Source *source, Tensor *to)
     if (!meta && source->quantized)
         quantized_copy(&source->codes, to);
     else if (!meta)
-        safetensors_copy_tensor(l->file, source->entry, to, 0);
+        safetensors_copy_as(l->file, source->entry, (EntryPart){.as = to, .count = tensor_numel(to)}, to, 0);
     return error_code();
 }
 
@@ -280,7 +285,8 @@ static int read_parameter(const Loading *l, const Source *source, Tensor *to)
 static int read_parameters(const Loading *l)
 {
     for (int i = 0; i < l->names.list.count; i++)
-        if (l->source[i].entry && (!error_code() || tensor_store_meets_(l->names.list.items[i])))
+        if (l->source[i].entry && !l->names.list.items[i]->absent &&
+            (!error_code() || tensor_store_meets_(l->names.list.items[i])))
             read_parameter(l, &l->source[i], l->names.list.items[i]);
     return error_code();
 }
@@ -303,8 +309,6 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
     static const WeightsOptions defaults;
     if (!model || !path)
         return error_raise(ERROR_ARGUMENT, "io_load_weights(): %s is NULL", model ? "path" : "model");
-    if (ranks_whole_model_(context_here(), "io_load_weights()"))
-        return error_code();
     Loading l = {.model = model,
                  .options = options ? options : &defaults,
                  .fit = NO_MISFITS,

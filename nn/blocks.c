@@ -59,25 +59,14 @@ static Segment *segment_find(const Model *model, int first, int end)
     return segment;
 }
 
-/* The blocks that this rank has. */
-static int first_of(const Model *model)
-{
-    return model->width ? model->first_block : 0;
-}
-
-static int end_of(const Model *model)
-{
-    return model->width ? model->end_block : model->block_count;
-}
-
 /* Where the segment that begins at block i ends; i where none begins. One that two stages share is two. */
 static int segment_end(const Model *model, const char *pattern, int i)
 {
     int end = i;
-    if (pattern[i] == 'c' || (pattern[i] == '+' && i == first_of(model)))
+    if (pattern[i] == 'c' || (pattern[i] == '+' && i == model_first_block(model)))
         do
             end++;
-        while (pattern[end] == '+' && end < end_of(model));
+        while (pattern[end] == '+' && end < model_end_block(model));
     return end;
 }
 
@@ -97,7 +86,7 @@ Tensor *nn_run_blocks(Module *module, Tensor *x, const Batch *batch)
     Model *model = module ? module->model : NULL;
     if (!model)
         return module ? x : NULL;
-    int first = first_of(model), last = end_of(model);
+    int first = model_first_block(model), last = model_end_block(model);
     model->blocks_ran = 1;
     if (!model->pattern || !tensor_recording())
         return run_range(module, first, last, first > 0 ? next_input(module, x, batch) : x, batch);
@@ -203,7 +192,8 @@ int nn_set_checkpoints(Module *module, const char *pattern)
     }
     if (check_pattern(module, pattern))
         return error_code();
-    for (int i = first_of(module->model), end; i < end_of(module->model); i = end + (end == i)) {
+    for (int i = model_first_block(module->model), end; i < model_end_block(module->model);
+         i = end + (end == i)) {
         end = segment_end(module->model, pattern, i);
         if (end > i && segment_need(module, i, end))
             return error_code();

@@ -1,6 +1,7 @@
 /* Blocks gathered whole: where ranks have divided a model's parameters (ZeRO-3), those of a block are
  * gathered together before it runs and before its backward, instead of one by one by the operations that read
- * them. A block that is recomputed stays gathered for the backward that follows. */
+ * them; those of the next one begin to arrive meanwhile, where that is asked for. A block that is recomputed
+ * stays gathered for the backward that follows. */
 #include <string.h>
 
 #include "../tensor/ranks_.h"
@@ -31,19 +32,31 @@ static void gather(const Module *module, int step)
         gather(module->children[i], step);
 }
 
-static void hold(Module *block)
+static void begin_step(Module *block, int step)
 {
     Context *context = block->item.context;
     int path = memtrack_path_set(context->tracker, block->path);
     const char *op = memtrack_op_set(context->tracker, "gather");
-    for (int step = 0; step < SHARD_STEPS; step++) {
-        tensor_gathers_begin_(context);
-        gather(block, step);
-        tensor_gathers_end_(context);
-    }
+    tensor_gathers_begin_(context);
+    gather(block, step);
     memtrack_op_set(context->tracker, op);
     memtrack_path_set(context->tracker, path);
-    block->gathered = 1;
+}
+
+static void begin_gathering(Module *block)
+{
+    begin_step(block, 0);
+    tensor_gathers_later_(block->item.context);
+}
+
+/* What follows what has arrived: scales behind codes. */
+static void end_gathering(Module *block)
+{
+    for (int step = 1; step < SHARD_STEPS; step++) {
+        tensor_gathers_end_(block->item.context);
+        begin_step(block, step);
+    }
+    tensor_gathers_end_(block->item.context);
 }
 
 static void let_go(Module *block)
@@ -52,11 +65,61 @@ static void let_go(Module *block)
     block->gathered = 0;
 }
 
+/* Where a segment begins of which this block is. */
+static int segment_begin(const Model *model, int i)
+{
+    while (i > model_first_block(model) && model->pattern[i] == '+')
+        i--;
+    return i;
+}
+
+/* The block that is read after this one; -1: none, or not of this kind. */
+static int block_behind(const Model *model, int i, MemPhase phase)
+{
+    int known = model->pattern ? (int)strlen(model->pattern) : 0;
+    int joined = i + 1 < known && model->pattern[i + 1] == '+'; /* the next is of the same segment */
+    if (phase == MEM_PHASE_BACKWARD) {
+        if (i <= model_first_block(model))
+            return -1;
+        return i >= known || model->pattern[i] == '+' || model->pattern[i - 1] == '.'
+                   ? i - 1
+                   : segment_begin(model, i - 1);
+    }
+    if (i + 1 >= model_end_block(model) || (phase == MEM_PHASE_RECOMPUTE && !joined))
+        return -1;
+    return i + 1;
+}
+
+/* Its weights are there, and no others are on their way. */
+static void hold(Model *model, Module *block)
+{
+    Module *coming = model->coming;
+    model->coming = NULL;
+    if (coming && coming != block) { /* another way was taken */
+        tensor_gathers_end_(block->item.context);
+        let_go(coming);
+    }
+    if (coming != block && !block->gathered)
+        begin_gathering(block);
+    if (coming == block || !block->gathered)
+        end_gathering(block);
+    block->gathered = 1;
+}
+
 static void before(Module *module, void *user)
 {
-    Module *model = user;
-    if (!module->gathered && block_index(model->model, module) >= 0)
-        hold(module);
+    Model *model = ((Module *)user)->model;
+    int i = block_index(model, module);
+    if (i < 0)
+        return;
+    hold(model, module);
+    int next = model->gathers > 1 && !error_code()
+                   ? block_behind(model, i, memtrack_phase(module->item.context->tracker))
+                   : -1;
+    if (next < 0 || model->blocks[next]->gathered)
+        return;
+    model->coming = model->blocks[next];
+    begin_gathering(model->coming);
 }
 
 static void after_backward(Module *module, void *user)
@@ -90,7 +153,8 @@ int nn_set_gather_blocks(Module *module, int blocks)
                                  .before_backward = before,
                                  .after_backward = after_backward,
                                  .user = module};
-    model->gathers = blocks != 0 && tensor_is_divided_(module->item.context);
+    model->gathers = blocks > 0 && tensor_is_divided_(module->item.context) ? blocks : 0;
+    model->coming = NULL;
     if (model->gathers)
         nn_hook_add(&model->gather);
     return error_code();

@@ -11,27 +11,25 @@ static Tensor *linear_weight_for(Tensor *weight, const Tensor *x)
     return cast ? tensor_donate(tensor_cast_weight_(weight, x->dtype)) : weight;
 }
 
-static Tensor *linear_base(const Linear *self, Tensor *x, TensorActivation act)
+static Tensor *linear_product(const Linear *self, Tensor *x, TensorActivation act)
 {
     Tensor *weight = linear_weight_for(self->weight, x), *bias = self->sums ? NULL : self->bias;
-    TensorActivation now = self->sums ? TENSOR_IDENTITY : act;
-    Tensor *y = self->weight->in_out ? tensor_linear_in_out(x, weight, bias, now)
-                                     : tensor_linear(x, weight, bias, now);
-    if (!self->sums)
-        return y;
-    y = tensor_leave_(tensor_donate(y), self->bias);
-    return act == TENSOR_IDENTITY ? y : tensor_activation(tensor_donate(y), act);
+    return self->weight->in_out ? tensor_linear_in_out(x, weight, bias, act)
+                                : tensor_linear(x, weight, bias, act);
 }
 
-/* An adapter's part comes before the activation, which is then an operation of its own: it keeps its input,
- * as many bytes as the fused one keeps. */
+/* What ranks compute a part of each is summed once, an adapter's part with it. Behind that, or behind an
+ * adapter, the activation is an operation of its own: it keeps its input, as many bytes as the fused one
+ * keeps. */
 static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Linear *self = nn_state(module);
     (void)batch;
-    if (!self->adapter.a)
-        return linear_base(self, x, self->act);
-    Tensor *y = module_adapt(module, &self->adapter, linear_base(self, x, TENSOR_IDENTITY), x);
+    if (!self->adapter.a && !self->sums)
+        return linear_product(self, x, self->act);
+    Tensor *y = module_adapt(module, &self->adapter, linear_product(self, x, TENSOR_IDENTITY), x);
+    if (self->sums)
+        y = tensor_leave_(tensor_donate(y), self->bias);
     return self->act == TENSOR_IDENTITY ? y : tensor_activation(tensor_donate(y), self->act);
 }
 
@@ -104,6 +102,8 @@ Module *module_linear(const LinearOptions *o)
     LinearOptions own = own_part(o);
     self->act = o->act;
     self->head = o->head;
+    self->split = own.split;
+    self->packed = own.packed;
     self->sums = own.split == LINEAR_BY_INPUTS;
     self->weight = linear_weight(module, &own);
     linear_fill(self->weight, o);

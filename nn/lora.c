@@ -56,10 +56,11 @@ static int describe(const Walk *walk, const Module *module, const char *path, Lo
         return 0;
     const Adapter *adapter = adapter_of(module);
     Tensor *weight = linear ? linear->weight : embedding->weight;
-    int first_is_out = linear && !weight->in_out;
+    Shape whole = tensor_whole_shape_(weight);
+    int first_is_out = linear && !weight->in_out && !weight->transposed;
     *layer = (LoraLayer){.path = path,
-                         .in = tensor_dim(weight, first_is_out),
-                         .out = tensor_dim(weight, !first_is_out),
+                         .in = whole.dim[first_is_out],
+                         .out = whole.dim[!first_is_out],
                          .embedding = embedding != NULL,
                          .head = linear && linear->head,
                          .tied = is_tied(walk->root, weight),
@@ -136,6 +137,19 @@ static int settings_valid(Lora *lora, const LoraLayer *layer)
     return error_code() == ERROR_NONE;
 }
 
+/* A mask of a part of the inputs is not drawn. */
+static int refuse_dropout(const Module *module, const LoraLayer *layer, const Lora *lora)
+{
+    const Linear *linear = module_as_linear(module);
+    if (!linear || linear->split != LINEAR_BY_INPUTS || !(lora->dropout > 0))
+        return 0;
+    return error_raise(ERROR_RANKS,
+                       "nn_add_lora(): the adapter of '%s' has dropout of inputs of which ranks that compute "
+                       "a layer together have a part each; make it 0, or adapt layers whose outputs are "
+                       "divided",
+                       layer->path);
+}
+
 typedef struct Adding {
     LoraChoose choose;
     void *user;
@@ -155,27 +169,40 @@ static int check_layer(void *user, Module *module, const LoraLayer *layer)
 {
     Adding *adding = user;
     Lora lora = {0};
-    (void)module;
     int answer = chosen(adding, layer, &lora);
     adding->chosen += answer > 0;
-    return answer < 0;
+    return answer < 0 || (answer > 0 && refuse_dropout(module, layer, &lora));
 }
 
-static void make_matrices(Module *module, const LoraLayer *layer, Adapter *adapter)
+static void make_embedding(Module *module, const LoraLayer *layer, Adapter *adapter)
 {
     int64_t rank = adapter->settings.rank;
+    adapter->a = module_adopt(module, "lora_embedding_A", tensor_parameter(SHAPE(layer->in, rank)));
+    adapter->b = module_adopt(module, "lora_embedding_B", tensor_parameter(SHAPE(layer->out, rank)));
+    tensor_fill(adapter->a, 0);
+    tensor_fill_normal(adapter->b, 0, 1);
+}
+
+/* Ranks that have some of the outputs have those rows of B, and those that have some of the inputs these
+ * columns of A. The other matrix is whole, and each rank finds a part of its gradient. */
+static void make_matrices(Module *module, const Linear *linear, const LoraLayer *layer, Adapter *adapter)
+{
+    int64_t rank = adapter->settings.rank, ranks = context_tensor_ranks_(module->item.context);
+    int outputs = linear->split == LINEAR_BY_OUTPUTS, inputs = linear->split == LINEAR_BY_INPUTS;
+    int64_t in = layer->in / (inputs ? ranks : 1), out = layer->out / (outputs ? ranks : 1);
     float bound = 1.0f / sqrtf((float)layer->in);
-    if (layer->embedding) {
-        adapter->a = module_adopt(module, "lora_embedding_A", tensor_parameter(SHAPE(layer->in, rank)));
-        adapter->b = module_adopt(module, "lora_embedding_B", tensor_parameter(SHAPE(layer->out, rank)));
-        tensor_fill(adapter->a, 0);
-        tensor_fill_normal(adapter->b, 0, 1);
-    } else {
-        adapter->a = module_adopt(module, "lora_A.weight", tensor_parameter(SHAPE(rank, layer->in)));
-        adapter->b = module_adopt(module, "lora_B.weight", tensor_parameter(SHAPE(layer->out, rank)));
-        tensor_fill_uniform(adapter->a, -bound, bound);
-        tensor_fill(adapter->b, 0);
-    }
+    adapter->a = module_adopt(module, "lora_A.weight", tensor_parameter(SHAPE(rank, in)));
+    adapter->b = module_adopt(module, "lora_B.weight", tensor_parameter(SHAPE(out, rank)));
+    if (!adapter->a || !adapter->b)
+        return;
+    if (inputs)
+        tensor_split_(adapter->a, 1, 1);
+    if (outputs)
+        tensor_split_(adapter->b, 0, linear->packed);
+    adapter->a->partial = (unsigned char)outputs;
+    adapter->b->partial = (unsigned char)inputs;
+    tensor_fill_uniform(adapter->a, -bound, bound);
+    tensor_fill(adapter->b, 0);
 }
 
 static void remove_adapter(Module *module)
@@ -198,7 +225,10 @@ static int add_adapter(void *user, Module *module, const LoraLayer *layer)
     adapter->scale = lora.alpha / (lora.rslora ? sqrtf((float)lora.rank) : (float)lora.rank);
     int path = memtrack_path_set(tracker, module->path);
     module->item.context->absent = module->absent;
-    make_matrices(module, layer, adapter);
+    if (layer->embedding)
+        make_embedding(module, layer, adapter);
+    else
+        make_matrices(module, module_as_linear(module), layer, adapter);
     module_of_all();
     memtrack_path_set(tracker, path);
     if (error_code())
@@ -223,8 +253,7 @@ static void freeze(Module *module)
 int nn_add_lora_by(Module *model, LoraChoose choose, void *user)
 {
     Adding adding = {choose, user, 0};
-    if (!model || !context_here() || error_code() || config_undivided("nn_add_lora()", "adapters are") ||
-        walk_layers(model, check_layer, &adding))
+    if (!model || !context_here() || error_code() || walk_layers(model, check_layer, &adding))
         return -1;
     if (adding.chosen == 0) {
         error_raise(ERROR_ARGUMENT, "nn_add_lora(): no layer of this %s was chosen", model->type->name);
@@ -348,10 +377,11 @@ static int check_merge(void *user, Module *module, const LoraLayer *layer)
 typedef struct Merging {
     const LoraLayer *layer;
     const Context *context;
-    int in_out;   /* the weight is (in,out), as an embedding's (vocab,dim) is */
-    int in_place; /* the weight is f32 and stays so: it is added to where it lies */
-    Tensor old;   /* its header before */
-    float *a, *b; /* where the host sees them */
+    int in_out;      /* the weight is (in,out), as an embedding's (vocab,dim) is */
+    int in_place;    /* the weight is f32 and stays so: it is added to where it lies */
+    Tensor old;      /* its header before */
+    float *a, *b;    /* where the host sees them */
+    int64_t in, out; /* of what this rank has */
 } Merging;
 
 /* values += scale times columns [col, col + cols) of rows [row, row + rows) of B A, or of its transpose. */
@@ -360,7 +390,7 @@ static void add_part(const Merging *m, int64_t row, int64_t rows, int64_t col, i
     const LoraLayer *layer = m->layer;
     const Kernels *k = m->context->host_kernels;
     const KernelRun *run = &m->context->host_run;
-    int64_t in = layer->in, rank = layer->lora.rank;
+    int64_t in = m->in, rank = layer->lora.rank;
     const float *a = m->a, *b = m->b;
     if (!m->in_out) /* B (out,rank) A (rank,in) */
         k->gemm(0, 0, rows, cols, rank, layer->scale, b + row * rank, rank, a + col, in, 1, values, cols,
@@ -377,7 +407,7 @@ static void add_part(const Merging *m, int64_t row, int64_t rows, int64_t col, i
 static int merged_values(void *user, int64_t first, int64_t count, float *values)
 {
     Merging *m = user;
-    int64_t width = m->in_out ? m->layer->out : m->layer->in;
+    int64_t width = m->in_out ? m->out : m->in;
     if (!m->in_place)
         tensor_decode_(&m->old, first, count, values);
     for (int64_t done = 0, n; done < count; done += n) {
@@ -417,12 +447,18 @@ static int merge(void *user, Module *module, const LoraLayer *layer)
     DType dtype = *(const DType *)user;
     if (!layer->a)
         return 0;
+    if (layer->weight->absent) { /* its stage does */
+        remove_adapter(module);
+        return 0;
+    }
     const Context *context = module->item.context;
     Merging m = {.layer = layer,
                  .context = context,
                  .in_out = layer->embedding || layer->weight->in_out,
                  .in_place = !context->card && dtype == DTYPE_F32 && layer->weight->dtype == DTYPE_F32,
-                 .old = *layer->weight};
+                 .old = *layer->weight,
+                 .in = tensor_dim(layer->a, !layer->embedding),
+                 .out = tensor_dim(layer->b, 0)};
     int failed = shard_gather(layer->a) || shard_gather(layer->b);
     m.a = failed ? NULL : matrix_on_host(layer->a);
     m.b = failed ? NULL : matrix_on_host(layer->b);

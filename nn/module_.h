@@ -36,8 +36,20 @@ typedef struct Model {
     int first_block, end_block;
     uint32_t first_random;
     ModuleHook gather; /* of nn_set_gather_blocks */
-    int gathers;
+    int gathers;       /* how many blocks at a time */
+    Module *coming;    /* the one whose weights are on their way */
 } Model;
+
+/* The blocks that this rank has. */
+static inline int model_first_block(const Model *model)
+{
+    return model->width ? model->first_block : 0;
+}
+
+static inline int model_end_block(const Model *model)
+{
+    return model->width ? model->end_block : model->block_count;
+}
 
 struct Module {
     ScopeItem item;
@@ -70,20 +82,22 @@ typedef struct Adapter {
     Lora settings; /* with the defaults in place of zeros */
 } Adapter;
 
+/* What each of the ranks that compute a layer together has of it. Of outputs: rows of (out,in), and their
+ * biases. Of inputs: columns; what the ranks compute is summed, and then the bias is added. */
+typedef enum LinearSplit { LINEAR_WHOLE, LINEAR_BY_OUTPUTS, LINEAR_BY_INPUTS } LinearSplit;
+
 /* Every projection and every head is this module, so that an adapter or another way of storing a weight is
  * known in one place. (linear.c) */
 typedef struct Linear {
     Tensor *weight, *bias; /* (out,in), or in GPT-2 (in,out) and marked so; (out) or NULL */
+    LinearSplit split;     /* what this rank has of it */
+    int packed;            /* layers whose outputs lie side by side, of each of which it has that */
     int sums;              /* ranks have a part of the inputs each, and the result is their sum */
     TensorActivation act;
     int head; /* the output: logits come from it */
     int tied; /* weight and bias are another module's */
     Adapter adapter;
 } Linear;
-
-/* What each of the ranks that compute a layer together has of it. Of outputs: rows of (out,in), and their
- * biases. Of inputs: columns; what the ranks compute is summed, and then the bias is added. */
-typedef enum LinearSplit { LINEAR_WHOLE, LINEAR_BY_OUTPUTS, LINEAR_BY_INPUTS } LinearSplit;
 
 typedef struct LinearOptions {
     int64_t in, out; /* of all ranks together */

@@ -182,8 +182,9 @@ BRIM_API void nn_hook_add(ModuleHook *hook);
 BRIM_API void nn_hook_remove(const ModuleHook *hook);
 
 /* Where ranks divide the parameters (ZeRO-3): 1 gathers those of a block together, before it runs and before
- * its backward; 0, the default, one by one, by the operations that read them. A block more is whole at a
- * time, and there are fewer, larger messages. Nothing otherwise. Returns error_code(). */
+ * its backward; 2 begins with those of the block after it, too; 0, the default, one by one, by the operations
+ * that read them. So many blocks more are whole at a time, and there are fewer, larger messages. Nothing
+ * otherwise. Returns error_code(). */
 BRIM_API int nn_set_gather_blocks(Module *model, int blocks);
 
 /* ---- Writing one token after the other ------------------------------------------------------- */

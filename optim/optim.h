@@ -182,7 +182,10 @@ optim_grad_norm(const Optimizer *optimizer); /* of the last step, before clippin
 BRIM_API int64_t optim_steps(const Optimizer *optimizer);         /* taken, those skipped included */
 BRIM_API const char *optim_name(const Optimizer *optimizer);      /* "adamw" */
 BRIM_API TensorList optim_parameters(const Optimizer *optimizer); /* without frozen ones */
-BRIM_API void optimizer_free(Optimizer *optimizer);               /* before its scope ends; NULL is fine */
+/* Of a model in stages (Ranks.stages): those that other ranks' optimizers have. Here they are names and
+ * shapes. */
+BRIM_API TensorList optim_absent(const Optimizer *optimizer);
+BRIM_API void optimizer_free(Optimizer *optimizer); /* before its scope ends; NULL is fine */
 
 /* ---- State, to be saved and restored (io_save_run does both) ---------------------------
  *
@@ -197,6 +200,8 @@ BRIM_API int optim_state_arrays(const Optimizer *optimizer); /* of a parameter: 
 BRIM_API const char *optim_state_name(const Optimizer *optimizer, int array);
 /* The array itself, the optimizer's, to be read or written (tensor_read, tensor_write); NULL out of range. */
 BRIM_API Tensor *optim_state(const Optimizer *optimizer, int parameter, int array);
+/* What that array of a parameter, or of one of optim_absent, is made of. */
+BRIM_API DType optim_state_type(const Optimizer *optimizer, const Tensor *parameter, int array);
 BRIM_API int64_t optim_updates(const Optimizer *optimizer, int parameter); /* 0 out of range */
 BRIM_API float optim_base_lr(const Optimizer *optimizer);                  /* before the schedule */
 /* The scale of the loss, and what decides how it goes on. */

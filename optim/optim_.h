@@ -69,6 +69,8 @@ struct Optimizer {
     Storage *squares;      /* on a card: the sum of each gradient's squares; NULL on the CPU */
     int arrays;            /* of state a parameter */
     int count, capacity;   /* of the two lists below */
+    int absent;            /* parameters of other stages, at the end of the first one */
+    int tables;            /* of RuleOptions */
     Tensor **parameters;   /* a reference each, so that who is freed first does not matter */
     ParameterState *state; /* of parameters[i] */
     Schedule schedule;

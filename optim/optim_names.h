@@ -2,6 +2,7 @@
 #ifndef BRIM_OPTIM_NAMES_H
 #define BRIM_OPTIM_NAMES_H
 
+#define optim_absent brim_optim_absent
 #define optim_adagrad brim_optim_adagrad
 #define optim_adam brim_optim_adam
 #define optim_adam8bit brim_optim_adam8bit
@@ -32,6 +33,7 @@
 #define optim_state brim_optim_state
 #define optim_state_arrays brim_optim_state_arrays
 #define optim_state_name brim_optim_state_name
+#define optim_state_type brim_optim_state_type
 #define optim_step brim_optim_step
 #define optim_step_skipped brim_optim_step_skipped
 #define optim_steps brim_optim_steps

@@ -37,11 +37,13 @@ static const char *unusable(const Tensor *tensor, const Context *context)
     return tensor_part_(tensor).weights ? NULL : "was freed";
 }
 
-static DType state_type(const Optimizer *optimizer, const RuleOptions *options, const Tensor *tensor, int k)
+DType optim_state_type(const Optimizer *optimizer, const Tensor *tensor, int k)
 {
-    enum { LEAST = 4096 }; /* elements; bitsandbytes' min_8bit_size */
+    enum { LEAST = 4096 }; /* elements, of all ranks together; bitsandbytes' min_8bit_size */
+    if (!optimizer || !tensor)
+        return DTYPE_F32;
     if (optimizer->rule->shown.eight_bit) {
-        int small = shape_numel(tensor->shape) < LEAST || (tensor->table && !options->tables);
+        int small = tensor_whole_numel_(tensor) < LEAST || (tensor->table && !optimizer->tables);
         return small ? DTYPE_F32 : k == 0 ? DTYPE_DYNAMIC8 : DTYPE_UDYNAMIC8;
     }
     return tensor->dtype == DTYPE_F32 ? DTYPE_F32 : optimizer->item.context->precision.states;
@@ -56,8 +58,7 @@ static Tensor *array_new(DType type, Shape shape)
     return array;
 }
 
-static int arrays_new(const Optimizer *optimizer, const RuleOptions *options, const Tensor *tensor,
-                      ParameterState *state)
+static int arrays_new(const Optimizer *optimizer, const Tensor *tensor, ParameterState *state)
 {
     Context *context = optimizer->item.context;
     Shape shape =
@@ -65,7 +66,7 @@ static int arrays_new(const Optimizer *optimizer, const RuleOptions *options, co
     int path = memtrack_path_set(context->tracker, tensor->path);
     int made = 0;
     while (made < optimizer->arrays) {
-        Tensor *array = array_new(state_type(optimizer, options, tensor, made), shape);
+        Tensor *array = array_new(optim_state_type(optimizer, tensor, made), shape);
         if (!array)
             break;
         scope_release(&array->item);
@@ -87,16 +88,28 @@ static int add_parameter(Optimizer *optimizer, const RuleOptions *options, Tenso
     optimizer->parameters[i] = tensor;
     optimizer->state[i] =
         (ParameterState){.lr_scale = 1, .weight_decay = decayed ? optimizer->scalars.weight_decay : 0};
-    return arrays_new(optimizer, options, tensor, &optimizer->state[i]);
+    return arrays_new(optimizer, tensor, &optimizer->state[i]);
+}
+
+/* Another stage's rank updates it. The lists have room for all parameters, and these are their last ones. */
+static void add_absent(Optimizer *optimizer, Tensor *tensor)
+{
+    TensorList known = optim_absent(optimizer);
+    for (int i = 0; i < known.count; i++)
+        if (known.items[i] == tensor)
+            return;
+    if (!tensor->requires_grad)
+        return;
+    tensor_retain(tensor);
+    optimizer->parameters[optimizer->capacity - ++optimizer->absent] = tensor;
 }
 
 static int add_parameters(Optimizer *optimizer, TensorList list, const RuleOptions *options)
 {
-    int absent = 0;
     for (int i = 0; i < list.count; i++) {
         Tensor *tensor = list.items[i];
-        if (tensor && tensor->absent) { /* another stage's rank updates it */
-            absent += tensor->requires_grad;
+        if (tensor && tensor->absent) {
+            add_absent(optimizer, tensor);
             continue;
         }
         if (tensor && (is_frozen(tensor) || find_parameter(optimizer, tensor) >= 0))
@@ -107,12 +120,12 @@ static int add_parameters(Optimizer *optimizer, TensorList list, const RuleOptio
                                optimizer->rule->shown.name, i, tensor_name(tensor), problem);
         if (add_parameter(optimizer, options, tensor) != 0)
             return error_code();
-        optimizer->state[optimizer->count - 1].number = optimizer->count - 1 + absent;
+        optimizer->state[optimizer->count - 1].number = optimizer->count - 1 + optimizer->absent;
     }
     if (optimizer->count == 0)
-        return error_raise(ERROR_ARGUMENT,
-                           "optimizer %s: every parameter is frozen%s; there is nothing to train",
-                           optimizer->rule->shown.name, absent ? " in this stage of the model" : "");
+        return error_raise(
+            ERROR_ARGUMENT, "optimizer %s: every parameter is frozen%s; there is nothing to train",
+            optimizer->rule->shown.name, optimizer->absent ? " in this stage of the model" : "");
     return 0;
 }
 
@@ -123,6 +136,8 @@ static void destroy(ScopeItem *item)
     gradient_hook_remove(context, &optimizer->hook);
     loss_scale_end(optimizer);
     storage_release(context, optimizer->squares);
+    for (int i = 0; i < optimizer->absent; i++)
+        tensor_unref(optim_absent(optimizer).items[i]);
     for (int i = optimizer->count - 1; i >= 0; i--) {
         for (int k = OPTIM_MAX_ARRAYS - 1; k >= 0; k--)
             tensor_free(optimizer->state[i].array[k]);
@@ -157,6 +172,7 @@ Optimizer *optimizer_new(const UpdateRule *rule, const UpdateScalars *scalars, c
     scope_adopt(&optimizer->item, destroy);
     optimizer->rule = rule;
     optimizer->scalars = *scalars;
+    optimizer->tables = options->tables;
     optimizer->stochastic = optimizer->item.context->precision.stochastic;
     optimizer->arrays = rule_arrays(rule) + (scalars->momentum > 0);
     optimizer->capacity = list.count;
@@ -513,4 +529,11 @@ const char *optim_name(const Optimizer *optimizer)
 TensorList optim_parameters(const Optimizer *optimizer)
 {
     return optimizer ? (TensorList){optimizer->parameters, optimizer->count} : (TensorList){0};
+}
+
+TensorList optim_absent(const Optimizer *optimizer)
+{
+    if (!optimizer || !optimizer->absent)
+        return (TensorList){0};
+    return (TensorList){optimizer->parameters + optimizer->capacity - optimizer->absent, optimizer->absent};
 }

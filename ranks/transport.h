@@ -40,6 +40,9 @@ typedef struct Transport {
     /* Gathers between the two go on together: their buffers are busy until end. NULL: each is over when it
      * returns. */
     int (*begin)(void *self);
+    /* Those that have begun go on by themselves, until end; what follows is over when it returns. NULL: they
+     * are over too. */
+    int (*later)(void *self);
     int (*end)(void *self);
     void (*close)(void *self); /* all ranks are done */
     void (*abort)(void *self); /* one is not, and the others need not wait for it; may return */

@@ -14,7 +14,7 @@ static int is_run(const json_t *object)
     return !strcmp(html_kind_(object), "run") && json_integer_value(json_object_get(object, "format")) == 1;
 }
 
-static json_t *read_run(Lines *lines)
+json_t *html_read_run_(Lines *lines)
 {
     int failed;
     json_t *run = lines_next_(lines, &failed);
@@ -33,7 +33,7 @@ static json_t *read_run(Lines *lines)
     return NULL;
 }
 
-static void copy_line(const Lines *lines, FILE *out)
+void html_copy_line_(const Lines *lines, FILE *out)
 {
     html_write_json_(out, lines->line, lines->length);
     putc('\n', out);
@@ -50,7 +50,7 @@ static int copy_lines(Lines *lines, StepTable *steps, const PageReplay *replay, 
             steps_add_(steps, line);
         for (size_t i = 0; i < sizeof copied / sizeof copied[0]; i++)
             if (!strcmp(kind, copied[i]))
-                copy_line(lines, out);
+                html_copy_line_(lines, out);
         if (state && !strcmp(kind, "events") && replay->events(state, line, out))
             failed = lines_fail_memory_(lines);
     }
@@ -61,7 +61,7 @@ static int write_log(Lines *lines, json_t *run, const PageReplay *replay, FILE *
 {
     StepTable steps;
     void *state = NULL;
-    copy_line(lines, out);
+    html_copy_line_(lines, out);
     int failed = 0;
     if (steps_begin_(&steps, run) || (replay && !(state = replay->begin())))
         failed = lines_fail_memory_(lines);
@@ -117,7 +117,7 @@ static void write_notes(const Lines *lines, FILE *out)
 
 static int write_file(Lines *lines, int number, const PageReplay *replay, FILE *out)
 {
-    json_t *run = read_run(lines);
+    json_t *run = html_read_run_(lines);
     if (!run)
         return -1;
     fprintf(out, "<script type=\"application/x-ndjson\" class=\"log\" id=\"log-%d\">\n", number);
@@ -125,6 +125,7 @@ static int write_file(Lines *lines, int number, const PageReplay *replay, FILE *
     write_notes(lines, out);
     write_name(lines->path, out);
     fputs("}\n</script>\n", out);
+    failed = failed ? failed : html_write_ranks_(lines, run, number, out);
     json_decref(run);
     return failed;
 }

@@ -44,6 +44,17 @@ void html_write_json_(FILE *out, const char *text, size_t length);
 /* "" when there is none. */
 const char *html_kind_(const json_t *object);
 
+/* ---- The other ranks of a run (html_ranks.c) -------------------------------------------------- */
+
+/* Behind the log of a run of several ranks: what they have in common, and a log of each kind of rank, but for
+ * steps; of RANK_LOGS kinds at most. Nothing for a run that is alone. 0, or -1 with the error written down. */
+enum { RANK_LOGS = 64 };
+int html_write_ranks_(Lines *lines, const json_t *run, int number, FILE *out);
+/* The first line of a log, which the caller releases; NULL with the error written down. (html.c) */
+json_t *html_read_run_(Lines *lines);
+/* The line as it is, with a newline. (html.c) */
+void html_copy_line_(const Lines *lines, FILE *out);
+
 /* ---- Steps (html_steps.c) -------------------------------------------------------------------- */
 
 enum { STEP_ROWS = 8192, STEP_COMPONENTS = 32 };

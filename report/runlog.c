@@ -28,6 +28,8 @@ struct RunLog {
     int64_t events, last_step, lines; /* lines: begun so far */
     LogWindow window;
     int attached, ended; /* ended: the line events_end is written */
+    off_t opened;        /* where the file ended once it was open, and its lines so far */
+    int64_t opened_lines;
 };
 
 /* ---- Lines ----------------------------------------------------------------------------------- */
@@ -226,12 +228,34 @@ RunLog *report_log_open(const char *path, const json_t *run, const RunOutline *o
         write_header(log, run);
         if (outline)
             write_outline(log, outline);
+        log->opened = ftello(log->file);
+        log->opened_lines = log->lines;
     }
     if (!log->error[0])
         return log;
     snprintf(why, why_size, "%s", log->error);
     report_log_close(log);
     return NULL;
+}
+
+int report_log_restart(RunLog *log)
+{
+    if (!log->error[0] && (log->opened < 0 || fseeko(log->file, log->opened, SEEK_SET) ||
+                           ftruncate(fileno(log->file), log->opened)))
+        fail(log, strerror(errno));
+    log->lines = log->opened_lines;
+    log->op_count = 1;
+    log->ops_written = log->places_written = 0;
+    log->events = log->last_step = 0;
+    log->window = (LogWindow){0};
+    log->ended = 0;
+    return log->error[0] ? -1 : 0;
+}
+
+int report_log_rank_path(char *out, size_t size, const char *path, int rank)
+{
+    int length = rank ? snprintf(out, size, "%s.rank-%d", path, rank) : snprintf(out, size, "%s", path);
+    return length < 0 || (size_t)length >= size ? -1 : 0;
 }
 
 /* ---- Events ---------------------------------------------------------------------------------- */

@@ -46,6 +46,11 @@ typedef struct RunLog RunLog;
  * another run writes it (a file is locked while it is open here), or without memory; `why` then says so. */
 RunLog *report_log_open(const char *path, const struct json_t *run, const RunOutline *outline, char *why,
                         size_t why_size);
+/* Empties it but for what report_log_open wrote: the same script runs anew, as a plan may do. 0, or -1: the log
+ * has ended in an error. No ledger may be attached. */
+int report_log_restart(RunLog *log);
+/* Where the rank of a run writes whose rank 0 writes to `path`: that, or path.rank-3. -1: it is too long. */
+int report_log_rank_path(char *out, size_t size, const char *path, int rank);
 /* 1: another run writes this file. */
 int report_log_in_use(const char *path);
 /* Logs the events of a ledger, which should have none yet, until the window ends; starts the ledger's event

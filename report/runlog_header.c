@@ -163,11 +163,57 @@ static int read_command(RunRecord *run, const json_t *command)
     return run->command ? 0 : -1;
 }
 
+static int read_small(const json_t *object, const char *key, int low, int high, int *out)
+{
+    uint64_t number = 0;
+    int there = report_run_number_(object, key, &number) && number >= (uint64_t)low && number <= (uint64_t)high;
+    *out = there ? (int)number : low;
+    return there;
+}
+
+static void read_word(const json_t *object, const char *key, char *out, size_t size)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    snprintf(out, size, "%s", text ? text : "");
+}
+
+/* What contradicts itself is no rank: the log is then shown as that of a process that is alone. */
+static void read_rank(RunRank *out, const json_t *ranks)
+{
+    enum { MOST = 65536 };
+    RunRank r = {.size = 0};
+    RankLayout *l = &r.layout;
+    uint64_t micro = 1;
+    const json_t *like = json_object_get(ranks, "like");
+    if (!read_small(ranks, "size", 2, MOST, &r.size) || !read_small(ranks, "rank", 0, r.size - 1, &r.rank))
+        return;
+    r.first = r.last = r.rank;
+    if (json_array_size(like) == 2) {
+        json_int_t first = json_integer_value(json_array_get(like, 0)),
+                   last = json_integer_value(json_array_get(like, 1));
+        r.first = first >= 0 && first <= r.rank ? (int)first : r.rank;
+        r.last = last >= r.rank && last < r.size ? (int)last : r.rank;
+    }
+    l->size = r.size;
+    read_small(ranks, "data", 1, r.size, &l->data);
+    read_small(ranks, "tensor", 1, r.size, &l->tensor);
+    read_small(ranks, "stages", 1, r.size, &l->stages);
+    report_run_number_(ranks, "micro_batches", &micro);
+    l->micro_batches = (int64_t)micro;
+    read_word(ranks, "strategy", l->strategy, sizeof l->strategy);
+    read_word(ranks, "schedule", l->schedule, sizeof l->schedule);
+    read_word(ranks, "run", r.run, sizeof r.run);
+    report_run_number_(ranks, "sent_bytes_per_step", &r.sent);
+    *out = r;
+}
+
 static int read_rest(RunRecord *run, const json_t *line)
 {
     uint64_t parameters = 0;
     report_run_number_(line, "parameters", &parameters);
     run->parameters = (int64_t)parameters;
+    run->planned = json_is_true(json_object_get(line, "planned"));
+    read_rank(&run->rank, json_object_get(line, "ranks"));
     return copy_text(&run->brim, line, "brim") || copy_text(&run->model, line, "model") ||
                    copy_text(&run->family, line, "family") ||
                    read_command(run, json_object_get(line, "command")) ||

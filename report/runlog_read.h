@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "ranks_words.h"
 #include "report.h"
 
 #ifdef __cplusplus
@@ -38,6 +39,15 @@ typedef struct RunMemory {
     uint64_t card_reserved;
     int64_t card_unaccounted;
 } RunMemory;
+
+/* Which of several ranks a log is of. */
+typedef struct RunRank {
+    int size, rank;     /* size 0: of a process that is alone */
+    int first, last;    /* it is the log of these ranks: of a plan, all that are like its own */
+    char run[24];       /* the same for all logs of a run */
+    RankLayout layout;
+    uint64_t sent; /* bytes a step */
+} RunRank;
 
 typedef enum RunEventKind { RUN_ALLOC, RUN_FREE, RUN_RETAG, RUN_EVENT_KINDS } RunEventKind;
 
@@ -84,6 +94,8 @@ typedef struct RunEnd {
 typedef struct RunRecord {
     char *path, *brim, *model, *family, *command; /* "" where unknown; command with spaces between */
     int64_t parameters;
+    int planned; /* nothing ran: the events are those of a plan */
+    RunRank rank;
     RunNames option_names, option_values; /* in the log's order, values as text */
     RunNames components, groups, phases, places, ops;
     int component_group[RUN_COMPONENTS];

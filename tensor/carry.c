@@ -183,6 +183,13 @@ int carry_begin_(Context *context)
     return t->begin && !is_staged(context) ? t->begin(t->self) : 0;
 }
 
+int carry_later_(Context *context, int *going)
+{
+    const Transport *t = carrier(context);
+    *going = t->later && !is_staged(context);
+    return *going ? t->later(t->self) : carry_end_(context);
+}
+
 int carry_end_(Context *context)
 {
     const Transport *t = carrier(context);

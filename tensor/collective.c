@@ -86,19 +86,28 @@ int collective_gather_host_(Context *context, RankGroup group, void *data, uint6
 
 void tensor_gathers_begin_(Context *context)
 {
-    if (!context->meta && !context->error && context->ranks->is.transport)
-        ranks_left_(context, verb(GATHER), carry_begin_(context));
+    if (context->meta || context->error || !context->ranks->is.transport)
+        return;
+    context->ranks->gathers = 1;
+    ranks_left_(context, verb(GATHER), carry_begin_(context));
+}
+
+void tensor_gathers_later_(Context *context)
+{
+    if (context->ranks->gathers)
+        ranks_left_(context, verb(GATHER), carry_later_(context, &context->ranks->gathers));
 }
 
 void tensor_gathers_end_(Context *context)
 {
-    const Transport *t = context->ranks->is.transport;
-    if (context->meta || !t)
+    if (!context->ranks->gathers)
         return;
+    context->ranks->gathers = 0;
     ranks_waiting_(
-        t, &(RanksWait){.what = "gathering a block",
-                        .place = memtrack_path_name(context->tracker, memtrack_path(context->tracker)),
-                        .number = context->ranks->traffic.calls});
+        context->ranks->is.transport,
+        &(RanksWait){.what = "gathering a block",
+                     .place = memtrack_path_name(context->tracker, memtrack_path(context->tracker)),
+                     .number = context->ranks->traffic.calls});
     ranks_left_(context, "gathering a block", carry_end_(context));
 }
 

@@ -37,6 +37,7 @@ _Static_assert(sizeof(RankReport) == 64, "the unit of what ranks send");
 
 struct ContextRanks {
     Ranks is;
+    int gathers; /* between begin and end some are on their way */
     int place[RANK_GROUPS], count[RANK_GROUPS]; /* in each group that this rank is of */
     RankTraffic traffic;
     int stop, stopped; /* what asks this rank to stop; the same of any rank at the last update; 0 = nothing */
@@ -112,6 +113,8 @@ int carry_exchange_(Context *context, RankGroup group, const void *from, void *t
 int carry_sum_(Context *context, RankGroup group, float *data, uint64_t count);
 int carry_sum_parts_(Context *context, RankGroup group, const float *from, float *to, uint64_t count);
 int carry_begin_(Context *context);
+/* *going: whether they are not over yet. */
+int carry_later_(Context *context, int *going);
 int carry_end_(Context *context);
 const char *carry_why_(const Context *context);
 

@@ -26,16 +26,14 @@ static int met(const Context *context, int failed)
     return ranks_left_(context, "reading or writing files", failed);
 }
 
-int ranks_whole_model_(const Context *context, const char *what)
+int ranks_count_(const Context *context)
 {
-    const struct ContextRanks *r = context->ranks;
-    if (error_code() || !r || r->count[RANKS_TENSOR] * r->count[RANKS_STAGE] == 1)
-        return error_code();
-    return error_raise(ERROR_RANKS,
-                       "%s: ranks that compute a layer together, or stages, have other tensors than the "
-                       "model; files are read "
-                       "and written where ranks divide samples and states alone (ddp, zero1 to zero3)",
-                       what);
+    return context->ranks ? context->ranks->is.size : 1;
+}
+
+int ranks_place_(const Context *context)
+{
+    return context->ranks ? context->ranks->is.rank : 0;
 }
 
 int ranks_gather_(const Context *context, void *data, uint64_t bytes)
@@ -43,7 +41,7 @@ int ranks_gather_(const Context *context, void *data, uint64_t bytes)
     if (!is_several(context))
         return 0;
     const Transport *t = meet(context, bytes);
-    return met(context, t->gather(t->self, RANKS_DATA, data, bytes));
+    return met(context, t->gather(t->self, RANKS_ALL, data, bytes));
 }
 
 /* The rank that failed first says why. Everyone's error has the same code, so that all do the same about it.
@@ -81,8 +79,10 @@ static int agree(Context *context, RankGroup group, RankValue *value)
     const Transport *t = meet(context, sizeof *reports);
     if (met(context, t->gather(t->self, group, reports, sizeof *reports)))
         return error_code();
+    int of_stage = is->size / context->ranks->count[RANKS_STAGE];
     for (int r = context->ranks->count[group] - 1; r >= 0; r--) {
-        if (reports[r].place != place || reports[r].step != context->steps_done)
+        int same = (int)reports[r].rank / of_stage == is->rank / of_stage; /* stages exchange what is theirs */
+        if ((same && reports[r].place != place) || reports[r].step != context->steps_done)
             return error_raise(ERROR_RANKS,
                                "rank %d reads or writes files, and rank %d is elsewhere; a script may not "
                                "depend on the rank",
@@ -113,5 +113,5 @@ int ranks_agreed_(void)
 
 int ranks_first_(void)
 {
-    return context_rank_(context_here()) == 0;
+    return ranks_place_(context_here()) == 0;
 }

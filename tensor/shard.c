@@ -271,21 +271,36 @@ int shard_final(Tensor *leaf)
     return failed;
 }
 
+/* The parts of a gradient that ranks which compute a layer together have found become its sum. */
+static int sum_partial(Tensor *parameter)
+{
+    Context *context = parameter->item.context;
+    const Shard *shard = parameter->shard;
+    if (!parameter->partial)
+        return 0;
+    if (shard && shard->grad)
+        return collective_sum(context, RANKS_TENSOR, shard->grad_type, shard->each, shard->grad);
+    return parameter->grad ? collective_sum(context, RANKS_TENSOR, gradient_type(parameter),
+                                            shape_numel(parameter->shape), parameter->grad)
+                           : 0;
+}
+
 int tensor_reduce_(Tensor *parameter)
 {
     Context *context = parameter->item.context;
     const Shard *shard = parameter->shard;
-    if (!context->ranks || !parameter->grad)
+    int there = parameter->grad || (parameter->partial && shard && shard->grad);
+    if (!context->ranks || !there)
         return 0;
-    int failed = 0;
-    if (!shard && context->ranks->count[RANKS_DATA] > 1)
+    int apart = shard && strategy_of(context) >= RANKS_ZERO2, failed = apart ? shard_final(parameter) : 0;
+    if (!failed)
+        failed = sum_partial(parameter);
+    if (!failed && !shard && context->ranks->count[RANKS_DATA] > 1)
         failed = collective_sum(context, RANKS_DATA, gradient_type(parameter), shape_numel(parameter->shape),
                                 parameter->grad);
-    else if (shard)
-        failed = strategy_of(context) >= RANKS_ZERO2
-                     ? shard_final(parameter)
-                     : sum_own_part(parameter, parameter->grad, gradient_type(parameter),
-                                    context->ranks->place[RANKS_DATA] * shard->each, 0);
+    else if (!failed && shard && !apart)
+        failed = sum_own_part(parameter, parameter->grad, gradient_type(parameter),
+                              context->ranks->place[RANKS_DATA] * shard->each, 0);
     return failed ? failed : stage_sum_tied_(parameter);
 }
 

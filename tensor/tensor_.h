@@ -64,7 +64,9 @@ struct Tensor {
     unsigned char table;       /* an embedding's, of which a step reads few rows */
     unsigned char absent;      /* a parameter of another stage of the model: nothing but this header */
     unsigned char tied_stages; /* a parameter of the first and of the last stage */
-    unsigned char split;       /* where piece is not 0: 1 + the dimension that is divided, as files have it */
+    unsigned char partial; /* one that is whole, and of whose gradient each of the ranks that compute a layer
+                              together finds a part */
+    unsigned char split;   /* where piece is not 0: 1 + the dimension that is divided, as files have it */
 };
 
 /* Random streams: what dropout masks and initial values are keyed by. */
@@ -424,6 +426,7 @@ int tensor_updated_(Tensor *parameter);
  * and end go on together: nobody reads what is gathered before the end. Both may raise. */
 int tensor_is_divided_(const Context *context);
 void tensor_gathers_begin_(Context *context);
+void tensor_gathers_later_(Context *context); /* they go on while other things are computed and sent */
 void tensor_gathers_end_(Context *context);
 /* Once a step, before anything is updated: the loss of the step, *squares and *bad become sums over ranks. 0,
  * or raises: the ranks are not at the same place. Nothing where the context is alone. */
@@ -454,8 +457,9 @@ int ranks_agree_parts_(Context *context);
 int ranks_agreed_(void);
 /* Whether the current context does what is done once: it is alone, or rank 0. */
 int ranks_first_(void);
-/* 0, or raises: this rank's model is not a whole one, divided at most by elements. */
-int ranks_whole_model_(const Context *context, const char *what);
+/* All ranks, whatever they share, and which of them this is. */
+int ranks_count_(const Context *context);
+int ranks_place_(const Context *context);
 /* Part r of the host's data, of `bytes`, a multiple of 64, comes from rank r. 0, or raises. */
 int ranks_gather_(const Context *context, void *data, uint64_t bytes);
 

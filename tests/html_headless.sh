@@ -77,6 +77,12 @@ train plain --batch 4 --steps 60 --evaluate-every 20
 train blocks --batch 4 --steps 4 --checkpoint blocks
 train gpt2 --model gpt2-tiny --batch 2 --steps 2
 train many --batch 1 --seq 16 --accumulate 24 --steps 2
+# Ranks, planned: no process is started.
+ranks() { log=$1; shift; "$brim" plan --ranks 4 --batch 2 --log "$keep/$log.jsonl" "$@" >/dev/null 2>"$work/err" || not_ok "planning $log" "$(cat "$work/err")"; }
+ranks zero3 --parallel zero3 --gather block
+ranks 1f1b --stages 4 --accumulate 6
+ranks gpipe --stages 4 --accumulate 6 --pipeline gpipe
+ranks ddp --stages 2 --parallel ddp --ranks 20 --accumulate 3
 # On the made-up card, where it is built; beside another program, in a container.
 [ ! -e "$1/stand-in/libcuda.so.1" ] || {
     echo '{"model_type": "llama", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true}' >"$keep/card.json"
@@ -92,6 +98,12 @@ page models "$keep/blocks.jsonl" "$keep/gpt2.jsonl"
 page many "$keep/many.jsonl"
 page crashed "$keep/crashed.jsonl"
 [ ! -e "$keep/card.jsonl" ] || page card "$keep/card.jsonl"
+for log in zero3 1f1b gpipe ddp; do page $log "$keep/$log.jsonl"; done
+sed 's/"run":"[0-9a-f]*"/"run":"another"/' "$keep/1f1b.jsonl.rank-2" >"$keep/strange"
+mkdir -p "$keep/strange-rank"
+cp "$keep"/1f1b.jsonl* "$keep/strange-rank"
+mv "$keep/strange" "$keep/strange-rank/1f1b.jsonl.rank-2"
+page strange "$keep/strange-rank/1f1b.jsonl"
 # Two runs in a file; and each kind of line lost: the page is drawn, and says so.
 cat "$keep/blocks.jsonl" "$keep/gpt2.jsonl" >"$keep/both.jsonl"
 sed '/"kind":"places"/d' "$keep/blocks.jsonl" >"$keep/lost-names.jsonl"
@@ -108,9 +120,17 @@ for width in 360 390 500 1000 1280; do
     browse "one run, $width pixels" "$keep/one.html" $width $dark
     browse "two runs, $width pixels" "$keep/two.html" $width $light
 done
+for width in 360 1000; do browse "stages, $width pixels" "$keep/1f1b.html" $width $dark; done
+browse "zero3, 360 pixels" "$keep/zero3.html" 360 $light
 browse "two models, 360 pixels" "$keep/models.html" 360 $light
 cut=0
 browse "two runs" "$keep/two.html" 1600 $dark
+browse "zero3" "$keep/zero3.html" 1600 $light
+browse "stages, 1f1b" "$keep/1f1b.html" 1600 $light
+browse "stages, gpipe" "$keep/gpipe.html" 1600 $dark
+browse "20 ranks" "$keep/ddp.html" 1200 $light
+browse "a strange rank" "$keep/strange.html" 1200 $light
+grep -q 'class="notice".*rank-2 is of another run' "$work/dom" && ok "a strange rank: says so" || not_ok "a strange rank: says so" "no notice"
 browse "many events" "$keep/many.html" 1200 $light
 [ ! -e "$keep/card.html" ] || {
     browse "a card" "$keep/card.html" 1600 $light
@@ -129,6 +149,8 @@ done
 picture one-light "$keep/one.html" 1600 3600 $light
 picture one-dark-narrow "$keep/one.html" 400 6400 $dark
 [ ! -e "$keep/card.html" ] || picture card-light "$keep/card.html" 1600 1300 $light
+picture zero3-light "$keep/zero3.html" 1600 1500 $light
+picture 1f1b-dark "$keep/1f1b.html" 1600 1500 $dark
 picture two-dark "$keep/two.html" 1600 4800 $dark
 picture two-light-narrow "$keep/two.html" 400 8000 $light
 echo "$passed passed, $failed failed"

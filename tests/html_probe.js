@@ -30,7 +30,7 @@
       same('components sum to the total at each event' + at, apart, 0);
       same('the highest event is the peak' + at, max(live), run.books.peak_bytes);
       same('the largest extent is what the run needs' + at, max([...run.extent]), run.books.needs_bytes);
-      same('the outline is the run' + at, live.findIndex((x, i) => x !== run.outline[i]), -1);
+      if (!run.info.planned) same('the outline is the run' + at, live.findIndex((x, i) => x !== run.outline[i]), -1);
       same('allocated by PyTorch\u2019s rules peaks as the replay says' + at, max(run.allocated), run.pytorch.peak_allocated);
       same('reserved by PyTorch\u2019s rules peaks as the replay says' + at, max([...run.reserved]), run.pytorch.peak_reserved);
       same('the replay\u2019s peak is that of what was asked for' + at, max([...run.asked]), run.pytorch.peak_requested);
@@ -175,14 +175,68 @@
     same('no table beside the text scrolls', scrolled.map(e => named(e) + ' ' + e.scrollWidth + ' > ' + e.clientWidth).join(' | '), '');
     const seen = e => e.getClientRects().length > 0, beyond = e => { const r = e.getBoundingClientRect(); return r.left < -1 || r.right > wide + 1; };
     same('no caption is cut', all('caption span').filter(e => seen(e) && beyond(e)).map(named).join(' | '), '');
-    same('no word of a chart is cut', all('.chart svg text').filter(e => seen(e) && beyond(e)).map(named).join(' | '), '');
+    same('no word of a chart is cut', all('.chart svg text, .bars svg text').filter(e => seen(e) && beyond(e)).map(named).join(' | '), '');
     same('no text is cut', all('h1, h2, h3, p, dt, dd, li, label, button, legend').filter(e => seen(e) && !e.closest('details, .map, .skip') && !e.matches('.skip') && beyond(e)).map(named).join(' | '), '');
     const over = [];
-    for (const svg of all('.chart svg')) {
+    for (const svg of all('.chart svg, .bars svg')) {
       const texts = [...svg.querySelectorAll('text')].filter(e => seen(e) && e.textContent).map(e => [e, e.getBoundingClientRect()]);
       texts.forEach(([a, p], i) => { for (const [b, q] of texts.slice(i + 1)) if (p.left + 1 < q.right && q.left + 1 < p.right && p.top + 3 < q.bottom && q.top + 3 < p.bottom) over.push(named(a) + ' on ' + named(b)); });
     }
     same('no words of a chart lie on each other', over.join(' | '), '');
+  }
+
+  /* Ranks side by side: what is drawn is what their logs say, and no stage begins before what it waits for. */
+  function ranks() {
+    const section = window.brimReport.ranks, own = runs[0].ranks;
+    if (!own) { check('no ranks, no picture of them', !section && !document.querySelector('#ranks')); return; }
+    const {state, chart, bars, play} = section.probe, node = chart.node, m = own.micro_batches;
+    check('the sentence names the fullest and its size', own.why.includes(size(max(own.kinds.map(k => k.measured || k.planned)))) && document.querySelector('#ranks .headline').textContent === own.why, own.why);
+    const live = state.lanes.map(lane => books(lane.run)), held = state.lanes.map(() => 0), names = state.lanes.map(() => new Set());
+    let wrong = 0, labels = 0, sums = 0;
+    for (let k = 0; k < state.moments.length; k += Math.max(1, Math.floor(state.moments.length / 300))) {
+      chart.go(k);
+      const shown = [...bars.querySelectorAll('text.halo')].map(e => e.textContent);
+      state.lanes.forEach((lane, l) => {
+        const i = laneEvent(lane, state.moments[k]), there = i < 0 ? 0 : live[l][i], parts = lane.run.order.flatMap(c => byMicro(lane, i, c));
+        if (parts.reduce((a, x) => a + x[0], 0) !== there || totalAt(lane, i) !== there) sums++;
+        if (own.size <= 8 && !shown.some(text => text === size(there) || size(there).startsWith(text))) labels++;
+        const micro = new Set(parts.filter(x => x[1]).map(x => x[1]));
+        held[l] = Math.max(held[l], micro.size);
+        const layer = gatheredLayer(lane, i);
+        if (layer) names[l].add(layer);
+      });
+      if (bars.querySelectorAll('rect.full').length !== barsOf(state).length) wrong++;
+    }
+    same('a rank\u2019s parts sum to its live bytes', sums, 0);
+    same('each bar has its size', labels, 0);
+    same('there is a bar of each', wrong, 0);
+    if (own.stages > 1) {
+      check('stages stand on a common time', state.staged);
+      same('each stage holds as many micro-batches as its schedule says', held.join(), state.lanes.map(l => (own.schedule === 'gpipe' ? m : Math.min(m, own.stages - l.kind.stage))).join());
+      const ends = new Map();
+      for (const lane of state.lanes) for (const part of lane.parts) ends.set(lane.kind.stage + part.what + part.micro, part);
+      const early = [...ends].filter(([, part]) => part.micro >= 0).filter(([key, part]) => { const stage = parseInt(key, 10), other = ends.get((part.what === 'forward' ? stage - 1 : stage + 1) + part.what + part.micro); return other && other.end > part.start; });
+      same('nothing begins before what it waits for', early.map(x => x[0]).join(), '');
+    }
+    if (own.strategy === 'zero3' && own.data > 1) check('gathered weights pulse by layer, twice', ['forward', 'backward'].every(phase => new Set(state.gathers.pulses.filter(p => phaseName(state.gathers.run, p.from) === phase).map(p => p.name)).size > 2) && node.querySelectorAll('path.area').length > 3, [...names[0]].join());
+    node.focus();
+    press(node, 'Home');
+    same('Home goes to the first moment', chart.index, 0);
+    press(node, 'ArrowRight');
+    same('an arrow goes one moment on', chart.index, 1);
+    press(node, 'End');
+    same('End goes to the last moment', chart.index, state.moments.length - 1);
+    press(node, 'p');
+    const text = node.getAttribute('aria-valuetext'), full = own.kinds[own.fullest];
+    check('a screen reader is told what each rank does and holds', state.lanes.every(lane => text.includes(lane.kind.name + ': ')) && text.includes('parameters '), text);
+    check('P goes to the fullest moment', max(state.lanes.map(lane => totalAt(lane, laneEvent(lane, state.moments[chart.index])))) === state.most && (own.stages > 1 || state.most === (full.measured || full.planned)), chart.index);
+    play.click();
+    same('the step plays', play.getAttribute('aria-pressed'), 'true');
+    play.click();
+    same('and stops', play.getAttribute('aria-pressed'), 'false');
+    const box = node.getBoundingClientRect();
+    pointer(node, 'pointermove', box.left + box.width * .5, box.top + 40);
+    check('the pointer goes to its moment', Math.abs(state.moments[chart.index] / state.end - .46) < .12, state.moments[chart.index] / state.end);
   }
 
   function twoRuns() {
@@ -205,7 +259,7 @@
   }
   /* Timers, not frames: without a screen frames come when they like. */
   setTimeout(() => {
-    const whole = [nothingCut, logs, cards, hover, keyboard, treemap, everyControl, alternatives, nothingCut, twoRuns];
+    const whole = [nothingCut, logs, cards, hover, keyboard, ranks, treemap, everyControl, alternatives, nothingCut, twoRuns];
     for (const part of window.probeCut ? [nothingCut, alternatives, nothingCut, twoRuns] : whole) {
       try { part(); } catch (error) { check(part.name + ' runs', false, error && error.stack); }
     }

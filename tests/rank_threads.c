@@ -7,7 +7,7 @@
 
 #include "../ranks/transport.h"
 
-enum { MOST = 32 };
+enum { MOST = 32, GATHERS = 64 };
 
 /* What is received is a copy of what was there when the message left, and it has to be there still when its
  * sender has waited: nobody may write to what is on its way. */
@@ -39,6 +39,12 @@ typedef struct Member {
     void *user;
     int status;
     char why[160];
+    int together, pending; /* gathers that are over at end */
+    struct {
+        RankGroup group;
+        void *data;
+        uint64_t bytes;
+    } gathers[GATHERS];
     Message *started[TRANSPORT_TAGS];
     const void *sent[TRANSPORT_TAGS];
 } Member;
@@ -137,10 +143,30 @@ static int barrier(void *self, RankGroup group)
     return meet(self, group);
 }
 
+static int end(void *self);
+
+/* Until end there are no numbers where others' parts will be. */
+static int gather_later(Member *m, RankGroup group, void *data, uint64_t bytes)
+{
+    int members[MOST], at = 0, count = members_of(m, group, members, &at);
+    for (int i = 0; i < count; i++)
+        if (i != at)
+            memset((char *)data + (uint64_t)i * bytes, 0xFF, bytes);
+    if (m->pending == GATHERS && end(m))
+        return -1;
+    m->together = 1;
+    m->gathers[m->pending].group = group;
+    m->gathers[m->pending].data = data;
+    m->gathers[m->pending++].bytes = bytes;
+    return 0;
+}
+
 static int gather(void *self, RankGroup group, void *data, uint64_t bytes)
 {
     Member *m = self;
     int members[MOST], at = 0, count = members_of(m, group, members, &at);
+    if (m->together)
+        return gather_later(m, group, data, bytes);
     if (show(m, group, data, bytes))
         return -1;
     for (int i = 0; i < count; i++)
@@ -148,6 +174,28 @@ static int gather(void *self, RankGroup group, void *data, uint64_t bytes)
             memcpy((char *)data + (uint64_t)i * bytes,
                    (const char *)m->meeting->shown[group][members[i]] + (uint64_t)i * bytes, bytes);
     return meet(m, group);
+}
+
+static int begin(void *self)
+{
+    ((Member *)self)->together = 1;
+    return 0;
+}
+
+static int later(void *self)
+{
+    ((Member *)self)->together = 0;
+    return 0;
+}
+
+static int end(void *self)
+{
+    Member *m = self;
+    int failed = later(m), count = m->pending;
+    m->pending = 0;
+    for (int i = 0; i < count && !failed; i++)
+        failed = gather(m, m->gathers[i].group, m->gathers[i].data, m->gathers[i].bytes);
+    return failed;
 }
 
 static int exchange(void *self, RankGroup group, const void *from, void *to, uint64_t bytes)
@@ -322,6 +370,9 @@ int as_these_ranks(const Ranks *ranks, RankBody *body, void *user)
                                     .receive = receive,
                                     .start = start,
                                     .wait = wait_for,
+                                    .begin = begin,
+                                    .later = later,
+                                    .end = end,
                                     .close = leave,
                                     .abort = give_up};
     static Meeting meeting;

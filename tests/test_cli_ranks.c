@@ -241,14 +241,14 @@ static void what_is_not_there_is_refused_by_name(void **state)
 {
     (void)state;
     static const struct {
-        const char *arguments[8], *sentence;
+        const char *arguments[9], *sentence;
     } all[] = {
         {{"plan", "--ranks", "2", "--parallel", "pp"}, "a pipeline is --stages P"},
         {{"plan", "--ranks", "3", "--stages", "2"}, "--ranks 3 are not divided by --stages 2"},
         {{"plan", "--stages", "2"}, "--stages 2 needs --ranks N"},
         {{"plan", "--ranks", "2", "--stages", "2", "--pipeline", "zb"}, "--pipeline must be 1f1b or gpipe"},
         {{"compare", "--ranks", "2", "--stages", "2"}, "--stages belongs to `brim train` and `brim plan`"},
-        {{"train", "--ranks", "2", "--stages", "2", "--save", "x"}, "--stages 2 excludes --save"},
+        {{"train", "--ranks", "2", "--stages", "2", "--sample", "9"}, "--stages 2 excludes --sample"},
         {{"plan", "--ranks", "2", "--stages", "2", "--device", "cuda"}, "stages of a model train on the CPU"},
         {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is --tensor T"},
         {{"plan", "--ranks", "2", "--parallel", "zero4"}, "ddp, zero1, zero2, zero3, fsdp, not 'zero4'"},
@@ -256,8 +256,8 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "2", "--sequence-parallel"}, "sequence parallel is not there"},
         {{"plan", "--tensor", "2"}, "--tensor 2 needs --ranks N"},
         {{"plan", "--ranks", "3", "--tensor", "2"}, "--tensor 2 does not divide --ranks 3"},
-        {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4"}, "--tensor 2 excludes --lora"},
-        {{"train", "--ranks", "2", "--tensor", "2", "--save", "run"}, "--tensor 2 excludes --save"},
+        {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4", "--quantize", "nf4"},
+         "--tensor 2 excludes --quantize"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
         {{"plan", "--expert-parallel", "2"}, "expert parallel is not there"},
         {{"plan", "--parallel", "zero3"}, "--parallel zero3 needs --ranks N"},
@@ -269,8 +269,8 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"generate", "--ranks", "2"}, "--ranks"},
     };
     for (size_t i = 0; i < COUNT(all); i++) {
-        const char *arguments[9] = {"brim"};
-        for (int k = 0; k < 7 && all[i].arguments[k]; k++)
+        const char *arguments[11] = {"brim"};
+        for (int k = 0; k < 9 && all[i].arguments[k]; k++)
             arguments[k + 1] = all[i].arguments[k];
         says(expect_code(run_command(arguments), 2), all[i].sentence);
     }
@@ -443,7 +443,7 @@ static void files_do_not_know_the_ranks(void **state)
     assert_non_null(strstr(o->err, "accumulate is 2, was 4"));
     expect_code(RUN("train", "--init", in_folder("some"), "--data", in_folder("text"), "--seq", "16",
                     "--batch", "2", "--steps", "1", "--lr", "0", "--threads", "1", "--max-samples", "40",
-                    "--ranks", "2", "--parallel", "zero3", "--export", in_folder("again")),
+                    "--ranks", "4", "--tensor", "2", "--stages", "2", "--export", in_folder("again")),
                 0);
     same_files(in_folder("again"), in_folder("some"), "model.safetensors");
     static const char *const strategies[] = {"zero2", "zero3"};

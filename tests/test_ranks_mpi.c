@@ -113,6 +113,8 @@ static int gathers_together(const Ranks *ranks)
         fill(data[i] + (uint64_t)ranks->rank * bytes, ranks->rank, (uint64_t)i, bytes);
         MUST(t->gather(t->self, RANKS_ALL, data[i], bytes) == 0);
     }
+    MUST(t->later(t->self) == 0);
+    MUST(t->barrier(t->self, RANKS_ALL) == 0); /* is over, while they go on */
     MUST(t->end(t->self) == 0);
     for (int i = 0; i < GATHERS; i++) {
         uint64_t bytes = (i % 2 ? 64 : 4) * (uint64_t)(1 + i * 7 % 100);

@@ -246,7 +246,7 @@ static void test_families_and_blocks(void **state)
                      .checkpoint = i % 2,
                      .layers = i % 3 ? 1 : 2};
         Job job = alone, block = alone;
-        block.blocks = 1;
+        block.blocks = 1 + i % 2; /* and the next one */
         run_alone(&alone);
         run(&job);
         run(&block);

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 
 #include "../data/data.h"
-#include "../io/saved_run.h"
-#include "../io/weights.h"
 #include "../kernels/kernels.h"
 #include "../nn/lora.h"
 #include "../optim/optim.h"
@@ -18,6 +16,7 @@ typedef struct Job {
     RankStrategy strategy;
     const char *precision; /* NULL = fp32 */
     int ranks, tensor, stages, accumulate, tied, in_backward;
+    const char *lora; /* layers with adapters; NULL = none */
     float clip;
     float *initial, *gradients; /* of the whole; every rank writes its part. Gradients are those of a first
                                    backward, of ranks that all have the same data */
@@ -78,6 +77,8 @@ static Module *model_of(const Job *job)
     Module *model = nn_model(&preset);
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), job->setting.checkpoint);
+    if (job->lora)
+        nn_add_lora(model, &(Lora){.rank = 1, .alpha = 2, .targets = job->lora});
     return model;
 }
 
@@ -210,7 +211,7 @@ static void assert_equal_to_one(Job job)
     run_alone(&alone);
     assert_int_equal(job.parameters, alone.parameters); /* the model's, whoever has them */
     assert_memory_equal(job.initial, alone.initial, (size_t)alone.parameters * sizeof *job.initial);
-    if (job.ranks == job.tensor && !job.precision && !job.in_backward)
+    if (job.ranks == job.tensor && !job.precision && !job.in_backward && !job.lora)
         assert_gradients(&job, &alone);
     double most = job.precision ? 2e-3 : 1e-6;
     for (int r = 0; r < job.ranks; r++) {
@@ -302,6 +303,27 @@ static void test_precisions(void **state)
     for (size_t i = 0; i < COUNT(names); i++)
         assert_equal_to_one((Job){
             .setting = setting_of((int)i), .ranks = 4, .tensor = 2, .accumulate = 1, .precision = names[i]});
+}
+
+/* Adapters: one half of each is divided, and of the other half each rank finds a part of the gradient. */
+static void test_adapters(void **state)
+{
+    (void)state;
+    static const RankStrategy strategies[] = {RANKS_DDP, RANKS_ZERO1, RANKS_ZERO2, RANKS_ZERO3};
+    for (int s = 0; s < 4; s++)
+        assert_equal_to_one((Job){.setting = setting_of(s % 2),
+                                  .strategy = strategies[s],
+                                  .ranks = 4,
+                                  .tensor = 2,
+                                  .accumulate = 1,
+                                  .clip = 0.05f,
+                                  .lora = "all"});
+    assert_equal_to_one((Job){.setting = setting_of(2),
+                              .ranks = 4,
+                              .tensor = 2,
+                              .stages = 2,
+                              .accumulate = 2,
+                              .lora = "query,dense,word_embeddings"});
 }
 
 /* ---- What a layer keeps ---------------------------------------------------------------------- */
@@ -409,29 +431,23 @@ static void test_what_is_refused(void **state)
     assert_non_null(model);
     assert_int_equal(nn_quantize(model, NULL), -1);
     assert_error(ERROR_RANKS, "nn_quantize");
-    assert_int_equal(nn_add_lora(model, &(Lora){.rank = 4}), -1);
-    assert_error(ERROR_RANKS, "nn_add_lora");
-    io_load_weights(model, "nowhere.safetensors", NULL, NULL);
-    assert_error(ERROR_RANKS, "io_load_weights", "compute a layer together");
-    io_save_weights(model, NULL, "nowhere", NULL);
-    assert_error(ERROR_RANKS, "io_save_weights");
-    Optimizer *optimizer = optim_sgd(nn_parameters(model), &(Sgd){.lr = 1});
-    io_save_run("nowhere", &(SavedRun){.model = model, .optimizer = optimizer});
-    assert_error(ERROR_RANKS, "io_save_run");
-    io_load_run("nowhere", &(SavedRun){.model = model, .optimizer = optimizer}, NULL);
-    assert_error(ERROR_RANKS, "io_load_run");
-    optimizer_free(optimizer);
+    assert_int_equal(nn_add_lora(model, &(Lora){.rank = 4, .dropout = 0.1f}), -1);
+    assert_error(ERROR_RANKS, "nn_add_lora", "o_proj", "dropout");
     module_free(model);
     leave(v);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ranks_are_one_process), cmocka_unit_test(test_data_and_tensor),
-        cmocka_unit_test(test_stages_and_tensor),     cmocka_unit_test(test_clipping),
-        cmocka_unit_test(test_updates_in_backward),   cmocka_unit_test(test_precisions),
-        cmocka_unit_test(test_what_a_layer_keeps),    cmocka_unit_test(test_what_is_not_divided),
-        cmocka_unit_test(test_what_is_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ranks_are_one_process),
+                                       cmocka_unit_test(test_data_and_tensor),
+                                       cmocka_unit_test(test_stages_and_tensor),
+                                       cmocka_unit_test(test_clipping),
+                                       cmocka_unit_test(test_updates_in_backward),
+                                       cmocka_unit_test(test_precisions),
+                                       cmocka_unit_test(test_adapters),
+                                       cmocka_unit_test(test_what_a_layer_keeps),
+                                       cmocka_unit_test(test_what_is_not_divided),
+                                       cmocka_unit_test(test_what_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

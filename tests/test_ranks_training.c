@@ -290,18 +290,24 @@ static void test_gradients_of_16_bits(void **state)
 static void test_blocks_are_gathered(void **state)
 {
     (void)state;
-    static const char *const patterns[] = {NULL, "ccc", "c++", ".c+"};
+    static const char *const patterns[] = {NULL, "ccc", "c++", ".c+", "c+."};
     for (size_t i = 0; i < COUNT(patterns); i++)
         for (int family = 0; family < 3; family++) {
             Setting s = setting_of(family);
             s.layers = 3;
             s.pattern = patterns[i];
             s.checkpoint = 0;
-            Job one = {.setting = s, .strategy = RANKS_ZERO3, .ranks = 3, .accumulate = 1}, block = one;
+            Job one = {.setting = s, .strategy = RANKS_ZERO3, .ranks = 3, .accumulate = 1}, block = one, next;
             block.blocks = 1;
+            next = block;
+            next.blocks = 2;
             run(&one);
             run(&block);
+            run(&next);
             assert_true(apart(&one, &block) == 0);
+            assert_true(apart(&one, &next) == 0);
+            assert_int_equal(next.sent[0], block.sent[0]); /* nothing that was not read has come */
+            test_free(next.weights);
             assert_true(i != 1 || block.sent[0] < one.sent[0]); /* not gathered again after recomputing */
             test_free(one.weights);
             test_free(block.weights);

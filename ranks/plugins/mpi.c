@@ -125,6 +125,13 @@ static int begin(void *self)
     return 0;
 }
 
+static int later(void *self)
+{
+    (void)self;
+    mpi.together = 0;
+    return 0;
+}
+
 static int end(void *self)
 {
     (void)self;
@@ -308,6 +315,7 @@ const Transport *brim_transport(char *reason, uint64_t size)
                                     .start = start,
                                     .wait = wait_for,
                                     .begin = begin,
+                                    .later = later,
                                     .end = end,
                                     .close = close_all,
                                     .abort = abort_all};

@@ -3,6 +3,10 @@ function storedText(o) {
   const weights = o.weights || 'fp32';
   return o.quantize && o.quantize !== 'none' ? o.quantize + ', rest ' + weights : weights;
 }
+function rankText(o) {
+  return o.ranks + ' ranks' + (o.stages > 1 ? ', ' + o.stages + ' stages ' + o.pipeline : '') + (o.tensor > 1 ? ', tensor ' + o.tensor : '') +
+    (o.ranks > Math.max(1, o.stages || 1) * Math.max(1, o.tensor || 1) ? ', ' + o.parallel : '');
+}
 function optionText(run) {
   const o = run.options, info = run.info, parts = [count(info.parameters) + ' parameters', storedText(o), o.optimizer];
   parts.push('batch ' + o.batch + (o.seq ? ' \u00d7 ' + o.seq + ' tokens' : '') + (o.accumulate > 1 ? ' \u00d7 ' + o.accumulate + ' micro-batches' : ''));
@@ -11,6 +15,7 @@ function optionText(run) {
   if (o.optimizer_in_backward) parts.push('optimizer in backward');
   if (o.zero_grad && o.zero_grad !== 'free') parts.push('gradients kept as zeros');
   if (o.loss_chunk) parts.push('loss in chunks of ' + count(o.loss_chunk) + ' rows');
+  if (o.ranks > 1) parts.push(rankText(o));
   if (o.lora) parts.push('LoRA ' + o.lora);
   if (o.adapter) parts.push('adapter ' + o.adapter);
   parts.push(plural(o.steps, 'step'), 'seed ' + o.seed, plural(o.threads, 'thread'));
@@ -27,12 +32,12 @@ function heading(run, two) {
   const m = run.memory, plan = run.plan, books = run.books, [phase, place] = whereText(books.peak_at);
   const planned = m && m.planned ? m.planned : plan, apart = m && planned ? m.peak_bytes - planned.peak_bytes : null;
   const figures = [figure(m ? 'Peak, measured' : 'Peak, planned', size(books.peak_bytes), exact(books.peak_bytes), true)];
-  if (!m) figures.push(figure('Highest so far', size(measuredSoFar(run)), 'measured, as far as the log goes'));
+  if (!m && !run.info.planned) figures.push(figure('Highest so far', size(measuredSoFar(run)), 'measured, as far as the log goes'));
   if (m && planned) figures.push(figure('Peak, planned', size(planned.peak_bytes), apart === 0 ? '0 bytes apart' : exact(Math.abs(apart)) + (apart > 0 ? ' less than measured' : ' more than measured')));
   figures.push(figure('Peak at', phase, place), figure('Needs', size(books.needs_bytes), exact(books.needs_bytes - books.peak_bytes) + ' of gaps above the peak'));
   if (m && m.card) figures.push(figure('Used on the card', size(m.card.used_bytes), size(m.card.used_bytes - m.card.reserved_bytes) + ' beyond what is reserved' + (m.process ? '; the process on the host ' + size(m.process.peak_bytes) : '')));
   else if (m && m.process) figures.push(figure('Process', size(m.process.peak_bytes), size(m.process.unaccounted_bytes) + ' unaccounted: libraries, stacks, buffers'));
-  if (run.end && run.end.status === 'done') figures.push(figure('Loss', number(run.end.loss_first, 2) + ' \u2192 ' + number(run.end.loss_last, 2), plural(run.end.steps, 'step') + ', ' + secondsText(run)));
+  if (run.end && run.end.status === 'done' && !run.info.planned) figures.push(figure('Loss', number(run.end.loss_first, 2) + ' \u2192 ' + number(run.end.loss_last, 2), plural(run.end.steps, 'step') + ', ' + secondsText(run)));
   return h('div', {class: 'run'}, h(two ? 'h2' : 'h1', {class: two ? 'title' : null}, two ? label(run) : null, run.info.model), h('p', {class: 'facts'}, optionText(run)),
     h('p', {class: 'command'}, h('code', {}, 'brim ' + (run.info.command || []).join(' '))), h('div', {}, notices(run)),
     h('dl', {class: 'figures'}, figures), strip(run), two ? null : bookTable(run));
@@ -95,6 +100,7 @@ function textbook(run) {
 
 function start() {
   const runs = [...document.querySelectorAll('script.log')].map((e, i) => readLog(e, 'AB'[i]));
+  runs.forEach(readRanks);
   const head = document.getElementById('head'), main = document.getElementById('main'), two = runs.length > 1;
   document.title = runs.map(r => r.info.model).filter((x, i, all) => all.indexOf(x) === i).join(' and ') + ': memory of ' + (two ? 'two training runs' : 'a training run');
   head.append(h('p', {class: 'brand'}, h('b', {}, 'brim'), ' memory report'), two ? h('h1', {style: {'margin-bottom': '22px'}}, 'Two training runs') : '',
@@ -103,9 +109,10 @@ function start() {
   const details = h('div', {});
   const show = run => {
     const parts = [timeline(run), treemap(run), allocators(run)];
-    details.replaceChildren(...parts);
+    const side = ranksSection(run);
+    details.replaceChildren(...side ? [side] : [], ...parts);
     drawNew();
-    window.brimReport = {runs, run, parts};
+    window.brimReport = {runs, run, parts, ranks: side};
   };
   if (two) main.append(h('section', {style: {'padding-bottom': '0'}}, h('h2', {}, 'In detail'), h('div', {class: 'controls'}, choice('Run', runs.map(r => [r.letter, r.letter + ': ' + differences(r, runs[r.letter === 'A' ? 1 : 0])]), 'A', id => show(runs['AB'.indexOf(id)])))));
   main.append(details);

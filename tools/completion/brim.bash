@@ -30,7 +30,7 @@ _brim_value()
     --checkpoint) _brim_words "$typed" "none blocks selective selective+blocks auto" ;;
     --attention) _brim_words "$typed" "flash eager" ;;
     --resize-vocab) _brim_words "$typed" auto ;;
-    --gather) _brim_words "$typed" "op block" ;;
+    --gather) _brim_words "$typed" "op block next" ;;
     --parallel) _brim_words "$typed" "ddp zero1 zero2 zero3 fsdp" ;;
     --rank) _brim_words "$typed" all ;;
     --device) _brim_words "$typed" "cpu cuda" ;;
