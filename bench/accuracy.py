@@ -5,8 +5,9 @@ usage: accuracy.py [--brim build/brim] [--threads 2] [--json] [CONFIGURATION ...
 
 Trains each configuration for a few fp32 AdamW steps with brim and with PyTorch (the plain models of
 tests/parity/models.py) and asks accelerate and DeepSpeed for their estimates of the same modules. Then trains adapters
-beside a frozen bench-llama-small, with brim and with PEFT and bitsandbytes on transformers' model. What is not installed
-is left out with a note. Each tool runs in a process of its own.
+beside a frozen bench-llama-small, with brim and with PEFT and bitsandbytes on transformers' model. Then several cards: what is
+published about their memory, PyTorch's tracker of FSDP2, and brim's plans; and two processes of each that really train.
+What is not installed is left out with a note. Each tool runs in a process of its own.
 """
 import argparse
 import contextlib
@@ -44,6 +45,15 @@ ADAPTERS = {
                                          dict(dtype='bfloat16', quantized=True, prepared=True)),
 }
 
+# Several cards: of each brim's model, its size as in CONFIGURATIONS, numbers of cards, blocks recomputed; whether it is run too.
+CARDS = 'llama-2-13b'
+CARDS_SIZE = (1, 2048)
+CONFIGURATIONS_OF_CARDS = {
+    CARDS: (*CARDS_SIZE, 'LlamaForCausalLM', dict(vocab=32000, dim=5120, layers=40, heads=40, hidden=13824)),
+}
+SHARDED = [('llama-tiny', 2, False), ('llama-tiny', 2, True), (CARDS, 2, True), (CARDS, 8, True)]
+RUN_CARDS = 'llama-tiny'
+
 
 # ---- One tool, in a process of its own --------------------------------------------------------------------------------
 
@@ -51,13 +61,13 @@ def torch_model(name):
     sys.dont_write_bytecode = True
     sys.path.insert(0, os.path.join(ROOT, 'tests', 'parity'))
     import models
-    _, _, kind, config = CONFIGURATIONS[name]
+    _, _, kind, config = {**CONFIGURATIONS, **CONFIGURATIONS_OF_CARDS}[name]
     return models, getattr(models, kind)(**config)
 
 
 def torch_batch(name, generator, size=None):
     import torch
-    batch, seq, _, config = CONFIGURATIONS[name]
+    batch, seq, _, config = {**CONFIGURATIONS, **CONFIGURATIONS_OF_CARDS}[name]
     batch, seq = size or (batch, seq)
     if not seq:
         return (torch.rand(batch, config['sizes'][0], generator=generator),
@@ -210,8 +220,110 @@ def run_deepspeed(name, _):
             'zero3': zero3(total, largest, cpu_offload=False, cpu_offload_params=False)[1]}
 
 
+def mesh_of(cards):
+    from torch.distributed.device_mesh import init_device_mesh
+    return init_device_mesh('cpu', (cards,))
+
+
+def sharded_model(name, mesh, blocks):
+    """By FSDP2, a group a block and one for the rest, as its documentation does."""
+    import torch
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+    from torch.distributed.fsdp import fully_shard
+    with torch.device('meta'):
+        models, model = torch_model(name)
+    layers = model.model.layers
+    for i in range(len(layers)):
+        if blocks:
+            layers[i] = checkpoint_wrapper(layers[i])
+        fully_shard(layers[i], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.to_empty(device='cpu')
+    return models, model, torch.optim.AdamW(model.parameters(), lr=3e-4)
+
+
+def run_fsdp(how, threads):
+    """What torchtitan's estimator does, on the CPU: FSDPMemTracker over fake tensors, one rank of a group that is not there.
+    A dictionary of bytes at the peak by PyTorch's names of them."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+    name, cards, blocks = json.loads(how)
+    torch.set_num_threads(threads)
+    torch.distributed.init_process_group('fake', rank=0, world_size=cards, store=FakeStore())
+    mesh = mesh_of(cards)  # outside of the fake mode: it looks at numbers
+    with FakeTensorMode():
+        models, model, optimizer = sharded_model(name, mesh, blocks)
+        inputs, labels = (torch.zeros_like(x) for x in torch_batch(name, None))
+        tracker = FSDPMemTracker(mod=model, optm=optimizer)
+        tracker.track_inputs((inputs, labels))
+        with tracker:
+            for step in range(2):  # states are there from the second on
+                if step:
+                    tracker.reset_mod_stats()
+                models.loss_of(model(inputs), labels).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        peak = next(iter(tracker.get_tracker_snapshot('peak').values()))
+    return {'version': torch.__version__, **{getattr(key, 'value', key): value for key, value in peak.items()}}
+
+
+def fsdp_rank(rank, cards, meeting, name, blocks, pipe):
+    import torch
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method='file://' + meeting, rank=rank, world_size=cards)
+    models, model, optimizer = sharded_model(name, mesh_of(cards), blocks)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.to_local().normal_(0, 0.02)
+    inputs, labels = torch_batch(name, torch.Generator().manual_seed(rank))
+
+    def step():
+        models.loss_of(model(inputs), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(2):
+        step()
+    held = [p.to_local() for p in model.parameters()]
+    held += [t.to_local() if hasattr(t, 'to_local') else t for state in optimizer.state.values() for t in state.values()]
+    pipe.send(tensor_bytes(held + [inputs, labels]) + tensors_peak(step))
+    torch.distributed.destroy_process_group()
+
+
+def run_fsdp_ranks(how, _):
+    """Two processes train over gloo: the highest sum of live tensors of the first."""
+    import multiprocessing
+    import torch
+    name, cards, blocks = json.loads(how)
+    os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')
+    context = multiprocessing.get_context('fork')
+    ours, theirs = context.Pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        ranks = [context.Process(target=fsdp_rank, args=(r, cards, os.path.join(folder, 'meeting'), name, blocks, theirs))
+                 for r in range(cards)]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join()
+    if any(rank.exitcode for rank in ranks):
+        sys.exit('a rank has failed')
+    return {'version': torch.__version__, 'tensors': max(ours.recv() for _ in ranks)}
+
+
+def run_deepspeed_cards(how, _):
+    import deepspeed
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as zero3
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as zero2
+    total, largest, cards = json.loads(how)
+    return {'version': deepspeed.__version__, 'zero2': zero2(total, cards, cpu_offload=False)[1],
+            'zero3': zero3(total, largest, cards, cpu_offload=False, cpu_offload_params=False)[1]}
+
+
 TOOLS = {'torch': run_torch, 'accelerate': run_accelerate, 'deepspeed': run_deepspeed}
-CHILDREN = dict(TOOLS, peft=run_peft)
+MORE = ('adapters', 'cards')
+CHILDREN = dict(TOOLS, peft=run_peft, fsdp=run_fsdp, fsdp_ranks=run_fsdp_ranks, deepspeed_cards=run_deepspeed_cards)
 
 
 # ---- All of them ------------------------------------------------------------------------------------------------------
@@ -229,7 +341,7 @@ def ask(tool, name, threads, notes):
 
 
 def brim(options, command, name, *more, size=None):
-    batch, seq = size or CONFIGURATIONS[name][:2]
+    batch, seq = size or {**CONFIGURATIONS, **CONFIGURATIONS_OF_CARDS}[name][:2]
     size = ['--batch', str(batch)] + (['--seq', str(seq)] if seq else [])
     env = {key: value for key, value in os.environ.items() if not key.startswith('OPENBLAS_')}
     child = subprocess.run([options.brim, command, '--model', name, *size, '--threads', str(options.threads), '--json',
@@ -266,6 +378,44 @@ def adapter_row(options, name, notes):
     return {'weights': parts['parameter']['peak'] + parts['frozen']['peak'], 'plan': plan['memory']['peak_bytes'],
             'needs': run['needs_bytes'], 'measured': run['peak_bytes'], 'process': run['process']['peak_bytes'],
             'peft': ask('peft', name, options.threads, notes)}
+
+
+def sharded_row(options, name, cards, blocks, notes):
+    more = ['--ranks', str(cards), '--parallel', 'zero3', '--threads', '1', '--gather', 'block',
+            '--checkpoint', 'blocks' if blocks else 'none']
+    how = json.dumps([name, cards, blocks])
+    row = {'fsdp': ask('fsdp', how, options.threads, notes),
+           'eager': brim(options, 'plan', name, '--attention', 'eager', *more)['memory'],
+           'flash': brim(options, 'plan', name, *more)['memory']}
+    if name == RUN_CARDS:
+        row['ranks'] = ask('fsdp_ranks', how, options.threads, notes)
+        run = brim(options, 'train', name, '--steps', '2', '--every', '1000', '--max-samples', '64', '--attention', 'eager', *more)
+        row['run'] = run['memory']
+    return row
+
+
+def states_rows(options, notes):
+    """Of CARDS: a title and bytes a card for 2 and 8 cards."""
+    plan = brim(options, 'plan', CARDS)
+    p, largest = plan['parameters'], CONFIGURATIONS_OF_CARDS[CARDS][3]['vocab'] * CONFIGURATIONS_OF_CARDS[CARDS][3]['dim']
+    rows = {}
+    for cards in (2, 8):
+        deepspeed = ask('deepspeed_cards', json.dumps([p, largest, cards]), options.threads, notes) or {}
+        found = [('textbook, (P + G + O) / N, 16 bytes', 16 * p // cards),
+                 ('Megatron, fp32', 8 * p + 8 * p // cards), ('Megatron, bf16 with fp32 gradients', 6 * p + 12 * p // cards),
+                 ('Megatron, 16-bit gradients', 4 * p + 16 * p // cards),
+                 ('DeepSpeed, ZeRO-2', deepspeed.get('zero2')), ('DeepSpeed, ZeRO-3', deepspeed.get('zero3'))]
+        for precision in ('fp32', 'bf16-mixed'):
+            for strategy in ('zero1', 'zero2', 'zero3'):
+                memory = brim(options, 'plan', CARDS, '--ranks', str(cards), '--parallel', strategy, '--threads', '1',
+                              '--checkpoint', 'blocks', '--precision', precision)['memory']
+                parts = memory['components']
+                states = sum(parts[key]['peak'] for key in ('parameter', 'master', 'gradient', 'optimizer', 'gathered'))
+                found.append((f'brim, {precision} {strategy}: own peaks of states', states))
+                found.append((f'brim, {precision} {strategy}: the plan\'s peak', memory['peak_bytes']))
+        for title, value in found:
+            rows.setdefault(title, []).append(value)
+    return rows
 
 
 def measure(options, name, notes):
@@ -363,39 +513,74 @@ def adapter_tables(rows):
     print(', '.join(f'{tool} {version}' for tool, version in versions.items()) or 'PEFT is not installed')
 
 
+def card_tables(states, rows):
+    gib = [[title] + ['' if value is None else f'{value / 2**30:,.2f}' for value in values] for title, values in states.items()]
+    markdown([f'{CARDS}, GiB a card', 'N = 2', 'N = 8'], gib)
+
+    def parts(fsdp, *keys):
+        return cell(sum(fsdp[key] for key in keys)) if fsdp else ''
+
+    def ours(memory, *keys):
+        return cell(sum(memory['components'][key]['at_peak'] for key in keys))
+
+    lines = []
+    for title, row in rows.items():
+        f, b = row['fsdp'], row['eager']
+        lines += [[title + ', FSDP2', cell(f and f['Total']), parts(f, 'Sharded Param'), parts(f, 'OptState'),
+                   parts(f, 'Sharded Grad', 'Unsharded Grad'), parts(f, 'Unsharded Param', 'All Gather'),
+                   parts(f, 'Activation'), parts(f, 'Temp', 'Reduce Scatter', 'Buffer', 'Inputs')],
+                  [title + ', brim eager', cell(b['peak_bytes']), ours(b, 'parameter'), ours(b, 'optimizer'),
+                   ours(b, 'gradient'), ours(b, 'gathered'), ours(b, 'activation'),
+                   ours(b, 'activation_gradient', 'temporary', 'workspace', 'input', 'communication')]]
+    markdown(['at the peak, MiB', 'peak', 'parts of weights', 'states', 'gradients', 'whole weights', 'activations', 'other'],
+             lines)
+    markdown(['two processes, MiB', 'FSDP2, tracked', 'FSDP2, over gloo', 'brim eager, planned', 'brim eager, over MPI'],
+             [[title, cell(row['fsdp'] and row['fsdp']['Total']), cell(row['ranks'] and row['ranks']['tensors']),
+               cell(row['eager']['peak_bytes']), cell(row['run']['peak_bytes'])]
+              for title, row in rows.items() if 'run' in row])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('configuration', nargs='*', help=', '.join([*CONFIGURATIONS, 'adapters']))
+    parser.add_argument('configuration', nargs='*', help=', '.join([*CONFIGURATIONS, *MORE]))
     parser.add_argument('--brim', default=os.path.join(ROOT, 'build', 'brim'))
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--tool', choices=CHILDREN, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    names = options.configuration or [*CONFIGURATIONS, 'adapters']
+    names = options.configuration or [*CONFIGURATIONS, *MORE]
     if options.tool:
         print(json.dumps(CHILDREN[options.tool](names[0], options.threads)))
         return
     for name in names:
-        if name not in CONFIGURATIONS and name != 'adapters':
-            parser.error(f"there is no '{name}'; there are {', '.join([*CONFIGURATIONS, 'adapters'])}")
+        if name not in CONFIGURATIONS and name not in MORE:
+            parser.error(f"there is no '{name}'; there are {', '.join([*CONFIGURATIONS, *MORE])}")
     if not os.access(options.brim, os.X_OK):
         parser.error(f'{options.brim} is not there; run make first')
-    rows, adapters, notes = {}, {}, []
+    rows, adapters, cards, states, notes = {}, {}, {}, {}, []
     for name in names:
         if name == 'adapters':
             for kind in ADAPTERS:
                 print(f'{kind} …', file=sys.stderr)
                 adapters[kind] = adapter_row(options, kind, notes)
+        elif name == 'cards':
+            states = states_rows(options, notes)
+            for kind, count, blocks in SHARDED:
+                title = f"{kind}, {count} cards" + (', blocks' if blocks else '')
+                print(f'{title} …', file=sys.stderr)
+                cards[title] = sharded_row(options, kind, count, blocks, notes)
         else:
             print(f'{name} …', file=sys.stderr)
             rows[name] = measure(options, name, notes)
     if options.json:
-        print(json.dumps({'rows': rows, 'adapters': adapters, 'notes': notes}, indent=2))
+        print(json.dumps({'rows': rows, 'adapters': adapters, 'cards': cards, 'states': states, 'notes': notes}, indent=2))
         return
     if rows:
         tables(rows)
     if adapters:
         adapter_tables(adapters)
+    if cards:
+        card_tables(states, cards)
     for note in notes:
         print(note)
 

@@ -75,7 +75,7 @@ static const Flag flags[] = {
      .only = "train plan compare"},
     {"--tensor", FLAG_INT, AT(ranks.tensor), "T", .help = "ranks/layer (1)",
      .only = "train plan compare generate", .low = 1, .high = RANKS_MOST},
-    {"--gather", FLAG_NAME, AT(gather), "op|block|next", .help = "zero3: by op, block, or the next too (op)",
+    {"--gather", FLAG_NAME, AT(gather), "op|block|next", .help = "zero3: by op, block, two (op)",
      .only = "train plan compare"},
     {"--stages", FLAG_INT, AT(ranks.stages), "P", .help = "stages of blocks (1)", .only = "train plan",
      .low = 1, .high = RANKS_MOST},

@@ -224,6 +224,8 @@ static void print_plan(const Options *o, const Training *t, const Plan *plan, co
         print_stages_plan(o, stages);
     else
         print_ranks_plan(o, t, plan);
+    if (has_ranks(o) && !has_stages(o))
+        print_ranks_saving(o, &plan->memory);
     largest_table(stdout, plan);
     layer_table(stdout, plan);
     rules_print(stdout, o, t, plan);

@@ -4,12 +4,21 @@
 
 #include "several.h"
 
+/* A size and its unit stay together. */
+static int word_length(const char *text)
+{
+    size_t length = strcspn(text, " "), unit = text[length] ? strcspn(text + length + 1, " ,.;:") : 0;
+    const char *next = text + length + 1;
+    int is_size = *text >= '0' && *text <= '9' && (unit == 1 || unit == 3) && next[unit - 1] == 'B';
+    return (int)(is_size ? length + 1 + strcspn(next, " ") : length);
+}
+
 void print_sentence(const char *text)
 {
     enum { WIDTH = 108 };
     int column = 0;
     while (*text) {
-        int length = (int)strcspn(text, " ");
+        int length = word_length(text);
         if (column && column + 1 + length > WIDTH) {
             printf("\n");
             column = 0;
@@ -45,4 +54,11 @@ RankKind rank_kind(const MemSummary *memory, int first, int count)
     snprintf(k.ranks, sizeof k.ranks, count > 1 ? "%d-%d" : "%d", first, first + count - 1);
     memcpy(k.at_peak, memory->stats.at_peak, sizeof k.at_peak);
     return k;
+}
+
+void print_ranks_saving(const Options *o, const MemSummary *memory)
+{
+    RankLayout layout = rank_layout(o);
+    RankKind kind = rank_kind(memory, o->ranks.rank, 1);
+    print_sentence(report_ranks_saving(&layout, &kind, 1).text);
 }

@@ -13,31 +13,6 @@
 #include "lora.h"
 #include "precision.h"
 
-int has_ranks(const Options *o)
-{
-    return o->ranks.size > 1;
-}
-
-int has_stages(const Options *o)
-{
-    return o->ranks.stages > 1;
-}
-
-int stage_ranks(const Options *o)
-{
-    return o->ranks.size / (has_stages(o) ? o->ranks.stages : 1);
-}
-
-int data_ranks(const Options *o)
-{
-    return stage_ranks(o) / (o->ranks.tensor > 0 ? o->ranks.tensor : 1);
-}
-
-int64_t step_samples(const Options *o)
-{
-    return (int64_t)o->batch * o->accumulate * data_ranks(o);
-}
-
 static int is_divided(const Options *o)
 {
     return data_ranks(o) > 1 && o->ranks.strategy != RANKS_DDP;
@@ -326,9 +301,6 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     if (b->padding)
         printf("Parts are padded to one size: all of them have room for %s parameters more than there are.\n",
                report_count(b->padding).text);
-    RankLayout layout = rank_layout(o);
-    RankKind kind = rank_kind(&plan->memory, first_planned(o), last_planned(o) - first_planned(o) + 1);
-    print_sentence(report_ranks_saving(&layout, &kind, 1).text);
 }
 
 json_t *rank_numbers(int first, int last)

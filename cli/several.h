@@ -51,6 +51,7 @@ void print_size_cell(double bytes, const char *behind);
 /* Which rank is the fullest and why, and what dividing saves. */
 RankLayout rank_layout(const Options *o);
 RankKind rank_kind(const MemSummary *memory, int first, int count);
+void print_ranks_saving(const Options *o, const MemSummary *memory);
 void print_ranks_why(const RankLayout *layout, const RankKind *kinds, int count);
 /* A table's heading, and a row of it: sizes of one rank, or of all. */
 void print_ranks_heading(const Options *o);

@@ -85,7 +85,7 @@ static void add_held(RankWords *out, const RankLayout *l, const RankKind *more, 
 {
     int64_t a = held_by(l, more->first), b = held_by(l, less->first);
     if (l->stages > 1 && a != b)
-        add(out, " (it holds %lld micro-batch%s of a step at once, and that one %lld)", (long long)a,
+        add(out, " (it holds %lld micro-batch%s of a step at once, that one %lld)", (long long)a,
             a == 1 ? "" : "es", (long long)b);
     else if (l->stages > 1)
         add(out, " (each holds %lld micro-batch%s at once)", (long long)a, a == 1 ? "" : "es");
@@ -108,7 +108,7 @@ static void add_reasons(RankWords *out, const RankLayout *l, const RankKind *mor
         if (best < 0 || (had[best] - has[best]) * 10 < apart)
             break;
         told[best] = 1;
-        add(out, "%s%s more %s", any++ ? "; " : ": ", report_size(had[best] - has[best]).text, names[best]);
+        add(out, "%s%s more %s", any++ ? ", " : ": ", report_size(had[best] - has[best]).text, names[best]);
         if (best == 1)
             add_held(out, l, more, less);
     }
@@ -135,9 +135,9 @@ RankWords report_ranks_why(const RankLayout *l, const RankKind *kinds, int count
                 l->data > 1 && strcmp(l->strategy, "ddp") != 0 ? ", and parts are padded to one size" : "");
         return out;
     }
-    add(&out, "%s is the fullest, with %s.", report_rank_name(l, full).text, report_size(full->peak).text);
+    add(&out, "%s is the fullest with %s, ", report_rank_name(l, full).text, report_size(full->peak).text);
     capital(&out);
-    add(&out, " Of that %s is beyond %s, the emptiest", report_size(full->peak - least->peak).text,
+    add(&out, "%s more than %s, the emptiest", report_size(full->peak - least->peak).text,
         report_rank_name(l, least).text);
     add_reasons(&out, l, full, least);
     return out;

@@ -2,7 +2,7 @@
 #include "runlog_ranks.h"
 
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include "../base/plural_.h"
 #include "runlog.h"
@@ -123,8 +123,11 @@ static int read_other(const RunRecord *own, RunRanks *ranks, int rank)
 {
     char path[PATH_MOST], why[PATH_MOST + 128];
     RunRecord run;
-    if (report_log_rank_path(path, sizeof path, own->path, rank) || access(path, F_OK) != 0)
+    struct stat status;
+    if (report_log_rank_path(path, sizeof path, own->path, rank) || stat(path, &status) != 0)
         return 0; /* those that are missing are named together */
+    if (!S_ISREG(status.st_mode)) /* a pipe would be waited for */
+        return note_of(ranks, rank, "its log cannot be used: it is no file", "");
     memset(&run, 0, sizeof run);
     if (report_run_read(path, &run, why, sizeof why))
         return note_of(ranks, rank, "its log cannot be used: ", why);

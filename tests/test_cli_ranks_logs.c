@@ -51,7 +51,7 @@ static void a_plan_writes_a_log_for_each_stage(void **state)
     assert_int_equal(lines_starting(o->out, "stage 1 (rank 1)"), 1);
     assert_int_equal(lines_starting(o->out, "Note:"), 0);
     says(o, "  <- the fullest");
-    says(o, " is the fullest, with ");
+    says(o, " is the fullest with ");
     assert_null(strstr(o->out, "measured"));
     o = expect_code(RUN("report", in_folder("plan.jsonl"), "--html", in_folder("plan.html"), "--trace",
                         in_folder("plan.json")),
@@ -139,10 +139,36 @@ static void every_rank_logs_what_was_planned(void **state)
     assert_int_equal(lines_starting(o->out, "stage 1 (rank 1)"), 1);
     assert_int_equal(lines_starting(o->out, "RANKS                       planned peak      measured"), 1);
     assert_int_equal(lines_starting(o->out, "Note:"), 0);
+    expect_code(RUN("report", in_folder("same.jsonl"), in_folder("run.jsonl")), 0);
     unlink(in_folder("run.jsonl.rank-1"));
     o = expect_code(RUN("report", in_folder("run.jsonl"), "--html", in_folder("run.html")), 0);
     o = expect_code(RUN("report", in_folder("run.jsonl")), 0);
     says(o, "Note: Of rank 1 there is no log that can be shown");
+}
+
+/* The logs of the earlier steps stay together. */
+static void a_resumed_run_keeps_the_logs_of_all_ranks(void **state)
+{
+    (void)state;
+    if (!has_mpi)
+        skip();
+    char saved[128], log[128];
+    snprintf(saved, sizeof saved, "%s", in_folder("saved"));
+    snprintf(log, sizeof log, "%s", in_folder("again.jsonl"));
+    for (int step = 1; step <= 2; step++) {
+        char steps[16];
+        snprintf(steps, sizeof steps, "%d", step);
+        expect_code(RUN("train", SMALL, "--ranks", "2", "--steps", steps, "--save", saved, "--resume", saved,
+                        "--log", log),
+                    0);
+    }
+    for (int i = 0; i < 2; i++) {
+        char name[64];
+        snprintf(name, sizeof name, i ? "again.jsonl.%d" : "again.jsonl", i);
+        Outcome *o = expect_code(RUN("report", in_folder(name)), 0);
+        assert_int_equal(lines_starting(o->out, "ranks 0-1 "), 1);
+        assert_int_equal(lines_starting(o->out, "Note:"), 0);
+    }
 }
 
 int main(void)
@@ -153,6 +179,7 @@ int main(void)
         cmocka_unit_test(a_plan_of_one_process_has_a_log_too),
         cmocka_unit_test(a_run_that_is_alone_logs_as_ever),
         cmocka_unit_test(every_rank_logs_what_was_planned),
+        cmocka_unit_test(a_resumed_run_keeps_the_logs_of_all_ranks),
     };
     return cmocka_run_group_tests(tests, set_up, remove_folder);
 }

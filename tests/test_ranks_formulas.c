@@ -12,6 +12,7 @@ enum { VOCAB = 512, DIM = 64, LAYERS = 3, HIDDEN = 192, MOST = 64 };
 typedef struct Job {
     LlamaConfig model;
     int checkpoint, micros;
+    const Precision *precision; /* NULL = fp32 */
     /* found */
     int64_t n[MOST]; /* elements of each parameter */
     int in_block[MOST], count;
@@ -20,6 +21,8 @@ typedef struct Job {
 static int script(void *config)
 {
     Job *job = config;
+    if (job->precision)
+        tensor_set_precision(job->precision);
     Loader *data = data_text(
         "builtin", &(TextOptions){.batch = 1, .seq = 16, .accumulate = job->micros, .held_out = -1});
     Module *model = nn_llama(&job->model);
@@ -176,7 +179,8 @@ static int64_t states_of(Job *job, RankStrategy strategy, int size)
 {
     Plan plan = plan_of(job, strategy, size);
     const uint64_t *own = plan.memory.stats.own_peak;
-    return (int64_t)(own[MEM_PARAMETER] + own[MEM_GRADIENT] + own[MEM_OPTIMIZER] + own[MEM_GATHERED]);
+    return (int64_t)(own[MEM_PARAMETER] + own[MEM_MASTER] + own[MEM_GRADIENT] + own[MEM_OPTIMIZER] +
+                     own[MEM_GATHERED]);
 }
 
 /* P parameters, N ranks; L: the largest parameter, whose whole gradient, and under ZeRO-3 whole weights, are
@@ -198,17 +202,54 @@ static void the_sums_of_the_papers(void **state)
     }
 }
 
-/* Megatron's distributed optimizer, fp32: 8 + 8/d bytes a parameter. It is ZeRO-1. */
-static double megatron(int64_t parameters, int size)
+/* ---- Beside published estimators ------------------------------------------------------------- */
+
+/* Whole units of 64 bytes in 16 bits too. */
+static Job wide(const Precision *precision)
 {
-    return (8 + 8.0 / size) * (double)parameters;
+    Job job = even();
+    job.model.dim = 2 * DIM;
+    job.precision = precision;
+    return job;
 }
 
-/* DeepSpeed's estimate_zero2_model_states_mem_needs and estimate_zero3_…, without offload: bytes on the GPU.
- */
+/* Megatron Core's table of its distributed optimizer, d ranks, "theoretical number of bytes per parameter":
+ * fp16 weights and gradients 4 + 16/d, bf16 weights and fp32 gradients 6 + 12/d, all fp32 8 + 8/d
+ * (docs.nvidia.com/megatron-core, api-guide/dist_optimizer). */
+typedef struct MegatronRow {
+    const char *precision;
+    DType gradients;
+    int whole, divided;
+    int more; /* divided bytes a parameter that are not here */
+} MegatronRow;
+
+static void beside_megatrons_distributed_optimizer(void **state)
+{
+    (void)state;
+    static const MegatronRow rows[] = {
+        {"fp32", DTYPE_F32, 8, 8, 0},
+        {"bf16-mixed", DTYPE_F32, 6, 12, 0},
+        /* Before the update it copies its part of 16-bit gradients to fp32. Here they are converted as they
+           are read. */
+        {"fp16-mixed", DTYPE_F16, 4, 16, 4},
+        {"bf16-mixed", DTYPE_BF16, 4, 16, 4},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++)
+        for (int size = 2; size <= 4; size += 2) {
+            Precision precision = *precision_by_name(rows[i].precision);
+            precision.gradients = rows[i].gradients;
+            Job job = wide(&precision);
+            Sizes s = sizes_of(&job, size);
+            int64_t published = rows[i].whole * s.all + rows[i].divided * s.all / size;
+            assert_int_equal(published - states_of(&job, RANKS_ZERO1, size), rows[i].more * s.all / size);
+        }
+}
+
+/* DeepSpeed 0.19.8, estimate_zero2_model_states_mem_needs and estimate_zero3_…, without offload: bytes on the
+ * GPU. Weights in 16 bits; gradients in 16 and in 32, weights and two states in 32, divided. */
 static int64_t deepspeed_zero2(int64_t parameters, int size)
 {
-    return 4 * parameters + 16 * parameters / size;
+    return 2 * parameters + 18 * parameters / size;
 }
 
 static int64_t deepspeed_zero3(int64_t parameters, int64_t largest_layer, int size)
@@ -216,22 +257,88 @@ static int64_t deepspeed_zero3(int64_t parameters, int64_t largest_layer, int si
     return 4 * largest_layer + 18 * parameters / size;
 }
 
-static void beside_published_estimators(void **state)
+static void beside_deepspeeds_estimators(void **state)
 {
     (void)state;
     for (int size = 2; size <= 4; size += 2) {
         Job job = even();
         Sizes s = sizes_of(&job, size);
-        assert_true(megatron(s.all, size) == (double)states_of(&job, RANKS_ZERO1, size));
-        /* It counts gradients of 16 bits whole and of 32 bits divided; here they are divided at once, but for
-         * one. */
         assert_int_equal(deepspeed_zero2(s.all, size) - states_of(&job, RANKS_ZERO2, size),
-                         4 * s.all / size - 4 * s.largest);
-        /* It counts a divided copy of 16 bits beside 16 bytes, and of the largest layer weights and gradient
-         * in 16 bits. */
+                         6 * s.all / size - 2 * s.all - 4 * s.largest);
         assert_int_equal(deepspeed_zero3(s.all, s.largest, size) - states_of(&job, RANKS_ZERO3, size),
                          2 * s.all / size - 4 * s.largest);
+        /* In the precision that it is about there remain the gradients that it has twice, in 16 and in 32
+         * bits. It counts no gradient whole under ZeRO-2; under ZeRO-3 one layer's weights and gradients, in
+         * 16 bits. */
+        Precision mixed = *precision_by_name("bf16-mixed");
+        job = wide(&mixed);
+        s = sizes_of(&job, size);
+        assert_int_equal(deepspeed_zero2(s.all, size) - states_of(&job, RANKS_ZERO2, size),
+                         2 * s.all / size - 2 * s.largest);
+        assert_int_equal(deepspeed_zero3(s.all, s.largest, size) - states_of(&job, RANKS_ZERO3, size),
+                         2 * s.all / size);
     }
+}
+
+/* ---- Activations of a layer under tensor parallel -------------------------------------------- */
+
+typedef struct Gpt {
+    Gpt2Config model;
+    int batch, seq;
+} Gpt;
+
+static int gpt(void *config)
+{
+    Gpt *job = config;
+    Loader *data = data_text("builtin", &(TextOptions){.batch = job->batch, .seq = job->seq, .held_out = -1});
+    Module *model = nn_gpt2(&job->model);
+    Optimizer *optimizer = optim_adamw(nn_parameters(model), NULL);
+    for (int step = 0; step < 2 && !error_code(); step++) {
+        int scope = tensor_scope_begin();
+        for (const Batch *b; (b = data_next(data));)
+            tensor_backward(nn_loss(model, b));
+        optim_step(optimizer);
+        optim_zero_grad(optimizer);
+        tensor_scope_end(scope);
+    }
+    return error_code();
+}
+
+static int64_t activations_of(Gpt job, int layers, int tensor)
+{
+    Plan plan;
+    Ranks ranks = {.size = tensor, .tensor = tensor};
+    job.model.layers = layers;
+    assert_int_equal(plan_script(gpt, &job, &(RunOptions){.threads = 1, .quiet = 1, .ranks = &ranks}, &plan),
+                     0);
+    plan_free(&plan);
+    return (int64_t)plan.memory.stats.own_peak[MEM_ACTIVATION];
+}
+
+/* Korthikanti et al., arXiv 2205.05198, table 2: a layer in 16 bits with T-way tensor parallel keeps
+ * sbh (10 + 24/t + 5as/(ht)). Of the 10, two are masks of dropout, a byte each; here they are drawn again.
+ * The rest is twice as large in fp32. Instead of scores, their softmax and its mask, 5as/(ht), flash
+ * attention keeps a number a row and head. What it leaves out are mean and deviation of two norms. */
+static void beside_korthikantis_table(void **state)
+{
+    (void)state;
+    for (int t = 1; t <= 4; t *= 2)
+        for (int eager = 0; eager < 2; eager++) {
+            Gpt job = {.model = {.vocab = 256,
+                                 .dim = 64,
+                                 .heads = 8,
+                                 .ffn = 256,
+                                 .max_seq = 32,
+                                 .attention = eager ? ATTENTION_EAGER : ATTENTION_FLASH},
+                       .batch = 2,
+                       .seq = 32};
+            int64_t s = job.seq, b = job.batch, h = job.model.dim, a = job.model.heads;
+            int64_t published = s * b * (10 * h + 24 * h / t + 5 * a * s / t);
+            int64_t masks = 2 * s * b * h, scores = 5 * a * s * s * b / t;
+            int64_t kept = eager ? 4 * a * s * s * b / t : 4 * a * s * b / t, norms = 2 * 2 * 4 * s * b;
+            assert_int_equal(activations_of(job, 3, t) - activations_of(job, 2, t),
+                             2 * (published - masks - scores) + kept + norms);
+        }
 }
 
 static void the_textbooks_model_has_ten_billion(void **state)
@@ -249,7 +356,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(held_and_sent_are_the_formulas),
         cmocka_unit_test(the_sums_of_the_papers),
-        cmocka_unit_test(beside_published_estimators),
+        cmocka_unit_test(beside_megatrons_distributed_optimizer),
+        cmocka_unit_test(beside_deepspeeds_estimators),
+        cmocka_unit_test(beside_korthikantis_table),
         cmocka_unit_test(the_textbooks_model_has_ten_billion),
     };
     return cmocka_run_group_tests_name("ranks formulas", tests, NULL, NULL);

@@ -355,10 +355,11 @@ static void the_fullest_stage_is_explained(void **state)
     (void)state;
     const RankKind kinds[] = {kind(0, 20, 80), kind(1, 15, 60), kind(2, 15, 40), kind(3, 18, 20)};
     RankLayout layout = {4, 1, 1, 4, 6, "ddp", "1f1b"};
-    assert_string_equal(report_ranks_why(&layout, kinds, 4).text,
-                        "Stage 0 (rank 0) is the fullest, with 100.0 MiB. Of that 62.0 MiB is beyond stage 3 "
-                        "(rank 3), the emptiest: 60.0 MiB more of activations (it holds 4 micro-batches of a "
-                        "step at once, and that one 1).");
+    assert_string_equal(
+        report_ranks_why(&layout, kinds, 4).text,
+        "Stage 0 (rank 0) is the fullest with 100.0 MiB, 62.0 MiB more than stage 3 (rank 3), the "
+        "emptiest: 60.0 MiB more of activations (it holds 4 micro-batches of a step at once, that "
+        "one 1).");
     layout.micro_batches = 2; /* fewer than stages behind it */
     assert_non_null(strstr(report_ranks_why(&layout, kinds, 4).text, "holds 2 micro-batches of a step"));
     strcpy(layout.schedule, "gpipe");

@@ -122,11 +122,22 @@ function layerName(place) {
   const words_ = place.split('.'), at = words_.findIndex(w => /^\d+$/.test(w));
   return at > 0 ? words_[at - 1] + '.' + words_[at] : words_.slice(-1)[0] || 'the model';
 }
+/* Of each event of the lane, the layer of what was gathered last and is still there. */
+function gatheredLayers(lane) {
+  const {run} = lane, c = run.components.indexOf('gathered'), names = new Array(lane.to - lane.from).fill('');
+  if (c < 0) return names;
+  const live = new Map(); /* in the order in which they came */
+  for (let i = 0; i < lane.to; i++) {
+    const at = run.tensorOf[i], goes = run.kind[i] === FREE || (run.kind[i] === RETAG && run.component[i] !== c);
+    if (goes) live.delete(at);
+    else if (run.component[i] === c) live.set(at, layerName(placeName(run, run.place[i])));
+    if (i >= lane.from && live.size) names[i - lane.from] = [...live.values()].pop();
+  }
+  return names;
+}
 function gatheredLayer(lane, i) {
-  const c = lane.run.components.indexOf('gathered');
-  if (c < 0 || !heldAt(lane, i, c)) return '';
-  const newest = tensorsOf(lane.run, i, c).pop();
-  return newest ? layerName(placeName(lane.run, newest.place)) : '';
+  if (!lane.layers) lane.layers = gatheredLayers(lane);
+  return lane.layers[i - lane.from] || '';
 }
 
 /* ---- The section ---- */
@@ -280,15 +291,16 @@ function laneView(state, lane, box, most) {
 }
 function drawLane(state, lane, box, narrow) {
   const g = s('g', {}), {run} = lane, view = laneView(state, lane, box, state.most * 1.04), below = new Float64Array(run.n), all = view.states.map((_, k) => k);
+  const cls = view.states.length > box.width ? 'area dense' : 'area'; /* an edge would be all that is seen */
   let before = 0; /* what it has of the step before, until its first event */
   for (const c of run.order) {
     const kept = heldAt(lane, lane.from - 1, c);
-    if (kept && view.x(lane.from) - box.left > .5) g.append(s('rect', {class: 'area', fill: paint(run.components[c]), x: box.left, width: fixed(view.x(lane.from) - box.left), y: fixed(view.y(before + kept)), height: fixed(view.y(before) - view.y(before + kept))}));
+    if (kept && view.x(lane.from) - box.left > .5) g.append(s('rect', {class: cls, fill: paint(run.components[c]), x: box.left, width: fixed(view.x(lane.from) - box.left), y: fixed(view.y(before + kept)), height: fixed(view.y(before) - view.y(before + kept))}));
     before += kept;
     if (!view.states.some(i => run.by[i * run.C + c] > 0)) continue;
     const base = below.slice();
     for (const i of view.states) below[i] += run.by[i * run.C + c];
-    g.append(s('path', {class: 'area', fill: paint(run.components[c]), d: bandPath(view, all, i => base[i], i => below[i])}));
+    g.append(s('path', {class: cls, fill: paint(run.components[c]), d: bandPath(view, all, i => base[i], i => below[i])}));
   }
   const x = fixed((view.x(lane.peak) + view.x(lane.peak + 1)) / 2), y = fixed(view.y(run.total[lane.peak]));
   g.append(s('line', {class: 'base', x1: box.left, x2: box.left + box.width, y1: box.top + box.height, y2: box.top + box.height}), strips(state, lane, box),
@@ -323,7 +335,7 @@ function drawPulse(state, box) {
   const view = laneView(state, lane, box, most * 1.05);
   view.states = Array.from({length: lane.to - lane.from}, (_, i) => lane.from + i);
   g.append(s('line', {class: 'base', x1: box.left, x2: box.left + box.width, y1: box.top + box.height, y2: box.top + box.height}),
-    s('path', {class: 'area', fill: paint('gathered'), d: bandPath(view, view.states.map((_, k) => k), () => 0, i => run.by[i * run.C + c])}), axisSize(box, most, box.left < 60));
+    s('path', {class: 'area dense', fill: paint('gathered'), d: bandPath(view, view.states.map((_, k) => k), () => 0, i => run.by[i * run.C + c])}), axisSize(box, most, box.left < 60));
   const spans = [];
   for (let i = lane.from; i < lane.to; i++) {
     const name = gatheredLayer(lane, i), last = spans[spans.length - 1];
@@ -337,7 +349,7 @@ function drawPulse(state, box) {
     const label = [span.name, number].find(t => t && x1 - x0 > 6.6 * t.length);
     if (label) g.append(s('text', {class: 'halo', x: fixed((x0 + x1) / 2), y: box.top - 4, 'text-anchor': 'middle'}, label));
   }
-  g.append(s('text', {class: 'strong', x: box.left, y: box.top - 24}, box.width < 400 ? 'Gathered weights, by layer' : 'Gathered weights alone, by the layer that reads them'));
+  g.append(s('text', {class: 'strong', x: box.left, y: box.top - 24}, (state.lanes.length > 1 ? lane.kind.name.replace(/ \(.*/, '').replace(/^./, x => x.toUpperCase()) + ': g' : 'G') + (box.width < 400 ? 'athered weights, by layer' : 'athered weights alone, by the layer that reads them')));
   return g;
 }
 function showLaneMoment(state, i) {

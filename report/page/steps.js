@@ -5,7 +5,7 @@ function overTheRun(runs) {
   const section = h('section', {id: 'steps', 'aria-labelledby': 'steps-title'}, h('h2', {id: 'steps-title'}, 'Over the run'));
   const shown = runs.filter(run => run.steps.length);
   if (!shown.length) {
-    section.append(h('p', {class: 'lead'}, 'The log holds no steps.'));
+    section.append(h('p', {class: 'lead'}, runs.every(run => run.info.planned) ? 'A plan: nothing has run.' : 'The log holds no steps.'));
     return section;
   }
   const unit = shown[0].options.seq ? 'tokens' : 'samples';

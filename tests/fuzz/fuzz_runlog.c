@@ -1,6 +1,6 @@
 /* A run log, read back and exported every way. */
 #include "../../report/exports.h"
-#include "../../report/runlog_read.h"
+#include "../../report/runlog_ranks.h"
 #include "fuzz_json.h"
 
 static void check(const RunRecord *run)
@@ -19,6 +19,21 @@ static void check(const RunRecord *run)
     }
 }
 
+/* Whatever it says of ranks, those beside it are not there. */
+static void check_ranks(const RunRecord *run)
+{
+    RunRanks ranks;
+    RankKind words;
+    fuzz_check(report_run_ranks(run, &ranks) == 0, "ranks cannot be read");
+    fuzz_check(ranks.count == (run->rank.size > 0), "a log is of one kind of ranks, or of none");
+    if (ranks.count) {
+        report_run_ranks_words(&ranks, &words);
+        fuzz_check(report_ranks_why(&ranks.layout, &words, 1).text[0] != 0, "nothing is said of a rank");
+        report_ranks_saving(&ranks.layout, &words, 1);
+    }
+    report_run_ranks_free(&ranks);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static int (*const exports[])(const RunRecord *, FILE *) = {
@@ -34,6 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_check(failed == (why[0] != 0), "result and message do not agree");
     if (!failed) {
         check(&run);
+        check_ranks(&run);
         for (size_t i = 0; i < sizeof exports / sizeof exports[0]; i++)
             fuzz_check(exports[i](&run, nowhere) == 0, "an export fails");
     }

@@ -215,6 +215,9 @@ def runlog():
     yield b"".join(lines[:1])
     yield b"".join(lines[:6])
     yield log[: len(log) // 2]
+    ranks = (b'"ranks":{"rank":0,"size":4,"run":"0","data":2,"tensor":1,"stages":2,"strategy":"zero1","schedule":"1f1b",'
+             b'"micro_batches":3,"sent_bytes_per_step":9,"like":[0,1]},"planned":true,"model"')
+    yield log.replace(b'"model"', ranks, 1)
     for i in range(1, len(lines)):
         yield lines[0] + lines[i]
     for i, line in enumerate(lines):
