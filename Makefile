@@ -74,7 +74,7 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
         tokenizers notebook lessons pictures bench bench-decode bench-products bench-tuning bench-ranks hosts accuracy soak valgrind demo \
         install uninstall deps clean help format stand-in cuda check-cuda gpu-tests gpu-pack \
-        gpu-stand-in mpi
+        gpu-stand-in mpi nccl
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -230,6 +230,9 @@ $(STAND_IN)/libcuda.so.1: $(DRIVER_OBJ) $(CARD_OBJ)
 $(STAND_IN)/libcublas.so.13: $(STAND_IN)/cublas.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcublas.so.13 -o $@ $^ -ldl
+$(STAND_IN)/libnccl.so.2: $(STAND_IN)/nccl.o
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libnccl.so.2 -o $@ $^ -ldl -pthread
 $(STAND_IN)/libnvidia-ml.so.1: $(STAND_IN)/nvml.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libnvidia-ml.so.1 -o $@ $^ -ldl
@@ -241,7 +244,7 @@ $(STAND_IN)/planted.o: tests/stand-in/planted.cu | $(BUILD)/.deps
 $(STAND_IN)/libcuda-planted.so: $(DRIVER_OBJ) $(STAND_IN)/planted.o
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDSAN) -shared -Wl,-soname,libcuda.so.1 -o $@ $^ -lm -ldl
-stand-in: $(addprefix $(STAND_IN)/,libcuda.so.1 libcublas.so.13 libnvidia-ml.so.1 libcuda-planted.so)
+stand-in: $(addprefix $(STAND_IN)/,libcuda.so.1 libcublas.so.13 libnvidia-ml.so.1 libnccl.so.2 libcuda-planted.so)
 $(TESTS): | stand-in
 
 # A plugin that is no MPI.
@@ -254,6 +257,9 @@ $(BUILD)/tests/test_ranks_join: | $(BUILD)/tests/fake-plugin.so
 # What several ranks reach each other by, with each MPI that is here; nothing else needs MPI.
 mpi:
 	@tools/mpi $(BUILD)
+# The same for ranks on cards of their own, with NCCL's header.
+nccl:
+	@CC="$(CC)" tools/nccl $(BUILD)
 
 # ---- Running --------------------------------------------------------------------------------------------------------
 deps:
@@ -270,6 +276,7 @@ test:
 	@CC="$(CC)" tools/deps build run test
 	@$(MAKE) --no-print-directory -j$$(nproc) all $(if $(TEST),$(WANTED) $(BUILD)/bench/soak,tests)
 	@MPI_OPTIONAL=1 tools/mpi $(BUILD)
+	@CC="$(CC)" NCCL_OPTIONAL=1 tools/nccl $(BUILD)
 	@BRIM_COMMAND=$(BUILD)/brim BRIM_STAND_IN=$(STAND_IN) tools/run-tests $(WANTED)
 
 # The slow forms of tests that have one.
@@ -408,6 +415,7 @@ help:
 	@echo "make accuracy   the tables of docs/accuracy.md: other estimators, PyTorch, brim"
 	@echo "make gpu-pack   one folder to be carried to a machine with a card, and run there: docs/gpu.md"
 	@echo "make mpi        the plugins for several ranks, with each mpicc that is here: docs/ranks.md"
+	@echo "make nccl       the plugin for ranks on cards of their own, where NCCL's header is: docs/ranks.md"
 	@echo "make install    PREFIX=/usr/local DESTDIR=; make uninstall with the same takes it away"
 	@echo "make clean      remove build folders;  make format  clang-format;  make deps  only install"
 	@echo "CUDA=fat builds code for every card into the library (nvcc, minutes); CUDA=no leaves the kernels for cards out"

@@ -95,7 +95,8 @@ Bracket bracket_of(const Options *o, Module *model, const Optimizer *optimizer)
                        .copy = copy_bytes(o),
                        .ranks = stage_ranks(o),
                        .tensor = o->ranks.tensor,
-                       .strategy = o->ranks.strategy};
+                       .replicas = o->ranks.replicas,
+                       .strategy = keeps_gradients_apart(o) ? RANKS_ZERO2 : o->ranks.strategy};
     TensorList all = nn_parameters(model);
     for (int i = 0; i < all.count; i++)
         if (all.items[i]->absent) /* another stage's */
@@ -146,6 +147,7 @@ static SizeText short_count(int64_t count)
 static LeverText divided(const Bracket *b, RankStrategy from)
 {
     int data = b->tensor > 1 ? b->ranks / b->tensor : b->ranks;
+    data /= b->replicas > 1 ? b->replicas : 1;
     return data > 1 && b->strategy >= from ? lever_say("/%d", data) : lever_say("%s", "");
 }
 
@@ -167,7 +169,7 @@ LeverText bracket_text(const Bracket *b)
     if (b->masters)
         lever_add(&out, " + %.3g%s", of_trained(b, b->masters), divided(b, RANKS_ZERO1).text);
     lever_add(&out, " + %.3g%s%s = %.3g bytes x %s%s", of_trained(b, b->states), divided(b, RANKS_ZERO1).text,
-              b->tensor > 1 ? lever_say(", layers /%d", b->tensor).text : "",
+              b->tensor > 1 ? lever_say(", matrices /%d", b->tensor).text : "",
               of_trained(b, parts ? mine : all) + b->copy, report_count(b->trained.count).text,
               b->ranks > 1 ? " a rank" : "");
     return out;

@@ -30,6 +30,7 @@ typedef struct Options {
     const char *precision;
     const char *grad_dtype, *rounding, *loss_scale; /* NULL: as the precision and --accumulate say */
     const char *gather;                             /* of zero3: "op", "block", "next" */
+    const char *reduce;                             /* whose order of sums: "auto", "ordered", "library" */
     const char *pipeline;                           /* the schedule of stages: "1f1b", "gpipe" */
     const char *rank;                               /* as it was typed: whose plan, R or all; NULL = all */
     const char *resize_vocab;                       /* as it was typed: N or auto */
@@ -45,13 +46,15 @@ typedef struct Options {
     CheckpointChoice checkpoint;
     Ranks ranks;      /* size 1: alone */
     int rank_timeout; /* seconds */
+    const char *transport;
     AttentionKind attention;
     DType weights, quantized; /* what weights are stored as; of linear layers another type, 0 = the same */
     DType files_quantized;    /* what the files of the described model have their linear layers in; 0 = as the
                                  rest */
     const char *not_quantized; /* modules of the described model that are left out; NULL = none */
     uint64_t budget, seed, reserve, export_shard;
-    int skip_unlabelled; /* the head computes only rows with a label */
+    int accumulate_apart; /* each micro-batch's gradient is a buffer of its own */
+    int skip_unlabelled;  /* the head computes only rows with a label */
     int in_backward, keep_gradients, json, csv, quiet, textbook, init_partial, overwrite, merge;
     int no_graphs;           /* on a card */
     int four_ways;           /* of compare */
@@ -140,13 +143,16 @@ typedef struct Bracket {
     uint64_t gradients, masters, states; /* bytes of what is trained; masters 0: there are none */
     int ranks;  /* more than 1: what follows is of one of them; all above is of the whole model */
     int tensor; /* of them, that compute a layer together */
+    int replicas; /* of what the others divide */
     RankStrategy strategy;
     uint64_t rank_weights, rank_gradients, rank_masters,
-        rank_states;    /* of what is trained, padding included */
-    int64_t kept_whole; /* trained parameters in tensors that are too small to be divided */
-    int64_t padding;    /* parameters for which all ranks' parts together have room, and that there are not */
-    int copy;           /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
-    int adapters;       /* what is trained stands beside the model's own parameters */
+        rank_states;               /* of what is trained, padding included */
+    int64_t kept_whole;            /* trained parameters in tensors that are too small to be divided */
+    int64_t below;                 /* those whose weights alone are whole: --replicate-below */
+    int64_t padding;               /* parameters that there are not, and for which the parts have room */
+    int64_t vocabulary, rows_each; /* rows of the embedding, and those that each of the ranks has; 0: all */
+    int copy;                      /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
+    int adapters;                  /* what is trained stands beside the model's own parameters */
 } Bracket;
 Bracket bracket_of(const Options *options, Module *model, const Optimizer *optimizer);
 /* "base 0.516 x 6.98B + 2 x 1.05B frozen; adapters 4 + 4 + 8 = 16 bytes x 41,943,040": weights, gradients and

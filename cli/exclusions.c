@@ -52,11 +52,17 @@ static const struct {
     {"--resize-vocab", "--init", " PATH", NULL, NULL, NULL},
     {"--prefill", "--inference", "", NULL, NULL, NULL},
     {"--merge", "--export", " DIR", NULL, NULL, NULL},
+    {"--accumulate-apart", "--accumulate", " N", NULL, NULL, ": there is nothing else to add to"},
     {"--parallel", "--ranks", " N", NULL, NULL, ": one process divides nothing"},
+    {"--replicas", "--ranks", " N", NULL, NULL, ": they are groups of ranks"},
+    {"--replicate-below", "--ranks", " N", NULL, NULL, ": one process divides nothing"},
+    {"--reduce", "--ranks", " N", NULL, NULL, ": one process has nothing to sum with"},
     {"--stages", "--ranks", " N", NULL, NULL, ": one process has the whole model"},
     {"--pipeline", "--stages", " P", NULL, NULL, NULL},
     {"--tensor", "--ranks", " N", NULL, "--inference --cards", ": they are some of the ranks"},
+    {"--sequence-parallel", "--tensor", " T", NULL, NULL, ": it divides what lies between layers of T ranks"},
     {"--rank-timeout", "--ranks", " N", NULL, NULL, NULL},
+    {"--transport", "--ranks", " N", NULL, NULL, ": one process sends nothing"},
     {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };
 

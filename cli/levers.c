@@ -1,4 +1,5 @@
 /* The table of levers, and what loops over it: a title line, text to type, JSON, CSV, saved runs. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "../base/plural_.h"
@@ -62,6 +63,17 @@ static LeverText accumulate_title(const Options *o)
     return o->accumulate > 1 ? lever_say("accumulate %d", o->accumulate) : lever_say("%s", "");
 }
 
+static int keeps_apart(const Options *o)
+{
+    return o->accumulate_apart;
+}
+
+static LeverText apart_title(const Options *o)
+{
+    (void)o;
+    return lever_say("added apart");
+}
+
 static LeverText ranks_title(const Options *o)
 {
     int ranks = data_ranks(o); /* a step has as many times the samples */
@@ -87,6 +99,41 @@ static LeverText parallel_title(const Options *o)
 static LeverText tensor_title(const Options *o)
 {
     return o->ranks.tensor > 1 ? lever_say("tensor %d", o->ranks.tensor) : lever_say("%s", "");
+}
+
+static int has_replicas(const Options *o)
+{
+    return has_ranks(o) && o->ranks.replicas > 1;
+}
+
+static LeverText replicas_title(const Options *o)
+{
+    return lever_say("%d replicas", o->ranks.replicas);
+}
+
+static int replicates(const Options *o)
+{
+    return has_ranks(o) && o->ranks.replicate_below > 0;
+}
+
+static LeverText replicate_title(const Options *o)
+{
+    return lever_say("weights below %" PRId64 " whole", o->ranks.replicate_below);
+}
+
+static int chooses_order(const Options *o)
+{
+    return has_ranks(o) && o->ranks.reduce != RANKS_REDUCE_AUTO;
+}
+
+static LeverText reduce_title(const Options *o)
+{
+    return lever_say("%s sums", o->reduce);
+}
+
+static LeverText sequence_title(const Options *o)
+{
+    return lever_say("%s", o->ranks.sequence ? "sequence parallel" : "");
 }
 
 static LeverText attention_title(const Options *o)
@@ -199,10 +246,26 @@ static const Lever levers[] = {
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,
      .title = tensor_title},
+    {.flag = "--sequence-parallel",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = has_ranks,
+     .title = sequence_title},
     {.flag = "--parallel",
      .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
      .means = has_ranks,
      .title = parallel_title},
+    {.flag = "--replicas",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = has_replicas,
+     .title = replicas_title},
+    {.flag = "--replicate-below",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = replicates,
+     .title = replicate_title},
+    {.flag = "--reduce",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = chooses_order,
+     .title = reduce_title},
     {.flag = "--stages", .where = LEVER_LOG | LEVER_TYPED, .means = has_stages, .title = stages_title},
     {.flag = "--pipeline", .where = LEVER_LOG | LEVER_TYPED, .means = has_stages},
     {.flag = "--gather",
@@ -210,6 +273,10 @@ static const Lever levers[] = {
      .means = gathers_blocks,
      .title = gather_title,
      .to_model = gather_to_model},
+    {.flag = "--accumulate-apart",
+     .where = LEVER_CSV | LEVER_LOG | LEVER_TYPED,
+     .means = keeps_apart,
+     .title = apart_title},
     {.flag = "--pack", .where = LEVER_SAVED, .means = packs, .title = pack_title},
     {.flag = "--attention",
      .where = EVERYWHERE,

@@ -418,7 +418,9 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     o->ranks_typed = was_given(all, "--ranks");
     if (o->ranks_typed && o->ranks.size == 1) { /* one of a list */
         o->ranks.strategy = RANKS_DDP;
-        o->ranks.tensor = 1;
+        o->ranks.tensor = o->ranks.replicas = 1;
+        o->ranks.replicate_below = 0;
+        o->ranks.sequence = 0;
     }
     if (o->inference && !o->ranks_typed && strcmp(command, "fit") != 0)
         o->ranks.size = o->ranks.tensor; /* each layer by all of them, and no samples to divide */

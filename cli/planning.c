@@ -61,6 +61,7 @@ RunOptions run_options(const Options *o)
     return (RunOptions){.budget = o->budget,
                         .threads = o->threads,
                         .ranks = has_ranks(o) ? &o->ranks : NULL,
+                        .accumulate_apart = o->accumulate_apart,
                         .device = o->device,
                         .card = is_on_card(o) ? o->cards : NULL,
                         .no_graphs = o->no_graphs,

@@ -21,6 +21,19 @@ static int is_divided(const Options *o)
 /* ---- Options --------------------------------------------------------------------------------- */
 
 /* What is not divided where ranks compute a layer together. */
+/* What is not divided by rows. */
+static LeverText sequence_problem(const Options *o)
+{
+    static const char *const excluded[] = {"--lora", "--adapter"};
+    for (size_t i = 0; i < sizeof excluded / sizeof excluded[0]; i++)
+        if (flag_given(excluded[i], o))
+            return lever_say(
+                "--sequence-parallel excludes %s: adapters are not computed by rows; --tensor %d "
+                "alone goes with it",
+                flag_typed(excluded[i], o).text, o->ranks.tensor);
+    return lever_say("%s", "");
+}
+
 static LeverText tensor_problem(const Options *o)
 {
     int tensor = o->ranks.tensor;
@@ -29,17 +42,37 @@ static LeverText tensor_problem(const Options *o)
     if (o->ranks.size % tensor)
         return lever_say("--tensor %d does not divide --ranks %d; --ranks is a multiple of it", tensor,
                          o->ranks.size);
-    if (flag_given("--quantize", o))
-        return lever_say("--tensor %d excludes %s: quantised weights are not divided; ranks that divide the "
-                         "data alone go with it",
-                         tensor, flag_typed("--quantize", o).text);
+    return o->ranks.sequence ? sequence_problem(o) : lever_say("%s", "");
+}
+
+int keeps_gradients_apart(const Options *o)
+{
+    return o->accumulate_apart && data_ranks(o) == 1;
+}
+
+/* Where micro-batches are not added apart. */
+static LeverText apart_problem(const Options *o)
+{
+    if (!o->accumulate_apart)
+        return lever_say("%s", "");
+    if (has_stages(o))
+        return lever_say(
+            "--accumulate-apart excludes --stages %d: a stage adds the gradients of micro-batches "
+            "to what is there",
+            o->ranks.stages);
+    if (data_ranks(o) > 1 && o->ranks.strategy < RANKS_ZERO2)
+        return lever_say(
+            "--accumulate-apart excludes --parallel %s: it sums over ranks once a step, what each "
+            "has added up; zero2 and zero3 keep the gradients of micro-batches apart",
+            ranks_strategy_name(o->ranks.strategy));
     return lever_say("%s", "");
 }
 
 LeverText ranks_problem(const Options *o)
 {
-    if (!has_ranks(o))
-        return lever_say("%s", "");
+    LeverText apart = apart_problem(o);
+    if (apart.text[0] || !has_ranks(o))
+        return apart;
     if (device_cuda_ordinal(o->device) >= 0 && o->inference)
         return lever_say("--tensor %d excludes --device %s: several ranks write a text on the CPU; one card "
                          "writes alone",
@@ -94,6 +127,34 @@ static int check_stages(Options *o, const char *command)
     return 0;
 }
 
+/* Who has all of what is divided, and in whose order sums are. */
+static int check_division(Options *o)
+{
+    int reduce = ranks_reduce(o->reduce), data = data_ranks(o), replicas = o->ranks.replicas;
+    if (reduce < 0)
+        return usage("--reduce must be ordered or library, not '%s'", o->reduce);
+    o->ranks.reduce = (RankReduce)reduce;
+    if (!has_ranks(o))
+        return 0;
+    if (o->ranks.replicate_below > 0 && o->ranks.strategy != RANKS_ZERO3)
+        return usage("--replicate-below %" PRId64
+                     " means nothing without --parallel zero3: nothing else divides weights",
+                     o->ranks.replicate_below);
+    if (replicas < 2)
+        return 0;
+    if (o->ranks.strategy == RANKS_DDP)
+        return usage("--replicas %d means nothing with --parallel ddp, which divides nothing: each rank is a "
+                     "replica already; zero1, zero2 and zero3 divide",
+                     replicas);
+    if (data % replicas)
+        return usage("--replicas %d does not divide the %d ranks that share the data", replicas, data);
+    if (data == replicas)
+        return usage("--replicas %d leaves each replica one rank, which divides nothing: that is --parallel "
+                     "ddp",
+                     replicas);
+    return 0;
+}
+
 static int check_gather(const Options *o)
 {
     if (blocks_of(o->gather) < 0)
@@ -104,10 +165,21 @@ static int check_gather(const Options *o)
     return 0;
 }
 
+static int check_transport(const Options *o)
+{
+    if (!o->transport)
+        return 0;
+    if (strcmp(o->transport, "mpi") != 0 && strcmp(o->transport, "nccl") != 0)
+        return usage("--transport must be mpi or nccl, not '%s'", o->transport);
+    if (device_cuda_ordinal(o->device) < 0 && !strcmp(o->transport, "nccl"))
+        return usage("--transport nccl carries between cards: --device cuda; on the CPU ranks use MPI");
+    return 0;
+}
+
 int check_ranks(Options *o, const char *command)
 {
     int64_t rank = 0;
-    if (check_gather(o) || check_stages(o, command))
+    if (check_gather(o) || check_stages(o, command) || check_transport(o) || check_division(o))
         return EXIT_USAGE;
     if (o->rank && strcmp(o->rank, "all") != 0 && parse_whole("--rank", o->rank, 0, RANKS_MOST, &rank))
         return EXIT_USAGE;
@@ -136,11 +208,18 @@ void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimize
     for (int i = 0; i < all.count; i++) {
         const Tensor *t = all.items[i];
         int64_t n = tensor_numel(t), mine = t->shard ? t->shard->each : n;
-        b->padding += t->shard ? mine * data_ranks(o) - n : 0;
+        if (!t->absent && t->shard)
+            b->padding += mine * t->item.context->ranks->count[RANKS_SHARD] - n;
+        if (t->whole_rows && !b->vocabulary) {
+            b->vocabulary = t->whole_rows;
+            b->rows_each = tensor_dim(t, 0);
+        }
         if (!tensor_requires_grad(t) || t->absent)
             continue;
+        int apart = shard_is_apart(t);
         b->kept_whole += t->shard ? 0 : n;
-        int apart = shard_is_apart(t), parts = t->shard && b->strategy >= RANKS_ZERO2;
+        b->below += t->shard && !apart && b->strategy == RANKS_ZERO3 ? n : 0;
+        int parts = t->shard && b->strategy >= RANKS_ZERO2;
         b->rank_weights += apart ? dtype_bytes(t->shard->type, 1, mine) : (uint64_t)shard_whole_bytes(t);
         b->rank_gradients += dtype_bytes(parts ? t->shard->grad_type : gradient_type(t), 1, parts ? mine : n);
         b->rank_masters += t->master ? dtype_bytes(DTYPE_F32, 1, shard_master_elements(t)) : 0;
@@ -196,6 +275,12 @@ static json_t *ranks_json(const Options *o, const Plan *plan, json_t *distinct)
     json_t *all = json_pack("{s:i, s:i, s:s, s:I, s:o}", "size", o->ranks.size, "tensor", o->ranks.tensor,
                             "strategy", ranks_strategy_name(o->ranks.strategy), "sent_bytes_per_step",
                             (json_int_t)plan->step_sent, "distinct", distinct);
+    if (o->ranks.replicas > 1)
+        json_object_set_new(all, "replicas", json_integer(o->ranks.replicas));
+    if (o->ranks.sequence)
+        json_object_set_new(all, "sequence_parallel", json_true());
+    if (o->ranks.transport && device_cuda_ordinal(o->device) >= 0)
+        json_object_set_new(all, "transport", json_string(o->ranks.card ? "nccl" : "mpi"));
     if (has_stages(o)) {
         json_object_set_new(all, "stages", json_integer(o->ranks.stages));
         json_object_set_new(all, "schedule", json_string(ranks_schedule_name(o->ranks.schedule)));
@@ -247,18 +332,23 @@ void print_ranks_row(const char *who, double peak, double needs, double sent, co
 /* What is divided, and among whom. */
 static void print_divided(const Options *o)
 {
-    int data = data_ranks(o), tensor = o->ranks.tensor;
+    int data = data_ranks(o), tensor = o->ranks.tensor, replicas = o->ranks.replicas;
     if (has_stages(o))
         printf("%d stages, %s: %s.\n", o->ranks.stages, ranks_schedule_name(o->ranks.schedule),
                ranks_schedule_holds(o->ranks.schedule));
     if (tensor > 1)
         printf("%d ranks compute a layer together: each has %s of its heads, hidden columns and their "
-               "weights.\n",
+               "weights, and of the vocabulary.\n",
                tensor, tensor == 2 ? "a half" : lever_say("1/%d", tensor).text);
+    if (o->ranks.sequence)
+        printf("Between layers too: each has that part of the rows of batch x seq.\n");
     if (data > 1)
         printf("%s divides %s%s.\n", ranks_strategy_name(o->ranks.strategy),
                ranks_strategy_divides(o->ranks.strategy),
-               tensor > 1 ? lever_say(", among %d ranks", data).text : "");
+               replicas > 1
+                   ? lever_say(", among the %d ranks of each of %d replicas", data / replicas, replicas).text
+               : tensor > 1 ? lever_say(", among %d ranks", data).text
+                            : "");
 }
 
 void print_inference_ranks(const Options *o, const Plan *plan)
@@ -290,9 +380,18 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
     print_ranks_row("all together", ranks * (double)s->peak, ranks * (double)s->needs,
                     ranks * (double)plan->step_sent, "");
     print_divided(o);
+    if (b->rows_each * o->ranks.tensor > b->vocabulary)
+        printf("%d do not divide a vocabulary of %" PRId64 ": each has %" PRId64 " rows, of which %" PRId64
+               " together are padding.\n",
+               o->ranks.tensor, b->vocabulary, b->rows_each, b->rows_each * o->ranks.tensor - b->vocabulary);
     if (is_divided(o) && b->kept_whole)
         printf("Tensors that are too small to be divided stay whole on every rank: %s parameters.\n",
                report_count(b->kept_whole).text);
+    if (b->below)
+        printf("Weights below %" PRId64
+               " elements a tensor are whole on every rank: %s parameters. Their gradients "
+               "and states are divided.\n",
+               o->ranks.replicate_below, report_count(b->below).text);
     for (int i = 0; i < b->frozen_kinds && is_divided(o); i++)
         whole += b->frozen[i].count - b->frozen[i].divided;
     if (whole)
@@ -332,6 +431,31 @@ static void say_late(const char *sentence, void *user)
     complain_at_once("%s", sentence);
 }
 
+static char carrier[400]; /* or why it is not NCCL */
+
+static int join_cards(Options *o)
+{
+    if (device_cuda_ordinal(o->device) < 0)
+        return EXIT_DONE;
+    if (!context_join_cards(&o->ranks, o->device, o->transport, carrier, sizeof carrier))
+        return EXIT_DONE;
+    if (speaks_alone()) /* all know the same */
+        complain("%s", carrier);
+    return EXIT_NO;
+}
+
+void print_carrier(const Options *o)
+{
+    const Transport *t = o->ranks.transport;
+    if (!t || device_cuda_ordinal(o->device) < 0)
+        return;
+    if (o->ranks.card)
+        printf("ranks send from card to card, by %s\n", carrier);
+    else
+        printf("ranks send through the host's memory, by %s%s%s\n", t->version(t->self),
+               *carrier ? "; not by NCCL: " : "", carrier);
+}
+
 int ranks_begin(Options *o, int *done)
 {
     char why[512];
@@ -365,9 +489,15 @@ int ranks_begin(Options *o, int *done)
     }
     o->ranks.unit = unit_of(o);
     o->ranks.tensor = asked.tensor;
+    o->ranks.sequence = asked.sequence;
     o->ranks.stages = asked.stages;
     o->ranks.schedule = asked.schedule;
+    o->ranks.replicas = asked.replicas;
+    o->ranks.replicate_below = asked.replicate_below;
+    o->ranks.reduce = asked.reduce;
     speak_as(o->ranks.rank);
+    if (join_cards(o))
+        return EXIT_NO;
     if (ranks_watch(&o->ranks, o->rank_timeout, say_late, NULL, why, sizeof why))
         note("%s", why);
     return EXIT_DONE;

@@ -11,6 +11,8 @@ int has_ranks(const Options *o);
 int data_ranks(const Options *o);
 /* Samples of a step, of all ranks. */
 int64_t step_samples(const Options *o);
+/* Each micro-batch's gradient is added to a sum that is kept as a rank's part of it would be. */
+int keeps_gradients_apart(const Options *o);
 /* Whether a block's parameters are gathered together. */
 int gathers_blocks(const Options *o);
 /* What --ranks does not go together with; "" when nothing is. */
@@ -68,6 +70,8 @@ void ranks_plan_json(json_t *object, const Options *o, const Plan *plan, json_t 
  * returned is how that ended. EXIT_DONE, or an exit code after saying why. From here on only rank 0 prints.
  */
 int ranks_begin(Options *o, int *done);
+/* Of ranks on cards, a line: who carries what they send. */
+void print_carrier(const Options *o);
 /* status: how the run ended here, an error code of the library or an exit code. */
 void ranks_end(const Options *o, int status);
 /* Says an error of a run. Of ERROR_RANKS another rank may know better what went wrong, and gets the time to

@@ -157,6 +157,7 @@ static void print_start(const Options *o, const Training *t, const Plan *plan)
 {
     print_title(o, t->parameters, &t->bracket, t->steps);
     print_machine(o, plan);
+    print_carrier(o);
     print_origin(o, t);
     if (saving_resumes(t->saving))
         printf("resumes after step %" PRId64 " of %s%s\n", t->first, t->saving->from.path,

@@ -41,8 +41,9 @@ static const Word words[] = {
      "`brim compare`"},
     {"--tensor --tensor-parallel --tensor-parallel-size --tp ",
      "ranks that compute a layer together are --tensor T, of --ranks N"},
-    {"--sequence-parallel --sp ",
-     "sequence parallel is not there; --tensor T divides heads and hidden columns"},
+    {"--sequence-parallel --sp ", "sequence parallel is --sequence-parallel, beside --ranks N --tensor T, of "
+                                  "`brim plan`, `brim train` and "
+                                  "`brim compare`"},
     {"--stages --pipeline --pipeline-parallel --pipeline-parallel-size --pp --schedule-1f1b ",
      "a pipeline is --ranks N --stages P --pipeline 1f1b or gpipe, of `brim plan` and `brim train`"},
     {"--context-parallel --context-parallel-size --cp ", "context parallel is not there"},

@@ -75,7 +75,7 @@ static const struct {
 } others[] = {
     {" tensor tp ", "tensor parallel is --tensor T"},
     {" pipeline pp stages ", "a pipeline is --stages P"},
-    {" sequence sp ", "sequence parallel is not there"},
+    {" sequence sp ", "sequence parallel is --sequence-parallel, beside --tensor T"},
     {" context cp ring ulysses ", "context parallel is not there"},
     {" expert ep moe ", "expert parallel is not there"},
     {" hsdp hybrid ", "replicas of divided models are not there"},

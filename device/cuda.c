@@ -232,6 +232,7 @@ static int open_locked(CudaDevice *d, int ordinal, const void *image, char *why,
         return -1;
     }
     cuda_take_reading(d->nvml, &d->reading[CUDA_AFTER_LIBRARY]);
+    d->reading[CUDA_BEFORE_TRANSPORT] = d->reading[CUDA_AFTER_TRANSPORT] = d->reading[CUDA_AFTER_LIBRARY];
     return 0;
 }
 
@@ -323,6 +324,14 @@ int cuda_cards(void)
     int failed = load_driver(unused, sizeof unused) || cuda.device_count(&count);
     pthread_mutex_unlock(&lock);
     return failed ? 0 : count;
+}
+
+int cuda_identity(int ordinal, unsigned char identity[16])
+{
+    int device;
+    return cuda_cards() <= ordinal || cuda.device_get(&device, ordinal) || cuda.device_uuid(identity, device)
+               ? -1
+               : 0;
 }
 
 int cuda_look(CudaDevice *d, int ordinal, char *why, size_t size)

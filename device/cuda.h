@@ -135,6 +135,8 @@ typedef struct CudaProduct {
 int cuda_open(CudaDevice *device, int ordinal, const void *image, char *why, size_t size);
 /* How many cards this process may use; 0 where there is no driver. */
 int cuda_cards(void);
+/* Which card it is, wherever it is visible under which number. 0, or -1 where there is none. */
+int cuda_identity(int ordinal, unsigned char identity[16]);
 /* Whether the kernels of a card are loaded already: then cuda_open needs no image, as long as that stays. */
 int cuda_loaded(int ordinal);
 void cuda_close(CudaDevice *device);

@@ -58,5 +58,6 @@ CudaUse cuda_use_between(const CudaReading moments[CUDA_MOMENTS], const CudaRead
                      .others = at[CUDA_BEFORE],
                      .context = grown(at[CUDA_BEFORE], at[CUDA_AFTER_CONTEXT]),
                      .kernels = grown(at[CUDA_AFTER_CONTEXT], at[CUDA_AFTER_KERNELS]),
-                     .library = grown(at[CUDA_BEFORE_LIBRARY], at[CUDA_AFTER_LIBRARY])};
+                     .library = grown(at[CUDA_BEFORE_LIBRARY], at[CUDA_AFTER_LIBRARY]),
+                     .transport = grown(at[CUDA_BEFORE_TRANSPORT], at[CUDA_AFTER_TRANSPORT])};
 }

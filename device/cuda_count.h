@@ -26,15 +26,17 @@ typedef enum CudaMoment {
     CUDA_AFTER_KERNELS,
     CUDA_BEFORE_LIBRARY,
     CUDA_AFTER_LIBRARY,
+    CUDA_BEFORE_TRANSPORT, /* where several ranks use their cards' own: else both are the moment before */
+    CUDA_AFTER_TRANSPORT,
     CUDA_MOMENTS
 } CudaMoment;
 
-/* Bytes now, and of them what was taken while the card was opened: by the driver's context, the kernels and
- * cuBLAS; what graphs have taken since, which the driver counts; and what others had before: 0 where only
- * this process is counted, and part of `context` where the driver counts. */
+/* Bytes now, and of them what was taken while the card was opened: by the driver's context, the kernels,
+ * cuBLAS and who carries between cards; what graphs have taken since, which the driver counts; and what
+ * others had before: 0 where only this process is counted, and part of `context` where the driver counts. */
 typedef struct CudaUse {
     CudaCounter counter;
-    uint64_t used, others, context, kernels, library, graphs;
+    uint64_t used, others, context, kernels, library, transport, graphs;
 } CudaUse;
 
 /* nvml: the card there, or NULL. Where the calling thread has no context, the driver says nothing. */

@@ -16,5 +16,7 @@ void *cuda_find_driver(char *why, size_t size);
  * system's linker finds (LD_LIBRARY_PATH too), the folders of toolkits, and those of Python wheels: of the
  * environment in VIRTUAL_ENV or CONDA_PREFIX, of the user, of the system. */
 void *cuda_find_blas(int driver, char *path, size_t path_size, char *why, size_t size);
+/* NCCL, or NULL with a sentence. BRIM_NCCL names a file; otherwise as above. */
+void *cuda_find_nccl(char *why, size_t size);
 
 #endif

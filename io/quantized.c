@@ -279,7 +279,7 @@ static void copy_part(const QuantizedEntry *q, Tensor *to, uint64_t offset, cons
     safetensors_forget(q->file, from, (size_t)bytes);
 }
 
-void quantized_copy(const QuantizedEntry *q, Tensor *to)
+static void copy_whole(const QuantizedEntry *q, Tensor *to)
 {
     const QuantLayout *l = &q->layout;
     copy_part(q, to, 0, q->codes, l->codes_bytes);
@@ -291,4 +291,72 @@ void quantized_copy(const QuantizedEntry *q, Tensor *to)
         int64_t scales = q->dtype == DTYPE_INT8 ? q->rows : l->blocks;
         copy_part(q, to, l->scales, q->scales, 4 * (uint64_t)scales);
     }
+}
+
+/* Scales of blocks of NF4 as the numbers that they stand for. */
+static void copy_decoded(const QuantizedEntry *q, Tensor *to, uint64_t offset, int64_t block, int64_t count)
+{
+    enum { PIECE = 1024 };
+    float scales[PIECE];
+    for (int64_t done = 0, n; done < count; done += n) {
+        n = count - done < PIECE ? count - done : PIECE;
+        for (int64_t i = 0; i < n; i++)
+            scales[i] = block_scale(q, block + done + i);
+        tensor_write(to, (int64_t)offset + 4 * done, 4 * n, scales);
+    }
+}
+
+/* Elements from `at` on of what this rank has, whole blocks, which lie side by side at `from` in the matrix.
+ */
+static void copy_blocks(const QuantizedEntry *q, Tensor *to, const QuantLayout *here, int64_t at,
+                        int64_t from, int64_t count)
+{
+    int64_t block = from / NF4_BLOCK, blocks = (count + NF4_BLOCK - 1) / NF4_BLOCK, b = at / NF4_BLOCK;
+    int64_t groups = (count + NF4_BLOCK * NF4_GROUP - 1) / (NF4_BLOCK * NF4_GROUP);
+    copy_part(q, to, (uint64_t)at / 2, q->codes + from / 2, (uint64_t)(count + 1) / 2);
+    if (to->twice) {
+        copy_decoded(q, to, here->scales + 4 * (uint64_t)b, block, blocks);
+    } else if (q->dtype == DTYPE_NF4_PLAIN) {
+        copy_part(q, to, here->scales + 4 * (uint64_t)b, q->scales + 4 * block, 4 * (uint64_t)blocks);
+    } else {
+        copy_part(q, to, here->scales + (uint64_t)b, q->scales + block, (uint64_t)blocks);
+        copy_part(q, to, here->group_scales + 4 * (uint64_t)(b / NF4_GROUP),
+                  q->group_scales + 4 * (block / NF4_GROUP), 4 * (uint64_t)groups);
+        tensor_write(to, (int64_t)here->offset, sizeof q->offset, &q->offset);
+    }
+}
+
+/* What this rank has of a matrix that several compute together. Scales of int8 are those of its rows, or
+ * where it has some of the columns of all. */
+static void copy_cut(const QuantizedEntry *q, Tensor *to)
+{
+    int64_t count = tensor_numel(to), cols = tensor_dim(to, 1), rows = tensor_dim(to, 0);
+    QuantLayout here = quant_layout(to->dtype, rows, cols);
+    for (int64_t at = 0, n; at < count && !error_code(); at += n) {
+        n = count - at;
+        int64_t from = tensor_stored_place_(to, at, &n);
+        if (q->dtype != DTYPE_INT8) {
+            copy_blocks(q, to, &here, at, from, n);
+            continue;
+        }
+        copy_part(q, to, (uint64_t)at, q->codes + from, (uint64_t)n);
+        if (cols == q->cols)
+            copy_part(q, to, here.scales + 4 * (uint64_t)(at / cols), q->scales + 4 * (from / cols),
+                      4 * (uint64_t)(n / cols));
+    }
+    if (q->dtype == DTYPE_INT8 && cols != q->cols)
+        copy_part(q, to, here.scales, q->scales, 4 * (uint64_t)rows);
+}
+
+DType quantized_type(const Tensor *parameter)
+{
+    return parameter->twice ? DTYPE_NF4 : parameter->dtype;
+}
+
+void quantized_copy(const QuantizedEntry *q, Tensor *to)
+{
+    if (to->piece)
+        copy_cut(q, to);
+    else
+        copy_whole(q, to);
 }

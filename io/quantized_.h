@@ -26,7 +26,9 @@ int quantized_find(const Safetensors *file, const SafetensorsEntry *entry, Quant
 int quantized_is_part(const char *name, size_t *length);
 /* Elements of the flattened matrix. */
 void quantized_decode(const QuantizedEntry *q, int64_t first, int64_t count, float *values);
-/* Copies codes and scales to a matrix's memory as they are (quant_layout). */
+/* The type of codes that a quantised parameter takes as they are. */
+DType quantized_type(const Tensor *parameter);
+/* Copies codes and scales to a matrix's memory as they are (quant_layout), or what this rank has of them. */
 void quantized_copy(const QuantizedEntry *q, Tensor *to);
 
 #endif

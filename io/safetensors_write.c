@@ -410,7 +410,7 @@ static void divide(Sorted *s, int first)
         s->count = part.count;
     }
     if (of && of->shard && of->transposed && dtype_is_quantized(of->dtype)) {
-        int writes = part.counts && context_rank_(of->item.context) == 0;
+        int writes = part.counts && of->item.context->ranks->place[RANKS_SHARD] == 0;
         s->gathers = 1;
         s->first = 0;
         s->count = writes ? shape_numel(of->shape) : 0;

@@ -157,9 +157,9 @@ static void check_quantized(Loading *l, const Tensor *parameter, const Quantized
     if (!shape_equal(stored, wanted))
         list_name(&l->fit.shapes, "%s is %s of %s, in the model %s", tensor_name(parameter),
                   shape_text(stored).text, dtype_name(q->dtype), shape_text(wanted).text);
-    else if (dtype_is_quantized(parameter->dtype) && parameter->dtype != q->dtype)
+    else if (dtype_is_quantized(parameter->dtype) && quantized_type(parameter) != q->dtype)
         list_name(&l->quantized, "%s is %s, in the model %s", tensor_name(parameter), dtype_name(q->dtype),
-                  dtype_name(parameter->dtype));
+                  dtype_name(quantized_type(parameter)));
 }
 
 /* Returns 0, or an error that is the file's alone; what does not fit is listed. */
@@ -250,10 +250,12 @@ static int read_decoded(void *user, int64_t first, int64_t count, float *values)
     int64_t cols = d->to->in_out ? q->rows : 0; /* (in,out) of codes (out,in) */
     for (int64_t done = 0, n; done < count; done += n) {
         n = count - done;
-        int64_t from = tensor_place_(d->to, first + done, &n);
-        if (!cols)
-            quantized_decode(q, from, n, values + done);
-        for (int64_t i = 0; cols && i < n; i++)
+        int64_t from = tensor_place_(d->to, first + done, &n), left = q->rows * q->cols - from;
+        int64_t some = left < 0 ? 0 : left < n ? left : n;
+        memset(values + done + some, 0, (size_t)(n - some) * sizeof *values); /* padding */
+        if (!cols && some)
+            quantized_decode(q, from, some, values + done);
+        for (int64_t i = 0; cols && i < some; i++)
             quantized_decode(q, (from + i) % cols * q->cols + (from + i) / cols, 1, values + done + i);
     }
     return 0;
@@ -270,7 +272,7 @@ static int is_copied(const SafetensorsEntry *entry, const Tensor *to)
 static int read_parameter(const Loading *l, const Source *source, Tensor *to)
 {
     int meta = context_is_meta(context_current());
-    if (source->quantized && to->dtype != source->codes.dtype)
+    if (source->quantized && quantized_type(to) != source->codes.dtype)
         return tensor_store_(to, read_decoded, &(Decoding){&source->codes, to});
     if (!source->quantized && !is_copied(source->entry, to))
         return safetensors_read_tensor(l->file, source->entry, to);

@@ -19,20 +19,23 @@ static void embedding_row_halves(const Decoder *from, int64_t id, DType type, vo
     }
 }
 
-static void embedding_forward(DType type, int64_t n, const int32_t *ids, const StoredArray *table, void *y,
-                              const KernelRun *run)
+static void embedding_forward(DType type, int64_t n, const int32_t *ids, const StoredArray *table,
+                              TablePart part, void *y, const KernelRun *run)
 {
     Decoder from = decoder(table);
-    int64_t first = n, c = table->cols, vocab = table->rows;
+    int64_t first = n, c = table->cols, vocab = table->rows, all = part.all ? part.all : vocab;
     int team = range_threads(n * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team) reduction(min : first)
     for (int64_t i = 0; i < n; i++) {
-        if (ids[i] < 0 || ids[i] >= vocab)
+        int64_t id = ids[i] - part.first;
+        if (ids[i] < 0 || ids[i] >= all)
             first = range_min(first, i);
+        else if (id < 0 || id >= vocab)
+            memset(values_at(type, y, i * c), 0, (size_t)(c * values_size(type)));
         else if (type == DTYPE_F32)
-            decoder_row(&from, ids[i], 0, c, (float *)y + i * c);
+            decoder_row(&from, id, 0, c, (float *)y + i * c);
         else
-            embedding_row_halves(&from, ids[i], type, y, i * c);
+            embedding_row_halves(&from, id, type, y, i * c);
     }
     if (first < n && *run->fault < 0)
         *run->fault = first;
@@ -45,16 +48,18 @@ static size_t embedding_workspace(int64_t n, int64_t vocab, DType dtable_type, c
 }
 
 /* Positions by id: first[id] and next[position], -1 = none. Positions of one id are in order. */
-static void embedding_link(int64_t n, int64_t vocab, const int32_t *ids, int32_t *next, int32_t *first)
+static void embedding_link(int64_t n, int64_t vocab, int64_t begin, const int32_t *ids, int32_t *next,
+                           int32_t *first)
 {
     for (int64_t id = 0; id < vocab; id++)
         first[id] = -1;
     for (int64_t i = n - 1; i >= 0; i--) {
+        int64_t id = ids[i] - begin;
         next[i] = -1;
-        if (ids[i] < 0 || ids[i] >= vocab)
+        if (id < 0 || id >= vocab)
             continue;
-        next[i] = first[ids[i]];
-        first[ids[i]] = (int32_t)i;
+        next[i] = first[id];
+        first[id] = (int32_t)i;
     }
 }
 
@@ -67,7 +72,7 @@ static void embedding_add(int64_t n, const float *from, float *to)
 
 /* What backward works on, the same for all strips. */
 typedef struct EmbeddingSum {
-    int64_t n, c, vocab;
+    int64_t n, c, vocab, begin;        /* begin: the id of dtable's first row */
     const int32_t *ids, *next, *first; /* links: NULL where dtable is f32 */
     DType type, dtable_type;
     const void *dy;
@@ -79,10 +84,11 @@ static void embedding_sum_floats(const EmbeddingSum *s, int64_t begin, int64_t e
 {
     float room[VALUES_BLOCK];
     for (int64_t i = 0; i < s->n; i++) {
-        if (s->ids[i] < 0 || s->ids[i] >= s->vocab)
+        int64_t id = s->ids[i] - s->begin;
+        if (id < 0 || id >= s->vocab)
             continue;
         const float *from = values_load(s->type, s->dy, i * s->c + begin, end - begin, room);
-        embedding_add(end - begin, from, (float *)s->dtable + s->ids[i] * s->c + begin);
+        embedding_add(end - begin, from, (float *)s->dtable + id * s->c + begin);
     }
 }
 
@@ -92,7 +98,7 @@ static void embedding_sum_rows(const EmbeddingSum *s, int64_t begin, int64_t end
     float room[VALUES_BLOCK], sum[VALUES_BLOCK];
     int64_t n = end - begin;
     for (int64_t i = 0; i < s->n; i++) {
-        int64_t id = s->ids[i];
+        int64_t id = s->ids[i] - s->begin;
         if (id < 0 || id >= s->vocab || s->first[id] != i)
             continue;
         values_load(s->dtable_type, s->dtable, id * s->c + begin, n, sum);
@@ -102,17 +108,17 @@ static void embedding_sum_rows(const EmbeddingSum *s, int64_t begin, int64_t end
     }
 }
 
-static void embedding_backward(DType type, int64_t n, int64_t c, int64_t vocab, const int32_t *ids,
-                               const void *dy, DType dtable_type, void *dtable, void *workspace,
-                               const KernelRun *run)
+static void embedding_backward(DType type, int64_t n, int64_t c, int64_t vocab, int64_t begin,
+                               const int32_t *ids, const void *dy, DType dtable_type, void *dtable,
+                               void *workspace, const KernelRun *run)
 {
     int64_t line = 64 / values_size(dtable_type); /* elements of a cache line */
     int64_t lines = (c + line - 1) / line;
     int strips = (int)range_min(lines, range_threads(n * c, run->threads));
     int32_t *next = workspace, *first = next ? next + n : NULL;
-    EmbeddingSum s = {n, c, vocab, ids, next, first, type, dtable_type, dy, dtable};
+    EmbeddingSum s = {n, c, vocab, begin, ids, next, first, type, dtable_type, dy, dtable};
     if (dtable_type != DTYPE_F32)
-        embedding_link(n, vocab, ids, next, first);
+        embedding_link(n, vocab, begin, ids, next, first);
 #pragma omp parallel for schedule(static) num_threads(strips)
     for (int strip = 0; strip < strips; strip++) {
         int64_t end = range_min(c, range_begin(lines, strip + 1, strips) * line);

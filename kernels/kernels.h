@@ -67,9 +67,19 @@ typedef struct CrossEntropyDims {
     int64_t classes;
     int32_t ignore_index;             /* rows with this label count nothing and get zero gradients */
     int64_t first_row;                /* of a part: the index of its first row, in faults */
-    int64_t first_class, all_classes; /* backward of a part of the classes; all_classes 0: it is no part */
+    int64_t first_class, all_classes; /* of a part of the classes; all_classes 0: it is no part */
     int64_t ld;                       /* elements between rows of logits, and of their gradient; 0: classes */
+    int64_t padding; /* of a part: elements behind its classes whose gradient is 0; ld has room for them */
 } CrossEntropyDims;
+
+/* What cross_entropy_part knows of a row: the largest of its logits, the sum of exponentials below it, and
+ * the label's logit, or 0 where that is of another part. */
+enum { PART_TOP, PART_SUM, PART_LABEL, CROSS_ENTROPY_PART };
+
+/* Which rows of a table are here: those from `first` on, of `all`. all 0: it is the whole table. */
+typedef struct TablePart {
+    int64_t first, all;
+} TablePart;
 
 static inline int64_t cross_entropy_ld(const CrossEntropyDims *d)
 {
@@ -83,6 +93,8 @@ typedef struct DropoutKey {
     uint64_t step;
     uint64_t first_sample; /* index of x's first sample within the effective batch */
     uint32_t layer;        /* which dropout of the forward pass */
+    /* x begins with this element of its samples, which have more than are here; a multiple of 4. */
+    uint64_t first_element;
 } DropoutKey;
 
 /* How the frequencies of rotary positions are stretched. linear: all divided by factor. llama3: those of
@@ -132,7 +144,8 @@ typedef struct UpdateArrays {
     const void *g; /* the gradient, f32 or 16 bit */
     void *state[UPDATE_STATES]; /* f32, 16 or 8 bit (dynamic8); NULL where the rule has none */
     DType p_type, g_type, state_type[UPDATE_STATES];
-    int64_t first; /* these are elements [first, first + n) of the parameter, for rounding; a multiple of 8. On the CPU */
+    int64_t first; /* these are elements [first, first + n) of the parameter, for rounding; a multiple of 8.
+                      On the CPU */
     const RoundingKey *rounding; /* of bf16 states, and of p without a master; NULL = to nearest */
 } UpdateArrays;
 

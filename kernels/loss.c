@@ -44,10 +44,9 @@ static float cross_entropy_block_sum(int64_t n, const float *x, float top)
     return total;
 }
 
-/* Returns -log softmax(x)[label] of the row that begins at element `at`. The maximum starts at -FLT_MAX, not
- * -inf: a block of -inf (masked classes) then adds zero instead of NaN. */
-static float cross_entropy_row(DType type, int64_t at, int64_t classes, const void *x, int32_t label,
-                               float *lse)
+/* The largest of a row that begins at element `at`, and the sum of exponentials below it. The maximum starts
+ * at -FLT_MAX, not -inf: a block of -inf (masked classes) then adds zero instead of NaN. */
+static double cross_entropy_total(DType type, int64_t at, int64_t classes, const void *x, float *highest)
 {
     float room[RANGE_BLOCK], top = -FLT_MAX;
     double total = 0.0;
@@ -61,7 +60,16 @@ static float cross_entropy_row(DType type, int64_t at, int64_t classes, const vo
         }
         total += (double)cross_entropy_block_sum(n, block, top);
     }
-    double log_total = log(total);
+    *highest = top;
+    return total;
+}
+
+/* Returns -log softmax(x)[label] of the row. */
+static float cross_entropy_row(DType type, int64_t at, int64_t classes, const void *x, int32_t label,
+                               float *lse)
+{
+    float top;
+    double log_total = log(cross_entropy_total(type, at, classes, x, &top));
     *lse = (float)((double)top + log_total);
     return (float)((double)top - (double)values_get(type, x, at + label) + log_total);
 }
@@ -161,5 +169,63 @@ static void cross_entropy_backward(const CrossEntropyDims *d, DType type, const 
                                        beta, dlogits);
         else /* a label out of range was reported by forward */
             cross_entropy_row_ignored(type, at, d->classes, beta, dlogits);
+        if (d->padding)
+            memset(values_at(type, dlogits, at + d->classes), 0, (size_t)(d->padding * values_size(type)));
     }
+}
+
+/* ---- Of classes that are elsewhere ------------------------------------------------------------- */
+
+static void cross_entropy_part(const CrossEntropyDims *d, DType type, const void *logits,
+                               const int32_t *labels, float *part, const KernelRun *run)
+{
+    int64_t first = d->rows, ld = cross_entropy_ld(d);
+    int team = range_threads(d->rows * d->classes, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team) reduction(min : first)
+    for (int64_t row = 0; row < d->rows; row++) {
+        float *to = part + row * CROSS_ENTROPY_PART;
+        int64_t label = labels[row] - d->first_class;
+        to[PART_TOP] = to[PART_SUM] = to[PART_LABEL] = 0.0f;
+        if (labels[row] == d->ignore_index)
+            continue;
+        to[PART_SUM] = (float)cross_entropy_total(type, row * ld, d->classes, logits, &to[PART_TOP]);
+        if (labels[row] < 0 || labels[row] >= d->all_classes)
+            first = range_min(first, row);
+        else if (label >= 0 && label < d->classes)
+            to[PART_LABEL] = values_get(type, logits, row * ld + label);
+    }
+    if (first < d->rows && *run->fault < 0)
+        *run->fault = d->first_row + first;
+}
+
+static float cross_entropy_join_row(int count, int64_t apart, const float *part, float *lse)
+{
+    float top = part[PART_TOP], label = 0.0f;
+    double total = 0.0;
+    for (int p = 1; p < count; p++)
+        top = part[p * apart + PART_TOP] > top ? part[p * apart + PART_TOP] : top;
+    for (int p = 0; p < count; p++) {
+        const float *from = part + p * apart;
+        total += (double)from[PART_SUM] * exp((double)from[PART_TOP] - (double)top);
+        label += from[PART_LABEL];
+    }
+    double log_total = log(total);
+    *lse = (float)((double)top + log_total);
+    return (float)((double)top - (double)label + log_total);
+}
+
+static void cross_entropy_join(const CrossEntropyDims *d, int count, int64_t apart, const float *parts,
+                               const int32_t *labels, float scale_by, float *loss, float *lse,
+                               float *workspace, const KernelRun *run)
+{
+    (void)run;
+    double total = 0.0;
+    for (int64_t row = 0; row < d->rows; row++) {
+        workspace[row] = lse[row] = 0.0f;
+        if (labels[row] != d->ignore_index)
+            workspace[row] =
+                cross_entropy_join_row(count, apart, parts + row * CROSS_ENTROPY_PART, lse + row);
+        total += (double)workspace[row];
+    }
+    loss[0] = (float)((double)scale_by * total);
 }

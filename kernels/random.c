@@ -99,8 +99,8 @@ static void dropout(DType type, int64_t samples, int64_t per_sample, float p, co
         float *to = values_room(type, y, at, out);
         if (beta != 0.0f)
             values_load(type, y, at, n, out);
-        dropout_part(n, (uint64_t)begin, key->first_sample + (uint64_t)sample, threshold, keep, key, from,
-                     beta, to);
+        dropout_part(n, key->first_element + (uint64_t)begin, key->first_sample + (uint64_t)sample, threshold,
+                     keep, key, from, beta, to);
         values_store(type, n, to, y, at);
     }
 }

@@ -1,6 +1,7 @@
 /* Reference kernels of everything that is not a product: one plain loop after another, libm, sums in double.
  * How many threads run is ignored. Random numbers share their counters with the tuned kernels through draw.h.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -25,14 +26,16 @@ static void blend(DType type, double value, float beta, void *y, int64_t i)
     set(type, y, i, beta == 0.0f ? value : value + (double)beta * get(type, y, i));
 }
 
-void reference_embedding_forward(DType type, int64_t n, const int32_t *ids, const StoredArray *table, void *y,
-                                 const KernelRun *run)
+void reference_embedding_forward(DType type, int64_t n, const int32_t *ids, const StoredArray *table,
+                                 TablePart part, void *y, const KernelRun *run)
 {
-    int64_t c = table->cols;
+    int64_t c = table->cols, all = part.all ? part.all : table->rows;
     for (int64_t i = 0; i < n; i++) {
-        for (int64_t j = 0; j < c && ids[i] >= 0 && ids[i] < table->rows; j++)
-            set(type, y, i * c + j, reference_element(table, ids[i] * c + j));
-        if ((ids[i] < 0 || ids[i] >= table->rows) && *run->fault < 0)
+        int64_t id = ids[i] - part.first;
+        int known = ids[i] >= 0 && ids[i] < all, here = id >= 0 && id < table->rows;
+        for (int64_t j = 0; j < c && known; j++)
+            set(type, y, i * c + j, here ? reference_element(table, id * c + j) : 0);
+        if (!known && *run->fault < 0)
             *run->fault = i;
     }
 }
@@ -45,21 +48,21 @@ size_t reference_embedding_workspace(int64_t n, int64_t vocab, DType dtable_type
 
 /* Row by row of the table, at the first position that has its id: in float, in the order of the positions,
  * and rounded once. */
-void reference_embedding_backward(DType type, int64_t n, int64_t c, int64_t vocab, const int32_t *ids,
-                                  const void *dy, DType dtable_type, void *dtable, void *workspace,
-                                  const KernelRun *run)
+void reference_embedding_backward(DType type, int64_t n, int64_t c, int64_t vocab, int64_t begin,
+                                  const int32_t *ids, const void *dy, DType dtable_type, void *dtable,
+                                  void *workspace, const KernelRun *run)
 {
     (void)workspace, (void)run;
     for (int64_t i = 0; i < n; i++) {
-        int64_t first = 0;
+        int64_t first = 0, id = ids[i] - begin;
         while (ids[first] != ids[i])
             first++;
-        for (int64_t j = 0; j < c && first == i && ids[i] >= 0 && ids[i] < vocab; j++) {
-            float sum = values_get(dtable_type, dtable, ids[i] * c + j);
+        for (int64_t j = 0; j < c && first == i && id >= 0 && id < vocab; j++) {
+            float sum = values_get(dtable_type, dtable, id * c + j);
             for (int64_t k = i; k < n; k++)
                 if (ids[k] == ids[i])
                     sum += values_get(type, dy, k * c + j);
-            values_set(dtable_type, dtable, ids[i] * c + j, sum);
+            values_set(dtable_type, dtable, id * c + j, sum);
         }
     }
 }
@@ -303,7 +306,57 @@ void reference_cross_entropy_backward(const CrossEntropyDims *d, DType type, con
             double p = counted ? exp(get(type, logits, at) - (double)lse[row]) - hot : 0.0;
             blend(type, p * scale * dloss[0], beta, dlogits, at);
         }
+        for (int64_t j = 0; j < d->padding; j++)
+            set(type, dlogits, at + j, 0);
     }
+}
+
+void reference_cross_entropy_part(const CrossEntropyDims *d, DType type, const void *logits,
+                                  const int32_t *labels, float *part, const KernelRun *run)
+{
+    for (int64_t row = 0; row < d->rows; row++, part += CROSS_ENTROPY_PART) {
+        int64_t at = row * cross_entropy_ld(d), label = labels[row] - d->first_class;
+        int bad = labels[row] < 0 || labels[row] >= d->all_classes;
+        part[PART_TOP] = part[PART_SUM] = part[PART_LABEL] = 0;
+        if (labels[row] == d->ignore_index)
+            continue;
+        if (bad && *run->fault < 0)
+            *run->fault = d->first_row + row;
+        double top = -FLT_MAX, exponentials = 0.0;
+        for (int64_t j = 0; j < d->classes; j++)
+            top = fmax(top, get(type, logits, at + j));
+        for (int64_t j = 0; j < d->classes; j++)
+            exponentials += exp(get(type, logits, at + j) - top);
+        part[PART_TOP] = (float)top;
+        part[PART_SUM] = (float)exponentials;
+        if (!bad && label >= 0 && label < d->classes)
+            part[PART_LABEL] = (float)get(type, logits, at + label);
+    }
+}
+
+void reference_cross_entropy_join(const CrossEntropyDims *d, int count, int64_t apart, const float *parts,
+                                  const int32_t *labels, float scale, float *loss, float *lse,
+                                  float *workspace, const KernelRun *run)
+{
+    (void)workspace, (void)run;
+    double all = 0.0;
+    for (int64_t row = 0; row < d->rows; row++) {
+        const float *first = parts + row * CROSS_ENTROPY_PART;
+        double top = -INFINITY, exponentials = 0.0, label = 0.0;
+        lse[row] = 0.0f;
+        if (labels[row] == d->ignore_index)
+            continue;
+        for (int p = 0; p < count; p++)
+            top = fmax(top, (double)first[p * apart + PART_TOP]);
+        for (int p = 0; p < count; p++) {
+            exponentials +=
+                (double)first[p * apart + PART_SUM] * exp((double)first[p * apart + PART_TOP] - top);
+            label += (double)first[p * apart + PART_LABEL];
+        }
+        lse[row] = (float)(top + log(exponentials));
+        all += top + log(exponentials) - label;
+    }
+    *loss = (float)(scale * all);
 }
 
 void reference_dropout(DType type, int64_t samples, int64_t per_sample, float p, const DropoutKey *key,
@@ -311,7 +364,7 @@ void reference_dropout(DType type, int64_t samples, int64_t per_sample, float p,
 {
     (void)run;
     for (int64_t at = 0; at < samples * per_sample; at++) {
-        uint64_t sample = (uint64_t)(at / per_sample), i = (uint64_t)(at % per_sample);
+        uint64_t sample = (uint64_t)(at / per_sample), i = key->first_element + (uint64_t)(at % per_sample);
         Philox draw = draw_dropout(key, key->first_sample + sample, i / 4);
         double keep = draw.v[i % 4] >= draw_dropout_threshold(p) ? 1.0 / (1.0 - (double)p) : 0.0;
         blend(type, get(type, x, at) * keep, beta, y, at);

@@ -48,14 +48,17 @@ KERNEL(void, linear_backward_weight,
  * instruction set, with or without a BLAS */
 KERNEL(size_t, linear_workspace, (const LinearDims *d, LinearPass pass, DType w, const KernelRun *run))
 
-/* y (n,c) = table[ids[i]], table (vocab,c); ids in [0, vocab), else a fault. */
+/* y (n,c) = table[ids[i]], table (vocab,c); ids in [0, vocab), else a fault. Of a part of the table: ids in
+ * [0, part.all), and zeros for those of other parts. */
 KERNEL(void, embedding_forward,
-       (DType type, int64_t n, const int32_t *ids, const StoredArray *table, void *y, const KernelRun *run))
-/* dtable[ids[i]] += dy[i]; partitioned by strips of columns, so that few ids do not unbalance it. dtable
- * is zeroed by the caller beforehand. ids were checked by forward; n is below 2^31. In 16 bit, all that a row
- * of dtable gets and what it holds is summed in f32 and rounded once. */
+       (DType type, int64_t n, const int32_t *ids, const StoredArray *table, TablePart part, void *y,
+        const KernelRun *run))
+/* dtable[ids[i] - first] += dy[i]; partitioned by strips of columns, so that few ids do not unbalance it;
+ * ids of other rows than these vocab are left out. dtable is zeroed by the caller beforehand. ids were
+ * checked by forward; n is below 2^31. In 16 bit, all that a row of dtable gets and what it holds is summed
+ * in f32 and rounded once. */
 KERNEL(void, embedding_backward,
-       (DType type, int64_t n, int64_t c, int64_t vocab, const int32_t *ids, const void *dy,
+       (DType type, int64_t n, int64_t c, int64_t vocab, int64_t first, const int32_t *ids, const void *dy,
         DType dtable_type, void *dtable, void *workspace, const KernelRun *run))
 KERNEL(size_t, embedding_workspace, /* bytes, of backward */
        (int64_t n, int64_t vocab, DType dtable_type, const KernelRun *run))
@@ -146,7 +149,16 @@ KERNEL(void, cross_entropy_backward,
        (const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels, float scale,
         const float *lse, const float *dloss, float beta, void *dlogits, const KernelRun *run))
 KERNEL(size_t, cross_entropy_workspace,
-       (const CrossEntropyDims *d, const KernelRun *run)) /* bytes, of forward */
+       (const CrossEntropyDims *d, const KernelRun *run)) /* bytes, of forward and of join */
+/* Of d->classes from d->first_class on, what they say of each row: part (rows, CROSS_ENTROPY_PART). Labels in
+ * [0, d->all_classes). Then forward of all classes from the parts of `count`, which begin `apart` floats
+ * after each other, taken in their order. */
+KERNEL(void, cross_entropy_part,
+       (const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels, float *part,
+        const KernelRun *run))
+KERNEL(void, cross_entropy_join,
+       (const CrossEntropyDims *d, int count, int64_t apart, const float *parts, const int32_t *labels,
+        float scale, float *loss, float *lse, float *workspace, const KernelRun *run))
 
 /* The rows that have a label other than ignore_index, in their order: index and label (room, at least
  * d->rows) begin with them, and go on with the last of them (without any, row 0) and ignore_index; count[0]

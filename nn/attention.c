@@ -22,7 +22,7 @@ static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
     AttentionOptions options = options_of(self, NULL);
-    Tensor *qkv = nn_forward(self->qkv, tensor_enter_(x), batch); /* (B,T,3C) */
+    Tensor *qkv = nn_forward(self->qkv, module_enter(x, batch), batch); /* (B,T,3C) */
     Tensor *out;
     if (batch && batch->cache)
         out = tensor_attention_cached_packed(tensor_donate(qkv),
@@ -39,7 +39,7 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     const AttentionConfig *c = &self->config;
     if (c->style == ATTENTION_GPT2)
         return gpt2_attention(module, x, batch);
-    x = tensor_enter_(x);
+    x = module_enter(x, batch);
     Tensor *q = nn_forward(self->q, x, batch);
     Tensor *k = nn_forward(self->k, x, batch);
     Tensor *v = nn_forward(self->v, x, batch);
@@ -151,7 +151,7 @@ typedef struct Swiglu {
 static Tensor *swiglu_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Swiglu *self = nn_state(module);
-    x = tensor_enter_(x);
+    x = module_enter(x, batch);
     Tensor *gate = nn_forward(self->gate, x, batch), *up = nn_forward(self->up, x, batch);
     Tensor *hidden = tensor_swiglu(tensor_donate(gate), tensor_donate(up));
     return nn_forward(self->down, tensor_donate(hidden), batch);

@@ -17,7 +17,7 @@ static Tensor *block_forward(Module *module, Tensor *x, const Batch *batch) /* (
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
     Tensor *sum = tensor_add(x, tensor_donate(branch));
     Tensor *middle = nn_forward(self->norm1, tensor_donate(sum), batch);
-    Tensor *hidden = nn_forward(self->up, tensor_enter_(middle), batch);
+    Tensor *hidden = nn_forward(self->up, module_enter(middle, batch), batch);
     /* GELU's value is a quarter of what a block would keep; recomputing it costs a hundredth of a step. */
     branch = nn_forward(self->down, tensor_donate(tensor_recompute(hidden)), batch);
     branch = nn_forward(self->dropout, tensor_donate(branch), batch);
@@ -64,10 +64,10 @@ static const char decoder_path[] = "cls.predictions.decoder";
 static Tensor *bert_embeddings(const Bert *self, const Batch *batch)
 {
     Tensor *hidden = nn_forward(self->words, batch->ids, batch); /* (B,T,C) */
-    hidden = tensor_add_rows(tensor_donate(hidden), self->positions, tensor_dim(batch->ids, 1));
+    hidden = module_add_rows(tensor_donate(hidden), self->positions, 0, batch);
     if (batch->types)
         hidden =
-            tensor_add(tensor_donate(hidden), tensor_donate(tensor_embedding(batch->types, self->types)));
+            tensor_add(tensor_donate(hidden), tensor_donate(tensor_embedding(module_own_ids(batch->types), self->types)));
     else
         hidden = tensor_add_rows(tensor_donate(hidden), self->types, 1); /* all of type 0 */
     hidden = nn_forward(self->norm, tensor_donate(hidden), batch);
@@ -109,7 +109,7 @@ static const ModuleClass bert_class = {"bert", sizeof(Bert), bert_forward};
 static void bert_embedding_modules(Module *module, Bert *self, const BertConfig *c)
 {
     module_of_ends(1, !c->pooler);
-    self->words = nn_add(module, "bert.embeddings.word_embeddings", nn_embedding(c->vocab, c->dim));
+    self->words = nn_add(module, "bert.embeddings.word_embeddings", module_vocabulary(c->vocab, c->dim));
     module_of_ends(1, 0);
     Module *positions =
         nn_add(module, "bert.embeddings.position_embeddings", nn_embedding(c->max_seq, c->dim));
@@ -130,8 +130,7 @@ static const ModuleClass predictions_class = {"bert_predictions", 0, NULL};
 static Module *bert_predictions(Bert *self, const BertConfig *c)
 {
     Module *module = nn_module(&predictions_class);
-    self->decoder_bias = nn_add_parameter(module, "bias", SHAPE(c->vocab));
-    tensor_fill(self->decoder_bias, 0);
+    self->decoder_bias = module_class_bias(module, "bias", c->vocab);
     self->transform = nn_add(module, "transform.dense", nn_linear_act(c->dim, c->dim, 1, TENSOR_GELU));
     self->head_norm = nn_add(module, "transform.LayerNorm", nn_layer_norm(c->dim, c->norm_eps));
     return error_code() ? NULL : module;
@@ -163,7 +162,8 @@ Module *nn_bert(const BertConfig *config)
     Bert *self = nn_state(module);
     if (!self)
         return NULL;
-    if (module_stages_begin(module, c.layers, c.dim))
+    if (module_stages_begin(module, c.layers, c.dim) ||
+        (c.pooler && config_no_rows("bert", "the pooler is")))
         return NULL;
     module_draw_later(module, 1);
     bert_embedding_modules(module, self, &c);
@@ -191,6 +191,7 @@ Module *nn_bert(const BertConfig *config)
                                             .body = bert_body,
                                             .dense = self->transform,
                                             .norm = self->head_norm});
+    module_has_rows(module);
     return module;
 }
 

@@ -19,18 +19,24 @@ typedef struct Writer {
     int32_t *next;     /* (B) */
     int length, width; /* tokens in the history, and its room */
     int ended;         /* sequences that have; theirs is next[b] = -1 */
+    uint64_t read;     /* a hash of all tokens that forwards have read */
 } Writer;
 
 /* ---- Forwards -------------------------------------------------------------------------------- */
 
-/* Ranks that compute a layer together draw the same tokens, from the same logits and the same seed: had one
- * drawn another, they would go on with different texts. */
+static uint64_t with_tokens(uint64_t hash, const int32_t *tokens, int count)
+{
+    for (int i = 0; i < count; i++)
+        hash = hash * 0x100000001B3u + (uint64_t)tokens[i] + 1;
+    return hash;
+}
+
+/* Ranks that compute a layer together read the same tokens, each the rows of the embedding that it has, and
+ * draw the same, from the same logits and the same seed: had one others, they would write different texts. */
 static void compare_drawn(const Writer *w)
 {
-    uint64_t word = 0;
-    for (int b = 0; b < w->batch && !w->meta; b++)
-        word = word * 0x100000001B3u + (uint64_t)w->next[b] + 1;
-    ranks_same_(context_here(), word, "drawn other tokens");
+    uint64_t word = w->meta ? 0 : with_tokens(w->read, w->next, w->batch);
+    ranks_same_(context_here(), word, "read or drawn other tokens");
 }
 
 /* Tokens [from, from + count) of the history, with `next` drawn from the last one's logits if wanted. */
@@ -41,6 +47,8 @@ static void forward(Writer *w, int from, int count, int wanted)
     for (int b = 0; b < w->batch; b++)
         memcpy(w->ids + (int64_t)b * count, w->history + (int64_t)b * w->width + from,
                (size_t)count * sizeof *w->ids);
+    if (!w->meta)
+        w->read = with_tokens(w->read, w->ids, w->batch * count);
     Batch batch = {.ids = tensor_from(DTYPE_I32, SHAPE(w->batch, count), MEM_INPUT, w->ids)};
     Tensor *logits = batch.ids ? nn_forward_next(w->model, &batch, w->cache) : NULL; /* (B,V) */
     if (wanted && nn_sample(logits, &w->o->sample, w->length, w->next) == 0)

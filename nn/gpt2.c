@@ -13,7 +13,7 @@ typedef struct Gpt2Mlp {
 static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Gpt2Mlp *self = nn_state(module);
-    Tensor *hidden = nn_forward(self->up, tensor_enter_(x), batch); /* (B,T,F) */
+    Tensor *hidden = nn_forward(self->up, module_enter(x, batch), batch); /* (B,T,F) */
     return nn_forward(self->down, tensor_donate(hidden), batch);
 }
 
@@ -78,8 +78,7 @@ typedef struct Gpt2 {
 static Tensor *gpt2_embeddings(const Gpt2 *self, const Batch *batch)
 {
     Tensor *hidden = nn_forward(self->embedding, batch->ids, batch);
-    hidden = tensor_add_rows_from(tensor_donate(hidden), self->positions, module_past(batch),
-                                  tensor_dim(batch->ids, 1));
+    hidden = module_add_rows(tensor_donate(hidden), self->positions, module_past(batch), batch);
     return nn_forward(self->dropout, tensor_donate(hidden), batch);
 }
 
@@ -140,7 +139,7 @@ Module *nn_gpt2(const Gpt2Config *config)
         return NULL;
     module_draw_later(module, 1);
     module_of_ends(1, 1);
-    self->embedding = nn_add(module, "transformer.wte", nn_embedding(c.vocab, c.dim));
+    self->embedding = nn_add(module, "transformer.wte", module_vocabulary(c.vocab, c.dim));
     module_of_ends(1, 0);
     Module *positions = nn_add(module, "transformer.wpe", nn_embedding(c.max_seq, c.dim));
     self->dropout = nn_add(module, "transformer.drop", nn_dropout(c.dropout));
@@ -162,6 +161,7 @@ Module *nn_gpt2(const Gpt2Config *config)
     self->head = nn_add(module, "lm_head", module_linear_tied(tokens, NULL));
     nn_offer_head(module, &(ModuleHead){.hidden = gpt2_hidden, .weight = tokens, .path = "lm_head"});
     gpt2_init(module, c.layers);
+    module_has_rows(module);
     return error_code() ? NULL : module;
 }
 

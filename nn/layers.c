@@ -79,7 +79,10 @@ static Tensor *embedding_forward(Module *module, Tensor *ids, const Batch *batch
 {
     const Embedding *self = nn_state(module);
     (void)batch;
-    return module_adapt(module, &self->adapter, tensor_embedding(ids, self->weight), ids);
+    Tensor *y = tensor_embedding(ids, self->weight);
+    if (self->weight->whole_rows) /* one rank has each id's row, and the others have zeros */
+        y = module_leave(tensor_donate(y), NULL);
+    return module_adapt(module, &self->adapter, y, ids);
 }
 
 static const ModuleClass embedding_class = {"embedding", sizeof(Embedding), embedding_forward};
@@ -98,19 +101,46 @@ Tensor *module_embedding_parts(Module *module)
     return self->weight;
 }
 
-Module *nn_embedding(int64_t vocab, int64_t dim)
+/* rows: that this rank has of a vocabulary; vocab 0: it is whole on every rank. */
+static Module *embedding(int64_t vocab, int64_t rows, int64_t dim)
 {
-    if (config_positive("embedding", "vocab", vocab) || config_positive("embedding", "dim", dim))
-        return NULL;
     Module *module = nn_module(&embedding_class);
     Embedding *self = nn_state(module);
     if (!self)
         return NULL;
-    self->weight = nn_add_parameter(module, "weight", SHAPE(vocab, dim));
+    self->weight = nn_add_parameter(module, "weight", SHAPE(rows, dim));
     if (self->weight)
         self->weight->table = 1;
+    if (vocab)
+        tensor_split_rows_(self->weight, vocab);
     tensor_fill_normal(self->weight, 0, 1);
     return error_code() ? NULL : module;
+}
+
+static int embedding_check(int64_t vocab, int64_t dim)
+{
+    return config_positive("embedding", "vocab", vocab) || config_positive("embedding", "dim", dim);
+}
+
+Module *nn_embedding(int64_t vocab, int64_t dim)
+{
+    return embedding_check(vocab, dim) ? NULL : embedding(0, vocab, dim);
+}
+
+Module *module_vocabulary(int64_t vocab, int64_t dim)
+{
+    if (embedding_check(vocab, dim) || !context_here())
+        return NULL;
+    return embedding(vocab, tensor_rows_each_(context_here(), vocab), dim);
+}
+
+Tensor *module_class_bias(Module *module, const char *name, int64_t classes)
+{
+    int64_t rows = module ? tensor_rows_each_(module->item.context, classes) : classes;
+    Tensor *bias = nn_add_parameter(module, name, SHAPE(rows));
+    tensor_split_rows_(bias, classes);
+    tensor_fill(bias, 0);
+    return bias;
 }
 
 /* ---- Norms ----------------------------------------------------------------------------------- */
@@ -179,8 +209,7 @@ Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps)
 
 static Tensor *dropout_forward(Module *module, Tensor *x, const Batch *batch)
 {
-    (void)batch;
-    return nn_is_training(module) ? tensor_dropout(x, *(float *)nn_state(module)) : x;
+    return nn_is_training(module) ? module_dropout(x, *(float *)nn_state(module), batch) : x;
 }
 
 static const ModuleClass dropout_class = {"dropout", sizeof(float), dropout_forward};

@@ -11,8 +11,18 @@ static Tensor *linear_weight_for(Tensor *weight, const Tensor *x)
     return cast ? tensor_donate(tensor_cast_weight_(weight, x->dtype)) : weight;
 }
 
-static Tensor *linear_product(const Linear *self, Tensor *x, TensorActivation act)
+/* All classes, from those that each rank computes. */
+static Tensor *linear_classes(const Linear *self, Tensor *x, const Batch *batch)
 {
+    x = module_enter(x, batch);
+    Tensor *y = tensor_linear(x, linear_weight_for(self->weight, x), self->bias, TENSOR_IDENTITY);
+    return tensor_gather_classes_(tensor_donate(y), tensor_rows_part_(self->weight));
+}
+
+static Tensor *linear_product(const Linear *self, Tensor *x, TensorActivation act, const Batch *batch)
+{
+    if (self->weight->whole_rows)
+        return linear_classes(self, x, batch);
     Tensor *weight = linear_weight_for(self->weight, x), *bias = self->sums ? NULL : self->bias;
     return self->weight->in_out ? tensor_linear_in_out(x, weight, bias, act)
                                 : tensor_linear(x, weight, bias, act);
@@ -24,12 +34,11 @@ static Tensor *linear_product(const Linear *self, Tensor *x, TensorActivation ac
 static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Linear *self = nn_state(module);
-    (void)batch;
     if (!self->adapter.a && !self->sums)
-        return linear_product(self, x, self->act);
-    Tensor *y = module_adapt(module, &self->adapter, linear_product(self, x, TENSOR_IDENTITY), x);
+        return linear_product(self, x, self->act, batch);
+    Tensor *y = module_adapt(module, &self->adapter, linear_product(self, x, TENSOR_IDENTITY, batch), x);
     if (self->sums)
-        y = tensor_leave_(tensor_donate(y), self->bias);
+        y = module_leave(tensor_donate(y), self->bias);
     return self->act == TENSOR_IDENTITY ? y : tensor_activation(tensor_donate(y), self->act);
 }
 
@@ -41,9 +50,11 @@ Linear *module_as_linear(const Module *module)
 }
 
 /* Of a head without an adapter, for the loss alone. */
-Tensor *module_logits(const Module *module, Tensor *hidden)
+Tensor *module_logits(const Module *module, Tensor *hidden, const Batch *batch)
 {
     const Linear *self = module_as_linear(module);
+    if (self->weight->whole_rows)
+        hidden = tensor_donate(module_enter(tensor_donate(hidden), batch));
     return tensor_logits_(hidden, linear_weight_for(self->weight, hidden), self->bias);
 }
 
@@ -59,21 +70,47 @@ static void linear_fill(Tensor *tensor, const LinearOptions *o)
         tensor_fill_uniform(tensor, -bound, bound);
 }
 
+/* What a rank's part of a quantised weight is stored as. Blocks are those of the whole; where its groups of
+ * scales are not, the scales that they stand for are stored. own: what this rank has, which the weight stores
+ * (out,in). */
+static DType own_type(const Module *module, const LinearOptions *own, DType dtype)
+{
+    int rows = own->split == LINEAR_BY_OUTPUTS;
+    int64_t piece = rows ? own->out / own->packed * own->in : own->in,
+            ranks = context_tensor_ranks_(context_here());
+    if (own->split == LINEAR_WHOLE || dtype == DTYPE_INT8 || !dtype_is_quantized(dtype))
+        return dtype;
+    if (piece % NF4_BLOCK == 0)
+        return piece % (NF4_BLOCK * NF4_GROUP) ? DTYPE_NF4_PLAIN : dtype;
+    error_raise(
+        ERROR_RANKS,
+        "linear: %s is quantised as %s, in blocks of %d elements, and its %lld %s would be cut to %lld: "
+        "fewer than %lld ranks that compute a layer together may do, or int8",
+        memtrack_path_name(module->item.context->tracker, module->path), dtype_name(dtype), (int)NF4_BLOCK,
+        (long long)(ranks * (rows ? own->out : own->in)), rows ? "rows" : "columns",
+        (long long)(rows ? own->out : own->in), (long long)ranks);
+    return dtype;
+}
+
 /* GPT-2's weights are (in,out) in files, and quantised ones always (out,in). o: what this rank has. */
 static Tensor *linear_weight(Module *module, const LinearOptions *o)
 {
-    DType dtype = o->head ? module_parameter_type(module->item.context) : module_linear_type(module);
+    DType wanted = o->head ? module_parameter_type(module->item.context) : module_linear_type(module);
+    DType dtype = own_type(module, o, wanted);
     int turned = o->in_out && dtype_is_quantized(dtype), in_out = o->in_out && !turned;
     Tensor *weight =
         module_add_parameter(module, "weight", in_out ? SHAPE(o->in, o->out) : SHAPE(o->out, o->in), dtype);
     if (weight) {
         weight->in_out = (unsigned char)in_out;
         weight->transposed = (unsigned char)turned;
+        weight->twice = dtype != wanted;
     }
     if (o->split == LINEAR_BY_OUTPUTS)
         tensor_split_(weight, in_out, o->packed);
     else if (o->split == LINEAR_BY_INPUTS)
         tensor_split_(weight, !in_out, 1);
+    else if (o->split == LINEAR_BY_CLASSES)
+        tensor_split_rows_(weight, o->classes);
     return weight;
 }
 
@@ -88,6 +125,8 @@ static LinearOptions own_part(const LinearOptions *o)
         own.out /= ranks;
     else if (own.split == LINEAR_BY_INPUTS)
         own.in /= ranks;
+    else if (own.split == LINEAR_BY_CLASSES)
+        own.out = tensor_rows_each_(context_here(), own.classes = o->out);
     return own;
 }
 
@@ -111,6 +150,8 @@ Module *module_linear(const LinearOptions *o)
         self->bias = nn_add_parameter(module, "bias", SHAPE(own.out));
         if (own.split == LINEAR_BY_OUTPUTS)
             tensor_split_(self->bias, 0, own.packed);
+        else if (own.split == LINEAR_BY_CLASSES)
+            tensor_split_rows_(self->bias, own.classes);
         linear_fill(self->bias, o);
     }
     return error_code() ? NULL : module;

@@ -123,7 +123,7 @@ Module *nn_llama(const LlamaConfig *config)
         return NULL;
     module_draw_later(module, 1);
     module_of_ends(1, c.tied);
-    self->embedding = nn_add(module, "model.embed_tokens", nn_embedding(c.vocab, c.dim));
+    self->embedding = nn_add(module, "model.embed_tokens", module_vocabulary(c.vocab, c.dim));
     for (int i = 0; i < c.layers && !error_code(); i++) {
         char name[32];
         snprintf(name, sizeof name, "model.layers.%d", i);
@@ -134,7 +134,8 @@ Module *nn_llama(const LlamaConfig *config)
     self->norm = nn_add(module, "model.norm", nn_rms_norm(c.dim, c.norm_eps));
     self->head = nn_add(module, "lm_head",
                         c.tied ? module_linear_tied(module_own(self->embedding, "weight"), NULL)
-                               : module_linear(&(LinearOptions){.in = c.dim, .out = c.vocab, .head = 1}));
+                               : module_linear(&(LinearOptions){
+                                     .in = c.dim, .out = c.vocab, .head = 1, .split = LINEAR_BY_CLASSES}));
     module_of_all();
     module_draw_later(module, 0);
     module_init_normal(module, 0.02f);
@@ -144,6 +145,7 @@ Module *nn_llama(const LlamaConfig *config)
         module_tie_stages(module_own(self->embedding, "weight"));
     const Linear *head = module_as_linear(self->head);
     nn_offer_head(module, &(ModuleHead){.hidden = llama_hidden, .weight = head->weight, .path = "lm_head"});
+    module_has_rows(module);
     return module;
 }
 

@@ -137,17 +137,20 @@ static int settings_valid(Lora *lora, const LoraLayer *layer)
     return error_code() == ERROR_NONE;
 }
 
-/* A mask of a part of the inputs is not drawn. */
+/* Numbers of a mask are drawn four at a time. */
 static int refuse_dropout(const Module *module, const LoraLayer *layer, const Lora *lora)
 {
     const Linear *linear = module_as_linear(module);
     if (!linear || linear->split != LINEAR_BY_INPUTS || !(lora->dropout > 0))
         return 0;
-    return error_raise(ERROR_RANKS,
-                       "nn_add_lora(): the adapter of '%s' has dropout of inputs of which ranks that compute "
-                       "a layer together have a part each; make it 0, or adapt layers whose outputs are "
-                       "divided",
-                       layer->path);
+    int64_t ranks = context_tensor_ranks_(module->item.context), inputs = layer->in / ranks;
+    if (inputs % 4 == 0)
+        return 0;
+    return error_raise(
+        ERROR_RANKS,
+        "nn_add_lora(): the adapter of '%s' has dropout, and each of %lld ranks that compute the "
+        "layer together has %lld of its inputs: dropout needs a multiple of 4; make it 0",
+        layer->path, (long long)ranks, (long long)inputs);
 }
 
 typedef struct Adding {
@@ -253,7 +256,8 @@ static void freeze(Module *module)
 int nn_add_lora_by(Module *model, LoraChoose choose, void *user)
 {
     Adding adding = {choose, user, 0};
-    if (!model || !context_here() || error_code() || walk_layers(model, check_layer, &adding))
+    if (!model || !context_here() || error_code() || config_no_rows("nn_add_lora()", "adapters are") ||
+        walk_layers(model, check_layer, &adding))
         return -1;
     if (adding.chosen == 0) {
         error_raise(ERROR_ARGUMENT, "nn_add_lora(): no layer of this %s was chosen", model->type->name);
@@ -382,6 +386,7 @@ typedef struct Merging {
     Tensor old;      /* its header before */
     float *a, *b;    /* where the host sees them */
     int64_t in, out; /* of what this rank has */
+    RowsPart part;   /* which rows of the whole the weight has */
 } Merging;
 
 /* values += scale times columns [col, col + cols) of rows [row, row + rows) of B A, or of its transpose. */
@@ -415,7 +420,9 @@ static int merged_values(void *user, int64_t first, int64_t count, float *values
         int64_t rows = col || left < width ? 1 : left / width;
         int64_t cols = rows > 1 || left >= width - col ? width - col : left;
         n = rows * cols;
-        add_part(m, row, rows, col, cols, values + done);
+        int64_t here = m->part.count - row; /* what comes behind is padding */
+        if (here > 0)
+            add_part(m, m->part.first + row, rows < here ? rows : here, col, cols, values + done);
     }
     return 0;
 }
@@ -457,6 +464,7 @@ static int merge(void *user, Module *module, const LoraLayer *layer)
                  .in_out = layer->embedding || layer->weight->in_out,
                  .in_place = !context->card && dtype == DTYPE_F32 && layer->weight->dtype == DTYPE_F32,
                  .old = *layer->weight,
+                 .part = tensor_rows_part_(layer->weight),
                  .in = tensor_dim(layer->a, !layer->embedding),
                  .out = tensor_dim(layer->b, 0)};
     int failed = shard_gather(layer->a) || shard_gather(layer->b);

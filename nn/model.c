@@ -106,8 +106,7 @@ void nn_set_skip_unlabelled(Module *module, int on)
 
 static Tensor *logits_forward(void *self, Tensor *x, const Batch *batch)
 {
-    (void)batch;
-    return module_logits(self, x);
+    return module_logits(self, x, batch);
 }
 
 static Tensor *run_logits(void *self, Tensor *x, const Batch *batch)
@@ -116,8 +115,9 @@ static Tensor *run_logits(void *self, Tensor *x, const Batch *batch)
 }
 
 /* The head can be computed apart, and only the loss sees its logits: their rows may be longer than the
- * classes are many. A checkpoint computes all that is in it once more, the head too. */
-static int pads_logits(const Module *model)
+ * classes are many, or each rank has those of a part of the classes. A checkpoint computes all that is in it
+ * once more, the head too. */
+static int logits_apart(const Module *model)
 {
     const ModuleHead *head = model->model ? &model->model->head : NULL;
     const Module *module = head ? model->model->head_module : NULL;
@@ -125,6 +125,8 @@ static int pads_logits(const Module *model)
     if (!linear || linear->adapter.a || linear->act != TENSOR_IDENTITY || linear->weight->in_out)
         return 0;
     int64_t classes = head->weight->shape.dim[0];
+    if (head->weight->whole_rows)
+        return 1;
     return !model->checkpoint && !module->checkpoint &&
            tensor_logits_ld_(model->item.context, classes) != classes;
 }
@@ -133,9 +135,10 @@ static int pads_logits(const Module *model)
 static Tensor *whole_loss(Module *model, Tensor *x, const Batch *batch, float scale)
 {
     Tensor *logits;
-    if (pads_logits(model)) {
+    int apart = logits_apart(model);
+    if (apart) {
         Tensor *hidden = module_forward_by(run_hidden, model, x, batch);
-        logits = module_forward_by(run_logits, model->model->head_module, tensor_donate(hidden), NULL);
+        logits = module_forward_by(run_logits, model->model->head_module, tensor_donate(hidden), batch);
     } else {
         logits = nn_forward(model, x, batch);
     }
@@ -143,7 +146,11 @@ static Tensor *whole_loss(Module *model, Tensor *x, const Batch *batch, float sc
         error_raise(ERROR_DATA, "nn_loss(): the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;
     int pushed = push_path(tracker, "loss");
-    Tensor *loss = tensor_cross_entropy(tensor_donate(logits), batch->labels, BATCH_IGNORE, scale);
+    const Tensor *weight = apart ? model->model->head.weight : NULL;
+    Tensor *loss = weight && weight->whole_rows
+                       ? tensor_cross_entropy_part_(tensor_donate(logits), tensor_rows_part_(weight),
+                                                    batch->labels, BATCH_IGNORE, scale)
+                       : tensor_cross_entropy(tensor_donate(logits), batch->labels, BATCH_IGNORE, scale);
     if (pushed >= 0)
         memtrack_path_pop(tracker);
     return loss;
@@ -171,11 +178,12 @@ static const ModuleHead *head_apart(const Module *model, const char *how, const 
     return head;
 }
 
-/* What the transform is made of. Returns 1 where it is in the loss: an adapter keeps it with the modules. */
+/* What the transform is made of. Returns 1 where it is in the loss: an adapter keeps it with the modules, as
+ * do classes that ranks have a part of each. */
 static int transform_inside(const ModuleHead *head, LossHead *loss)
 {
     const Linear *dense = head->body ? module_as_linear(head->dense) : NULL;
-    if (!dense || dense->adapter.a || dense->weight->in_out)
+    if (!dense || dense->adapter.a || dense->weight->in_out || head->weight->whole_rows)
         return 0;
     loss->norm = module_layer_norm_parts(head->norm, &loss->norm_bias, &loss->eps);
     if (!loss->norm)
@@ -201,6 +209,8 @@ static Tensor *apart_loss(Module *model, Tensor *x, const Batch *batch, float sc
         error_raise(ERROR_DATA, "nn_loss(): the batch has no labels");
     MemTracker *tracker = model->item.context->tracker;
     int path = memtrack_path_set(tracker, model->path), pushed = push_path(tracker, head->path);
+    if (head->weight->whole_rows)
+        hidden = tensor_donate(module_enter(tensor_donate(hidden), batch));
     Tensor *loss =
         m->skip_unlabelled
             ? tensor_labelled_cross_entropy(tensor_donate(hidden), &loss_head, batch->labels, BATCH_IGNORE,

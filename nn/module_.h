@@ -83,8 +83,10 @@ typedef struct Adapter {
 } Adapter;
 
 /* What each of the ranks that compute a layer together has of it. Of outputs: rows of (out,in), and their
- * biases. Of inputs: columns; what the ranks compute is summed, and then the bias is added. */
-typedef enum LinearSplit { LINEAR_WHOLE, LINEAR_BY_OUTPUTS, LINEAR_BY_INPUTS } LinearSplit;
+ * biases. Of inputs: columns; what the ranks compute is summed, and then the bias is added. Of classes:
+ * outputs, of which a loss takes each rank's, and everybody else is given all; a number of them that the
+ * ranks do not divide is padded. */
+typedef enum LinearSplit { LINEAR_WHOLE, LINEAR_BY_OUTPUTS, LINEAR_BY_INPUTS, LINEAR_BY_CLASSES } LinearSplit;
 
 /* Every projection and every head is this module, so that an adapter or another way of storing a weight is
  * known in one place. (linear.c) */
@@ -105,7 +107,8 @@ typedef struct LinearOptions {
     TensorActivation act;
     int in_out, head;
     LinearSplit split;
-    int packed; /* layers whose outputs lie side by side, each of which is split; 0 = 1 */
+    int packed;      /* layers whose outputs lie side by side, each of which is split; 0 = 1 */
+    int64_t classes; /* of a rank's part, those of all; 0: it is given whole */
 } LinearOptions;
 /* The next name of a list with commas, without the blanks around it; NULL at the end. (weights.c) */
 const char *module_next_name(const char **list, size_t *length);
@@ -120,8 +123,26 @@ Module *module_linear_tied(Tensor *weight, Tensor *bias);
 /* What it is made of, for its owner to read and change; NULL for a module of another class. */
 Linear *module_as_linear(const Module *module);
 
-/* Its tensor_logits_, where it is a head without adapter and activation. */
-Tensor *module_logits(const Module *module, Tensor *hidden);
+/* Its tensor_logits_, where it is a head without adapter and activation: of this rank's classes. hidden is
+ * given away. */
+Tensor *module_logits(const Module *module, Tensor *hidden, const Batch *batch);
+
+/* ---- Between what ranks compute together (rows.c). With sequence parallel each has some of the rows. */
+
+/* Into such a part, which every rank gives all rows; and out of it. */
+Tensor *module_enter(Tensor *x, const Batch *batch);
+Tensor *module_leave(Tensor *x, Tensor *bias);
+/* tensor_add_rows_from with as many rows as the batch has tokens, and tensor_dropout. */
+Tensor *module_add_rows(Tensor *x, Tensor *table, int64_t first, const Batch *batch);
+Tensor *module_dropout(Tensor *x, float p, const Batch *batch);
+/* Ids of the batch as the rows are. */
+Tensor *module_own_ids(Tensor *ids);
+/* The shape of activations of this width between blocks. */
+Shape module_rows_shape(const Batch *batch, int64_t width);
+/* A whole model is made, which does all of that: its parameters that are not divided see some of the rows. */
+void module_has_rows(Module *model);
+/* Raises that this is not there with sequence parallel, where that is on. Returns non-zero on error. */
+int config_no_rows(const char *function, const char *what);
 
 typedef struct Embedding {
     Tensor *weight; /* (vocab,dim) */
@@ -129,6 +150,10 @@ typedef struct Embedding {
     int parts; /* the model reads rows of the weight by itself: the module's forward does not run */
 } Embedding;
 Embedding *module_as_embedding(const Module *module); /* NULL for a module of another class */
+/* nn_embedding, of whose rows each of the ranks that compute a layer together has a part. */
+Module *module_vocabulary(int64_t vocab, int64_t dim);
+/* A bias of a head's classes, 0, of which ranks have what they have of the classes. */
+Tensor *module_class_bias(Module *module, const char *name, int64_t classes);
 /* The weight of an embedding, for a model that reads it by itself. */
 Tensor *module_embedding_parts(Module *module);
 /* The weight and bias of nn_layer_norm, and its epsilon; NULL for a module of another class. */

@@ -115,9 +115,8 @@ static Tensor *take_input(Module *module, const Batch *batch, int stage)
     }
     if (take_random(module, stage) != 0)
         return NULL;
-    Tensor *x =
-        stage_take_tensor_(context, STAGE_ACTIVATION, stage - 1,
-                           SHAPE(tensor_dim(batch->ids, 0), tensor_dim(batch->ids, 1), module->model->width));
+    Shape shape = module_rows_shape(batch, module->model->width);
+    Tensor *x = shape.ndim ? stage_take_tensor_(context, STAGE_ACTIVATION, stage - 1, shape) : NULL;
     if (x)
         x->requires_grad = context->no_grad == 0;
     return x;

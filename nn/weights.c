@@ -18,8 +18,6 @@ int nn_set_weights(const Weights *weights)
         return error_raise(ERROR_ARGUMENT,
                            "nn_set_weights(): quantized must be int8, nf4, nf4-plain or 0, not %s",
                            dtype_name(w->quantized));
-    if (w->quantized && config_undivided("nn_set_weights()", "quantised weights are"))
-        return error_code();
     context->weights.dtype = w->dtype;
     context->weights.quantized = w->quantized;
     context->weights.frozen = w->frozen;
@@ -90,11 +88,18 @@ static int quantize(Module *module, DType dtype, const char *not_quantized)
 int nn_quantize(Module *model, const Quantize *options)
 {
     DType dtype = options && options->dtype ? options->dtype : DTYPE_NF4;
-    if (!model || error_code() || config_undivided("nn_quantize()", "quantised weights are"))
+    if (!model || error_code())
         return -1;
-    if (dtype_is_quantized(dtype))
+    int divided = context_tensor_ranks_(model->item.context) > 1;
+    if (dtype_is_quantized(dtype) && !divided)
         return quantize(model, dtype, options ? options->not_quantized : NULL);
-    error_raise(ERROR_ARGUMENT, "nn_quantize(): dtype must be int8, nf4 or nf4-plain, not %s",
-                dtype_name(dtype));
+    if (divided)
+        error_raise(
+            ERROR_RANKS,
+            "nn_quantize(): a rank has parts of weights here, whose scales may depend on the other ranks' "
+            "parts; nn_set_weights, before the model is made, quantises them");
+    else
+        error_raise(ERROR_ARGUMENT, "nn_quantize(): dtype must be int8, nf4 or nf4-plain, not %s",
+                    dtype_name(dtype));
     return -1;
 }

@@ -323,6 +323,12 @@ static int all_parameters(const Optimizer *optimizer, int (*meet)(Tensor *parame
     return error_code();
 }
 
+/* What backward updated is whole everywhere already, and what has no gradient is as it was. */
+static int updated(Tensor *parameter)
+{
+    return optimizer_has_update(parameter) ? tensor_updated_(parameter) : 0;
+}
+
 static void step_done(Optimizer *optimizer)
 {
     optimizer->steps++;
@@ -418,7 +424,7 @@ static void step(Optimizer *optimizer)
     }
     if (!skip)
         update_all(optimizer);
-    if (!skip && all_parameters(optimizer, tensor_updated_) != 0)
+    if (!skip && all_parameters(optimizer, updated) != 0)
         return;
     settle(optimizer, 0);
     if (loss_scale_step(optimizer, !skip) != 0)

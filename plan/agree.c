@@ -5,14 +5,17 @@
 #include "../base/plural_.h"
 #include "plan_.h"
 
-/* What a rank has planned; 64 bytes. */
+/* What a rank has planned. */
 typedef struct PlanWord {
     uint64_t needs, traffic, events;
     int64_t steps;
     int32_t size, strategy, threads, tensor, stages, schedule;
     uint64_t sent;
+    int64_t replicate_below;
+    int32_t replicas, reduce;
+    uint64_t rest[6];
 } PlanWord;
-_Static_assert(sizeof(PlanWord) == 64, "the unit of what ranks send");
+_Static_assert(sizeof(PlanWord) % 64 == 0, "the unit of what ranks send");
 
 /* How `other` differs from `mine`, the coarsest first; "" where it does not. same: they have the same stage
  * of the model. */
@@ -30,6 +33,17 @@ static void difference(char *out, size_t size, const PlanWord *mine, const PlanW
         snprintf(out, size, "is to train with %s, not with %s; give all ranks the same options",
                  ranks_strategy_name((RankStrategy)other->strategy),
                  ranks_strategy_name((RankStrategy)mine->strategy));
+    else if (other->replicas != mine->replicas)
+        snprintf(out, size, "has %d replicas, not %d; give all ranks the same options", other->replicas,
+                 mine->replicas);
+    else if (other->reduce != mine->reduce)
+        snprintf(out, size, "is to add in %s order, not %s; give all ranks the same options",
+                 ranks_reduce_name((RankReduce)other->reduce), ranks_reduce_name((RankReduce)mine->reduce));
+    else if (other->replicate_below != mine->replicate_below)
+        snprintf(out, size,
+                 "keeps weights below %" PRId64 " elements whole, not below %" PRId64
+                 "; give all ranks the same options",
+                 other->replicate_below, mine->replicate_below);
     else if (other->stages != mine->stages || other->schedule != mine->schedule)
         snprintf(out, size,
                  "has a model of %d stages by %s, not of %d by %s; give all ranks the same options",
@@ -81,7 +95,10 @@ int plan_agree_(const Plan *plan, const RunOptions *o, RunResult *result)
                      .stages = ranks->stages > 1 ? ranks->stages : 1,
                      .schedule = (int32_t)ranks->schedule,
                      .threads = o->threads > 0 ? o->threads : context_default_threads(ranks),
-                     .sent = plan->step_sent};
+                     .sent = plan->step_sent,
+                     .replicate_below = ranks->replicate_below,
+                     .replicas = ranks->replicas > 1 ? ranks->replicas : 1,
+                     .reduce = (int32_t)ranks->reduce};
     size_t bytes = (size_t)ranks->size * sizeof mine;
     PlanWord *all = memtrack_host_calloc(NULL, bytes);
     if (!all)

@@ -33,6 +33,7 @@ MemCard live_card_(const Context *context)
                      .context = use.context,
                      .kernels = use.kernels,
                      .library = use.library,
+                     .transport = use.transport,
                      .graphs = use.graphs};
 }
 

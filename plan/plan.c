@@ -84,7 +84,8 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
                                                         .kernels = o->kernels,
                                                         .device = o->device,
                                                         .card = o->card,
-                                                        .ranks = o->ranks});
+                                                        .ranks = o->ranks,
+                                                        .accumulate_apart = o->accumulate_apart});
     if (!context || (!hints && memtrack_trace_start(context->ledger))) {
         plan_without_memory(plan);
         context_destroy(context);

@@ -35,6 +35,7 @@ typedef struct RunOptions {
     int no_graphs;             /* of a run on cuda: see ContextOptions */
     const struct Ranks *ranks; /* which of several ranks this is; NULL = alone. A run joined them
                                 * (ranks_join); a plan needs none of the others */
+    int accumulate_apart;      /* see ContextOptions */
     FILE *out;                 /* where tables and step lines go; NULL = stdout */
     int quiet;                 /* 1: print nothing */
     int every;                 /* prints a line every so many steps; 0 = every step */

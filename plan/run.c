@@ -150,6 +150,7 @@ static Context *context_for(const RunOptions *options, const Plan *plan, uint64_
                                             .kernels = options->kernels,
                                             .device = options->device,
                                             .ranks = options->ranks,
+                                            .accumulate_apart = options->accumulate_apart,
                                             .no_graphs = options->no_graphs});
 }
 

@@ -76,9 +76,15 @@ static int is_there(const char *beside, const char *from, const char *file, char
 
 int plugin_find_(const char *name, char path[PLUGIN_PATH])
 {
-    char file[64], program[PLUGIN_PATH];
-    Dl_info library;
+    char file[64];
     snprintf(file, sizeof file, "libbrim-mpi%s%s.so", *name ? "-" : "", name);
+    return plugin_look_(file, path);
+}
+
+int plugin_look_(const char *file, char path[PLUGIN_PATH])
+{
+    char program[PLUGIN_PATH];
+    Dl_info library;
     if (launcher_program_(program) == 0 &&
         (is_there(program, "", file, path) || is_there(program, "../", file, path) ||
          is_there(program, "../lib/", file, path)))

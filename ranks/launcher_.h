@@ -25,6 +25,8 @@ int launcher_rank_(void);
 /* The file of a plugin beside this program, in its installation or beside the library; its bare name, which
  * the linker looks for, where it is in none of these. Returns whether it was seen. */
 int plugin_find_(const char *name, char path[PLUGIN_PATH]);
+/* The same of a whole name, "libbrim-nccl.so". */
+int plugin_look_(const char *file, char path[PLUGIN_PATH]);
 /* "libbrim-mpi-openmpi.so" of a path: where its name begins. */
 const char *plugin_file_(const char *path);
 

@@ -37,6 +37,25 @@ const char *ranks_strategy_divides(RankStrategy strategy)
     return (unsigned)strategy < RANK_STRATEGY_COUNT ? strategies[strategy].divides : "";
 }
 
+static const char *const reduces[] = {
+#define X(id, name) name,
+    RANK_REDUCES(X)
+#undef X
+};
+
+int ranks_reduce(const char *name)
+{
+    for (int i = 0; i < RANK_REDUCE_COUNT; i++)
+        if (!strcmp(name, reduces[i]))
+            return i;
+    return -1;
+}
+
+const char *ranks_reduce_name(RankReduce reduce)
+{
+    return (unsigned)reduce < RANK_REDUCE_COUNT ? reduces[reduce] : "";
+}
+
 int ranks_schedule(const char *name)
 {
     for (int i = 0; i < RANK_SCHEDULE_COUNT; i++)

@@ -48,6 +48,20 @@ typedef enum RankSchedule {
         RANK_SCHEDULE_COUNT
 } RankSchedule;
 
+/* In whose order ranks add: that of the ranks, which is bit for bit what one process adds, or the library's
+ * (MPI). AUTO: ordered up to 16 ranks that add together, the library's beyond. */
+#define RANK_REDUCES(X)                                                                                      \
+    X(AUTO, "auto")                                                                                          \
+    X(ORDERED, "ordered")                                                                                    \
+    X(LIBRARY, "library")
+
+typedef enum RankReduce {
+#define X(id, name) RANKS_REDUCE_##id,
+    RANK_REDUCES(X)
+#undef X
+        RANK_REDUCE_COUNT
+} RankReduce;
+
 enum { RANKS_MOST = 65536 };
 
 /* One rank of a run. Of a plan, rank, size and strategy suffice. */
@@ -56,7 +70,13 @@ typedef struct Ranks {
     /* 0 = 1: ranks that compute one layer together, and stages of layers. size is a multiple of their
      * product, and the rest divides the data. A rank is (stage, data, tensor), the last counted first. */
     int tensor, stages;
+    int sequence; /* of those that compute a layer together: what lies between such layers is divided too, by
+                     rows of batch x sequence (Korthikanti et al., arXiv 2205.05198) */
     RankStrategy strategy; /* among those that divide the data */
+    int replicas; /* 0 = 1: of all that is divided; it is divided among the ranks of each, which follow
+                   * each other. Divides the number of those that divide the data */
+    int64_t replicate_below; /* zero3: weights of fewer elements stay whole, as by zero2; 0 = none */
+    RankReduce reduce;     /* of fp32; what has 16 bits is always added in order, in fp32, and rounded once */
     RankSchedule schedule; /* of stages */
     int unit; /* elements that a rank's part of a parameter is a multiple of: 0 = 64 bytes; 256 for optimizers
                  with states of 8 bits, whose blocks must not be cut */
@@ -70,6 +90,10 @@ BRIM_API int ranks_strategy(const char *name);
 BRIM_API const char *ranks_strategy_name(RankStrategy strategy);
 /* What it divides, in words. */
 BRIM_API const char *ranks_strategy_divides(RankStrategy strategy);
+
+/* "ordered"; -1 when there is none of this name. And back. */
+BRIM_API int ranks_reduce(const char *name);
+BRIM_API const char *ranks_reduce_name(RankReduce reduce);
 
 /* "gpipe"; -1 when there is none of this name. And back; what it holds, in words. */
 BRIM_API int ranks_schedule(const char *name);

@@ -7,6 +7,8 @@
 #define ranks_launch brim_ranks_launch
 #define ranks_launched brim_ranks_launched
 #define ranks_leave brim_ranks_leave
+#define ranks_reduce brim_ranks_reduce
+#define ranks_reduce_name brim_ranks_reduce_name
 #define ranks_schedule brim_ranks_schedule
 #define ranks_schedule_holds brim_ranks_schedule_holds
 #define ranks_schedule_name brim_ranks_schedule_name

@@ -4,14 +4,28 @@
  * Every function is called by all ranks of a group, in the same order, and returns when the caller's buffers
  * are its own again. It returns 0, or non-zero with the reason in why(). Sizes are in bytes, and may be
  * beyond 4 GiB; of exchange they are multiples of TRANSPORT_UNIT, and of gather where they are beyond 2 GiB.
- * Buffers are the host's. */
+ * Buffers are the host's.
+ *
+ * A second table is that of cards. Its buffers are memory of a card, and its calls are put on a stream of
+ * that card, in order: they return before they are done. It has divide, gather, exchange, broadcast, sum,
+ * sum_parts, begin and end, and what follows `join`; for all else there is the table that it was opened over.
+ */
 #ifndef BRIM_RANKS_TRANSPORT_H
 #define BRIM_RANKS_TRANSPORT_H
 
 #include <stdint.h>
 
-/* Who takes part: all ranks, and what a run divides them into. */
-typedef enum RankGroup { RANKS_ALL, RANKS_DATA, RANKS_TENSOR, RANKS_STAGE, RANK_GROUPS } RankGroup;
+/* Who takes part: all ranks, and what a run divides them into. Those of RANKS_DATA are replicas: RANKS_SHARD
+ * are one, whose parts make a whole, and RANKS_REPLICA those that have the same part, one of each replica. */
+typedef enum RankGroup {
+    RANKS_ALL,
+    RANKS_DATA,
+    RANKS_TENSOR,
+    RANKS_STAGE,
+    RANKS_SHARD,
+    RANKS_REPLICA,
+    RANK_GROUPS
+} RankGroup;
 
 typedef struct Transport {
     int abi;
@@ -46,6 +60,12 @@ typedef struct Transport {
     int (*end)(void *self);
     void (*close)(void *self); /* all ranks are done */
     void (*abort)(void *self); /* one is not, and the others need not wait for it; may return */
+    /* Of cards; NULL in others. All ranks join with a stream of the caller's current card, before they are
+     * divided, and leave before the stream goes; failed: without waiting for the others. */
+    int (*join)(void *self, void *stream);
+    void (*leave)(void *self, int failed);
+    /* Whether what was put on the stream goes well; of any thread. 0, or -1 with a sentence. */
+    int (*check)(void *self, char *why, uint64_t size);
     void *self;
 } Transport;
 
@@ -55,5 +75,8 @@ enum { TRANSPORT_UNIT = 64, TRANSPORT_TAGS = 64, TRANSPORT_ABI = 2 << 16 | sizeo
 
 /* The one function that a plugin exports, brim_transport: opens the library. NULL with a sentence in why. */
 typedef const Transport *TransportOpen(char *why, uint64_t size);
+/* That of a plugin for cards, brim_card_transport: over a table that it may use until it is closed, with its
+ * library, which dlopen has opened. */
+typedef const Transport *CardTransportOpen(const Transport *host, void *library, char *why, uint64_t size);
 
 #endif

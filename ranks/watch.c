@@ -16,6 +16,7 @@ static struct {
     pthread_cond_t changed;
     pthread_t thread;
     const Transport *transport; /* whose waits are looked at; NULL: nothing is watched */
+    const Transport *card;      /* that is asked how it goes; or NULL */
     int rank, size, seconds, ending;
     RanksLate *late;
     void *user;
@@ -70,7 +71,7 @@ static void describe(char *sentence, size_t size)
 static void *look(void *unused)
 {
     (void)unused;
-    char sentence[384] = "";
+    char sentence[384] = "", why[200];
     const Transport *transport = watch.transport;
     RanksLate *late = watch.late;
     void *user = watch.user;
@@ -84,6 +85,10 @@ static void *look(void *unused)
         pthread_cond_timedwait(&watch.changed, &watch.lock, &next);
         if (!watch.ending && waited() > watch.seconds)
             describe(sentence, sizeof sentence);
+        else if (!watch.ending && watch.card && watch.card->check(watch.card->self, why, sizeof why))
+            snprintf(sentence, sizeof sentence,
+                     "rank %d of %d: what its card exchanges with the others has failed: %s", watch.rank,
+                     watch.size, why);
     }
     pthread_mutex_unlock(&watch.lock);
     if (*sentence) {
@@ -104,6 +109,7 @@ int ranks_watch(const Ranks *ranks, int seconds, RanksLate *late, void *user, ch
     }
     watch.rank = ranks->rank;
     watch.size = ranks->size;
+    watch.card = ranks->card;
     watch.seconds = seconds;
     watch.late = late;
     watch.user = user;

@@ -170,7 +170,7 @@ static void add_whole(RankWords *out, uint64_t bytes, const char *name, int *any
 
 static void answer_zero(RankWords *out, const RankLayout *l, const RankKind *k)
 {
-    int level = level_of(l), any = 0;
+    int level = level_of(l), any = 0, among = l->data / (l->replicas > 1 ? l->replicas : 1);
     const uint64_t *at = k->at_peak;
     uint64_t weights = at[MEM_PARAMETER] + at[MEM_FROZEN], masters = at[MEM_MASTER] + at[MEM_OPTIMIZER],
              divided = masters + (level > 1 ? at[MEM_GRADIENT] : 0) + (level > 2 ? weights : 0);
@@ -178,12 +178,14 @@ static void answer_zero(RankWords *out, const RankLayout *l, const RankKind *k)
              whole = (level > 1 ? 0 : at[MEM_GRADIENT]) + (level > 2 ? 0 : weights),
              known = divided + whole + activations + at[MEM_GATHERED];
     add(out,
-        "Why do %d ranks not need 1/%d each? Of the %s of a rank, %s are divided (%s%s); the rest is not:",
-        l->data, l->data, report_size(k->peak).text, report_size(divided).text,
+        "Why do %d ranks not need 1/%d each%s? Of the %s of a rank, %s are parts of what is divided: %s%s.",
+        among, among, l->replicas > 1 ? ", those of a replica" : "", report_size(k->peak).text,
+        report_size(divided).text,
         level == 1   ? "states"
         : level == 2 ? "gradients and states"
                      : "weights, gradients and states",
-        level > 1 ? "; a gradient is whole until it is summed" : "");
+        level > 1 ? " (a gradient is whole until it is summed)" : "");
+    add(out, " The rest is not divided:");
     add_whole(out, whole, level == 1 ? "weights and gradients" : "weights", &any);
     add_whole(out, activations, "activations", &any);
     add_whole(out, at[MEM_GATHERED], "gathered weights", &any);

@@ -10,6 +10,7 @@ typedef struct RankLayout {
     int size, data, tensor, stages; /* from 1 */
     int64_t micro_batches;          /* of a step, on each rank that divides the data */
     char strategy[16], schedule[16];
+    int replicas; /* of what is divided, each by data / replicas ranks; 0 = 1 */
 } RankLayout;
 
 /* Ranks that are alike. */

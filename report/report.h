@@ -22,6 +22,7 @@ extern "C" {
     X(context, "context", "the driver's own, for this process")                                              \
     X(kernels, "kernels", "brim's code")                                                                     \
     X(library, "library", "cuBLAS's own")                                                                    \
+    X(transport, "transport", "NCCL's own, where it carries between cards")                                  \
     X(graphs, "graphs", "graphs of kernels that come again")
 
 /* Who counts. A process alone: nvidia-smi's row of it. All programs: what nvidia-smi shows of the whole card,

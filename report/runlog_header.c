@@ -198,6 +198,7 @@ static void read_rank(RunRank *out, const json_t *ranks)
     read_small(ranks, "data", 1, r.size, &l->data);
     read_small(ranks, "tensor", 1, r.size, &l->tensor);
     read_small(ranks, "stages", 1, r.size, &l->stages);
+    read_small(ranks, "replicas", 1, l->data, &l->replicas);
     report_run_number_(ranks, "micro_batches", &micro);
     l->micro_batches = (int64_t)micro;
     read_word(ranks, "strategy", l->strategy, sizeof l->strategy);

@@ -220,14 +220,17 @@ static Storage *recompute_output_with(Context *context, Node *node)
             return NULL;
         }
     }
-    if (made && !context->meta) {
+    if (made && (!context->meta || call->row->meets)) {
         point_at_kept(node);
         call->out = storage_data(made);
         call->workspace = storage_data(workspace);
         call->row->recompute(call);
     }
     storage_release(context, workspace);
-    return made;
+    if (!context->error)
+        return made;
+    storage_release(context, made);
+    return NULL;
 }
 
 static Storage *recompute_output(Context *context, Node *node)

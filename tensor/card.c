@@ -368,11 +368,11 @@ void card_find_control(Context *context, const double *squares, int64_t count, d
 static int wait_for_ranks(Context *context)
 {
     const Transport *t = context->ranks->is.transport;
-    ranks_waiting_(
-        t, &(RanksWait){.what = "waiting for their cards", .number = context->ranks->traffic.calls});
+    ranks_waiting_(t,
+                   &(RanksWait){.what = "waiting for their cards", .number = context->ranks->traffic.calls});
     int failed = card_read_(context);
     ranks_done_(t);
-    return failed;
+    return failed ? failed : carry_check_(context);
 }
 
 int card_agree(Context *context, double scale, float max_norm, double *squares)

@@ -17,9 +17,27 @@ static int is_staged(const Context *context)
     return context->card && is->size > 1 && !is->card;
 }
 
+/* Who carries between cards joins on the card's stream. */
+static int join(Context *context, char *why, size_t size)
+{
+    struct ContextRanks *r = context->ranks;
+    const Transport *t = r->is.card;
+    CudaDevice *device = &context->card->device;
+    cuda_take_reading(device->nvml, &device->reading[CUDA_BEFORE_TRANSPORT]);
+    ranks_waiting_(r->is.transport, &(RanksWait){.what = "joining their cards"});
+    int failed = t->join(t->self, device->stream);
+    ranks_done_(r->is.transport);
+    if (failed)
+        snprintf(why, size, "joining the ranks' cards: %.300s", t->why(t->self));
+    r->joined = !failed;
+    return failed;
+}
+
 int carry_open_(Context *context, char *why, size_t size)
 {
     struct ContextRanks *r = context->ranks;
+    if (context->card && r->is.card && !context->meta)
+        return join(context, why, size);
     if (!is_staged(context))
         return 0;
     if (context->meta) {
@@ -32,16 +50,71 @@ int carry_open_(Context *context, char *why, size_t size)
     return r->room ? 0 : -1;
 }
 
+void carry_leave_(Context *context, int failed)
+{
+    struct ContextRanks *r = context->ranks;
+    if (!r || !r->joined)
+        return;
+    r->joined = 0;
+    r->is.card->leave(r->is.card->self, failed);
+}
+
 void carry_close_(Context *context)
 {
     struct ContextRanks *r = context->ranks;
+    carry_leave_(context, context->error != ERROR_NONE);
     memtrack_host_free(context->tracker, r->room, 2 * ROOM);
     r->room = NULL;
 }
 
+/* A gather, an exchange and a sum of every group, of the least that there is. */
+static int use_once(const Context *context, char *room)
+{
+    const struct ContextRanks *r = context->ranks;
+    const Transport *t = r->is.card;
+    int failed = 0;
+    for (int g = RANKS_DATA; g <= RANKS_TENSOR && !failed; g++) {
+        RankGroup group = (RankGroup)g;
+        char *to = room + (uint64_t)r->count[g] * TRANSPORT_UNIT;
+        if (r->count[g] > 1)
+            failed = t->gather(t->self, group, room, TRANSPORT_UNIT) ||
+                     t->exchange(t->self, group, room, to, TRANSPORT_UNIT) ||
+                     t->sum(t->self, group, (float *)(void *)room, 1) ||
+                     t->sum_parts(t->self, group, (const float *)(const void *)room, (float *)(void *)to, 1);
+    }
+    return failed;
+}
+
+int carry_ready_(Context *context, char *why, size_t size)
+{
+    struct ContextRanks *r = context->ranks;
+    if (!r->joined)
+        return 0;
+    CudaDevice *device = &context->card->device;
+    const MemDevice *memory = &context->card->memory;
+    uint64_t bytes = 2 * TRANSPORT_UNIT * (uint64_t)r->is.size;
+    char *room = memory->take(memory->user, bytes);
+    if (!room) {
+        snprintf(why, size, "the card has no memory left for who carries between cards");
+        return -1;
+    }
+    cuda_clear(device, (CudaPointer)(uintptr_t)room, bytes);
+    cuda_flush(device);
+    ranks_waiting_(r->is.transport, &(RanksWait){.what = "joining their cards"});
+    int failed = use_once(context, room);
+    if (failed)
+        snprintf(why, size, "%.300s", r->is.card->why(r->is.card->self));
+    else if ((failed = cuda_wait(device)))
+        cuda_failure(device, why, size);
+    ranks_done_(r->is.transport);
+    memory->give(memory->user, room);
+    cuda_take_reading(device->nvml, &device->reading[CUDA_AFTER_TRANSPORT]);
+    return failed ? -1 : 0;
+}
+
 int carry_divide_(struct ContextRanks *r, RankGroup group, int colour, int place)
 {
-    const Transport *both[] = {r->is.transport, r->is.card};
+    const Transport *both[] = {r->is.transport, r->joined ? r->is.card : NULL};
     for (int i = 0; i < 2; i++) {
         r->asked = both[i];
         if (both[i] && both[i]->divide(both[i]->self, group, colour, place))
@@ -55,7 +128,7 @@ static const Transport *carrier(const Context *context)
 {
     struct ContextRanks *r = context->ranks;
     r->asked = r->is.transport;
-    if (context->card && r->is.card) {
+    if (r->joined) {
         r->asked = r->is.card;
         cuda_flush(&context->card->device);
     }
@@ -67,6 +140,15 @@ const char *carry_why_(const Context *context)
     const struct ContextRanks *r = context->ranks;
     const Transport *t = r->asked ? r->asked : r->is.transport;
     return t->why(t->self);
+}
+
+int carry_check_(const Context *context)
+{
+    const struct ContextRanks *r = context->ranks;
+    char why[200];
+    if (!r->joined || !r->is.card->check(r->is.card->self, why, sizeof why))
+        return error_code();
+    return error_raise(ERROR_RANKS, "what was sent between the ranks' cards has failed: %s", why);
 }
 
 /* ---- Through the host -------------------------------------------------------------------------- */
@@ -146,6 +228,28 @@ static int staged_sum_parts(Context *context, const Transport *t, RankGroup grou
     return staged(context, failed);
 }
 
+static int staged_receive(Context *context, const Transport *t, RankGroup group, void *data, uint64_t bytes,
+                          int from, int tag)
+{
+    int failed = t->receive(t->self, group, context->ranks->room, bytes, from, tag);
+    if (!failed)
+        put(context, data, bytes, context->ranks->room);
+    return staged(context, failed);
+}
+
+static int staged_broadcast(Context *context, const Transport *t, RankGroup group, void *data, uint64_t bytes,
+                            int root)
+{
+    char *room = context->ranks->room;
+    int own = context->ranks->place[group] == root;
+    if (own)
+        fetch(context, data, bytes, room);
+    int failed = t->broadcast(t->self, group, room, bytes, root);
+    if (!failed && !own)
+        put(context, data, bytes, room);
+    return staged(context, failed);
+}
+
 /* ---- What collectives ask for ------------------------------------------------------------------ */
 
 int carry_gather_(Context *context, RankGroup group, void *data, uint64_t bytes)
@@ -174,6 +278,30 @@ int carry_sum_parts_(Context *context, RankGroup group, const float *from, float
     const Transport *t = carrier(context);
     return is_staged(context) ? staged_sum_parts(context, t, group, from, to, count)
                               : t->sum_parts(t->self, group, from, to, count);
+}
+
+int carry_receive_(Context *context, RankGroup group, void *data, uint64_t bytes, int from, int tag)
+{
+    const Transport *t = carrier(context);
+    return is_staged(context) ? staged_receive(context, t, group, data, bytes, from, tag)
+                              : t->receive(t->self, group, data, bytes, from, tag);
+}
+
+int carry_send_(Context *context, RankGroup group, const void *data, uint64_t bytes, int to, int tag)
+{
+    const Transport *t = carrier(context);
+    if (is_staged(context)) {
+        fetch(context, data, bytes, context->ranks->room);
+        data = context->ranks->room;
+    }
+    return t->start(t->self, group, data, bytes, to, tag) || t->wait(t->self, tag);
+}
+
+int carry_broadcast_(Context *context, RankGroup group, void *data, uint64_t bytes, int root)
+{
+    const Transport *t = carrier(context);
+    return is_staged(context) ? staged_broadcast(context, t, group, data, bytes, root)
+                              : t->broadcast(t->self, group, data, bytes, root);
 }
 
 /* What is staged has one room, and is over when it returns. */

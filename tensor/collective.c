@@ -1,12 +1,13 @@
 /* What ranks send each other. Sums are taken in the order of the ranks, piece by piece through staging of a
- * planned size, so that they depend neither on the library nor on who is slow; beyond RANKS_ORDERED ranks,
- * fp32 in the library's order. */
+ * planned size, so that they depend neither on the library nor on who is slow; where Ranks.reduce says so,
+ * and by default beyond RANKS_ORDERED ranks, fp32 in the library's order. Of replicas each adds its ranks'
+ * parts to the sum of those before it, so that the order is that of all ranks. */
 #include "../kernels/kernels.h"
 #include "ranks_.h"
 
 enum { STAGING = 4 << 20 /* bytes of a piece, of all ranks together */ };
 
-typedef enum CollectiveKind { GATHER = 1, EXCHANGE, SUM, SUM_PARTS } CollectiveKind;
+typedef enum CollectiveKind { GATHER = 1, EXCHANGE, SUM, SUM_PARTS, SUM_REPLICAS } CollectiveKind;
 
 static int64_t round_up(int64_t n, int64_t unit)
 {
@@ -76,6 +77,11 @@ int collective_gather(Context *context, RankGroup group, const Storage *data, ui
     return gather(context, group, at ? at + first : NULL, bytes);
 }
 
+int collective_gather_at(Context *context, RankGroup group, void *data, uint64_t bytes)
+{
+    return gather(context, group, data, bytes);
+}
+
 int collective_gather_host_(Context *context, RankGroup group, void *data, uint64_t bytes)
 {
     if (!enter(context, group, GATHER, bytes))
@@ -127,6 +133,7 @@ typedef struct Staging {
     DType type;
     uint64_t size; /* bytes of an element */
     int64_t each;
+    int replicas, replica;     /* of the parts that a group sums; 1, 0 where it sums all */
     Storage *from, *got, *sum; /* to be sent; received; a piece in fp32, where it is to be rounded once */
 } Staging;
 
@@ -142,7 +149,11 @@ static int staging_begin(Staging *s, Context *context, RankGroup group, DType ty
 {
     int64_t size = (int64_t)dtype_bytes(type, 1, 1), ranks = context->ranks->count[group];
     int64_t unit = TRANSPORT_UNIT / size, each = STAGING / (size * ranks) / unit * unit;
-    *s = (Staging){.context = context, .group = group, .type = type, .size = (uint64_t)size};
+    *s = (Staging){.context = context, .group = group, .type = type, .size = (uint64_t)size, .replicas = 1};
+    if (group == RANKS_SHARD) {
+        s->replicas = context->ranks->count[RANKS_REPLICA];
+        s->replica = context->ranks->place[RANKS_REPLICA];
+    }
     s->each = least(each < unit ? unit : each, round_up(most, unit));
     s->from = storage_new(context, s->each * size * ranks, MEM_COMMUNICATION);
     s->got = s->from ? storage_new(context, s->each * size * ranks, MEM_COMMUNICATION) : NULL;
@@ -171,28 +182,58 @@ static void stage(const Staging *s, int rank, int64_t each, const char *from, in
         k->fill(s->type, each - count, 0, element(s, s->from, rank * each + count), run);
 }
 
-/* Of what came, the sum in the order of ranks: `count` elements into `to`, or added to what is there. */
-static void add_in_order(const Staging *s, int64_t each, int64_t count, void *to, DType to_type, int add)
+/* Where the sum of a piece is made, in fp32: where the first part has arrived, or the sum of the replicas
+ * before. */
+static float *sum_of(const Staging *s)
+{
+    return storage_data(s->sum ? s->sum : s->replica > 0 ? s->from : s->got);
+}
+
+/* Of what came, the sum in the order of ranks. */
+static void add_in_order(const Staging *s, int64_t each, int64_t count)
 {
     const Kernels *k = s->context->kernels;
     const KernelRun *run = &s->context->run;
-    int ranks = s->context->ranks->count[s->group];
-    void *sum = s->sum ? storage_data(s->sum) : element(s, s->got, 0);
+    int ranks = s->context->ranks->count[s->group], first = s->replica == 0;
+    float *sum = sum_of(s);
     if (count <= 0)
         return;
-    if (s->sum)
+    if (first && s->sum)
         k->copy(s->type, DTYPE_F32, count, element(s, s->got, 0), sum, run);
-    for (int r = 1; r < ranks; r++)
+    for (int r = first; r < ranks; r++)
         k->accumulate(s->type, DTYPE_F32, count, element(s, s->got, r * each), sum, run);
-    if (add)
-        k->accumulate(DTYPE_F32, to_type, count, sum, to, run);
-    else
-        k->copy(DTYPE_F32, to_type, count, sum, to, run);
 }
 
+/* The sum goes from replica to replica, and from the last one to all. A rank sends as much as in a ring, on
+ * average. */
+static int add_over_replicas(const Staging *s, int64_t each)
+{
+    enum { TAG = STAGE_MESSAGES }; /* those below are of stages */
+    Context *context = s->context;
+    uint64_t bytes = (uint64_t)each * sizeof(float), last = (uint64_t)s->replicas - 1;
+    const RankGroup all = RANKS_REPLICA;
+    if (!ranks_enter_(context, &(RanksWait){.what = verb(SUM), .bytes = bytes},
+                      (uint64_t)SUM_REPLICAS << 56 ^ (uint64_t)all << 60, 2 * last * bytes / (last + 1)))
+        return 0;
+    float *sum = sum_of(s);
+    int failed = s->replica > 0 && carry_receive_(context, all, sum, bytes, s->replica - 1, TAG);
+    if (!failed)
+        add_in_order(s, each, each);
+    if (!failed && s->replica < (int)last)
+        failed = carry_send_(context, all, sum, bytes, s->replica + 1, TAG);
+    if (!failed)
+        failed = carry_broadcast_(context, all, sum, bytes, (int)last);
+    return leave(context, SUM, failed);
+}
+
+/* A part's sum over a replica, and that over all of them, are one. */
 static int in_library_order(const Context *context, RankGroup group, DType type)
 {
-    return context->ranks->count[group] > RANKS_ORDERED && type == DTYPE_F32;
+    const struct ContextRanks *r = context->ranks;
+    int ranks = r->count[group == RANKS_SHARD ? RANKS_DATA : group];
+    if (type != DTYPE_F32)
+        return 0;
+    return r->is.reduce == RANKS_REDUCE_AUTO ? ranks > RANKS_ORDERED : r->is.reduce == RANKS_REDUCE_LIBRARY;
 }
 
 static int library_sum(Context *context, RankGroup group, int64_t n, float *data)
@@ -214,8 +255,11 @@ static int sum_piece(const Staging *s, int64_t each, char *data, int64_t count)
         stage(s, r, each, data + (uint64_t)(r * each) * s->size, least(each, count - r * each));
     if (exchange(context, s->group, parts, storage_data(s->got), (uint64_t)each * s->size))
         return error_code();
-    if (!context->meta)
-        add_in_order(s, each, each, parts + (uint64_t)(rank * each) * s->size, s->type, 0);
+    if (!context->meta) {
+        add_in_order(s, each, each);
+        context->kernels->copy(DTYPE_F32, s->type, each, sum_of(s), parts + (uint64_t)(rank * each) * s->size,
+                               &context->run);
+    }
     if (gather(context, s->group, parts, (uint64_t)each * s->size))
         return error_code();
     if (!whole && !context->meta)
@@ -248,36 +292,47 @@ int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, 
     return failed;
 }
 
+static int library_sum_parts(const Staging *s, int64_t each)
+{
+    Context *context = s->context;
+    if (enter(context, s->group, SUM_PARTS, (uint64_t)each * s->size) &&
+        leave(context, SUM_PARTS,
+              carry_sum_parts_(context, s->group, storage_f32(s->from), storage_f32(s->got), (uint64_t)each)))
+        return error_code();
+    return s->replicas > 1 ? library_sum(context, RANKS_REPLICA, each, storage_f32(s->got)) : 0;
+}
+
+/* `count`: elements of the sum that are wanted here. */
+static int ordered_sum_parts(const Staging *s, int64_t each, int64_t count)
+{
+    if (exchange(s->context, s->group, storage_data(s->from), storage_data(s->got), (uint64_t)each * s->size))
+        return error_code();
+    if (s->replicas > 1)
+        return add_over_replicas(s, each);
+    if (!s->context->meta)
+        add_in_order(s, each, count);
+    return 0;
+}
+
 /* Elements [at, at + each) of every rank's part. */
 static int sum_parts_piece(const Staging *s, const SumParts *p, int64_t at, int64_t each)
 {
     Context *context = s->context;
     int ranks = context->ranks->count[p->group], library = in_library_order(context, p->group, p->type);
-    int64_t mine = least(each, p->n - context->ranks->place[p->group] * p->each - at);
+    int64_t mine = least(each, least(p->each, p->n - context->ranks->place[p->group] * p->each) - at);
     for (int r = 0; r < ranks && !context->meta; r++) {
         int64_t first = r * p->each + at;
-        stage(s, r, each, first < p->n ? element(s, p->from, first) : NULL, least(each, p->n - first));
+        stage(s, r, each, first < p->n ? (const char *)p->from + (uint64_t)first * s->size : NULL,
+              least(each, p->n - first));
     }
-    if (library) {
-        if (!enter(context, p->group, SUM_PARTS, (uint64_t)each * s->size))
-            return 0;
-        if (leave(context, SUM_PARTS,
-                  carry_sum_parts_(context, p->group, storage_f32(s->from), storage_f32(s->got),
-                                   (uint64_t)each)))
-            return error_code();
-    } else if (exchange(context, p->group, storage_data(s->from), storage_data(s->got),
-                        (uint64_t)each * s->size)) {
+    if (library ? library_sum_parts(s, each) : ordered_sum_parts(s, each, mine))
         return error_code();
-    }
     if (context->meta || mine <= 0)
         return 0;
-    char *to = (char *)storage_data(p->to) + dtype_bytes(p->to_type, 1, p->at + at);
+    char *to = (char *)p->to + dtype_bytes(p->to_type, 1, p->at + at);
     const Kernels *k = context->kernels;
-    if (!library)
-        add_in_order(s, each, mine, to, p->to_type, p->add);
-    else
-        (p->add ? k->accumulate : k->copy)(DTYPE_F32, p->to_type, mine, storage_data(s->got), to,
-                                           &context->run);
+    (p->add ? k->accumulate : k->copy)(DTYPE_F32, p->to_type, mine, library ? storage_f32(s->got) : sum_of(s),
+                                       to, &context->run);
     return 0;
 }
 
@@ -287,8 +342,9 @@ int collective_sum_parts(Context *context, const SumParts *p)
     int failed = staging_begin(&s, context, p->group, p->type, p->each);
     if (failed)
         return failed;
+    int64_t unit = TRANSPORT_UNIT / (int64_t)s.size;
     for (int64_t at = 0, each; at < p->each && !failed; at += each) {
-        each = least(s.each, p->each - at);
+        each = round_up(least(s.each, p->each - at), unit);
         failed = sum_parts_piece(&s, p, at, each);
     }
     staging_end(&s);

@@ -125,6 +125,8 @@ void context_destroy(Context *context)
         return;
     if (context->tracker) {
         Context *outside = context_use(context);
+        if (context->error)
+            carry_leave_(context, 1);
         if (context->ledger && context->tape) {
             tape_cut(context->tape, 0);
             context->depth = SCOPE_MAX_DEPTH - 1;
@@ -281,6 +283,8 @@ void context_segment_end(Context *context)
 
 void context_release_room(Context *context)
 {
+    if (context->error)
+        carry_leave_(context, 1);
     card_end_(context);
 }
 

@@ -30,6 +30,11 @@ typedef struct ContextOptions {
                     * again in the same order are started by the driver's graphs, which take some of the
                     * card's memory (context_device_use); a graph never changes a result */
     const struct Ranks *ranks; /* which of several ranks this is, read at once; NULL = alone */
+    int accumulate_apart; /* 1: the gradient of each backward of a step is a buffer of its own, which is then
+                           * added to the step's; 0: kernels add to what is there. It takes one more gradient,
+                           * of the largest parameter, and has the order of sums of several ranks with a
+                           * backward each. Of ranks that divide the data zero2 and zero3 always do it, and
+                           * the others cannot */
     const char *card; /* of a plan on cuda, which needs no card: the one that it is for (`brim gpus` lists
                        * them); NULL = this machine's, or where it has none a new one */
 } ContextOptions;
@@ -58,6 +63,12 @@ BRIM_API int context_threads(const Context *context);
 /* Threads of a context that is not told how many: this machine's, divided among the ranks on it. In a plan,
  * whose ranks are on no machine yet, all of them are. */
 BRIM_API int context_default_threads(const struct Ranks *ranks);
+/* After ranks_join, of ranks on cards: who carries what their tensors send. transport: "nccl", from card to
+ * card, one for each rank; "mpi", through the host's memory; NULL: NCCL where it can be, and then why says
+ * what it is, or why it is not that. device: "cuda", "cuda:1", the same on all ranks, which all call it. 0,
+ * or an error code, and on all ranks the same sentence in why. */
+BRIM_API int context_join_cards(struct Ranks *ranks, const char *device, const char *transport, char *why,
+                                size_t why_size);
 BRIM_API uint64_t context_seed(const Context *context);
 /* Floating-point operations of the products run (on meta: that would run) so far. */
 BRIM_API double context_flops(const Context *context);

@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include "../base/plural_.h"
+#include "../device/cuda_find.h"
 #include "../device/device.h"
+#include "../ranks/cards_.h"
 #include "tensor_.h"
 
 static int device_exists(const char *root, const char *path)
@@ -86,4 +88,14 @@ int device_check(const char *name, char *why, size_t size)
     else
         snprintf(why, size, "a device is cpu or cuda (one card of several: cuda:0), not '%.64s'", name);
     return ERROR_ARGUMENT;
+}
+
+int context_join_cards(struct Ranks *ranks, const char *device, const char *transport, char *why,
+                       size_t why_size)
+{
+    unsigned char identity[16];
+    int none = cuda_identity(device_rank_ordinal(device, ranks->node_rank), identity);
+    return ranks_join_cards_(ranks,
+                             &(RankCardHere){.identity = none ? NULL : identity, .library = cuda_find_nccl},
+                             transport, why, why_size);
 }

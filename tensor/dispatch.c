@@ -71,7 +71,7 @@ static int run_on_card(Context *context, OpCall *call)
 {
     context->run.operation++;
     call->row->forward(call);
-    if (call->row->checked_range)
+    if (call->row->checked_range && !context->meta)
         card_note_fault_(context, call);
     return card_check_op_(context, call->row->name);
 }
@@ -91,7 +91,7 @@ static int run_kernel(Context *context, OpCall *call, const Outputs *o, Tensor *
         return run_on_card(context, call);
     *call->run->fault = -1;
     call->row->forward(call);
-    if (call->row->meets)
+    if (context->meta || error_code())
         return error_code();
     int64_t bad = *call->run->fault;
     if (bad < 0)

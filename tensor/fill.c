@@ -32,19 +32,21 @@ static void draw(const Filling *f, int64_t first, int64_t count, float *values)
         f->draw(count - some, c->seed, f->stream, first + some, f->a, f->b, values + some, &c->host_run);
 }
 
-/* Of a part, what the whole has there. */
+/* Of a part, what the whole has there, and 0 where that ends. */
 static int filled(void *user, int64_t first, int64_t count, float *values)
 {
     const Filling *f = user;
     const Context *c = f->context;
-    if (!f->draw) {
-        c->host_kernels->fill(DTYPE_F32, count, f->a, values, &c->host_run);
-        return 0;
-    }
+    int64_t whole = tensor_whole_numel_(f->tensor);
     for (int64_t done = 0, n; done < count; done += n) {
         n = count - done;
-        int64_t place = tensor_place_(f->tensor, first + done, &n);
-        draw(f, place, n, values + done);
+        int64_t place = tensor_place_(f->tensor, first + done, &n), left = whole - place;
+        int64_t some = left < 0 ? 0 : left < n ? left : n;
+        if (f->draw && some)
+            draw(f, place, some, values + done);
+        else if (some)
+            c->host_kernels->fill(DTYPE_F32, some, f->a, values + done, &c->host_run);
+        memset(values + done + some, 0, (size_t)(n - some) * sizeof *values); /* padding */
     }
     return 0;
 }
@@ -61,8 +63,8 @@ static int holds_floats(const Tensor *tensor, const char *function)
 static float *on_card(const Tensor *tensor, const char *function)
 {
     const Context *context = tensor->item.context;
-    if (!context->card || context->meta || tensor->dtype != DTYPE_F32 || tensor->transposed || tensor->piece ||
-        shard_is_apart(tensor) || error_code() || !tensor_readable(tensor, function))
+    if (!context->card || context->meta || tensor->dtype != DTYPE_F32 || tensor->transposed ||
+        tensor->piece || shard_is_apart(tensor) || error_code() || !tensor_readable(tensor, function))
         return NULL;
     return storage_f32(tensor->storage);
 }
@@ -76,7 +78,7 @@ void tensor_fill(Tensor *tensor, float value)
     if (there)
         context->kernels->fill(DTYPE_F32, shape_numel(tensor->shape), value, there, &context->run);
     else
-        tensor_store_(tensor, filled, &(Filling){.context = context, .a = value});
+        tensor_store_(tensor, filled, &(Filling){.context = context, .tensor = tensor, .a = value});
 }
 
 static void fill_drawn(Tensor *tensor, const char *function, int uniform, float a, float b)

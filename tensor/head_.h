@@ -21,6 +21,7 @@ typedef struct HeadArrays {
     const float *bias;
     const int32_t *labels;
     float *lse;          /* written by forward, and read by backward */
+    float *said;         /* of classes that ranks have a part of each: written by forward (ClassParts) */
     void *logits, *rest; /* of the workspace: rest is what kernels need */
 } HeadArrays;
 
@@ -28,6 +29,8 @@ typedef struct HeadArrays {
 int head_check_types(const OpCall *call);
 /* Raises unless hidden, labels and bias fit a head whose weight is (classes,width). */
 int head_check(const OpCall *call, int64_t width);
+/* Classes of all ranks' heads together. */
+int64_t head_classes(const OpCall *call);
 /* Rows of hidden; and of them those of a chunk. */
 int64_t head_rows(const OpCall *call);
 int64_t head_chunk_rows(const OpCall *call);
@@ -43,7 +46,7 @@ uint64_t head_logits_room(const OpCall *call, DType logits, int64_t rows, int64_
 /* Bytes of what kernels need for strips of so many rows. */
 uint64_t head_strips_room(const OpCall *call, DType logits, int64_t rows, int64_t most);
 
-/* The loss of a part's rows; of a chunk. */
+/* The loss of a part's rows; of a chunk. Of classes that ranks have a part of, what these say of the rows. */
 void head_part_forward(const OpCall *call, const HeadPart *p, const HeadArrays *a, float *loss);
 /* The gradients of the weight and bias of a part's classes: `adds` to what parts before it have written. And
  * that of x, + beta dx; dx may be x; NULL: not wanted. */

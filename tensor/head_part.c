@@ -35,6 +35,11 @@ int head_check(const OpCall *call, int64_t width)
     return 0;
 }
 
+int64_t head_classes(const OpCall *call)
+{
+    return call->attr.loss.all_classes ? call->attr.loss.all_classes : call->shape[WEIGHT].dim[0];
+}
+
 int64_t head_rows(const OpCall *call)
 {
     return leading(call->shape[HIDDEN]);
@@ -66,21 +71,27 @@ HeadPart head_chunk(const OpCall *call, DType logits, int64_t rows)
     int64_t ld = logits_ld(call, classes);
     LinearDims linear = {
         .rows = rows, .in = width, .out = classes, .x = call->dtype[HIDDEN], .y = logits, .ldy = ld};
-    return (HeadPart){
+    HeadPart part = {
         .linear = linear,
         .below = linear,
         .loss = {.rows = rows, .classes = classes, .ignore_index = call->attr.loss.ignore_index, .ld = ld},
     };
+    class_part_dims(call, classes, &part.loss);
+    return part;
 }
 
 HeadPart head_strip(const OpCall *call, DType logits, int64_t rows, int64_t most, int64_t first)
 {
     HeadPart p = head_chunk(call, logits, rows);
-    int64_t classes = p.loss.classes, here = classes - first < most ? classes - first : most;
-    p.first = p.loss.first_class = first;
-    p.linear.out = p.loss.classes = here;
+    int64_t classes = call->shape[WEIGHT].dim[0], here = classes - first < most ? classes - first : most;
+    int64_t counted = p.loss.classes - first; /* the last of them may be padding */
+    p.first = first;
+    p.linear.out = here;
     p.linear.ldy = p.loss.ld = logits_ld(call, here);
-    p.loss.all_classes = classes;
+    p.loss.first_class += first;
+    p.loss.all_classes = head_classes(call);
+    p.loss.classes = counted < 0 ? 0 : counted < here ? counted : here;
+    p.loss.padding = here - p.loss.classes;
     p.below = p.linear;
     p.below.x = DTYPE_F32;
     return p;
@@ -128,8 +139,11 @@ void head_part_forward(const OpCall *call, const HeadPart *p, const HeadArrays *
 {
     StoredArray weight = weight_of(call, p);
     make_logits(call, p, a, &weight);
-    call->kernels->cross_entropy_forward(&p->loss, p->linear.y, a->logits, a->labels, call->attr.loss.scale,
-                                         loss, a->lse, a->rest, call->run);
+    if (call->attr.loss.all_classes)
+        call->kernels->cross_entropy_part(&p->loss, p->linear.y, a->logits, a->labels, a->said, call->run);
+    else
+        call->kernels->cross_entropy_forward(&p->loss, p->linear.y, a->logits, a->labels,
+                                             call->attr.loss.scale, loss, a->lse, a->rest, call->run);
 }
 
 /* Where the gradient of the part's first class is, of input i with so many elements a class. */

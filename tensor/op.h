@@ -34,6 +34,8 @@ typedef union OpAttr {
     } activation;
     struct {
         int64_t rows, first;
+        int64_t skipped; /* x begins in the middle: so many of the rows come before */
+        int in_part;     /* and may end there */
     } add_rows;
     struct {
         int heads;
@@ -57,6 +59,10 @@ typedef union OpAttr {
         uint32_t layer;
         uint64_t seed;
         int64_t step, first_sample;
+        int64_t per_sample, skipped; /* x is a part of its samples: so many elements of the first come before;
+                                        per_sample 0: it is not */
+        int64_t whole,
+            first; /* x has some elements of each row of so many, from this one on; 0: it has all */
     } dropout;
     struct {
         float scale;
@@ -66,7 +72,11 @@ typedef union OpAttr {
         float eps;
         int64_t padding;  /* of cross_entropy: elements at the end of a row that are no logits */
         int64_t labelled; /* of labelled_cross_entropy: 1 + rows with a label; 0 = unknown */
+        int64_t first_class, classes, all_classes; /* that are here, of all; all 0: it is not divided */
     } loss;
+    struct {
+        int64_t first, all; /* rows of a table that are here; all 0: it is whole */
+    } embedding;
     Shape shape;
     struct {
         int64_t i[4];

@@ -75,6 +75,26 @@ float *parts_next(PartLosses *parts);
 /* Writes the operation's. */
 void parts_sum(OpCall *call, PartLosses *parts);
 
+/* ---- A loss over classes of which each rank has a part (ops_vocabulary.c) */
+
+/* In call->attr.loss; and of it, in the dimensions of logits whose rows have `each` classes, which may end
+ * with padding. Nothing where the classes are not divided. */
+void class_part_attr(OpAttr *attr, RowsPart part);
+void class_part_dims(const OpCall *call, int64_t each, CrossEntropyDims *d);
+
+/* What each rank's classes say of so many rows: this rank writes `mine` (rows, CROSS_ENTROPY_PART), NULL on
+ * meta. 0, or raises. */
+typedef struct ClassParts {
+    Storage *all;
+    int64_t apart; /* floats from one rank's to the next one's */
+    float *mine;
+} ClassParts;
+int class_parts_begin(ClassParts *parts, int64_t rows);
+/* Exchanges them, and writes the loss of d->rows to call->out and lse to call->extra[0]; of the workspace it
+ * takes cross_entropy_workspace. Ends the parts. May raise. */
+void class_parts_join(ClassParts *parts, const OpCall *call, const CrossEntropyDims *d,
+                      const int32_t *labels);
+
 /* Input i, which has two dimensions, as kernels see it. */
 static inline StoredArray stored_input(const OpCall *call, int i)
 {
@@ -85,6 +105,17 @@ static inline StoredArray stored_input(const OpCall *call, int i)
 StoredArray tensor_stored_(const Tensor *tensor);
 /* The same of this rank's part of a quantised one that ranks have divided: an array by itself. */
 StoredArray quantized_part_(const Tensor *tensor);
+/* For store_cut.c: elements of a source into an fp32 storage; encoded into another one, of whose type `to`
+ * says what it is, from its first element on. before: elements of the tensor in front of those. 0, or raises.
+ */
+int tensor_values_into_(Tensor *tensor, TensorSource source, void *user, int64_t first, int64_t count,
+                        const Storage *values);
+int tensor_encode_into_(Tensor *tensor, const StoredArray *to, int64_t before, int64_t count,
+                        const Storage *values);
+/* tensor_store_ of a rank's part of a quantised matrix, where it has part of a row of int8, or its scales are
+ * themselves quantised: they are found from all of it, which passes by in pieces. (store_cut.c) */
+int tensor_needs_whole_(const Tensor *tensor);
+int tensor_store_cut_(Tensor *tensor, TensorSource source, void *user);
 
 /* Workspace in which `count` elements of input i lie as floats; 0 where they are f32, or absent. */
 uint64_t floats_room(const OpCall *call, int i, int64_t count);

@@ -413,15 +413,49 @@ Tensor *tensor_rope(Tensor *x, int heads, float theta)
 
 /* ---- Dropout --------------------------------------------------------------------------------- */
 
+/* Of each row some elements: the mask of those, row by row. */
+static void dropout_columns(const OpCall *call, DropoutKey key, const void *x, float beta, void *y)
+{
+    DType type = call->dtype[0];
+    int64_t row = last_dim(call->shape[0]), rows = leading(call->shape[0]);
+    int64_t of_sample = rows / call->shape[0].dim[0];
+    uint64_t before = key.first_sample;
+    for (int64_t r = 0; r < rows; r++) {
+        key.first_sample = before + (uint64_t)(r / of_sample);
+        key.first_element = (uint64_t)(r % of_sample * call->attr.dropout.whole + call->attr.dropout.first);
+        call->kernels->dropout(type, 1, row, call->attr.dropout.p, &key, element_at(type, x, r * row), beta,
+                               element_at(type, y, r * row), call->run);
+    }
+}
+
 void dropout_run(const OpCall *call, const void *x, float beta, void *y)
 {
     DropoutKey key = {.seed = call->attr.dropout.seed,
                       .step = (uint64_t)call->attr.dropout.step,
                       .first_sample = (uint64_t)call->attr.dropout.first_sample,
                       .layer = call->attr.dropout.layer};
-    int64_t samples = call->shape[0].dim[0];
-    call->kernels->dropout(call->dtype[0], samples, call_numel(call, 0) / samples, call->attr.dropout.p, &key,
-                           x, beta, y, call->run);
+    int64_t samples = call->shape[0].dim[0], n = call_numel(call, 0), skipped = call->attr.dropout.skipped;
+    int64_t per_sample = call->attr.dropout.per_sample;
+    DType type = call->dtype[0];
+    if (call->attr.dropout.whole) {
+        dropout_columns(call, key, x, beta, y);
+        return;
+    }
+    if (!per_sample) {
+        call->kernels->dropout(type, samples, n / samples, call->attr.dropout.p, &key, x, beta, y, call->run);
+        return;
+    }
+    for (int64_t at = 0, some; at < n; at += some) { /* the rest of a sample, whole ones, and a first part */
+        int64_t left = per_sample - skipped;
+        some =
+            skipped || n - at < left ? (n - at < left ? n - at : left) : (n - at) / per_sample * per_sample;
+        samples = some > per_sample ? some / per_sample : 1;
+        key.first_element = (uint64_t)skipped;
+        call->kernels->dropout(type, samples, some / samples, call->attr.dropout.p, &key,
+                               element_at(type, x, at), beta, element_at(type, y, at), call->run);
+        key.first_sample += (uint64_t)samples;
+        skipped = 0;
+    }
 }
 
 static void dropout_forward(OpCall *call)
@@ -464,6 +498,29 @@ Tensor *tensor_dropout(Tensor *x, float p)
         return NULL;
     }
     OpAttr attr = dropout_next(p);
+    return tensor_apply(&dropout_row, &attr, 1, (Tensor *[]){x});
+}
+
+Tensor *tensor_dropout_part_(Tensor *x, float p, Shape whole)
+{
+    if (!x || p == 0)
+        return x;
+    int64_t width = last_dim(whole), per_sample = shape_numel(whole) / whole.dim[0];
+    int64_t first = context_rows_first_(x->item.context, leading(whole)) * width;
+    if (first < 0)
+        return NULL;
+    if (first % per_sample % 4) {
+        error_raise(
+            ERROR_SHAPE,
+            "dropout: a rank's rows of %s begin in the middle of four elements that are drawn together; "
+            "with sequence parallel, use a width that 4 divides",
+            shape_text(whole).text);
+        return NULL;
+    }
+    OpAttr attr = dropout_next(p);
+    attr.dropout.per_sample = per_sample;
+    attr.dropout.first_sample += first / per_sample;
+    attr.dropout.skipped = first % per_sample;
     return tensor_apply(&dropout_row, &attr, 1, (Tensor *[]){x});
 }
 

@@ -66,12 +66,16 @@ static int head_shape(OpCall *call)
         return error_code();
     HeadPart c = chunk_at(call, 0), last = chunk_at(call, (head_rows(call) - 1) / c.loss.rows * c.loss.rows);
     OpPlan *plan = &call->plan;
-    uint64_t logits = floats_room(call, BIAS, c.loss.classes) + logits_room(call);
+    CrossEntropyDims all = c.loss;
+    all.rows = head_rows(call);
+    uint64_t logits = floats_room(call, BIAS, call->shape[WEIGHT].dim[0]) + logits_room(call);
     plan->out = SHAPE(1);
     plan->extra_bytes[0] = sizeof(float) * (uint64_t)head_rows(call);
     plan->workspace = logits + larger(larger(chunk_room(call, &c, 0), chunk_room(call, &last, 0)),
                                       call->kernels->cross_entropy_workspace(&c.loss, call->run));
-    if (on_card(call))
+    if (call->attr.loss.all_classes)
+        plan->workspace = larger(plan->workspace, call->kernels->cross_entropy_workspace(&all, call->run));
+    else if (on_card(call))
         plan->workspace = aligned(plan->workspace) + parts_room(call, chunks(call));
     plan->flops = 2.0 * (double)head_rows(call) * (double)c.linear.in * (double)c.linear.out;
     if (!call->needs)
@@ -112,6 +116,7 @@ static HeadArrays chunk_arrays(const OpCall *call, const HeadArrays *all, int64_
     a.x = hidden_rows(call, all->x, first);
     a.labels += first;
     a.lse += first;
+    a.said = all->said ? all->said + first * CROSS_ENTROPY_PART : NULL;
     return a;
 }
 
@@ -171,11 +176,51 @@ static const OpRow head_row = {
     .checked_range = "labels must be in [0, classes), or the ignore index",
 };
 
+/* Of classes that ranks have a part of each: they meet once, when all chunks are done. */
+static void part_forward(OpCall *call)
+{
+    ClassParts parts;
+    if (class_parts_begin(&parts, head_rows(call)) != 0)
+        return;
+    CrossEntropyDims d = chunk_at(call, 0).loss;
+    d.rows = head_rows(call);
+    if (parts.mine) {
+        HeadArrays all = arrays_of(call, logits_room(call));
+        all.said = parts.mine;
+        for (int64_t first = 0; first < head_rows(call); first += head_chunk_rows(call)) {
+            HeadPart c = chunk_at(call, first);
+            HeadArrays a = chunk_arrays(call, &all, first);
+            head_part_forward(call, &c, &a, NULL);
+        }
+    }
+    class_parts_join(&parts, call, &d, call->in[LABELS]);
+}
+
+static void part_backward(OpCall *call)
+{
+    if (call->dout)
+        head_backward(call);
+}
+
+static const OpRow part_row = {
+    .name = "linear_cross_entropy",
+    .shape = head_shape,
+    .forward = part_forward,
+    .backward = part_backward,
+    .accumulates = OP_INPUT(HIDDEN) | OP_INPUT(WEIGHT) | OP_INPUT(BIAS),
+    .meets = 1,
+    .checked = LABELS,
+    .checked_range = "labels must be in [0, classes), or the ignore index",
+};
+
 Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
                                     int ignore_index, float scale, int64_t rows)
 {
     if (!hidden || !weight || !labels)
         return NULL;
     OpAttr attr = {.loss = {.ignore_index = ignore_index, .scale = scale, .chunk_rows = rows}};
-    return tensor_apply(&head_row, &attr, 4, (Tensor *[]){hidden, weight, bias, labels});
+    if (weight->whole_rows)
+        class_part_attr(&attr, tensor_rows_part_(weight));
+    return tensor_apply(weight->whole_rows ? &part_row : &head_row, &attr, 4,
+                        (Tensor *[]){hidden, weight, bias, labels});
 }

@@ -252,7 +252,7 @@ static Room room_of(const OpCall *call, int strips)
     room.logits = take(&at, logits);
     room.rest = at;
     CrossEntropyDims all = {
-        .rows = head_rows(call), .classes = classes, .ignore_index = call->attr.loss.ignore_index};
+        .rows = head_rows(call), .classes = head_classes(call), .ignore_index = call->attr.loss.ignore_index};
     int64_t *count = on_card(call) ? take(&at, counts_room(call)) : &room.count;
     room.losses = on_card(call) ? (float *)(count + COUNT_WORDS) : NULL;
     room.rest = at;
@@ -297,6 +297,10 @@ static int head_shape(OpCall *call)
     plan->out = SHAPE(1);
     plan->extra_bytes[0] = sizeof(float) * (uint64_t)list_rows(call);
     plan->workspace = arrays + most_room(call, forward_room);
+    if (call->attr.loss.all_classes) {
+        CrossEntropyDims list = {.rows = list_rows(call)};
+        plan->workspace = aligned(plan->workspace) + call->kernels->cross_entropy_workspace(&list, call->run);
+    }
     /* As if all rows had labels. */
     double rows = 2.0 * (double)head_rows(call);
     double linear = rows * (double)call_numel(call, WEIGHT);
@@ -490,6 +494,62 @@ static const OpRow head_row = {
     .checked_range = "labels must be in [0, classes), or the ignore index",
 };
 
+/* ---- Classes that ranks have a part of each ------------------------------------------------------ */
+
+/* How many chunks there are is data, and what ranks send each other may not depend on it: they meet once, of
+ * as many rows as there may be. What comes below the head's weight would have to be summed a chunk at a time,
+ * so that none of it is in here. */
+static int part_shape(OpCall *call)
+{
+    if (has_transform(call))
+        return error_raise(ERROR_ARGUMENT,
+                           "%s: ranks have a part of the head's classes each, and the transform before it is "
+                           "not computed with them; compute it before",
+                           call->row->name);
+    return head_shape(call);
+}
+
+static void part_forward(OpCall *call)
+{
+    ClassParts parts;
+    CrossEntropyDims list = {.rows = list_rows(call), .ignore_index = call->attr.loss.ignore_index};
+    Room room = {.label = NULL};
+    if (class_parts_begin(&parts, list.rows) != 0)
+        return;
+    if (parts.mine)
+        room = room_of(call, 0);
+    for (int64_t done = 0; done < room.count;) {
+        Chunk c = chunk_of(call, done, room.count - done);
+        HeadArrays a = arrays_of(call, &room, done);
+        a.said = parts.mine + done * CROSS_ENTROPY_PART;
+        make_normed(call, &c, &room);
+        head_part_forward(call, &c.head, &a, NULL);
+        done += c.rows;
+    }
+    char *workspace = call->workspace; /* the labels lie there: their rows' losses come behind */
+    uint64_t behind = call->plan.workspace - call->kernels->cross_entropy_workspace(&list, call->run);
+    call->workspace = workspace ? workspace + behind : NULL;
+    class_parts_join(&parts, call, &list, room.label);
+    call->workspace = workspace;
+}
+
+static void part_backward(OpCall *call)
+{
+    if (call->dout)
+        head_backward(call);
+}
+
+static const OpRow part_row = {
+    .name = "labelled_cross_entropy",
+    .shape = part_shape,
+    .forward = part_forward,
+    .backward = part_backward,
+    .accumulates = OP_INPUT(HIDDEN) | OP_INPUT(WEIGHT) | OP_INPUT(BIAS),
+    .meets = 1,
+    .checked = LABELS,
+    .checked_range = "labels must be in [0, classes), or the ignore index",
+};
+
 Tensor *tensor_labelled_cross_entropy(Tensor *hidden, const LossHead *head, Tensor *labels, int ignore_index,
                                       float scale, int64_t rows)
 {
@@ -503,5 +563,7 @@ Tensor *tensor_labelled_cross_entropy(Tensor *hidden, const LossHead *head, Tens
                             .labelled = ignore_index == BATCH_IGNORE ? labels->labelled : 0}};
     Tensor *const inputs[INPUTS] = {hidden,      head->weight,     head->bias, labels,
                                     head->dense, head->dense_bias, head->norm, head->norm_bias};
-    return tensor_apply(&head_row, &attr, INPUTS, inputs);
+    if (head->weight->whole_rows)
+        class_part_attr(&attr, tensor_rows_part_(head->weight));
+    return tensor_apply(head->weight->whole_rows ? &part_row : &head_row, &attr, INPUTS, inputs);
 }

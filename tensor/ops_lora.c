@@ -139,6 +139,7 @@ static const OpRow down_row = {
     .accumulates = OP_INPUT(0) | OP_INPUT(1),
 };
 
+/* Where x has the columns that A has of the whole, its mask is that of those. */
 Tensor *tensor_lora_down(Tensor *x, Tensor *a, float p)
 {
     if (!x || !a)
@@ -146,6 +147,10 @@ Tensor *tensor_lora_down(Tensor *x, Tensor *a, float p)
     OpAttr attr = {.dropout = {.p = 0}};
     if (p > 0)
         attr = dropout_next(p);
+    if (p > 0 && a->piece) {
+        attr.dropout.whole = tensor_whole_shape_(a).dim[1];
+        attr.dropout.first = tensor_place_(a, 0, &(int64_t){1});
+    }
     return tensor_apply(&down_row, &attr, 2, (Tensor *[]){x, a});
 }
 

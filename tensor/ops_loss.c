@@ -7,11 +7,13 @@
 
 static CrossEntropyDims loss_dims(const OpCall *call)
 {
-    int64_t ld = last_dim(call->shape[0]);
-    return (CrossEntropyDims){.rows = leading(call->shape[0]),
-                              .classes = ld - call->attr.loss.padding,
-                              .ignore_index = call->attr.loss.ignore_index,
-                              .ld = ld};
+    int64_t ld = last_dim(call->shape[0]), each = ld - call->attr.loss.padding;
+    CrossEntropyDims d = {.rows = leading(call->shape[0]),
+                          .classes = each,
+                          .ignore_index = call->attr.loss.ignore_index,
+                          .ld = ld};
+    class_part_dims(call, each, &d);
+    return d;
 }
 
 static int cross_entropy_shape(OpCall *call)
@@ -54,6 +56,47 @@ static const OpRow cross_entropy_row = {
     .checked = 1,
     .checked_range = "labels must be in [0, classes), or the ignore index",
 };
+
+/* Of a part of the classes: ranks tell each other what theirs say of each row. */
+static void part_forward(OpCall *call)
+{
+    CrossEntropyDims d = loss_dims(call);
+    ClassParts parts;
+    if (class_parts_begin(&parts, d.rows) != 0)
+        return;
+    if (parts.mine)
+        call->kernels->cross_entropy_part(&d, call->dtype[0], call->in[0], call->in[1], parts.mine,
+                                          call->run);
+    class_parts_join(&parts, call, &d, call->in[1]);
+}
+
+static void part_backward(OpCall *call)
+{
+    if (call->dout)
+        cross_entropy_backward(call);
+}
+
+static const OpRow part_row = {
+    .name = "cross_entropy",
+    .shape = cross_entropy_shape,
+    .forward = part_forward,
+    .backward = part_backward,
+    .grad_in_saved = OP_INPUT(0),
+    .accumulates = OP_INPUT(0),
+    .meets = 1,
+    .checked = 1,
+    .checked_range = "labels must be in [0, classes), or the ignore index",
+};
+
+Tensor *tensor_cross_entropy_part_(Tensor *logits, RowsPart part, Tensor *labels, int ignore_index,
+                                   float scale)
+{
+    if (!logits || !labels)
+        return NULL;
+    OpAttr attr = {.loss = {.ignore_index = ignore_index, .scale = scale, .padding = logits->padding}};
+    class_part_attr(&attr, part);
+    return tensor_apply(&part_row, &attr, 2, (Tensor *[]){logits, labels});
+}
 
 Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale)
 {

@@ -11,11 +11,35 @@ static size_t bytes_of(const Ranks *is)
     return sizeof(struct ContextRanks) + (is->transport ? (size_t)is->size * sizeof(RankReport) : 0);
 }
 
-/* 0, or -1 with what does not make sense. */
-static int check_ranks(const Context *context, const ContextOptions *options, char *why, size_t size)
+static int at_least_1(int n)
 {
-    const Ranks *is = options->ranks;
-    int tensor = is->tensor > 1 ? is->tensor : 1, stages = is->stages > 1 ? is->stages : 1;
+    return n > 1 ? n : 1;
+}
+
+/* What the ranks that divide the data, of which there are so many, cannot be told; "" = nothing. */
+static void check_division(const Ranks *is, int data, char *why, size_t size)
+{
+    int replicas = at_least_1(is->replicas);
+    if ((unsigned)is->reduce >= RANK_REDUCE_COUNT)
+        snprintf(why, size, "there is no order of sums of this number (%d)", (int)is->reduce);
+    else if (is->replicate_below < 0)
+        snprintf(why, size, "replicate_below is %" PRId64 "; it is a number of elements",
+                 is->replicate_below);
+    else if (replicas > 1 && is->strategy == RANKS_DDP)
+        snprintf(why, size, "ddp divides nothing, so each rank is a replica already; zero1 to zero3 have %d",
+                 replicas);
+    else if (data % replicas)
+        snprintf(why, size, "%d ranks that divide the data are not divided into %d replicas", data, replicas);
+    else if (replicas > 1 && data == replicas)
+        snprintf(why, size, "%d replicas of %d ranks have one each, which divides nothing: that is ddp",
+                 replicas, data);
+}
+
+/* 0, or -1 with what does not make sense. */
+static int check_ranks(const Context *context, const ContextOptions *options, const Ranks *is, char *why,
+                       size_t size)
+{
+    int tensor = at_least_1(is->tensor), stages = at_least_1(is->stages);
     why[0] = '\0';
     if (is->size < 1 || is->rank < 0 || is->rank >= is->size || is->size > RANKS_MOST ||
         (unsigned)is->strategy >= RANK_STRATEGY_COUNT)
@@ -29,26 +53,48 @@ static int check_ranks(const Context *context, const ContextOptions *options, ch
     else if (context->card && stages > 1)
         snprintf(why, size,
                  "stages of a model train on the CPU; on cuda, ranks divide the data or the layers");
-    else if (!options->meta && is->size > 1 && !is->transport)
+    else if (options->accumulate_apart && stages > 1)
+        snprintf(why, size, "stages add the gradients of micro-batches to what is there, not apart");
+    else if (options->accumulate_apart && is->size > tensor && is->strategy < RANKS_ZERO2)
+        snprintf(why, size,
+                 "%s sums over ranks once a step, what each has added up by itself; zero2 and zero3 keep the "
+                 "gradients of micro-batches apart",
+                 ranks_strategy_name(is->strategy));
+    else
+        check_division(is, is->size / (tensor * stages), why, size);
+    if (!why[0] && !options->meta && is->size > 1 && !is->transport)
         snprintf(why, size, "rank %d of %d has nothing to reach the others by (ranks_join)", is->rank,
                  is->size);
     return why[0] ? -1 : 0;
 }
 
-/* A rank is (stage, data, tensor), the last counted first. 0, or -1: the transport fails. */
+/* A rank is (stage, data, tensor), and of those of the data (replica, shard), the last counted first. 0, or
+ * -1: the transport fails. */
 static int find_groups(struct ContextRanks *r, int meta)
 {
     const Ranks *is = &r->is;
-    int tensor = is->tensor > 1 ? is->tensor : 1, stages = is->stages > 1 ? is->stages : 1;
-    int data = is->size / (tensor * stages), failed = 0;
-    int at[RANK_GROUPS] = {is->rank, is->rank / tensor % data, is->rank % tensor, is->rank / (tensor * data)};
-    int of[RANK_GROUPS] = {is->size, data, tensor, stages};
-    int colour[RANK_GROUPS] = {0, at[RANKS_STAGE] * tensor + at[RANKS_TENSOR], is->rank / tensor,
-                               at[RANKS_DATA] * tensor + at[RANKS_TENSOR]};
+    int tensor = at_least_1(is->tensor), stages = at_least_1(is->stages), replicas = at_least_1(is->replicas),
+        data = is->size / (tensor * stages), shards = data / replicas;
+    int in_data = is->rank / tensor % data, failed = 0;
+    int at[RANK_GROUPS] = {[RANKS_ALL] = is->rank,
+                           [RANKS_DATA] = in_data,
+                           [RANKS_TENSOR] = is->rank % tensor,
+                           [RANKS_STAGE] = is->rank / (tensor * data),
+                           [RANKS_SHARD] = in_data % shards,
+                           [RANKS_REPLICA] = in_data / shards};
+    int of[RANK_GROUPS] = {[RANKS_ALL] = is->size, [RANKS_DATA] = data,    [RANKS_TENSOR] = tensor,
+                           [RANKS_STAGE] = stages, [RANKS_SHARD] = shards, [RANKS_REPLICA] = replicas};
+    int same_data = at[RANKS_STAGE] * tensor + at[RANKS_TENSOR]; /* have the same of the model */
+    int colour[RANK_GROUPS] = {[RANKS_DATA] = same_data,
+                               [RANKS_TENSOR] = is->rank / tensor,
+                               [RANKS_STAGE] = in_data * tensor + at[RANKS_TENSOR],
+                               [RANKS_SHARD] = same_data * replicas + at[RANKS_REPLICA],
+                               [RANKS_REPLICA] = same_data * shards + at[RANKS_SHARD]};
     for (int g = 0; g < RANK_GROUPS; g++) {
+        int several = g >= RANKS_SHARD ? replicas > 1 : g != RANKS_ALL && tensor * stages > 1;
         r->place[g] = at[g];
         r->count[g] = of[g];
-        if (g != RANKS_ALL && !meta && tensor * stages > 1 && !failed)
+        if (several && !meta && !failed)
             failed = carry_divide_(r, (RankGroup)g, colour[g], at[g]);
     }
     return failed;
@@ -56,10 +102,12 @@ static int find_groups(struct ContextRanks *r, int meta)
 
 int ranks_open_(Context *context, const ContextOptions *options, char *why, size_t size)
 {
-    const Ranks *is = options->ranks;
-    if (!is || (is->size == 1 && is->strategy < RANKS_ZERO2))
+    Ranks alone = {.size = 1};
+    const Ranks *is = options->ranks ? options->ranks : &alone;
+    int apart = options->accumulate_apart || (is->size == 1 && is->strategy >= RANKS_ZERO2);
+    if (is->size == 1 && !apart)
         return 0;
-    if (check_ranks(context, options, why, size))
+    if (check_ranks(context, options, is, why, size))
         return -1;
     context->ranks = memtrack_host_calloc(context->tracker, bytes_of(is));
     if (!context->ranks) {
@@ -67,15 +115,18 @@ int ranks_open_(Context *context, const ContextOptions *options, char *why, size
         return -1;
     }
     context->ranks->is = *is;
-    if (is->size == 1) /* the gradients of each micro-batch apart, as those of a rank are */
-        context->ranks->is.strategy = RANKS_ZERO2;
     if (carry_open_(context, why, size))
         return -1;
     if (find_groups(context->ranks, options->meta)) {
         snprintf(why, size, "dividing the ranks into groups: %.200s", carry_why_(context));
         return -1;
     }
-    return 0;
+    if (apart &&
+        context->ranks->count[RANKS_DATA] == 1) { /* a part that is all, and gets sums as a part does */
+        context->ranks->is.strategy = RANKS_ZERO2;
+        context->ranks->apart = 1;
+    }
+    return carry_ready_(context, why, size);
 }
 
 void ranks_close_(Context *context)
@@ -121,6 +172,11 @@ int context_rank_(const Context *context)
 int context_ranks_(const Context *context)
 {
     return context->ranks ? context->ranks->count[RANKS_DATA] : 1;
+}
+
+int context_divides_rows_(const Context *context)
+{
+    return context->ranks && context->ranks->is.sequence && context->ranks->count[RANKS_TENSOR] > 1;
 }
 
 int context_tensor_ranks_(const Context *context)

@@ -39,6 +39,7 @@ struct ContextRanks {
     Ranks is;
     int gathers; /* between begin and end some are on their way */
     int place[RANK_GROUPS], count[RANK_GROUPS]; /* in each group that this rank is of */
+    int apart; /* nobody to divide with, and the gradients of micro-batches are kept apart */
     RankTraffic traffic;
     int stop, stopped; /* what asks this rank to stop; the same of any rank at the last update; 0 = nothing */
     Storage *sending[STAGE_MESSAGES]; /* on their way; NULL: none is */
@@ -47,6 +48,7 @@ struct ContextRanks {
     int flight_room, forwards, backwards; /* of this step, so far */
     char *room;                           /* of the host's, that what a card sends passes through; or NULL */
     const Transport *asked;               /* who carried last; NULL: is.transport */
+    int joined;                           /* is.card carries on this context's stream */
     RankReport reports[]; /* of each rank, where there is anybody: made with the context, so that saying that
                              there is no memory takes none */
 };
@@ -68,6 +70,12 @@ static inline int shard_is_apart(const Tensor *tensor)
     return tensor->shard && tensor->shard->weights;
 }
 
+/* Those whose parts make a whole. */
+static inline RankGroup shard_group(const Context *context)
+{
+    return context->ranks->count[RANKS_REPLICA] > 1 ? RANKS_SHARD : RANKS_DATA;
+}
+
 int ranks_open_(Context *context, const ContextOptions *options, char *why, size_t size);
 void ranks_close_(Context *context);
 
@@ -86,25 +94,32 @@ int collective_gather_host_(Context *context, RankGroup group, void *data, uint6
 int collective_sum(Context *context, RankGroup group, DType type, int64_t n, const Storage *data);
 /* The same of what an operation computes; NULL on meta. */
 int collective_sum_at(Context *context, RankGroup group, DType type, int64_t n, void *data);
-/* Rank r's part of the sum: elements [r * each, (r + 1) * each) of n, into `to` from its element `at` on;
- * added to what is there, or in its place. */
+/* Rank r's part of the sum, which is that of all replicas where the group is RANKS_SHARD: elements [r * each,
+ * (r + 1) * each) of n, into `to` from its element `at` on; added to what is there, or in its place. */
 typedef struct SumParts {
     RankGroup group;
     DType type, to_type;
     int64_t n, each;
-    const Storage *from, *to;
+    const void *from; /* NULL on meta, as `to` */
+    void *to;
     int64_t at;
     int add;
 } SumParts;
 int collective_sum_parts(Context *context, const SumParts *parts);
 /* Everyone's part of `bytes`, where it lies in `data`, whose parts begin at its byte `first`. */
 int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t first, uint64_t bytes);
+int collective_gather_at(Context *context, RankGroup group, void *data, uint64_t bytes);
 
 /* ---- Who carries them (carry.c). 0, or not, and carry_why_ says why ---------------------------- */
 
-/* Room of the host's where a card's data needs it; planned. 0, or -1 with a sentence. */
+/* Room of the host's where a card's data needs it, which is planned; or the cards join. Then, when groups are
+ * divided, all is used once: what it takes of the card it has before anybody reserves. 0, or -1 with a
+ * sentence. */
 int carry_open_(Context *context, char *why, size_t size);
+int carry_ready_(Context *context, char *why, size_t size);
 void carry_close_(Context *context);
+/* Before anybody waits for the card: after a failure the others may never come. */
+void carry_leave_(Context *context, int failed);
 /* Ranks of this colour are a group from now on, to all who carry for it. */
 int carry_divide_(struct ContextRanks *ranks, RankGroup group, int colour, int place);
 /* Of the context's memory; sizes as transport.h has them. */
@@ -112,11 +127,17 @@ int carry_gather_(Context *context, RankGroup group, void *data, uint64_t bytes)
 int carry_exchange_(Context *context, RankGroup group, const void *from, void *to, uint64_t bytes);
 int carry_sum_(Context *context, RankGroup group, float *data, uint64_t count);
 int carry_sum_parts_(Context *context, RankGroup group, const float *from, float *to, uint64_t count);
+/* A piece of collective.c, which fits the host's room. */
+int carry_receive_(Context *context, RankGroup group, void *data, uint64_t bytes, int from, int tag);
+int carry_send_(Context *context, RankGroup group, const void *data, uint64_t bytes, int to, int tag);
+int carry_broadcast_(Context *context, RankGroup group, void *data, uint64_t bytes, int root);
 int carry_begin_(Context *context);
 /* *going: whether they are not over yet. */
 int carry_later_(Context *context, int *going);
 int carry_end_(Context *context);
 const char *carry_why_(const Context *context);
+/* When the card has been waited for: whether what went between cards went well. 0, or raises. */
+int carry_check_(const Context *context);
 
 /* ---- Shards (shard.c) ------------------------------------------------------------------------- */
 

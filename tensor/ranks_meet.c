@@ -44,6 +44,14 @@ int ranks_gather_(const Context *context, void *data, uint64_t bytes)
     return met(context, t->gather(t->self, RANKS_ALL, data, bytes));
 }
 
+int ranks_gather_parts_(const Context *context, void *data, uint64_t bytes)
+{
+    if (!is_several(context))
+        return 0;
+    const Transport *t = meet(context, bytes);
+    return met(context, t->gather(t->self, shard_group(context), data, bytes));
+}
+
 /* The rank that failed first says why. Everyone's error has the same code, so that all do the same about it.
  */
 static int raise_everywhere(Context *context, RankGroup group, int from)

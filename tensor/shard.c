@@ -22,15 +22,23 @@ static int64_t unit_of(const Context *context, const Tensor *tensor)
     return unit > least ? (unit + least - 1) / least * least : least;
 }
 
-/* ZeRO-3 divides what is frozen too. What is quantised has no other way to be apart than in parts. */
+static int weights_stay_whole(const Context *context, const Tensor *tensor)
+{
+    return strategy_of(context) != RANKS_ZERO3 ||
+           shape_numel(tensor->shape) < context->ranks->is.replicate_below;
+}
+
+/* ZeRO-3 divides what is frozen too; what is quantised where no layer is computed by several ranks. */
 static int is_divided(const Context *context, const Tensor *tensor)
 {
-    int ranks = context->ranks->count[RANKS_DATA], quantized = dtype_is_quantized(tensor->dtype);
+    int ranks = context->ranks->count[RANKS_SHARD], quantized = dtype_is_quantized(tensor->dtype);
     if ((!dtype_is_float(tensor->dtype) && !quantized) ||
-        strategy_of(context) < (tensor->requires_grad ? RANKS_ZERO1 : RANKS_ZERO3))
+        strategy_of(context) < (tensor->requires_grad ? RANKS_ZERO1 : RANKS_ZERO3) ||
+        (!tensor->requires_grad && weights_stay_whole(context, tensor)) ||
+        (quantized && (ranks == 1 || context->ranks->count[RANKS_TENSOR] > 1)))
         return 0;
     if (ranks == 1)
-        return context->ranks->is.size == 1 && !quantized;
+        return context->ranks->apart;
     return shape_numel(tensor->shape) >= unit_of(context, tensor) * ranks;
 }
 
@@ -44,7 +52,7 @@ int64_t shard_whole_bytes(const Tensor *tensor)
 {
     if (!tensor->shard)
         return (int64_t)shape_bytes(tensor->dtype, tensor->shape);
-    int ranks = tensor->item.context->ranks->count[RANKS_DATA];
+    int ranks = tensor->item.context->ranks->count[RANKS_SHARD];
     return (int64_t)dtype_bytes(tensor->dtype, 1, tensor->shard->each * ranks);
 }
 
@@ -60,7 +68,7 @@ int shard_new(Tensor *tensor, MemComponent component)
     Context *context = tensor->item.context;
     if (!is_divided(context, tensor))
         return 0;
-    int64_t n = shape_numel(tensor->shape), ranks = context->ranks->count[RANKS_DATA];
+    int64_t n = shape_numel(tensor->shape), ranks = context->ranks->count[RANKS_SHARD];
     Shard *shard = host_alloc(sizeof *shard);
     if (!shard)
         return error_code();
@@ -70,7 +78,7 @@ int shard_new(Tensor *tensor, MemComponent component)
     shard->grad_type =
         has_master(context, tensor) || tensor->dtype == DTYPE_F32 ? DTYPE_F32 : context->precision.gradients;
     tensor->shard = shard;
-    if (strategy_of(context) != RANKS_ZERO3)
+    if (weights_stay_whole(context, tensor))
         return 0;
     shard->weights = storage_new(context, shard_part_bytes_(tensor), component);
     return shard->weights ? 0 : error_code();
@@ -123,9 +131,9 @@ static int gather(Tensor *tensor)
     int64_t bytes = (int64_t)dtype_bytes(tensor->dtype, 1, shard->each);
     if (!context->meta)
         context->kernels->copy(shard->type, tensor->dtype, shard->each, storage_data(shard->weights),
-                               (char *)storage_data(whole) + context->ranks->place[RANKS_DATA] * bytes,
+                               (char *)storage_data(whole) + context->ranks->place[RANKS_SHARD] * bytes,
                                &context->run);
-    return collective_gather(context, RANKS_DATA, whole, 0, (uint64_t)bytes);
+    return collective_gather(context, shard_group(context), whole, 0, (uint64_t)bytes);
 }
 
 /* Who fails holds nothing. */
@@ -217,13 +225,13 @@ int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 
 static int sum_own_part(Tensor *leaf, const Storage *to, DType to_type, int64_t at, int add)
 {
-    return collective_sum_parts(leaf->item.context, &(SumParts){.group = RANKS_DATA,
+    return collective_sum_parts(leaf->item.context, &(SumParts){.group = shard_group(leaf->item.context),
                                                                 .type = gradient_type(leaf),
                                                                 .to_type = to_type,
                                                                 .n = shape_numel(leaf->shape),
                                                                 .each = leaf->shard->each,
-                                                                .from = leaf->grad,
-                                                                .to = to,
+                                                                .from = storage_data(leaf->grad),
+                                                                .to = storage_data(to),
                                                                 .at = at,
                                                                 .add = add});
 }
@@ -258,7 +266,7 @@ int shard_final(Tensor *leaf)
     Shard *shard = leaf->shard;
     if (!shard || !leaf->grad || strategy_of(context) < RANKS_ZERO2)
         return 0;
-    if (context->ranks->count[RANKS_DATA] == 1)
+    if (context->ranks->count[RANKS_SHARD] == 1)
         return add_own(leaf);
     int add = shard->grad != NULL, path = memtrack_path_set(context->tracker, leaf->path);
     if (!add)
@@ -300,7 +308,7 @@ int tensor_reduce_(Tensor *parameter)
                                 parameter->grad);
     else if (!failed && shard && !apart)
         failed = sum_own_part(parameter, parameter->grad, gradient_type(parameter),
-                              context->ranks->place[RANKS_DATA] * shard->each, 0);
+                              context->ranks->place[RANKS_SHARD] * shard->each, 0);
     return failed ? failed : stage_sum_tied_(parameter);
 }
 
@@ -308,9 +316,9 @@ int tensor_updated_(Tensor *parameter)
 {
     Context *context = parameter->item.context;
     const Shard *shard = parameter->shard;
-    if (!shard || shard->weights || parameter->item.context->ranks->count[RANKS_DATA] == 1)
+    if (!shard || shard->weights || parameter->item.context->ranks->count[RANKS_SHARD] == 1)
         return 0;
-    return collective_gather(context, RANKS_DATA, parameter->storage, 0,
+    return collective_gather(context, shard_group(context), parameter->storage, 0,
                              dtype_bytes(parameter->dtype, 1, shard->each));
 }
 
@@ -334,9 +342,9 @@ TensorPart tensor_part_(const Tensor *parameter)
     part.counts = part.counts && once && !again;
     if (!shard)
         return part;
-    part.counts = once && !again;
+    part.counts = once && !again && context->ranks->place[RANKS_REPLICA] == 0;
     part.each = shard->each;
-    part.first = context->ranks->place[RANKS_DATA] * shard->each;
+    part.first = context->ranks->place[RANKS_SHARD] * shard->each;
     part.count = n - part.first < part.each ? n - part.first : part.each;
     part.count = part.count > 0 ? part.count : 0;
     part.at = part.grad_at = part.first;

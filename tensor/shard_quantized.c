@@ -69,7 +69,7 @@ uint64_t quantized_gathered_bytes_(const Tensor *tensor)
     uint64_t bytes = whole_layout(tensor).bytes;
     for (int i = 0; i < quantized_regions_(tensor); i++) {
         Region r = region_of(tensor, i);
-        uint64_t end = r.whole + r.bytes * (uint64_t)tensor->item.context->ranks->count[RANKS_DATA];
+        uint64_t end = r.whole + r.bytes * (uint64_t)tensor->item.context->ranks->count[RANKS_SHARD];
         bytes = end > bytes ? end : bytes;
     }
     return bytes;
@@ -89,26 +89,26 @@ int quantized_gather_(Tensor *tensor, Storage *whole, int region)
     Context *context = tensor->item.context;
     const Storage *part = tensor->shard->weights;
     Region r = region_of(tensor, region);
-    uint64_t place = (uint64_t)context->ranks->place[RANKS_DATA];
+    uint64_t place = (uint64_t)context->ranks->place[RANKS_SHARD];
     if (!context->meta)
         copy_words(context, part, r.part, whole, r.whole + place * r.bytes, r.bytes);
     if (!context->meta && tensor->dtype == DTYPE_NF4 && region == 2) /* behind the scales of scales */
         copy_words(context, part, part_layout(tensor).offset, whole, whole_layout(tensor).offset,
                    sizeof(float));
-    return collective_gather(context, RANKS_DATA, whole, r.whole, r.bytes);
+    return collective_gather(context, shard_group(context), whole, r.whole, r.bytes);
 }
 
 int quantized_to_host_(const Tensor *tensor, void *whole)
 {
     const Context *context = tensor->item.context;
     const Storage *part = tensor->shard->weights;
-    uint64_t place = (uint64_t)context->ranks->place[RANKS_DATA];
+    uint64_t place = (uint64_t)context->ranks->place[RANKS_SHARD];
     int failed = 0;
     for (int i = 0; i < quantized_regions_(tensor) && !failed; i++) {
         Region r = region_of(tensor, i);
         char *to = (char *)whole + r.whole;
         storage_read(part, r.part, r.bytes, to + place * r.bytes);
-        failed = ranks_gather_(context, to, r.bytes);
+        failed = ranks_gather_parts_(context, to, r.bytes);
         if (tensor->dtype == DTYPE_NF4 && i == 1) /* what is padding lies there until now */
             storage_read(part, part_layout(tensor).offset, sizeof(float),
                          (char *)whole + whole_layout(tensor).offset);
@@ -139,7 +139,7 @@ void quantized_write_(Tensor *tensor, int64_t first, int64_t bytes, const void *
 {
     const Context *context = tensor->item.context;
     QuantLayout whole = whole_layout(tensor), part = part_layout(tensor);
-    uint64_t place = (uint64_t)context->ranks->place[RANKS_DATA];
+    uint64_t place = (uint64_t)context->ranks->place[RANKS_SHARD];
     for (int i = 0; i < quantized_regions_(tensor) && !context->meta; i++) {
         Region r = region_of(tensor, i);
         uint64_t begin = place * r.bytes;

@@ -17,12 +17,12 @@ enum {
 typedef struct Store {
     Tensor *tensor;
     StoredArray array;   /* that is written: the tensor, or this rank's part of it */
-    const Storage *to;   /* where it lies */
-    int64_t from, count; /* the tensor's element that is its first, and how many it has */
+    int64_t count;       /* elements that it has */
     TensorSource source;
     void *user;
     Storage *buffer, *scales; /* floats to be encoded; NF4's scales until their mean is known */
     int64_t buffered;         /* the first element that is in the buffer */
+    int64_t before;           /* elements of the tensor in front of the array */
 } Store;
 
 StoredArray tensor_stored_(const Tensor *tensor)
@@ -117,7 +117,7 @@ static int64_t piece_of(const Store *s)
 static float *own_scales(const Store *s)
 {
     float *all = storage_f32(s->scales);
-    return all ? all + s->from / NF4_BLOCK : NULL;
+    return all ? all + s->before / NF4_BLOCK : NULL;
 }
 
 /* Encodes count elements of the array from `first` on, the buffer's first being s->buffered. 0, or raises. */
@@ -132,13 +132,13 @@ static int encode_piece(const Store *s, int64_t first, int64_t count)
     else
         context->fault = -1;
     context->kernels->encode(a->dtype, a->rows, a->cols, first, count, storage_f32(s->buffer),
-                             storage_data(s->to), own_scales(s), &context->run);
+                             (void *)(uintptr_t)a->at, own_scales(s), &context->run);
     int64_t at = context->card ? card_fault_(context) : context->fault;
     if (at < 0)
         return error_code();
     storage_read(s->buffer, (uint64_t)(at - s->buffered) * sizeof value, sizeof value, &value);
     return error_raise(ERROR_NONFINITE, "%s cannot hold %g, which is element %" PRId64 " of '%s'",
-                       dtype_name(a->dtype), (double)value, s->from + at,
+                       dtype_name(a->dtype), (double)value, s->before + at,
                        name[0] ? name : memtrack_path_name(context->tracker, s->tensor->path));
 }
 
@@ -146,7 +146,7 @@ static int encode_pieces(Store *s, int64_t piece)
 {
     for (int64_t first = 0; first < s->count; first += piece) {
         int64_t count = piece < s->count - first ? piece : s->count - first;
-        int failed = values_into(s, s->from + first, count, s->buffer, 0);
+        int failed = values_into(s, s->before + first, count, s->buffer, 0);
         s->buffered = first;
         if (failed || encode_piece(s, first, count))
             return error_code();
@@ -163,7 +163,7 @@ static int64_t blocks_of(int64_t n)
 static int64_t scales_of(const Store *s)
 {
     const Tensor *t = s->tensor;
-    int ranks = shard_is_apart(t) ? t->item.context->ranks->count[RANKS_DATA] : 1;
+    int ranks = shard_is_apart(t) ? t->item.context->ranks->count[RANKS_SHARD] : 1;
     return blocks_of(s->array.rows * s->array.cols) * ranks;
 }
 
@@ -177,11 +177,11 @@ static int store_scales(const Store *s, int failed)
         failed = ranks_agree_parts_(context);
         if (!failed)
             failed =
-                collective_gather(context, RANKS_DATA, s->scales, 0, (uint64_t)blocks_of(n) * sizeof(float));
+                collective_gather(context, shard_group(context), s->scales, 0, (uint64_t)blocks_of(n) * sizeof(float));
     }
     if (!failed && !context->meta)
-        context->kernels->encode_scales(blocks_of(all), storage_f32(s->scales), s->from / NF4_BLOCK,
-                                        blocks_of(s->count), n, storage_data(s->to), &context->run);
+        context->kernels->encode_scales(blocks_of(all), storage_f32(s->scales), s->before / NF4_BLOCK,
+                                        blocks_of(s->count), n, (void *)(uintptr_t)s->array.at, &context->run);
     return failed;
 }
 
@@ -208,6 +208,21 @@ static int store_encoded(Store *s)
     return failed;
 }
 
+int tensor_values_into_(Tensor *tensor, TensorSource source, void *user, int64_t first, int64_t count,
+                        const Storage *values)
+{
+    Store s = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
+    return values_into(&s, first, count, values, 0);
+}
+
+int tensor_encode_into_(Tensor *tensor, const StoredArray *to, int64_t before, int64_t count,
+                        const Storage *values)
+{
+    return encode_piece(
+        &(Store){.tensor = tensor, .array = *to, .buffer = (Storage *)(uintptr_t)values, .before = before}, 0,
+        count);
+}
+
 /* The master gets the values, and its copy what is left of them, rounded the same way whenever that is done.
  */
 static int store_master(Tensor *tensor, TensorSource source, void *user)
@@ -215,7 +230,6 @@ static int store_master(Tensor *tensor, TensorSource source, void *user)
     Context *context = tensor->item.context;
     Store store = {.tensor = tensor,
                    .array = tensor_stored_(tensor),
-                   .to = tensor->storage,
                    .count = shape_numel(tensor->shape),
                    .source = source,
                    .user = user,
@@ -244,8 +258,7 @@ static int store_part(Tensor *tensor, TensorSource source, void *user)
                    .user = user};
     if (dtype_is_quantized(part.type)) {
         store.array = quantized_part_(tensor);
-        store.to = part.weights;
-        store.from = part.first;
+        store.before = part.first;
         store.count = part.count;
         return store_encoded(&store);
     }
@@ -296,7 +309,6 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
         return error_code();
     Store store = {.tensor = tensor,
                    .array = tensor_stored_(tensor),
-                   .to = tensor->storage,
                    .count = shape_numel(tensor->shape),
                    .source = source,
                    .user = user};
@@ -309,7 +321,9 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
         return store_master(tensor, source, user);
     const char *op = memtrack_op_set(context->tracker, "store");
     int path = memtrack_path_set(context->tracker, tensor->path);
-    int failed = apart ? store_part(tensor, source, user) : store_encoded(&store);
+    int failed = apart                         ? store_part(tensor, source, user)
+                 : tensor_needs_whole_(tensor) ? tensor_store_cut_(tensor, source, user)
+                                               : store_encoded(&store);
     memtrack_path_set(context->tracker, path);
     memtrack_op_set(context->tracker, op);
     return failed;

@@ -56,6 +56,8 @@ struct Tensor {
     int64_t labelled; /* 1 + how many elements are not BATCH_IGNORE (tensor_set_labelled_); 0 = unknown */
     int64_t piece; /* of a parameter of which ranks that compute a layer together have a part each: elements
                       that lie side by side in the whole (split.c); 0 = this is the whole */
+    int64_t
+        whole_rows; /* of one that is divided by rows (tensor_split_rows_): those of the whole; 0 = other */
     int64_t first_use; /* serial of the first node that uses this leaf; stale when no such node is recorded */
     DataState state;
     unsigned char leaf, requires_grad, donated, keep, recompute;
@@ -64,6 +66,7 @@ struct Tensor {
     unsigned char table;       /* an embedding's, of which a step reads few rows */
     unsigned char absent;      /* a parameter of another stage of the model: nothing but this header */
     unsigned char tied_stages; /* a parameter of the first and of the last stage */
+    unsigned char twice;       /* nf4-plain in place of nf4: its scales are those that nf4 would have */
     unsigned char partial; /* one that is whole, and of whose gradient each of the ranks that compute a layer
                               together finds a part */
     unsigned char split;   /* where piece is not 0: 1 + the dimension that is divided, as files have it */
@@ -390,23 +393,60 @@ int context_ranks_(const Context *context);           /* how many; 1: alone */
 int context_stage_(const Context *context);           /* of the model that this rank has */
 int context_stages_(const Context *context);          /* that the model has; 1: it is whole */
 int context_tensor_ranks_(const Context *context);    /* that compute a layer together; 1: alone */
+int context_divides_rows_(const Context *context);    /* and what lies between such layers, by rows */
 
 /* The parameter is this rank's part of one whose dimension `dim` is so many times as large. packed: how many
  * layers lie side by side in it, of each of which ranks have a part; 1 otherwise. Before it is filled: what
  * it is filled with at random is its part of the whole's. (split.c) */
 void tensor_split_(Tensor *parameter, int dim, int packed);
-/* The shape of all ranks' parts together, in files, and its elements. */
+/* The parameter is this rank's part of one with so many rows: as many as every rank has, one after another
+ * (tensor_rows_each_: in units of what ranks' parts are multiples of). Behind the last of the whole they are
+ * padding, which is 0 and stays 0. */
+void tensor_split_rows_(Tensor *parameter, int64_t rows);
+int64_t tensor_rows_each_(const Context *context, int64_t rows);
+/* The shape of all ranks' parts together, in files, and its elements, without padding. */
 Shape tensor_whole_shape_(const Tensor *parameter);
 int64_t tensor_whole_numel_(const Tensor *parameter);
 /* Where element `first` lies in the whole, both in the order of files. *count: how many elements from it on
- * are asked for; then how many of them lie side by side there. A parameter that is whole, or NULL: where it
- * is. */
+ * are asked for; then how many of them lie side by side there. What is behind the end of the whole is padding.
+ * A parameter that is whole, or NULL: where it is. */
 int64_t tensor_place_(const Tensor *parameter, int64_t first, int64_t *count);
+/* The same in the order in which they are stored, which of a transposed weight is another; and how many then
+ * lie side by side; 0: it is whole. */
+int64_t tensor_stored_place_(const Tensor *parameter, int64_t first, int64_t *count);
+int64_t tensor_stored_piece_(const Tensor *parameter);
+/* Of a parameter's rows those that are no padding: `count` from row `first` of the whole on, of `all`. */
+typedef struct RowsPart {
+    int64_t first, count, all;
+} RowsPart;
+RowsPart tensor_rows_part_(const Tensor *parameter);
 /* Around what ranks compute together (ops_ranks.c). x, whose gradient is the sum of all ranks'; nothing where
  * nobody is there. */
 Tensor *tensor_enter_(Tensor *x);
 /* The sum of all ranks' x, in x's storage where x is donated; plus bias (last dimension) or NULL. */
 Tensor *tensor_leave_(Tensor *x, Tensor *bias);
+/* Where ranks have a part of the rows (batch x sequence) each of what lies between layers that they compute
+ * together (ops_rows.c). `whole`: (B,T,C), of all rows.
+ * Entering gathers them (B,T,C), and again in backward where its readers need it; the gradient's sum over
+ * ranks is taken apart. */
+Tensor *tensor_enter_rows_(Tensor *x, Shape whole);
+/* This rank's rows (rows,C) of the sum of all ranks' x (B,T,C); plus bias or NULL. Backward gathers. */
+Tensor *tensor_leave_rows_(Tensor *x, Tensor *bias);
+/* This rank's rows of what every rank has, with no gradient: (B,T) becomes (rows). */
+Tensor *tensor_own_rows_(Tensor *x);
+/* tensor_add_rows_from and tensor_dropout of such rows: as those of the whole. */
+Tensor *tensor_add_rows_part_(Tensor *x, Tensor *table, int64_t first, int64_t rows);
+Tensor *tensor_dropout_part_(Tensor *x, float p, Shape whole);
+/* Of `rows` rows those of one rank, and its first; each -1 after an error: the ranks do not divide them. */
+int64_t context_rows_each_(const Context *context, int64_t rows);
+int64_t context_rows_first_(const Context *context, int64_t rows);
+/* The logits of all classes (…,all), of which each rank has computed those that `part` says (…,each). Their
+ * gradient, which is the same on every rank, is taken apart again. */
+Tensor *tensor_gather_classes_(Tensor *logits, RowsPart part);
+/* tensor_cross_entropy of logits that are a part of the classes: every rank has the same labels, and gets the
+ * same loss. */
+Tensor *tensor_cross_entropy_part_(Tensor *logits, RowsPart part, Tensor *labels, int ignore_index,
+                                   float scale);
 
 /* What of a parameter this rank updates, and where it lies: all of it, or its part. */
 typedef struct TensorPart {
@@ -453,6 +493,8 @@ typedef struct RankValue {
 int ranks_agree_error_(Context *context, RankValue *value);
 /* The same of the ranks that have parts of the same parameters, and say nothing else. */
 int ranks_agree_parts_(Context *context);
+/* Part r of the host's data comes from the one that has part r of parameters. 0, or raises. */
+int ranks_gather_parts_(const Context *context, void *data, uint64_t bytes);
 /* The same in the current context, with nothing to say. */
 int ranks_agreed_(void);
 /* Whether the current context does what is done once: it is alone, or rank 0. */

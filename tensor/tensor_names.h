@@ -8,6 +8,7 @@
 #define context_destroy brim_context_destroy
 #define context_flops brim_context_flops
 #define context_is_meta brim_context_is_meta
+#define context_join_cards brim_context_join_cards
 #define context_ledger brim_context_ledger
 #define context_seed brim_context_seed
 #define context_threads brim_context_threads

@@ -98,6 +98,7 @@ page models "$keep/blocks.jsonl" "$keep/gpt2.jsonl"
 page many "$keep/many.jsonl"
 page crashed "$keep/crashed.jsonl"
 [ ! -e "$keep/card.jsonl" ] || page card "$keep/card.jsonl"
+page schedules "$keep/1f1b.jsonl" "$keep/gpipe.jsonl"
 for log in zero3 1f1b gpipe ddp; do page $log "$keep/$log.jsonl"; done
 sed 's/"run":"[0-9a-f]*"/"run":"another"/' "$keep/1f1b.jsonl.rank-2" >"$keep/strange"
 mkdir -p "$keep/strange-rank"
@@ -128,6 +129,7 @@ browse "two runs" "$keep/two.html" 1600 $dark
 browse "zero3" "$keep/zero3.html" 1600 $light
 browse "stages, 1f1b" "$keep/1f1b.html" 1600 $light
 browse "stages, gpipe" "$keep/gpipe.html" 1600 $dark
+browse "stages, two schedules" "$keep/schedules.html" 1600 $dark
 browse "20 ranks" "$keep/ddp.html" 1200 $light
 browse "a strange rank" "$keep/strange.html" 1200 $light
 grep -q 'class="notice".*rank-2 is of another run' "$work/dom" && ok "a strange rank: says so" || not_ok "a strange rank: says so" "no notice"

@@ -11,6 +11,12 @@
 
 enum { MOST = 4, SLOT = 1 << 20 };
 
+/* On its way from one rank to another; 0 bytes: nothing is. */
+typedef struct Message {
+    uint64_t bytes;
+    char data[SLOT];
+} Message;
+
 /* Everyone shows a piece of his data in his slot, waits, copies what is his, waits. */
 typedef struct Meeting {
     pthread_mutex_t lock;
@@ -21,6 +27,7 @@ typedef struct Meeting {
     int colour[RANK_GROUPS][MOST], place[RANK_GROUPS][MOST];
     uint64_t bytes[MOST];
     char slot[MOST][SLOT];
+    Message message[MOST][MOST]; /* from, to */
 } Meeting;
 
 typedef struct Member {
@@ -189,6 +196,65 @@ static int sum(void *self, RankGroup group, float *data, uint64_t count)
     return 0;
 }
 
+/* Whether the message is there, or gone, or a rank has stopped; with the lock. */
+static int await(const Message *message, int there)
+{
+    Meeting *all = me.meeting;
+    while ((message->bytes != 0) != there && !all->failed)
+        pthread_cond_wait(&all->changed, &all->lock);
+    return (message->bytes != 0) != there ? fail("a rank has stopped") : 0;
+}
+
+static int start(void *self, RankGroup group, const void *data, uint64_t bytes, int to, int tag)
+{
+    Meeting *all = me.meeting;
+    int members[MOST], own;
+    (void)self;
+    (void)tag;
+    members_of(group, members, &own);
+    Message *message = &all->message[me.rank][members[to]];
+    if (bytes > SLOT)
+        return fail("too long");
+    pthread_mutex_lock(&all->lock);
+    int failed = await(message, 0);
+    if (!failed) {
+        memcpy(message->data, data, bytes);
+        message->bytes = bytes;
+        pthread_cond_broadcast(&all->changed);
+    }
+    pthread_mutex_unlock(&all->lock);
+    return failed;
+}
+
+/* What is sent has been copied. */
+static int wait_for(void *self, int tag)
+{
+    (void)self;
+    (void)tag;
+    return 0;
+}
+
+static int receive(void *self, RankGroup group, void *data, uint64_t bytes, int from, int tag)
+{
+    Meeting *all = me.meeting;
+    int members[MOST], own;
+    (void)self;
+    (void)tag;
+    members_of(group, members, &own);
+    Message *message = &all->message[members[from]][me.rank];
+    pthread_mutex_lock(&all->lock);
+    int failed = await(message, 1);
+    if (!failed && message->bytes != bytes)
+        failed = fail("the ranks sent different sizes");
+    if (!failed) {
+        memcpy(data, message->data, bytes);
+        message->bytes = 0;
+        pthread_cond_broadcast(&all->changed);
+    }
+    pthread_mutex_unlock(&all->lock);
+    return failed;
+}
+
 static void give_up(void *self)
 {
     Meeting *all = me.meeting;
@@ -217,6 +283,9 @@ static void run(Meeting *meeting, const Ranks *ranks, int rank, RankBody *body, 
                                     .exchange = exchange,
                                     .broadcast = broadcast,
                                     .sum = sum,
+                                    .receive = receive,
+                                    .start = start,
+                                    .wait = wait_for,
                                     .close = leave,
                                     .abort = give_up};
     Ranks own = *ranks;

@@ -75,23 +75,37 @@ static int members_of(const Member *m, RankGroup group, int members[MOST], int *
     return count;
 }
 
-static int meet(Member *m, RankGroup group)
+/* together: all have shown their data and come here whatever happens to others, since they may be reading
+ * each other's. */
+static int meet_all(Member *m, RankGroup group, int together)
 {
     Meeting *all = m->meeting;
     int members[MOST], at = 0, count = members_of(m, group, members, &at),
                        colour = all->colour[group][m->ranks.rank];
     pthread_mutex_lock(&all->lock);
     int64_t turn = all->turn[group][colour];
-    if (++all->waiting[group][colour] == count) {
+    int late = !together && all->failed; /* those who waited have gone */
+    if (!late && ++all->waiting[group][colour] == count) {
         all->waiting[group][colour] = 0;
         all->turn[group][colour]++;
         pthread_cond_broadcast(&all->changed);
     }
-    while (turn == all->turn[group][colour] && !all->failed)
+    while (turn == all->turn[group][colour] && (together || !all->failed))
         pthread_cond_wait(&all->changed, &all->lock);
     int failed = turn == all->turn[group][colour];
     pthread_mutex_unlock(&all->lock);
     return failed ? fail(m, "a rank has stopped") : 0;
+}
+
+static int meet(Member *m, RankGroup group)
+{
+    return meet_all(m, group, 0);
+}
+
+/* Everyone has read what was shown. */
+static int part(Member *m, RankGroup group)
+{
+    return meet_all(m, group, 1);
 }
 
 /* Shows everyone's data and sizes, which must be the same. */
@@ -173,7 +187,7 @@ static int gather(void *self, RankGroup group, void *data, uint64_t bytes)
         if (i != at)
             memcpy((char *)data + (uint64_t)i * bytes,
                    (const char *)m->meeting->shown[group][members[i]] + (uint64_t)i * bytes, bytes);
-    return meet(m, group);
+    return part(m, group);
 }
 
 static int begin(void *self)
@@ -207,7 +221,7 @@ static int exchange(void *self, RankGroup group, const void *from, void *to, uin
     for (int i = 0; i < count; i++)
         memcpy((char *)to + (uint64_t)i * bytes,
                (const char *)m->meeting->shown[group][members[i]] + (uint64_t)at * bytes, bytes);
-    return meet(m, group);
+    return part(m, group);
 }
 
 static int broadcast(void *self, RankGroup group, void *data, uint64_t bytes, int root)
@@ -219,7 +233,7 @@ static int broadcast(void *self, RankGroup group, void *data, uint64_t bytes, in
         return -1;
     if (at != root)
         memcpy(data, m->meeting->shown[group][members[root]], bytes);
-    return meet(m, group);
+    return part(m, group);
 }
 
 /* Backwards: not the order of ranks, as a library's need not be. */
@@ -237,15 +251,15 @@ static void add_all(const Member *m, RankGroup group, uint64_t first, uint64_t c
 static int sum(void *self, RankGroup group, float *data, uint64_t count)
 {
     Member *m = self;
-    float part[256];
+    float piece[256];
     for (uint64_t first = 0, n; first < count; first += n) {
         n = count - first < 256 ? count - first : 256;
         if (show(m, group, data, n))
             return -1;
-        add_all(m, group, first, n, part);
-        if (meet(m, group))
+        add_all(m, group, first, n, piece);
+        if (part(m, group))
             return -1;
-        memcpy(data + first, part, n * sizeof *data);
+        memcpy(data + first, piece, n * sizeof *data);
     }
     return 0;
 }
@@ -258,7 +272,7 @@ static int sum_parts(void *self, RankGroup group, const float *from, float *to, 
     if (show(m, group, from, count))
         return -1;
     add_all(m, group, (uint64_t)at * count, count, to);
-    return meet(m, group);
+    return part(m, group);
 }
 
 static int start(void *self, RankGroup group, const void *data, uint64_t bytes, int to, int tag)

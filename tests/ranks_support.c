@@ -13,10 +13,17 @@ int plan_and_run(Script script, void *config, const Ranks *ranks, Plan *plan, ch
 int plan_and_run_on(const char *device, Script script, void *config, const Ranks *ranks, Plan *plan,
                     char error[RANK_ERROR])
 {
+    return plan_and_run_with((RunOptions){.threads = 1, .seed = 5, .quiet = 1, .device = device}, script,
+                             config, ranks, plan, error);
+}
+
+int plan_and_run_with(RunOptions o, Script script, void *config, const Ranks *ranks, Plan *plan,
+                      char error[RANK_ERROR])
+{
     Ranks alone = *ranks;
     alone.transport = alone.card = NULL;
-    RunOptions o = {.threads = 1, .seed = 5, .quiet = 1, .ranks = &alone, .device = device};
     RunResult result;
+    o.ranks = &alone;
     if (plan_script(script, config, &o, plan) != 0) {
         snprintf(error, RANK_ERROR, "plan: %.480s", plan->error);
         return 1;

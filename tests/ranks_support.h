@@ -12,6 +12,8 @@ enum { RANK_ERROR = 512, RANK_NUMBERS = 500000 };
 
 /* Plans the script as this rank, without the others, and runs it with them; the run has to be its plan, to
  * the byte. *plan: its figures, which own nothing. 0, or non-zero with the reason in error. */
+int plan_and_run_with(RunOptions o, Script script, void *config, const Ranks *ranks, Plan *plan,
+                      char error[RANK_ERROR]); /* with these options but for ranks */
 int plan_and_run(Script script, void *config, const Ranks *ranks, Plan *plan, char error[RANK_ERROR]);
 
 int plan_and_run_on(const char *device, Script script, void *config, const Ranks *ranks, Plan *plan,

@@ -156,15 +156,16 @@ static void a_plan_says_what_each_stage_has(void **state)
 
 /* llama-tiny, 6 layers of 288 and 768, 6 heads, 256 tokens, batch 8 x 128, over two ranks that compute each
  * layer together. Of a layer two norms are whole, and a half of four matrices 288 x 288 and three 288 x 768;
- * in forward and in backward it sums (8,128,288) floats twice. A sum sends a half to the other, and the sum
- * of a half back. */
+ * in forward and in backward it sums (8,128,288) floats twice; the embedding sums them once, and so does the
+ * gradient of the head. A sum sends a half to the other, and the sum of a half back. Of the loss they tell
+ * each other three numbers a row. */
 static void a_plan_of_layers_in_halves_is_worked_out_by_hand(void **state)
 {
     (void)state;
     enum {
         DIVIDED = 4 * 288 * 288 + 3 * 288 * 768,
-        HAS = 6 * (2 * 288 + DIVIDED / 2) + 2 * 256 * 288 + 288,
-        SENT = 6 * 4 * (8 * 128 * 288 * 4) + 64
+        HAS = 6 * (2 * 288 + DIVIDED / 2) + 2 * 256 * 288 / 2 + 288,
+        SENT = (6 * 4 + 2) * (8 * 128 * 288 * 4) + 8 * 128 * 3 * 4 + 64
     };
     Outcome *o = expect_code(RUN("plan", "llama-tiny", "--ranks", "2", "--tensor", "2", "--json"), 0);
     json_t *plan = parse(o->out);
@@ -184,11 +185,37 @@ static void a_plan_of_layers_in_halves_is_worked_out_by_hand(void **state)
     o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--tensor", "2", "--parallel", "zero2"), 0);
     says(o, "2 data ranks  tensor 2  zero2");
     says(o, "16 samples a step");
-    says(o, "trained 4 + 4/2 + 8/2, layers /2 = ");
+    says(o, "trained 4 + 4/2 + 8/2, matrices /2 = ");
     says(o, "2 ranks compute a layer together: each has a half");
     says(o, "zero2 divides optimizer states and gradients, among 2 ranks.");
     o = expect_code(RUN("plan", "llama-tiny", "--ranks", "4", "--tensor", "4"), 1);
     says(o, "4 ranks that compute a layer together do not divide heads 6; 2 would");
+}
+
+/* The same, and rows between layers in halves. A layer gathers half of (8,128,288) floats twice and takes two
+ * sums apart, in forward and in backward, where it gathers both once more. The embedding takes one apart and
+ * gathers its gradient; the head gathers twice and takes one apart. Gradients of 13 norms are summed. */
+static void a_plan_of_rows_in_halves_is_worked_out_by_hand(void **state)
+{
+    (void)state;
+    enum {
+        HALF = 8 * 128 * 288 * 4 / 2,
+        SENT = (6 * (2 * 2 + 2 * 2 + 2) + 2 + 3) * HALF + 13 * 288 * 4 + 8 * 128 * 3 * 4 + 64
+    };
+    Outcome *o = expect_code(
+        RUN("plan", "llama-tiny", "--ranks", "2", "--tensor", "2", "--sequence-parallel", "--json"), 0);
+    json_t *plan = parse(o->out);
+    const json_t *ranks = json_object_get(plan, "ranks");
+    assert_true(json_is_true(json_object_get(ranks, "sequence_parallel")));
+    assert_int_equal(integer_at(ranks, "sent_bytes_per_step"), SENT);
+    json_decref(plan);
+    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "2", "--tensor", "2", "--sequence-parallel"), 0);
+    says(o, "tensor 2  sequence parallel  ddp");
+    says(o, "Between layers too: each has that part of the rows of batch x seq.");
+    o = expect_code(RUN("plan", "llama-tiny", "--ranks", "2", "--tensor", "2", "--sequence-parallel",
+                        "--batch", "1", "--seq", "5"),
+                    1);
+    says(o, "5 rows (batch x sequence) are not divided among the 2 ranks");
 }
 
 static void four_hundred_billion_on_a_thousand_ranks(void **state)
@@ -253,11 +280,11 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is --tensor T"},
         {{"plan", "--ranks", "2", "--parallel", "zero4"}, "ddp, zero1, zero2, zero3, fsdp, not 'zero4'"},
         {{"plan", "--ranks", "2", "--tp", "2"}, "--tensor T, of --ranks N"},
-        {{"plan", "--ranks", "2", "--sequence-parallel"}, "sequence parallel is not there"},
+        {{"plan", "--ranks", "2", "--sequence-parallel"}, "--sequence-parallel needs --tensor T"},
         {{"plan", "--tensor", "2"}, "--tensor 2 needs --ranks N"},
         {{"plan", "--ranks", "3", "--tensor", "2"}, "--tensor 2 does not divide --ranks 3"},
-        {{"plan", "--ranks", "2", "--tensor", "2", "--lora", "r=4", "--quantize", "nf4"},
-         "--tensor 2 excludes --quantize"},
+        {{"plan", "--ranks", "2", "--tensor", "2", "--sequence-parallel", "--lora", "r=4"},
+         "--sequence-parallel excludes --lora"},
         {{"plan", "--context-parallel", "2"}, "context parallel is not there"},
         {{"plan", "--expert-parallel", "2"}, "expert parallel is not there"},
         {{"plan", "--parallel", "zero3"}, "--parallel zero3 needs --ranks N"},
@@ -366,16 +393,17 @@ static void stages_train_what_one_process_trains(void **state)
     json_decref(alone);
 }
 
-/* Two ranks that compute each layer together, and two such pairs. */
+/* Two ranks that compute each layer together, two such pairs, and two that divide the rows between too. */
 static void ranks_that_compute_layers_together_train_the_same(void **state)
 {
     (void)state;
     NEEDS_MPI();
-    for (int data = 1; data <= 2; data++) {
+    for (int way = 1; way <= 3; way++) {
+        int data = way == 2 ? 2 : 1;
         json_t *alone =
             parse(expect_code(RUN("train", SMALL, "--accumulate", data > 1 ? "2" : "1", "--json"), 0)->out);
         Outcome *o = RUN("train", SMALL, "--ranks", data > 1 ? "4" : "2", "--tensor", "2", "--parallel",
-                         data > 1 ? "zero3" : "ddp", "--json");
+                         data > 1 ? "zero3" : "ddp", "--json", way == 3 ? "--sequence-parallel" : NULL);
         json_t *run = parse(expect_code(o, 0)->out);
         json_t *memory = json_object_get(run, "memory");
         assert_same_memory(memory, json_object_get(memory, "planned"));
@@ -559,6 +587,7 @@ int main(void)
         cmocka_unit_test(a_plan_says_what_each_stage_has),
         cmocka_unit_test(a_plan_says_what_a_rank_has),
         cmocka_unit_test(a_plan_of_layers_in_halves_is_worked_out_by_hand),
+        cmocka_unit_test(a_plan_of_rows_in_halves_is_worked_out_by_hand),
         cmocka_unit_test(four_hundred_billion_on_a_thousand_ranks),
         cmocka_unit_test(compare_has_a_row_for_each_strategy),
         cmocka_unit_test(what_is_not_there_is_refused_by_name),

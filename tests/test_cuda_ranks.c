@@ -1,26 +1,29 @@
-/* Several ranks on the made-up card, each in a process with a driver of its own: bit for bit what one process
+/* Several ranks on made-up cards, each in a process with a driver of its own: bit for bit what one process
  * makes there of the same micro-batches, and each rank's run is the plan that it made alone. What they send
- * goes through the host. */
+ * goes through the host; or through the plugin for NCCL, where that is built, and a library that is made up.
+ */
 #include <math.h>
 
 #include "cuda_support.h"
 #include "../data/data.h"
 #include "../nn/lora.h"
 #include "../optim/optim.h"
+#include "../ranks/launcher_.h"
 #include "rank_processes.h"
 #include "ranks_support.h"
 
-enum { STEPS = 2, MOST_RANKS = 3 };
+enum { STEPS = 2, MOST_RANKS = 4 };
 
 typedef struct Job {
     Setting setting;
     RankStrategy strategy;
-    int ranks, tensor, accumulate, blocks, in_backward, lora;
+    int ranks, tensor, replicas, accumulate, blocks, in_backward, lora;
     DType quantized; /* the base under adapters; 0 = it is not */
     float clip;
     const char *precision;
     int broken;  /* 1 + the rank that stops */
     int guarded; /* nobody but the card touches its memory */
+    int nccl;
     /* What came of it. */
     char error[MOST_RANKS][RANK_ERROR];
     double loss[MOST_RANKS][STEPS];
@@ -96,9 +99,24 @@ static int script(void *config)
             job->loss[part->rank][step] = tensor_step_loss();
         tensor_scope_end(scope);
     }
-    if (!meta && !error_code())
+    if (!meta && !error_code() && !(job->tensor > 1 && part->rank)) /* of layers in halves, one half */
         write_down(nn_parameters(model), job->weights);
     return error_code();
+}
+
+/* A card for each, unless the environment says how many. */
+static int join_cards(Ranks *ranks, const char *transport, char why[RANK_ERROR])
+{
+    char text[512];
+    const char *at = getenv("BRIM_STAND_IN");
+    snprintf(text, sizeof text, "%s/libnccl.so.2", at ? at : "build/stand-in");
+    setenv("BRIM_NCCL", text, 0);
+    snprintf(text, sizeof text, "%d", ranks->size);
+    setenv("STAND_IN_CARDS", text, 0);
+    int failed = context_join_cards(ranks, "cuda", transport, text, sizeof text);
+    if (failed || !transport)
+        snprintf(why, RANK_ERROR, "%s", text);
+    return failed;
 }
 
 static int body(const Ranks *ranks, void *user)
@@ -106,9 +124,13 @@ static int body(const Ranks *ranks, void *user)
     Job *job = user;
     Part part = {job, ranks->rank, ranks->size == 1};
     Plan plan;
+    Ranks own = *ranks;
     setenv("STAND_IN_GUARD", job->guarded ? "1" : "0", 1);
+    setenv("STAND_IN_CAPABILITY", "80", 1); /* cuBLAS's workspace is smaller */
     stand_in_environment();
-    int status = plan_and_run_on("cuda", script, &part, ranks, &plan, job->error[ranks->rank]);
+    if (job->nccl && ranks->size > 1 && join_cards(&own, "nccl", job->error[ranks->rank]))
+        return 1;
+    int status = plan_and_run_on("cuda", script, &part, &own, &plan, job->error[ranks->rank]);
     job->needs[ranks->rank] = plan.memory.stats.needs;
     job->sent[ranks->rank] = plan.step_sent;
     return status;
@@ -133,7 +155,9 @@ static Job *run(const Job *asked)
 {
     Job *job = start(asked);
     int failed = as_processes(
-        &(Ranks){.size = job->ranks, .tensor = job->tensor, .strategy = job->strategy}, body, job);
+        &(Ranks){
+            .size = job->ranks, .tensor = job->tensor, .replicas = job->replicas, .strategy = job->strategy},
+        body, job);
     for (int r = 0; r < job->ranks; r++)
         if (job->error[r][0])
             fail_msg("%s, %d ranks: rank %d: %s", ranks_strategy_name(job->strategy), job->ranks, r,
@@ -176,7 +200,7 @@ static void test_each_strategy_is_one_process(void **state)
         {.setting = {.family = MODEL_GPT2, .dropout = 0.2f, .checkpoint = 1}, .ranks = 3, .accumulate = 1}};
     for (size_t i = 0; i < COUNT(of); i++) {
         Job *alone = run_alone(&of[i]);
-        for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy += 1 + (int)i) {
+        for (int strategy = i ? RANKS_ZERO2 : RANKS_DDP; strategy <= RANKS_ZERO3; strategy += 1 + (int)i) {
             Job *job = start(&of[i]);
             job->strategy = (RankStrategy)strategy;
             job->guarded = strategy == RANKS_ZERO3;
@@ -199,7 +223,6 @@ static void test_levers(void **state)
         double most;
     } of[] = {
         {{.strategy = RANKS_ZERO3, .precision = "bf16-mixed", .blocks = 1}, 0},
-        {{.strategy = RANKS_ZERO1, .precision = "fp16-mixed"}, 0},
         {{.strategy = RANKS_ZERO3, .precision = "bf16"}, 0},
         {{.strategy = RANKS_ZERO2, .clip = 0.05f}, 1e-6},
         {{.strategy = RANKS_ZERO3, .lora = 1}, 0},
@@ -222,19 +245,34 @@ static void test_levers(void **state)
 static void test_updates_in_backward(void **state)
 {
     (void)state;
-    for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy += RANKS_ZERO3) {
-        Job *after = start(&(Job){.setting = {.family = MODEL_GPT2},
+    Job *after = start(
+        &(Job){.setting = {.family = MODEL_GPT2}, .strategy = RANKS_ZERO3, .ranks = 2, .accumulate = 1});
+    Job *in = start(after);
+    in->in_backward = 1;
+    Job *one = run(after), *other = run(in);
+    assert_true(numbers_apart(one->weights, other->weights) == 0);
+    end(one);
+    end(other);
+    end(in);
+    end(after);
+}
+
+/* The sum of a part goes from replica to replica through the host too. */
+static void test_replicas(void **state)
+{
+    (void)state;
+    for (int strategy = RANKS_ZERO2; strategy <= RANKS_ZERO3; strategy++) {
+        Job *asked = start(&(Job){.setting = {.family = MODEL_LLAMA},
                                   .strategy = (RankStrategy)strategy,
-                                  .ranks = 2,
+                                  .precision = strategy == RANKS_ZERO2 ? "bf16-mixed" : "fp32",
+                                  .ranks = 4,
+                                  .replicas = 2,
                                   .accumulate = 1});
-        Job *in = start(after);
-        in->in_backward = 1;
-        Job *one = run(after), *other = run(in);
-        assert_true(numbers_apart(one->weights, other->weights) == 0);
-        end(one);
-        end(other);
-        end(in);
-        end(after);
+        Job *alone = run_alone(asked), *ran = run(asked);
+        assert_same(ran, alone, 0);
+        end(alone);
+        end(ran);
+        end(asked);
     }
 }
 
@@ -269,6 +307,209 @@ static void test_a_rank_stops(void **state)
     end(job);
 }
 
+/* ---- By NCCL ------------------------------------------------------------------------------------ */
+
+static int has_plugin(void)
+{
+    char path[PLUGIN_PATH];
+    if (plugin_look_("libbrim-nccl.so", path))
+        return 1;
+    const char *skipped = getenv("BRIM_SKIPPED");
+    FILE *f = skipped ? fopen(skipped, "a") : NULL;
+    if (f) {
+        fprintf(f, "ranks on cards over NCCL's plugin: there is no nccl.h that built it\n");
+        fclose(f);
+    }
+    return 0;
+}
+
+static void test_by_nccl(void **state)
+{
+    static const Job of[] = {{.strategy = RANKS_DDP}, {.strategy = RANKS_ZERO3, .blocks = 1, .guarded = 1}};
+    (void)state;
+    if (!has_plugin())
+        skip();
+    Job *alone = NULL;
+    for (size_t i = 0; i < COUNT(of); i++) {
+        Job *job = start(&of[i]);
+        job->setting.family = MODEL_LLAMA;
+        job->ranks = 2;
+        job->accumulate = job->nccl = 1;
+        alone = alone ? alone : run_alone(job);
+        Job *ran = run(job);
+        assert_same(ran, alone, 0);
+        end(ran);
+        end(job);
+    }
+    end(alone);
+    Job *halves = start(&(Job){.setting = {.family = MODEL_LLAMA}, .ranks = 2, .tensor = 2, .accumulate = 1});
+    Job *split = start(halves);
+    split->nccl = 1;
+    Job *one = run(halves), *other = run(split);
+    assert_true(numbers_apart(one->weights, other->weights) == 0);
+    end(one);
+    end(other);
+    end(split);
+    end(halves);
+}
+
+enum { EACH = 16, COUNT_SUM = 5 };
+
+static void write_floats(const Storage *to, int64_t first, int count, float value)
+{
+    float all[64];
+    for (int i = 0; i < count; i++)
+        all[i] = value + (float)i;
+    storage_write(to, (uint64_t)first * sizeof *all, (uint64_t)count * sizeof *all, all);
+}
+
+static float number_at(const Storage *from, int64_t i)
+{
+    float value;
+    storage_read(from, (uint64_t)i * sizeof value, sizeof value, &value);
+    return value;
+}
+
+/* Every call of the table, on the card's memory. Returns the line that is wrong. */
+static int each_call(const Transport *t, const Storage *a, const Storage *b, int rank, int size)
+{
+    void *x = storage_data(a), *y = storage_data(b);
+    write_floats(a, rank * EACH, EACH, (float)(100 * rank));
+    if (t->gather(t->self, RANKS_ALL, x, EACH * sizeof(float)) || number_at(a, 2 * EACH + 3) != 203)
+        return __LINE__;
+    for (int r = 0; r < size; r++)
+        write_floats(a, r * EACH, EACH, (float)(1000 * rank + 100 * r));
+    if (t->exchange(t->self, RANKS_ALL, x, y, EACH * sizeof(float)) ||
+        number_at(b, 2 * EACH + 1) != (float)(2001 + 100 * rank))
+        return __LINE__;
+    write_floats(a, 0, COUNT_SUM, (float)rank);
+    if (t->sum(t->self, RANKS_ALL, x, COUNT_SUM) || number_at(a, 4) != 3 + 12)
+        return __LINE__;
+    write_floats(a, 0, size * COUNT_SUM, (float)rank);
+    if (t->sum_parts(t->self, RANKS_ALL, x, y, COUNT_SUM) ||
+        number_at(b, 1) != (float)(3 + 3 * (COUNT_SUM * rank + 1)))
+        return __LINE__;
+    write_floats(a, 0, 3, (float)rank);
+    if (t->broadcast(t->self, RANKS_ALL, x, 3 * sizeof(float), 1) || number_at(a, 2) != 3)
+        return __LINE__;
+    write_floats(a, rank * EACH, EACH, (float)(10 * rank));
+    write_floats(b, rank * EACH, EACH, (float)(20 * rank));
+    if (t->begin(t->self) || t->gather(t->self, RANKS_ALL, x, EACH * sizeof(float)) ||
+        t->gather(t->self, RANKS_ALL, y, EACH * sizeof(float)) || t->end(t->self) ||
+        number_at(a, EACH) != 10 || number_at(b, 2 * EACH) != 40)
+        return __LINE__;
+    return t->divide(t->self, RANKS_ALL, 0, 0) ? 0 : __LINE__; /* all ranks are one group */
+}
+
+static int calls(const Ranks *ranks, void *user)
+{
+    Job *job = user;
+    char why[200];
+    Ranks own = *ranks;
+    char *error = job->error[ranks->rank];
+    stand_in_environment();
+    if (join_cards(&own, "nccl", error))
+        return 1;
+    Context *context = context_create(&(ContextOptions){.device = "cuda", .ranks = &own});
+    Context *outside = context_use(context);
+    Storage *a = storage_new(context, 64 * sizeof(float), MEM_COMMUNICATION);
+    Storage *b = a ? storage_new(context, 64 * sizeof(float), MEM_COMMUNICATION) : NULL;
+    int line = b ? each_call(own.card, a, b, own.rank, own.size) : 0;
+    if (!b || line || own.card->check(own.card->self, why, sizeof why))
+        snprintf(error, RANK_ERROR, "line %d: %s%.200s", line, own.card->why(own.card->self),
+                 error_message());
+    storage_release(context, b);
+    storage_release(context, a);
+    context_use(outside);
+    context_destroy(context);
+    return error[0] != 0;
+}
+
+static void test_calls_of_nccl(void **state)
+{
+    (void)state;
+    if (!has_plugin())
+        skip();
+    Job *job = start(&(Job){.ranks = 3});
+    as_processes(&(Ranks){.size = 3}, calls, job);
+    for (int r = 0; r < 3; r++)
+        assert_string_equal(job->error[r], "");
+    end(job);
+}
+
+/* Which one it is where nobody says. */
+static int chooses(const Ranks *ranks, void *user)
+{
+    Job *job = user;
+    Ranks own = *ranks;
+    stand_in_environment();
+    int failed = join_cards(&own, job->precision, job->error[ranks->rank]);
+    job->needs[ranks->rank] = own.card != NULL;
+    return failed;
+}
+
+static void choose(const char *asked, const char *set, const char *value, const char *sentence, int nccl)
+{
+    Job *job = start(&(Job){.ranks = 2, .precision = asked});
+    if (set)
+        setenv(set, value, 1);
+    as_processes(&(Ranks){.size = 2}, chooses, job);
+    if (set)
+        unsetenv(set);
+    for (int r = 0; r < 2; r++) {
+        assert_true((int)job->needs[r] == nccl);
+        if (!strstr(job->error[r], sentence))
+            fail_msg("'%s' is not in: %s", sentence, job->error[r]);
+    }
+    end(job);
+}
+
+static void test_who_carries(void **state)
+{
+    (void)state;
+    if (!has_plugin())
+        skip();
+    choose(NULL, NULL, NULL, "NCCL 2.28.9", 1);
+    choose("mpi", NULL, NULL, "", 0);
+    choose(NULL, "STAND_IN_CARDS", "1", "ranks 0 and 1 have the same card", 0);
+    choose("nccl", "STAND_IN_CARDS", "1", "--transport mpi sends through the host's memory", 0);
+    choose(NULL, "BRIM_NCCL", "/nowhere/libnccl.so", "rank 0: BRIM_NCCL names a library that cannot", 0);
+}
+
+/* What goes wrong on the card of one is found by who watches; the run of the other cannot end well either. */
+static int fails_later(const Ranks *ranks, void *user)
+{
+    Job *job = user;
+    char why[200] = "";
+    Ranks own = *ranks;
+    stand_in_environment();
+    if (join_cards(&own, "nccl", job->error[ranks->rank]))
+        return 1;
+    if (own.rank == 1)
+        setenv("STAND_IN_NCCL_FAIL", "5", 1); /* the first after all were used once */
+    Context *context = context_create(&(ContextOptions){.device = "cuda", .ranks = &own});
+    Context *outside = context_use(context);
+    Storage *a = storage_new(context, 64 * sizeof(float), MEM_COMMUNICATION);
+    own.card->gather(own.card->self, RANKS_ALL, storage_data(a), 64);
+    if (own.rank == 1 && own.card->check(own.card->self, why, sizeof why))
+        snprintf(job->error[1], RANK_ERROR, "%s", why);
+    error_raise(ERROR_DATA, "this run fails");
+    context_use(outside);
+    context_destroy(context); /* and waits for nobody */
+    return 0;
+}
+
+static void test_a_card_fails_later(void **state)
+{
+    (void)state;
+    if (!has_plugin())
+        skip();
+    Job *job = start(&(Job){.ranks = 2});
+    as_processes(&(Ranks){.size = 2}, fails_later, job);
+    assert_non_null(strstr(job->error[1], "remote process exited"));
+    end(job);
+}
+
 static int stages(const Ranks *ranks, void *user)
 {
     Job *job = user;
@@ -293,9 +534,16 @@ static void test_stages_are_refused(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_each_strategy_is_one_process), cmocka_unit_test(test_levers),
-        cmocka_unit_test(test_updates_in_backward),          cmocka_unit_test(test_layers_in_halves),
-        cmocka_unit_test(test_a_rank_stops),                 cmocka_unit_test(test_stages_are_refused)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_strategy_is_one_process),
+                                       cmocka_unit_test(test_levers),
+                                       cmocka_unit_test(test_updates_in_backward),
+                                       cmocka_unit_test(test_replicas),
+                                       cmocka_unit_test(test_layers_in_halves),
+                                       cmocka_unit_test(test_a_rank_stops),
+                                       cmocka_unit_test(test_stages_are_refused),
+                                       cmocka_unit_test(test_by_nccl),
+                                       cmocka_unit_test(test_calls_of_nccl),
+                                       cmocka_unit_test(test_who_carries),
+                                       cmocka_unit_test(test_a_card_fails_later)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -124,7 +124,7 @@ static void test_norms(void **state)
 
 static void check_loss(int64_t rows, int64_t classes, DType type)
 {
-    CrossEntropyDims d = {rows, classes, -100, 0, 0, 0, 0};
+    CrossEntropyDims d = {rows, classes, -100, 0, 0, 0, 0, 0};
     int64_t n = rows * classes;
     float *from = take_random(n, 9.0f), loss[3], dloss = 0.7f;
     float *lse = take(rows, NAN), *expected = take(rows, NAN), *room = take(rows, NAN);
@@ -178,10 +178,10 @@ static void test_faults(void **state)
     assert_true(lse[66] == 0.0f && room[66] == 0.0f && isfinite(loss));
     run.operation = 9;
     labels[1] = C;
-    kernels_cuda()->embedding_forward(DTYPE_F32, ROWS, labels, &table, y, &run);
+    kernels_cuda()->embedding_forward(DTYPE_F32, ROWS, labels, &table, (TablePart){0}, y, &run);
     assert_int_equal(fault, 7ll << 40 | 1066);
     run.operation = 4;
-    kernels_cuda()->embedding_forward(DTYPE_F32, ROWS, labels, &table, y, &run);
+    kernels_cuda()->embedding_forward(DTYPE_F32, ROWS, labels, &table, (TablePart){0}, y, &run);
     assert_int_equal(fault, 4ll << 40 | 1);
     run.operation = 3;
     kernels_cuda()->labelled_rows(&d, ROWS, labels, index, label, &count, &run);
@@ -213,11 +213,11 @@ static void check_embedding(int64_t n, int64_t c, int64_t vocab, DType type, DTy
     void *odd_dy = typed(type, n * c, from, 1), *odd = typed(dtable_type, elements, before, 3);
     void *kept_dy = typed(type, n * c, kept, 0), *same = typed(dtable_type, elements, before, 0);
     void *expected = typed(dtable_type, elements, before, 0);
-    kernels_cuda()->embedding_backward(type, n, c, vocab, ids, dy, dtable_type, d, workspace, on(1));
-    kernels_cuda()->embedding_backward(type, n, c, vocab, ids, odd_dy, dtable_type, odd, workspace, on(1));
-    kernels_cuda()->embedding_backward(type, good, c, vocab, clean, kept_dy, dtable_type, same, workspace,
+    kernels_cuda()->embedding_backward(type, n, c, vocab, 0, ids, dy, dtable_type, d, workspace, on(1));
+    kernels_cuda()->embedding_backward(type, n, c, vocab, 0, ids, odd_dy, dtable_type, odd, workspace, on(1));
+    kernels_cuda()->embedding_backward(type, good, c, vocab, 0, clean, kept_dy, dtable_type, same, workspace,
                                        on(1));
-    plain()->embedding_backward(type, n, c, vocab, ids, dy, dtable_type, expected, NULL, on(1));
+    plain()->embedding_backward(type, n, c, vocab, 0, ids, dy, dtable_type, expected, NULL, on(1));
     assert_memory_equal(d, odd, (size_t)elements * size_of(dtable_type));
     assert_memory_equal(d, same, (size_t)elements * size_of(dtable_type));
     assert_typed_near("dtable", dtable_type, elements, d, expected, 1e-5);

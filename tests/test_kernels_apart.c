@@ -227,6 +227,57 @@ static void check_strip(const Kernels *k, int64_t rows, int64_t c, DType type, i
     assert_rows("a strip", type, rows - 1, some, c, dx + (size_t)first * size_of(type), expected, 0);
 }
 
+/* Three parts of the classes, of which the last ends with padding, and joined what all classes say. */
+static void check_parts(const Kernels *k, int64_t rows, int64_t c, DType type, int threads)
+{
+    enum { PARTS = 3 };
+    int64_t each = (c + PARTS - 1) / PARTS, apart = rows * CROSS_ENTROPY_PART + 5;
+    CrossEntropyDims all = {.rows = rows, .classes = c, .ignore_index = -100};
+    float loss[2], dloss = 0.7f, *lse = take(rows, NAN), *lse_joined = take(rows, NAN),
+                   *room = take(rows, NAN);
+    float *parts = take(PARTS * apart, NAN);
+    int32_t labels[129];
+    const char *x = random_values(type, rows * c);
+    void *dx = between(type, rows * c), *logits = between(type, rows * each), *d = between(type, rows * each);
+    for (int64_t i = 0; i < rows; i++)
+        labels[i] = i % 5 == 3 ? -100 : (int32_t)((i * 31 + 7) % c);
+    kernels_reference()->cross_entropy_forward(&all, type, x, labels, 0.5f, loss, lse, room, on(1));
+    k->cross_entropy_backward(&all, type, x, labels, 0.5f, lse, &dloss, 0.0f, dx, on(threads));
+    for (int p = 0; p < PARTS; p++) {
+        int64_t first = p * each, here = c - first < 0 ? 0 : c - first < each ? c - first : each;
+        CrossEntropyDims part = {.rows = rows,
+                                 .classes = here,
+                                 .ignore_index = -100,
+                                 .first_class = first,
+                                 .all_classes = c,
+                                 .ld = each,
+                                 .padding = each - here};
+        memset(logits, 0, (size_t)(rows * each) * size_of(type));
+        for (int64_t i = 0; i < rows && here; i++)
+            memcpy((char *)logits + (size_t)(i * each) * size_of(type),
+                   x + (size_t)(i * c + first) * size_of(type), (size_t)here * size_of(type));
+        k->cross_entropy_part(&part, type, logits, labels, parts + p * apart, on(threads));
+        assert_int_equal(fault(threads), -1);
+        k->cross_entropy_backward(&part, type, logits, labels, 0.5f, lse, &dloss, 0.0f, d, on(threads));
+        for (int64_t i = 0; i < rows; i++) {
+            const char *row = (const char *)d + (size_t)(i * each) * size_of(type), zeros[8] = {0};
+            if (here)
+                assert_memory_equal(row, (char *)dx + (size_t)(i * c + first) * size_of(type),
+                                    (size_t)here * size_of(type));
+            for (int64_t j = here; j < each; j++)
+                assert_memory_equal(row + (size_t)j * size_of(type), zeros, size_of(type));
+        }
+    }
+    k->cross_entropy_join(&all, PARTS, apart, parts, labels, 0.5f, loss + 1, lse_joined, room, on(threads));
+    assert_near("loss of parts", 1, loss + 1, loss, 2e-6);
+    assert_near("lse of parts", rows, lse_joined, lse, 2e-6);
+    CrossEntropyDims part = {
+        .rows = rows, .classes = 1, .ignore_index = -100, .all_classes = c, .first_row = 9, .ld = each};
+    labels[1] = (int32_t)c;
+    k->cross_entropy_part(&part, type, logits, labels, parts, on(threads));
+    assert_int_equal(fault(threads), 10);
+}
+
 static void test_cross_entropy(void **state)
 {
     (void)state;
@@ -238,6 +289,7 @@ static void test_cross_entropy(void **state)
             int threads = table < 3 ? 1 + i % SUPPORT_THREADS : 1;
             check_loss(any_table(table), c > 200 ? 5 : rows, c, ld, types[i / 7], threads);
             check_strip(any_table(table), 5, c, types[i / 7], threads);
+            check_parts(any_table(table), 5, c, types[i / 7], threads);
             release();
         }
 }

@@ -140,7 +140,7 @@ static void test_norms(void **state)
 static void forward_cross_entropy(Probe *p)
 {
     float lse[ROWS];
-    plain()->cross_entropy_forward(&(CrossEntropyDims){ROWS, C, -100, 0, 0, 0, 0}, DTYPE_F32, p->parts[0],
+    plain()->cross_entropy_forward(&(CrossEntropyDims){ROWS, C, -100, 0, 0, 0, 0, 0}, DTYPE_F32, p->parts[0],
                                    p->labels, 0.25f, p->out, lse, NULL, on(1));
 }
 
@@ -151,7 +151,7 @@ static void test_cross_entropy(void **state)
     float lse[ROWS], loss, w = 2.0f, *dx = take(N, NAN);
     Probe p = {
         .parts = {take_random(N, 2.0f)}, .labels = {3, 0, -100, C - 1}, .forward = forward_cross_entropy};
-    CrossEntropyDims d = {ROWS, C, -100, 0, 0, 0, 0};
+    CrossEntropyDims d = {ROWS, C, -100, 0, 0, 0, 0, 0};
     plain()->cross_entropy_forward(&d, DTYPE_F32, p.parts[0], p.labels, 0.25f, &loss, lse, NULL, on(1));
     plain()->cross_entropy_backward(&d, DTYPE_F32, p.parts[0], p.labels, 0.25f, lse, &w, 0.0f, dx, on(1));
     check_gradient("cross-entropy", &p, 0, N, &w, 1, dx);
@@ -199,11 +199,11 @@ static void test_embedding(void **state)
     static const float expected[] = {3, 4, 0, 0, 6, 8};
     float dtable[6] = {0};
     StoredArray table = stored(expected, 3, 2);
-    plain()->embedding_forward(DTYPE_F32, 3, ids, &table, dtable, on(1));
+    plain()->embedding_forward(DTYPE_F32, 3, ids, &table, (TablePart){0}, dtable, on(1));
     assert_int_equal(fault(1), -1);
     assert_true(dtable[0] == 6 && dtable[1] == 8 && dtable[2] == 3 && dtable[5] == 8);
     memset(dtable, 0, sizeof dtable);
-    plain()->embedding_backward(DTYPE_F32, 3, 2, 3, ids, dy, DTYPE_F32, dtable, NULL, on(1));
+    plain()->embedding_backward(DTYPE_F32, 3, 2, 3, 0, ids, dy, DTYPE_F32, dtable, NULL, on(1));
     assert_same("embedding gradient", 6, dtable, expected);
 }
 

@@ -428,7 +428,7 @@ static void test_rope(void **state)
 
 static void check_loss(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0};
+    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0, 0};
     const float dloss = 1.5f;
     int64_t n = rows * c;
     int32_t labels[129];
@@ -488,20 +488,20 @@ static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
     for (int64_t i = 0; i < n; i++)
         ids[i] = (int32_t)((i * i + i / 3) % VOCAB);
     StoredArray rows = stored(table.wide, VOCAB, c), halves = {table.half, half_type, VOCAB, c};
-    k->embedding_forward(half_type, n, ids, &rows, y.half, on(threads));
-    k->embedding_forward(DTYPE_F32, n, ids, &rows, y.wide, on(threads));
+    k->embedding_forward(half_type, n, ids, &rows, (TablePart){0}, y.half, on(threads));
+    k->embedding_forward(DTYPE_F32, n, ids, &rows, (TablePart){0}, y.wide, on(threads));
     assert_rounded("embedding", y);
-    k->embedding_forward(half_type, n, ids, &halves, y.half, on(threads));
+    k->embedding_forward(half_type, n, ids, &halves, (TablePart){0}, y.half, on(threads));
     assert_rounded("embedding of 16 bit", y);
-    plain()->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, half_type, expected, NULL, on(1));
-    k->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, half_type, d.half, workspace, on(threads));
-    k->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy.wide, DTYPE_F32, d.wide, workspace, on(threads));
+    plain()->embedding_backward(half_type, n, c, VOCAB, 0, ids, dy.half, half_type, expected, NULL, on(1));
+    k->embedding_backward(half_type, n, c, VOCAB, 0, ids, dy.half, half_type, d.half, workspace, on(threads));
+    k->embedding_backward(DTYPE_F32, n, c, VOCAB, 0, ids, dy.wide, DTYPE_F32, d.wide, workspace, on(threads));
     assert_rounded("embedding gradient", d);
     if (k == kernels_cuda()) /* which adds in an order of its own */
         assert_half_near("the reference's embedding gradient", VOCAB * c, d.half, expected, 1e-6);
     else
         assert_memory_equal(d.half, expected, (size_t)(VOCAB * c) * 2);
-    k->embedding_backward(half_type, n, c, VOCAB, ids, dy.half, DTYPE_F32, wide, workspace, on(threads));
+    k->embedding_backward(half_type, n, c, VOCAB, 0, ids, dy.half, DTYPE_F32, wide, workspace, on(threads));
     assert_same("embedding gradient in f32", VOCAB * c, wide, d.wide);
 }
 
@@ -529,7 +529,7 @@ static void check_embedding_repeats(const Kernels *k, int threads)
             sums[at] += (double)dy.wide[i * C + j];
             each.half[at] = half_rounded(half_value(each.half[at]) + dy.wide[i * C + j]);
         }
-    k->embedding_backward(half_type, N, C, VOCAB, ids, dy.half, half_type, d.half, workspace, on(threads));
+    k->embedding_backward(half_type, N, C, VOCAB, 0, ids, dy.half, half_type, d.half, workspace, on(threads));
     for (int i = 0; i < VOCAB * C; i++) {
         d.wide[i] = (float)sums[i];
         assert_true((double)d.wide[i] == sums[i]); /* so that it is rounded once here */

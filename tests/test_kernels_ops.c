@@ -312,32 +312,63 @@ static void test_norm_extremes(void **state)
 
 /* ---- embedding ------------------------------------------------------------------------------- */
 
+enum { VOCAB = 13 };
+
+/* Parts of 5, 5 and 3 rows, the last with two of padding: together they are the table. */
+static void check_table_part(const Kernels *k, int64_t n, int64_t c, int threads, const int32_t *ids,
+                             const float *dy)
+{
+    enum { PART = 5 };
+    float *table = take_random(3 * PART * c, 1.0f), *y = take(n * c, NAN), *sum = take(n * c, 0.0f);
+    float *expected = take(n * c, NAN), *d = take(3 * PART * c, 0.0f), *d_all = take(VOCAB * c, 0.0f);
+    void *room = take((int64_t)(k->embedding_workspace(n, VOCAB, DTYPE_F32, on(threads)) / 4), NAN);
+    StoredArray all = stored(table, VOCAB, c);
+    plain()->embedding_forward(DTYPE_F32, n, ids, &all, (TablePart){0}, expected, on(1));
+    k->embedding_backward(DTYPE_F32, n, c, VOCAB, 0, ids, dy, DTYPE_F32, d_all, room, on(threads));
+    for (int first = 0; first < VOCAB; first += PART) {
+        StoredArray rows = stored(table + first * c, PART, c);
+        k->embedding_forward(DTYPE_F32, n, ids, &rows, (TablePart){first, VOCAB}, y, on(threads));
+        assert_int_equal(fault(threads), -1);
+        for (int64_t i = 0; i < n * c; i++)
+            sum[i] += y[i];
+        k->embedding_backward(DTYPE_F32, n, c, PART, first, ids, dy, DTYPE_F32, d + first * c, room,
+                              on(threads));
+    }
+    assert_same("embedding in parts", n * c, sum, expected);
+    assert_same("embedding gradient in parts", VOCAB * c, d, d_all);
+    assert_same("padding", (3 * PART - VOCAB) * c, d + VOCAB * c, take((3 * PART - VOCAB) * c, 0.0f));
+    const int32_t beyond = VOCAB; /* in the padding of the last part */
+    StoredArray last = stored(table, PART, c);
+    k->embedding_forward(DTYPE_F32, 1, &beyond, &last, (TablePart){2 * PART, VOCAB}, y, on(threads));
+    assert_int_equal(fault(threads), 0);
+}
+
 static void check_embedding(const Kernels *k, int64_t n, int64_t c, int threads)
 {
-    enum { VOCAB = 13 };
     int32_t ids[129];
     float *table = take_random(VOCAB * c, 1.0f), *dy = take_random(n * c, 1.0f), *y = take(n * c, NAN);
     float *expected = take(n * c, NAN), *d = take(VOCAB * c, 0.0f), *d_expected = take(VOCAB * c, 0.0f);
     for (int64_t i = 0; i < n; i++)
         ids[i] = (int32_t)((i * i + i / 3) % VOCAB);
     StoredArray rows = stored(table, VOCAB, c);
-    k->embedding_forward(DTYPE_F32, n, ids, &rows, y, on(threads));
+    k->embedding_forward(DTYPE_F32, n, ids, &rows, (TablePart){0}, y, on(threads));
     assert_int_equal(fault(threads), -1);
-    plain()->embedding_forward(DTYPE_F32, n, ids, &rows, expected, on(1));
+    plain()->embedding_forward(DTYPE_F32, n, ids, &rows, (TablePart){0}, expected, on(1));
     assert_int_equal(fault(1), -1);
     assert_same("embedding", n * c, y, expected);
     void *workspace = take((int64_t)(k->embedding_workspace(n, VOCAB, DTYPE_F32, on(threads)) / 4), NAN);
-    k->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy, DTYPE_F32, d, workspace, on(threads));
-    plain()->embedding_backward(DTYPE_F32, n, c, VOCAB, ids, dy, DTYPE_F32, d_expected, NULL, on(1));
+    k->embedding_backward(DTYPE_F32, n, c, VOCAB, 0, ids, dy, DTYPE_F32, d, workspace, on(threads));
+    plain()->embedding_backward(DTYPE_F32, n, c, VOCAB, 0, ids, dy, DTYPE_F32, d_expected, NULL, on(1));
     if (k == kernels_cuda()) /* which adds in an order of its own */
         assert_near("embedding gradient", VOCAB * c, d, d_expected, 2e-6);
     else /* the order of the ids, whatever the threads */
         assert_same("embedding gradient", VOCAB * c, d, d_expected);
+    check_table_part(k, n, c, threads, ids, dy);
     static const int32_t bad[] = {-1, VOCAB, INT32_MAX, INT32_MIN};
     for (int i = 0; i < 4; i++) {
         ids[n - 1] = VOCAB;
         ids[n / 2] = bad[i];
-        k->embedding_forward(DTYPE_F32, n, ids, &rows, y, on(threads));
+        k->embedding_forward(DTYPE_F32, n, ids, &rows, (TablePart){0}, y, on(threads));
         assert_int_equal(fault(threads), n / 2);
     }
 }
@@ -428,7 +459,7 @@ static void test_rope(void **state)
 
 static void check_cross_entropy(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0};
+    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0, 0};
     const float dloss = 1.5f;
     int64_t n = rows * c;
     int32_t labels[129];
@@ -474,7 +505,7 @@ static void check_cross_entropy(const Kernels *k, int64_t rows, int64_t c, int t
 /* Backward of some classes at a time is that of all: x's columns [first, first + some). */
 static void check_cross_entropy_parts(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0};
+    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0, 0};
     const float dloss = 1.5f;
     int64_t some = c / 3 + 1;
     int32_t labels[129];
@@ -485,7 +516,7 @@ static void check_cross_entropy_parts(const Kernels *k, int64_t rows, int64_t c,
     k->cross_entropy_backward(&d, DTYPE_F32, x, labels, 0.5f, lse, &dloss, 0.0f, all, on(threads));
     for (int64_t first = 0; first < c; first += some) {
         int64_t n = c - first < some ? c - first : some;
-        CrossEntropyDims part = {rows, n, -100, 0, first, c, 0};
+        CrossEntropyDims part = {rows, n, -100, 0, first, c, 0, 0};
         float *from = take(rows * n, NAN), *expected = take(rows * n, NAN), *plainly = take(rows * n, NAN);
         for (int64_t i = 0; i < rows * n; i++) {
             from[i] = x[i / n * c + first + i % n];
@@ -510,7 +541,7 @@ static void test_cross_entropy(void **state)
 static void check_cross_entropy_extremes(const Kernels *k, int threads)
 {
     enum { C = 10007, ROWS = 6 };
-    CrossEntropyDims d = {ROWS, C, -1, 0, 0, 0, 0};
+    CrossEntropyDims d = {ROWS, C, -1, 0, 0, 0, 0, 0};
     const float dloss = 1.0f;
     int32_t labels[ROWS] = {0, 1, 5000, C - 1, 0, 9000};
     float *x = take_random(ROWS * C, 3.0f), loss[2], *lse = take(ROWS, NAN), *expected = take(ROWS, NAN);

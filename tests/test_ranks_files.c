@@ -28,6 +28,7 @@ typedef struct Job {
     const char *directory, *other; /* for that */
     const char *adapter_from, *adapter;
     int alone; /* one process, that keeps micro-batches apart */
+    int replicas;
     char error[MOST_RANKS][RANK_ERROR];
 } Job;
 
@@ -115,7 +116,9 @@ static const char *text_of(const Job *job)
 
 static void run(Job *job)
 {
-    int failed = as_ranks(job->ranks, job->alone ? RANKS_ZERO2 : job->strategy, body, job);
+    const Ranks is = {
+        .size = job->ranks, .replicas = job->replicas, .strategy = job->alone ? RANKS_ZERO2 : job->strategy};
+    int failed = as_these_ranks(&is, body, job);
     for (int r = 0; r < job->ranks; r++) /* others say that they were left alone */
         if (job->error[r][0] && !strstr(job->error[r], "a rank has stopped"))
             fail_msg("%s: rank %d: %s", text_of(job), r, job->error[r]);
@@ -227,14 +230,49 @@ static void test_resumed_by_any_ranks(void **state)
     }
 }
 
-/* ---- Weights --------------------------------------------------------------------------------- */
-
 static int same_directories(const char *a, const char *b)
 {
     char command[600];
     snprintf(command, sizeof command, "diff -rq %s %s", a, b);
     return system(command) == 0;
 }
+
+/* Of replicas the first writes, and all read. */
+static void test_replicas_write_once(void **state)
+{
+    (void)state;
+    for (int i = 0; i < JOBS; i += 2) {
+        Job one = job_of(i), job = one, reader;
+        one.ranks = one.alone = 1;
+        one.accumulate = 4;
+        one.steps = job.steps = 1;
+        one.to = at("one");
+        one.adapter = i == ADAPTERS ? at("alone") : NULL;
+        run(&one);
+        job.ranks = 4;
+        job.replicas = 2;
+        job.accumulate = 1;
+        job.strategy = i % 4 ? RANKS_ZERO2 : RANKS_ZERO3;
+        reader = job;
+        job.to = at("many");
+        job.adapter = i == ADAPTERS ? at("together") : NULL;
+        run(&job);
+        if (!same_saved_run(at("one/step-00000001"), at("many/step-00000001")))
+            fail_msg("%s: the files are not those of one process", text_of(&job));
+        reader.from = at("one");
+        reader.again = at("again");
+        run(&reader);
+        if (!same_saved_run(at("one/step-00000001"), at("again/step-00000001")))
+            fail_msg("%s: what was loaded is not what was saved", text_of(&reader));
+        if (i == ADAPTERS)
+            assert_true(same_directories(at("alone"), at("together")));
+        empty(at("one"));
+        empty(at("many"));
+        empty(at("again"));
+    }
+}
+
+/* ---- Weights --------------------------------------------------------------------------------- */
 
 /* Shards, of every type, by ranks that have a third of each parameter, and by one process; and read by ranks
  * again. */
@@ -547,6 +585,7 @@ int main(void)
     const struct CMUnitTest tests[] = {TEST(test_saved_by_any_ranks),      TEST(test_resumed_by_any_ranks),
                                        TEST(test_weights_by_ranges),       TEST(test_adapters_by_ranges),
                                        TEST(test_reading_gathers_nothing), TEST(test_one_rank_cannot_write),
-                                       TEST(test_every_allocation_fails),  TEST(test_damage)};
+                                       TEST(test_every_allocation_fails),  TEST(test_damage),
+                                       TEST(test_replicas_write_once)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -46,14 +46,18 @@ static int script(void *config)
     return error_code();
 }
 
-static Plan plan_of(Job *job, RankStrategy strategy, int size)
+static Plan plan_as(Job *job, const Ranks *ranks)
 {
     Plan plan;
-    Ranks ranks = {.size = size, .strategy = strategy};
-    assert_int_equal(
-        plan_script(script, job, &(RunOptions){.threads = 1, .quiet = 1, .ranks = &ranks}, &plan), 0);
+    assert_int_equal(plan_script(script, job, &(RunOptions){.threads = 1, .quiet = 1, .ranks = ranks}, &plan),
+                     0);
     plan_free(&plan);
     return plan;
+}
+
+static Plan plan_of(Job *job, RankStrategy strategy, int size)
+{
+    return plan_as(job, &(Ranks){.size = size, .strategy = strategy});
 }
 
 /* ---- By hand --------------------------------------------------------------------------------- */
@@ -75,59 +79,69 @@ typedef struct Held {
 
 /* Arrays are rounded up to 64 bytes. The head comes first in backward and the embedding last; when its whole
  * gradient is there, so are the parts of all others, and its own. */
-static Held by_hand(const Job *job, RankStrategy strategy, int size)
+static Held by_hand(const Job *job, const Ranks *ranks)
 {
     Held h = {0};
+    RankStrategy strategy = ranks->strategy;
+    int shards = ranks->size / ranks->replicas; /* that divide */
     for (int i = 0; i < job->count; i++) {
-        int64_t n = job->n[i], part = each(n, size), divided = strategy != RANKS_DDP && part;
-        int64_t whole = up(4 * (divided ? part * size : n), 64), mine = up(4 * (divided ? part : n), 64);
-        h.parameters += strategy == RANKS_ZERO3 ? mine : whole;
+        int64_t n = job->n[i], part = each(n, shards), divided = strategy != RANKS_DDP && part;
+        int apart = strategy == RANKS_ZERO3 && n >= ranks->replicate_below;
+        int64_t whole = up(4 * (divided ? part * shards : n), 64), mine = up(4 * (divided ? part : n), 64);
+        h.parameters += apart ? mine : whole;
         h.gradients += strategy >= RANKS_ZERO2 ? mine : up(4 * n, 64);
         h.states += 2 * mine;
-        if (strategy == RANKS_ZERO3 && divided && whole > h.gathered)
+        if (apart && divided && whole > h.gathered)
             h.gathered = whole;
     }
     if (strategy >= RANKS_ZERO2)
-        h.gradients += each(job->n[0], size) ? up(4 * job->n[0], 64) : 0;
+        h.gradients += each(job->n[0], shards) ? up(4 * job->n[0], 64) : 0;
     return h;
 }
 
 /* Of one step. Data parallel and ZeRO-1: each part goes to who sums it, and comes back summed, or updated.
  * ZeRO-2: the first in each micro-batch. ZeRO-3: each read gathers: forward, again where a block is
- * recomputed, and backward but for the embedding, whose gradient needs no weights. Then 64 bytes that all
- * agree on. */
-static int64_t sent_by_hand(const Job *job, RankStrategy strategy, int size)
+ * recomputed, and backward but for the embedding, whose gradient needs no weights; weights that stay whole
+ * are those of ZeRO-2. The sum of a part goes from replica to replica and back to all, 2 (R - 1) times for R
+ * of them. Then 64 bytes that all agree on. */
+static int64_t sent_by_hand(const Job *job, const Ranks *ranks)
 {
+    RankStrategy strategy = ranks->strategy;
+    int size = ranks->size, replicas = ranks->replicas, shards = size / replicas;
     int64_t sent = 64 * (size - 1);
     for (int i = 0; i < job->count; i++) {
-        int64_t n = job->n[i], part = each(n, size), times = 2;
+        int64_t n = job->n[i], part = each(n, shards), times = 2;
         if (strategy == RANKS_DDP || !part) {
             int64_t ordered = 2 * (size - 1) * 4 * up((n + size - 1) / size, 16);
             sent += size > 16 ? 2 * (size - 1) * 4 * n / size : ordered;
             continue;
         }
-        if (strategy == RANKS_ZERO2)
+        if (strategy >= RANKS_ZERO2)
             times = job->micros + 1;
-        if (strategy == RANKS_ZERO3)
+        if (strategy == RANKS_ZERO3 && n >= ranks->replicate_below)
             times = job->micros * (1 + (i > 0 ? 2 : 1) + (job->checkpoint && job->in_block[i]));
-        sent += times * (size - 1) * 4 * part;
+        sent += times * (shards - 1) * 4 * part;
+        sent += (strategy >= RANKS_ZERO2 ? job->micros : 1) * (2 * (replicas - 1) * 4 * part / replicas);
     }
     return sent;
 }
 
-static void check(Job *job, RankStrategy strategy, int size)
+static void check(Job *job, Ranks ranks)
 {
-    Plan plan = plan_of(job, strategy, size);
-    Held h = by_hand(job, strategy, size);
+    ranks.replicas = ranks.replicas ? ranks.replicas : 1;
+    Plan plan = plan_as(job, &ranks);
+    Held h = by_hand(job, &ranks);
     const uint64_t *own = plan.memory.stats.own_peak;
     int64_t got[] = {(int64_t)own[MEM_PARAMETER], (int64_t)own[MEM_GRADIENT], (int64_t)own[MEM_OPTIMIZER],
                      (int64_t)own[MEM_GATHERED], (int64_t)plan.step_sent};
-    int64_t want[] = {h.parameters, h.gradients, h.states, h.gathered, sent_by_hand(job, strategy, size)};
+    int64_t want[] = {h.parameters, h.gradients, h.states, h.gathered, sent_by_hand(job, &ranks)};
     static const char *const names[] = {"parameters", "gradients", "states", "gathered", "sent"};
     for (size_t i = 0; i < COUNT(got); i++)
         if (got[i] != want[i])
-            fail_msg("%s, %d ranks, %d micro-batches, checkpoint %d: %s are %lld bytes, by hand %lld",
-                     ranks_strategy_name(strategy), size, job->micros, job->checkpoint, names[i],
+            fail_msg("%s, %d ranks, %d replicas, below %lld, %d micro-batches, checkpoint %d: %s are %lld "
+                     "bytes, by hand %lld",
+                     ranks_strategy_name(ranks.strategy), ranks.size, ranks.replicas,
+                     (long long)ranks.replicate_below, job->micros, job->checkpoint, names[i],
                      (long long)got[i], (long long)want[i]);
 }
 
@@ -152,7 +166,33 @@ static void held_and_sent_are_the_formulas(void **state)
                         job.model.vocab = 523;
                         job.model.hidden = 77;
                     }
-                    check(&job, (RankStrategy)s, sizes[i]);
+                    check(&job, (Ranks){.size = sizes[i], .strategy = (RankStrategy)s});
+                }
+}
+
+/* Each replica divides as its ranks would alone. */
+static void replicas_and_whole_weights_are_the_formulas(void **state)
+{
+    (void)state;
+    static const int shapes[][2] = {{4, 2}, {6, 2}, {6, 3}, {8, 4}, {32, 4}, {200, 10}};
+    for (int uneven = 0; uneven < 2; uneven++)
+        for (int s = RANKS_ZERO1; s <= RANKS_ZERO3; s++)
+            for (size_t i = 0; i < COUNT(shapes); i++)
+                for (int form = 0; form < 4; form++) {
+                    Job job = even();
+                    job.checkpoint = form % 2;
+                    job.micros = 1 + form / 2 * 2;
+                    if (uneven) {
+                        job.model.vocab = 523;
+                        job.model.hidden = 77;
+                    }
+                    Ranks ranks = {
+                        .size = shapes[i][0], .replicas = shapes[i][1], .strategy = (RankStrategy)s};
+                    check(&job, ranks);
+                    ranks.replicate_below = s == RANKS_ZERO3 ? DIM * DIM + form : 0;
+                    check(&job, ranks);
+                    ranks.replicas = 1;
+                    check(&job, ranks);
                 }
 }
 
@@ -304,10 +344,10 @@ static int gpt(void *config)
     return error_code();
 }
 
-static int64_t activations_of(Gpt job, int layers, int tensor)
+static int64_t activations_of(Gpt job, int layers, int tensor, int sequence)
 {
     Plan plan;
-    Ranks ranks = {.size = tensor, .tensor = tensor};
+    Ranks ranks = {.size = tensor, .tensor = tensor, .sequence = sequence};
     job.model.layers = layers;
     assert_int_equal(plan_script(gpt, &job, &(RunOptions){.threads = 1, .quiet = 1, .ranks = &ranks}, &plan),
                      0);
@@ -318,12 +358,14 @@ static int64_t activations_of(Gpt job, int layers, int tensor)
 /* Korthikanti et al., arXiv 2205.05198, table 2: a layer in 16 bits with T-way tensor parallel keeps
  * sbh (10 + 24/t + 5as/(ht)). Of the 10, two are masks of dropout, a byte each; here they are drawn again.
  * The rest is twice as large in fp32. Instead of scores, their softmax and its mask, 5as/(ht), flash
- * attention keeps a number a row and head. What it leaves out are mean and deviation of two norms. */
+ * attention keeps a number a row and head. What it leaves out are mean and deviation of two norms. With
+ * sequence parallel it is sbh (34 + 5as/h) / t: all of it is divided. */
 static void beside_korthikantis_table(void **state)
 {
     (void)state;
-    for (int t = 1; t <= 4; t *= 2)
+    for (int way = 0; way < 5; way++)
         for (int eager = 0; eager < 2; eager++) {
+            int t = 1 << (way + 1) / 2, sequence = way > 0 && way % 2 == 0, rows = sequence ? t : 1;
             Gpt job = {.model = {.vocab = 256,
                                  .dim = 64,
                                  .heads = 8,
@@ -333,10 +375,11 @@ static void beside_korthikantis_table(void **state)
                        .batch = 2,
                        .seq = 32};
             int64_t s = job.seq, b = job.batch, h = job.model.dim, a = job.model.heads;
-            int64_t published = s * b * (10 * h + 24 * h / t + 5 * a * s / t);
-            int64_t masks = 2 * s * b * h, scores = 5 * a * s * s * b / t;
-            int64_t kept = eager ? 4 * a * s * s * b / t : 4 * a * s * b / t, norms = 2 * 2 * 4 * s * b;
-            assert_int_equal(activations_of(job, 3, t) - activations_of(job, 2, t),
+            int64_t published = s * b * (10 * h / rows + 24 * h / t + 5 * a * s / t);
+            int64_t masks = 2 * s * b * h / rows, scores = 5 * a * s * s * b / t;
+            int64_t kept = eager ? 4 * a * s * s * b / t : 4 * a * s * b / t,
+                    norms = 2 * 2 * 4 * s * b / rows;
+            assert_int_equal(activations_of(job, 3, t, sequence) - activations_of(job, 2, t, sequence),
                              2 * (published - masks - scores) + kept + norms);
         }
 }
@@ -355,6 +398,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(held_and_sent_are_the_formulas),
+        cmocka_unit_test(replicas_and_whole_weights_are_the_formulas),
         cmocka_unit_test(the_sums_of_the_papers),
         cmocka_unit_test(beside_megatrons_distributed_optimizer),
         cmocka_unit_test(beside_deepspeeds_estimators),

@@ -137,6 +137,8 @@ static void test_what_accumulation_sends(void **state)
 typedef struct Meeting {
     Job job[3];
     RankStrategy strategy[3];
+    RankReduce reduce[3];
+    int64_t below[3];
     int threads[3], status[3], reserved[3];
     char error[3][512];
 } Meeting;
@@ -147,6 +149,8 @@ static int body(const Ranks *ranks, void *user)
     int r = ranks->rank;
     Ranks is = *ranks;
     is.strategy = m->strategy[r];
+    is.reduce = m->reduce[r];
+    is.replicate_below = m->below[r];
     RunOptions o = {.threads = m->threads[r], .quiet = 1, .ranks = &is};
     Plan plan;
     RunResult result;
@@ -201,6 +205,12 @@ static void test_other_plans_are_refused(void **state)
     Meeting m = meeting_of();
     m.strategy[2] = RANKS_ZERO3;
     refused(&m, "rank 2 ", "with zero3, not with zero2");
+    m = meeting_of();
+    m.reduce[1] = RANKS_REDUCE_LIBRARY;
+    refused(&m, "rank 1 ", "is to add in library order, not auto");
+    m = meeting_of();
+    m.below[2] = 9;
+    refused(&m, "rank 2 ", "below 9 elements whole, not below 0");
     m = meeting_of();
     m.threads[1] = 2;
     refused(&m, "rank 1 ", "has 2 threads, not 1");

@@ -244,6 +244,8 @@ static void hostile_ranks(void **state)
         Read r = read_all(0);
         assert_int_equal(r.run.rank.size, cases[i].size);
         assert_int_equal(r.ranks.count, cases[i].count);
+        assert_true(r.run.rank.first >= 0 && r.run.rank.first <= r.run.rank.rank);
+        assert_true(r.run.rank.last >= r.run.rank.rank && r.run.rank.last <= r.run.rank.size);
         RankKind words[1];
         report_run_ranks_words(&r.ranks, words);
         report_ranks_why(&r.ranks.layout, words, r.ranks.count);
@@ -354,7 +356,7 @@ static void the_fullest_stage_is_explained(void **state)
 {
     (void)state;
     const RankKind kinds[] = {kind(0, 20, 80), kind(1, 15, 60), kind(2, 15, 40), kind(3, 18, 20)};
-    RankLayout layout = {4, 1, 1, 4, 6, "ddp", "1f1b"};
+    RankLayout layout = {4, 1, 1, 4, 6, "ddp", "1f1b", 1};
     assert_string_equal(
         report_ranks_why(&layout, kinds, 4).text,
         "Stage 0 (rank 0) is the fullest with 100.0 MiB, 62.0 MiB more than stage 3 (rank 3), the "
@@ -371,7 +373,7 @@ static void what_dividing_saves_is_in_figures(void **state)
 {
     (void)state;
     RankKind k = kind(0, 40, 100);
-    RankLayout layout = {2, 2, 1, 1, 1, "ddp", "1f1b"};
+    RankLayout layout = {2, 2, 1, 1, 1, "ddp", "1f1b", 1};
     k.count = 2;
     k.at_peak[MEM_GRADIENT] = 40 * MIB;
     k.at_peak[MEM_OPTIMIZER] = 80 * MIB;
@@ -380,14 +382,14 @@ static void what_dividing_saves_is_in_figures(void **state)
     assert_non_null(
         strstr(report_ranks_saving(&layout, &k, 1).text, "160.0 MiB of its 270.0 MiB at the peak"));
     static const char *const said[] = {
-        "80.0 MiB are divided (states); the rest is not: 80.0 MiB of weights and gradients, 100.0 MiB of "
-        "activations, 7.0 MiB of gathered weights, 3.0 MiB of other overhead.",
-        "120.0 MiB are divided (gradients and states; a gradient is whole until it is summed); the rest is "
-        "not: "
-        "40.0 MiB of weights, 100.0 MiB of activations",
-        "160.0 MiB are divided (weights, gradients and states; a gradient is whole until it is summed); the "
-        "rest "
-        "is not: 100.0 MiB of activations, 7.0 MiB"};
+        "80.0 MiB are parts of what is divided: states. The rest is not divided: 80.0 MiB of weights and "
+        "gradients, 100.0 MiB of activations, 7.0 MiB of gathered weights, 3.0 MiB of other overhead.",
+        "120.0 MiB are parts of what is divided: gradients and states (a gradient is whole until it is "
+        "summed). "
+        "The rest is not divided: 40.0 MiB of weights, 100.0 MiB of activations",
+        "160.0 MiB are parts of what is divided: weights, gradients and states (a gradient is whole until it "
+        "is "
+        "summed). The rest is not divided: 100.0 MiB of activations, 7.0 MiB"};
     for (int level = 1; level <= 3; level++) {
         snprintf(layout.strategy, sizeof layout.strategy, "zero%d", level);
         RankWords words = report_ranks_saving(&layout, &k, 1);
@@ -395,6 +397,10 @@ static void what_dividing_saves_is_in_figures(void **state)
         if (!strstr(words.text, said[level - 1]))
             fail_msg("%s", words.text);
     }
+    layout.data = 8;
+    layout.replicas = 2;
+    assert_non_null(strstr(report_ranks_saving(&layout, &k, 1).text,
+                           "Why do 4 ranks not need 1/4 each, those of a replica?"));
     assert_non_null(strstr(report_ranks_why(&layout, &k, 1).text, "No rank is fuller than another"));
 }
 

@@ -5,9 +5,9 @@ INSTALLED_DOCS := README.md LICENSE CHANGELOG.md CONTRIBUTING.md $(wildcard docs
 INSTALLED_SHELL := share/man/man1/brim.1 share/bash-completion/completions/brim share/zsh/site-functions/_brim
 INSTALLED = bin/brim lib/libbrim.a lib/libbrim.so.$(VERSION) lib/libbrim.so.$(SOVERSION) lib/libbrim.so lib/pkgconfig/brim.pc \
              $(INSTALLED_SHELL) $(INSTALLED_HEADERS:%=include/brim/%) $(INSTALLED_DOCS:%=share/doc/brim/%)
-# Where they were built (make mpi); uninstall takes away those that may have been.
-INSTALLED_PLUGINS = $(notdir $(wildcard $(BUILD)/libbrim-mpi*.so))
-PLUGINS := $(addprefix lib/libbrim-mpi,.so -openmpi.so -mpich.so -abi.so)
+# Where they were built (make mpi, make nccl); uninstall takes away those that may have been.
+INSTALLED_PLUGINS = $(notdir $(wildcard $(BUILD)/libbrim-mpi*.so $(BUILD)/libbrim-nccl.so))
+PLUGINS := $(addprefix lib/libbrim-,mpi.so mpi-openmpi.so mpi-mpich.so mpi-abi.so nccl.so)
 # Ours alone, innermost first; gone when they are empty. bin, lib and include belong to the system.
 INSTALLED_FOLDERS = $(filter-out include/brim/,$(sort $(dir $(INSTALLED_HEADERS:%=include/brim/%)))) include/brim/ \
                      share/doc/brim/docs/lessons/models/ share/doc/brim/docs/lessons/ share/doc/brim/docs/ share/doc/brim/examples/ share/doc/brim/

@@ -16,7 +16,8 @@ typedef struct Fault {
     unsigned long long *at, operation;
 } Fault;
 
-/* elements.cu: y (and z) from a, b and d; c columns, where b is a row. aligned: every array begins on 16 bytes.
+/* elements.cu: y (and z) from a, b and d; c columns, where b is a row. aligned: every array begins on 16
+ * bytes.
  */
 typedef struct ElementArguments {
     int64_t n, c;
@@ -60,12 +61,15 @@ typedef struct LossArguments {
     float *lse, *row_loss, *loss;
     const float *dloss;
     void *dlogits;
+    float *part; /* of this part of the classes; or, of `count` that are joined, the first */
+    int64_t apart;
+    int count;
     Fault fault;
 } LossArguments;
 
 /* embedding.cu */
 typedef struct EmbeddingArguments {
-    int64_t n, c, vocab;
+    int64_t n, c, vocab, first, all; /* the table's rows, from `first` on, of all */
     int aligned;
     const int32_t *ids;
     StoredArray table;
@@ -80,7 +84,7 @@ typedef struct EmbeddingArguments {
 /* Sorts positions by id, a digit of the ids at a time; each of `units` warps has a range of them. */
 enum { SORT_BITS = 8, SORT_DIGITS = 1 << SORT_BITS, SORT_UNITS = 256 };
 typedef struct SortArguments {
-    int64_t n, vocab;
+    int64_t n, vocab, first;
     int units, shift;
     const int32_t *ids, *from; /* from: positions, NULL = in their order */
     int32_t *to;
@@ -152,8 +156,8 @@ typedef struct ReduceArguments {
     int64_t n;
     const void *x;
     double *partial, factor;
-    float *total;         /* of sum */
-    double *squares;      /* of sum_squares */
+    float *total;              /* of sum */
+    double *squares;           /* of sum_squares */
     unsigned long long *index; /* of find_nonfinite: all ones = none, which is -1 */
     int square, aligned, blocks;
 } ReduceArguments;
@@ -166,8 +170,8 @@ typedef struct RandomArguments {
     int aligned;
 } RandomArguments;
 
-/* store.cu: elements [first, first + count) of w. aligned: whole packs of 8 have one scale, and they and those
- * of y begin on boundaries of theirs. */
+/* store.cu: elements [first, first + count) of w. aligned: whole packs of 8 have one scale, and they and
+ * those of y begin on boundaries of theirs. */
 typedef struct DecodeArguments {
     StoredArray w;
     QuantLayout layout;
@@ -201,7 +205,8 @@ typedef struct UpdateRates {
 } UpdateRates;
 
 /* What UpdateArrays has; scales: of 8-bit states. first: the place of element 0 in the whole parameter, of
- * which a rank may have a part. aligned: every array begins on 16 bytes. fault: the step's, all ones = none. */
+ * which a rank may have a part. aligned: every array begins on 16 bytes. fault: the step's, all ones = none.
+ */
 typedef struct UpdateArguments {
     int64_t n, first;
     void *p;
@@ -246,8 +251,8 @@ typedef struct LinearArguments {
     int act, aligned; /* every array begins on 16 bytes, and ld is whole packs of them */
 } LinearArguments;
 
-/* y = act(x W^T + bias) of at most FEW_ROWS rows, W (out,in) of any type; pre, where it is not NULL, gets what is
- * before the activation. aligned: arrays begin on 16 bytes, and rows of W are whole packs of them. */
+/* y = act(x W^T + bias) of at most FEW_ROWS rows, W (out,in) of any type; pre, where it is not NULL, gets
+ * what is before the activation. aligned: arrays begin on 16 bytes, and rows of W are whole packs of them. */
 enum { FEW_ROWS = 4 };
 typedef struct FewArguments {
     int64_t in, out, ldy; /* ldy: elements between rows of y and pre */

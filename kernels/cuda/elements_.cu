@@ -180,8 +180,8 @@ GLOBAL(TYPED(dropout), 256, DropoutArguments)
         Pack from = pack_read(TYPE, PACK, a.x, first, end, a.aligned);
         VALUES(from, x);
         for (int k = 0; k < PACK; k += 4) {
-            Philox draw =
-                draw_dropout(&a.key, a.key.first_sample + (uint64_t)sample, (uint64_t)(begin + k) / 4);
+            uint64_t block = (a.key.first_element + (uint64_t)(begin + k)) / 4;
+            Philox draw = draw_dropout(&a.key, a.key.first_sample + (uint64_t)sample, block);
             for (int j = 0; j < 4; j++)
                 x[k + j] *= draw.v[j] >= a.threshold ? a.keep : 0.0f; /* a product: NaN stays */
         }

@@ -1,12 +1,14 @@
 /* Token and position tables on a card: embedding.cu. */
 #include "launch_.h"
 
-void cuda_embedding_forward(DType type, int64_t n, const int32_t *ids, const StoredArray *table, void *y,
-                            const KernelRun *run)
+void cuda_embedding_forward(DType type, int64_t n, const int32_t *ids, const StoredArray *table,
+                            TablePart part, void *y, const KernelRun *run)
 {
     EmbeddingArguments a = {.n = n,
                             .c = table->cols,
                             .vocab = table->rows,
+                            .first = part.first,
+                            .all = part.all ? part.all : table->rows,
                             .ids = ids,
                             .table = *table,
                             .y = y,
@@ -32,10 +34,10 @@ size_t cuda_embedding_workspace(int64_t n, int64_t vocab, DType dtable_type, con
 }
 
 /* Returns positions by id, in their order where ids are the same. Counts lie in the card's scratch. */
-static const int32_t *sort_ids(int64_t n, int64_t vocab, const int32_t *ids, int32_t *workspace,
-                               const KernelRun *run)
+static const int32_t *sort_ids(int64_t n, int64_t vocab, int64_t first, const int32_t *ids,
+                               int32_t *workspace, const KernelRun *run)
 {
-    SortArguments a = {.n = n, .vocab = vocab, .ids = ids};
+    SortArguments a = {.n = n, .vocab = vocab, .first = first, .ids = ids};
     a.units = (int)((n + 255) / 256 < SORT_UNITS ? (n + 255) / 256 : SORT_UNITS);
     a.counts = (int32_t *)(uintptr_t)run->device->scratch;
     for (int digit = 0; digit < sort_digits(vocab); digit++) {
@@ -50,15 +52,21 @@ static const int32_t *sort_ids(int64_t n, int64_t vocab, const int32_t *ids, int
     return a.from;
 }
 
-void cuda_embedding_backward(DType type, int64_t n, int64_t c, int64_t vocab, const int32_t *ids,
-                             const void *dy, DType dtable_type, void *dtable, void *workspace,
-                             const KernelRun *run)
+void cuda_embedding_backward(DType type, int64_t n, int64_t c, int64_t vocab, int64_t first,
+                             const int32_t *ids, const void *dy, DType dtable_type, void *dtable,
+                             void *workspace, const KernelRun *run)
 {
-    EmbeddingArguments a = {
-        .n = n, .c = c, .vocab = vocab, .ids = ids, .dy = dy, .dtable_type = dtable_type, .dtable = dtable};
+    EmbeddingArguments a = {.n = n,
+                            .c = c,
+                            .vocab = vocab,
+                            .first = first,
+                            .ids = ids,
+                            .dy = dy,
+                            .dtable_type = dtable_type,
+                            .dtable = dtable};
     if (n == 0)
         return;
-    a.order = sort_ids(n, vocab, ids, workspace, run);
+    a.order = sort_ids(n, vocab, first, ids, workspace, run);
     a.aligned = c % 8 == 0 && ((uintptr_t)dy | (uintptr_t)dtable) % 16 == 0;
     LAUNCH(run, CUDA_embedding_backward + cuda_typed(type), n, 1, 1, 128, a);
 }

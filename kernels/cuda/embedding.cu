@@ -16,7 +16,7 @@ typedef struct SortItem {
 DEVICE SortItem sort_item(const SortArguments *a, int64_t k)
 {
     int32_t position = a->from ? a->from[k] : (int32_t)k;
-    int64_t id = a->ids[position];
+    int64_t id = a->ids[position] - a->first;
     id = id < 0 || id >= a->vocab ? a->vocab : id;
     return (SortItem){position, (int32_t)(id >> a->shift) & (SORT_DIGITS - 1)};
 }

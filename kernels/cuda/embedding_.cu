@@ -7,15 +7,19 @@ GLOBAL(TYPED(embedding_forward), 256, EmbeddingArguments)
     int lane = (int)(THREAD.x % 32);
     if (i >= a.n)
         return;
-    int64_t id = a.ids[i], from = id * a.c, to = i * a.c;
-    if (id < 0 || id >= a.vocab) {
+    int64_t id = a.ids[i] - a.first, from = id * a.c, to = i * a.c;
+    if (a.ids[i] < 0 || a.ids[i] >= a.all) {
         if (lane == 0)
             fault_at(a.fault, i);
         return;
     }
     for (int64_t at = lane * PACK; at < a.c; at += 32 * PACK) {
         float v[PACK];
-        row_load(a.table.dtype, a.table.at, from + at, 0, row_left(a.c - at), a.aligned, v);
+        UNROLL
+        for (int e = 0; e < PACK; e++)
+            v[e] = 0.0f;
+        if (id >= 0 && id < a.vocab)
+            row_load(a.table.dtype, a.table.at, from + at, 0, row_left(a.c - at), a.aligned, v);
         STORE8(a.y, to + at, 0, row_left(a.c - at), a.aligned, v);
     }
 }
@@ -27,8 +31,8 @@ GLOBAL(TYPED(embedding_backward), 128, EmbeddingArguments)
     SHARED float shared[EMBEDDING_WARPS][PACK][32];
     int64_t first = BLOCK.x;
     int lane = (int)(THREAD.x % 32), warp = (int)(THREAD.x / 32);
-    int64_t id = a.ids[a.order[first]];
-    if (id < 0 || id >= a.vocab || (first > 0 && a.ids[a.order[first - 1]] == id))
+    int64_t key = a.ids[a.order[first]], id = key - a.first;
+    if (id < 0 || id >= a.vocab || (first > 0 && a.ids[a.order[first - 1]] == key))
         return;
     for (int64_t strip = 0; strip < a.c; strip += 32 * PACK) {
         int64_t at = strip + lane * PACK;
@@ -43,7 +47,7 @@ GLOBAL(TYPED(embedding_backward), 128, EmbeddingArguments)
             UNROLL
             for (int j = 0; j < EMBEDDING_TOGETHER; j++) {
                 int64_t next = k + j * EMBEDDING_WARPS, row = next < a.n ? a.order[next] : -1;
-                more = row >= 0 && a.ids[row] == id;
+                more = row >= 0 && a.ids[row] == key;
                 LOAD8(a.dy, row * a.c + at, 0, more ? left : 0, a.aligned, v[j]);
             }
             UNROLL

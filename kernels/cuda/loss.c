@@ -52,3 +52,30 @@ void cuda_cross_entropy_backward(const CrossEntropyDims *d, DType type, const vo
                        .dlogits = dlogits};
     loss_launch(CUDA_cross_entropy_backward + cuda_typed(type), a, 1, run);
 }
+
+void cuda_cross_entropy_part(const CrossEntropyDims *d, DType type, const void *logits, const int32_t *labels,
+                             float *part, const KernelRun *run)
+{
+    LossArguments a = {
+        .d = *d, .logits = logits, .labels = labels, .part = part, .fault = cuda_fault_of(run)};
+    loss_launch(CUDA_cross_entropy_part + cuda_typed(type), a, 0, run);
+}
+
+void cuda_cross_entropy_join(const CrossEntropyDims *d, int count, int64_t apart, const float *parts,
+                             const int32_t *labels, float scale, float *loss, float *lse, float *workspace,
+                             const KernelRun *run)
+{
+    LossArguments a = {.d = *d,
+                       .labels = labels,
+                       .scale = scale,
+                       .loss = loss,
+                       .lse = lse,
+                       .row_loss = workspace,
+                       .part = (float *)(uintptr_t)parts,
+                       .apart = apart,
+                       .count = count};
+    if (d->rows > 0)
+        LAUNCH(run, CUDA_cross_entropy_join, (d->rows + CUDA_THREADS - 1) / CUDA_THREADS, 1, 1, CUDA_THREADS,
+               a);
+    LAUNCH(run, CUDA_cross_entropy_sum, 1, 1, 1, CUDA_THREADS, a);
+}

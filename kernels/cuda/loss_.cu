@@ -45,6 +45,35 @@ GLOBAL(TYPED(cross_entropy_forward), 256, LossArguments)
     a.row_loss[p.row] = most - LOAD(a.logits, p.begin + p.label) + logf(sum);
 }
 
+/* What the classes that are here say of a row. */
+GLOBAL(TYPED(cross_entropy_part), 256, LossArguments)
+{
+    SHARED float shared[32];
+    LossPart p = loss_part(&a);
+    float top = -FLT_MAX, sum = 0.0f;
+    if (p.row >= a.d.rows)
+        return;
+    float *to = a.part + p.row * CROSS_ENTROPY_PART;
+    int ignored = p.label == a.d.ignore_index, bad = p.label < 0 || p.label >= a.d.all_classes;
+    int64_t label = p.label - a.d.first_class;
+    for (int64_t i = p.first; i < p.end && !ignored; i += (int64_t)a.team * PACK) {
+        float x[PACK];
+        TYPED(loss_load)(&a, &p, i, x);
+        loss_add(x, &top, &sum);
+    }
+    float most = team_max(a.team, top, shared);
+    sum = team_sum(a.team, sum * expf(top - most), shared);
+    if (p.lane != 0)
+        return;
+    to[PART_TOP] = ignored ? 0.0f : most;
+    to[PART_SUM] = ignored ? 0.0f : sum;
+    to[PART_LABEL] = 0.0f;
+    if (!ignored && bad)
+        fault_at(a.fault, a.d.first_row + p.row);
+    else if (!ignored && label >= 0 && label < a.d.classes)
+        to[PART_LABEL] = LOAD(a.logits, p.begin + label);
+}
+
 GLOBAL(TYPED(cross_entropy_backward), 256, LossArguments)
 {
     LossPart p = loss_part(&a);
@@ -54,6 +83,8 @@ GLOBAL(TYPED(cross_entropy_backward), 256, LossArguments)
     int counted = p.label != a.d.ignore_index && p.label >= 0 && p.label < classes;
     int64_t label = p.begin + p.label - a.d.first_class; /* it may be that of a class which is not here */
     float lse = a.lse[p.row], factor = a.scale * a.dloss[0];
+    for (int64_t i = p.lane; i < a.d.padding && p.slice == 0; i += a.team)
+        STORE(a.dlogits, p.end + i, 0.0f);
     ROLLED
     for (int k = 0; k < LOSS_SLICE; k++) {
         int64_t i = p.first + (int64_t)k * a.team * PACK;

@@ -79,7 +79,7 @@ function bookTable(run) {
       .concat([{sum: true, cells: ['peak', ...both(x => size(x.peak_bytes)), share('100 %'), '']}]))), h('div', {class: 'stacked'}, textbook(run), cardTable(run)));
 }
 /* What is in use on a card, at the end of the run; in the words of brim's closing table. */
-const CARD_ROWS = ['reserved', 'others', 'context', 'kernels', 'library', 'graphs', 'unaccounted'];
+const CARD_ROWS = ['reserved', 'others', 'context', 'kernels', 'library', 'transport', 'graphs', 'unaccounted'];
 const CARD_MEANING = {process: 'nvidia-smi\u2019s figure for this process', all: 'nvidia-smi\u2019s figure for the whole card, because it has none for this process',
   driver: 'the driver\u2019s figure for the whole card, and what others had is in context: NVIDIA\u2019s management library does not answer'};
 function cardTable(run) {
@@ -101,6 +101,7 @@ function textbook(run) {
 function start() {
   const runs = [...document.querySelectorAll('script.log')].map((e, i) => readLog(e, 'AB'[i]));
   runs.forEach(readRanks);
+  if (runs.length > 1) commonScale(runs);
   const head = document.getElementById('head'), main = document.getElementById('main'), two = runs.length > 1;
   document.title = runs.map(r => r.info.model).filter((x, i, all) => all.indexOf(x) === i).join(' and ') + ': memory of ' + (two ? 'two training runs' : 'a training run');
   head.append(h('p', {class: 'brand'}, h('b', {}, 'brim'), ' memory report'), two ? h('h1', {style: {'margin-bottom': '22px'}}, 'Two training runs') : '',

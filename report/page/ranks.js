@@ -18,12 +18,19 @@ function readRanks(run, number) {
   run.ranks = all;
 }
 
+/* Two runs are drawn on one scale. */
+function commonScale(runs) {
+  const all = runs.map(run => run.ranks).filter(Boolean);
+  for (const one of all) one.least = Math.max(...all.flatMap(other => other.kinds.map(kind => Math.max(kind.planned, kind.measured))));
+}
+
 /* ---- The common time of a step ---- */
 /* A step's events in stretches: a micro-batch's forward or backward, and what comes behind the last. The events of one micro-batch
  * are as many as of another, so a stretch of one phase that is k times as long has k of them. */
 function stretches(run, from, to, micro) {
   const forward = run.phases.indexOf('forward'), kindOf = i => (run.phase[i] === forward ? 'forward' : ['backward', 'recompute'].includes(phaseName(run, i)) ? 'backward' : '');
   let last = to;
+  if (!(micro <= to - from)) return null;
   while (last > from && kindOf(last - 1) !== 'backward') last--;
   const list = [];
   for (let i = from; i < last; i++) {
@@ -201,6 +208,7 @@ function measureLanes(state) {
     lane.peak = highest(lane.run, lane.from, lane.to);
     state.most = Math.max(state.most, lane.run.total[lane.peak]);
   }
+  state.scale = Math.max(state.most, state.all.least || 0);
   state.gathers = state.lanes.find(lane => { const c = lane.run.components.indexOf('gathered'); for (let i = lane.from; i < lane.to; i++) if (c >= 0 && lane.run.by[i * lane.run.C + c]) return true; return false; });
 }
 function fullestMoment(state) {
@@ -231,7 +239,7 @@ function barsOf(state) {
 function drawNewBars(state, node) {
   const width = Math.max(280, Math.round(node.clientWidth || 480)), list = barsOf(state), time = state.moments[state.index];
   const height = Math.max(340, Math.min(state.lanesHeight || 400, 520)), box = {left: 48, top: 34, width: width - 56, height: height - 34 - 56}, svg = s('svg', {viewBox: '0 0 ' + width + ' ' + height});
-  const most = state.most * 1.06, y = bytes => box.top + box.height * (1 - bytes / most), each = box.width / list.length, wide = Math.min(84, each * .72);
+  const most = state.scale * 1.06, y = bytes => box.top + box.height * (1 - bytes / most), each = box.width / list.length, wide = Math.min(84, each * .72);
   svg.append(sizeAxis(box, most, y));
   list.forEach((bar, k) => {
     const {lane} = bar, i = laneEvent(lane, time), x = box.left + each * (k + .5) - wide / 2, middle = fixed(x + wide / 2);
@@ -290,17 +298,17 @@ function laneView(state, lane, box, most) {
   return view;
 }
 function drawLane(state, lane, box, narrow) {
-  const g = s('g', {}), {run} = lane, view = laneView(state, lane, box, state.most * 1.04), below = new Float64Array(run.n), all = view.states.map((_, k) => k);
+  const g = s('g', {}), {run} = lane, view = laneView(state, lane, box, state.scale * 1.04), below = new Float64Array(run.n), all = view.states.map((_, k) => k);
   const cls = view.states.length > box.width ? 'area dense' : 'area'; /* an edge would be all that is seen */
   let before = 0; /* what it has of the step before, until its first event */
   for (const c of run.order) {
-    const kept = heldAt(lane, lane.from - 1, c);
-    if (kept && view.x(lane.from) - box.left > .5) g.append(s('rect', {class: cls, fill: paint(run.components[c]), x: box.left, width: fixed(view.x(lane.from) - box.left), y: fixed(view.y(before + kept)), height: fixed(view.y(before) - view.y(before + kept))}));
-    before += kept;
     if (!view.states.some(i => run.by[i * run.C + c] > 0)) continue;
     const base = below.slice();
     for (const i of view.states) below[i] += run.by[i * run.C + c];
     g.append(s('path', {class: cls, fill: paint(run.components[c]), d: bandPath(view, all, i => base[i], i => below[i])}));
+    const kept = heldAt(lane, lane.from - 1, c), until = view.x(lane.from);
+    if (kept && until - box.left > .5) g.append(s('rect', {class: 'dense', fill: paint(run.components[c]), x: box.left, width: fixed(until - box.left + .6), y: fixed(view.y(before + kept)), height: fixed(view.y(before) - view.y(before + kept))}));
+    before += kept;
   }
   const x = fixed((view.x(lane.peak) + view.x(lane.peak + 1)) / 2), y = fixed(view.y(run.total[lane.peak]));
   g.append(s('line', {class: 'base', x1: box.left, x2: box.left + box.width, y1: box.top + box.height, y2: box.top + box.height}), strips(state, lane, box),
@@ -373,8 +381,19 @@ function momentOfRanks(state, i) {
       one.run.order.filter(c => heldAt(one, at, c) > 0).map(c => componentName(one.run, c) + ' ' + size(heldAt(one, at, c))).join(', ') + ')';
   }).join('. ') + (layer ? '. Gathered: ' + layer : '') + '.';
 }
+/* Micro-batches that have begun and are not over, at most. */
+function heldAtMost(kind, all) {
+  const views = Object.keys(kind.run ? kind.run.views : {}).filter(id => id.startsWith('step'));
+  const view = views.length && kind.run.views[views[views.length - 1]], parts = view ? stretches(kind.run, view.from, view.to, all.micro_batches) : null;
+  let now = 0, most = 0;
+  for (const part of parts || []) { now += part.what === 'forward' ? 1 : part.what === 'backward' ? -1 : 0; most = Math.max(most, now); }
+  return most;
+}
 function ranksTable(all) {
-  const measured = all.kinds.some(kind => kind.measured), process = all.kinds.some(kind => kind.process), shown = bytes => (bytes ? size(bytes) : '\u2013');
-  return table('Every distinct rank, planned' + (measured ? ' and measured' : ''), ['rank', 'peak, planned', ...measured ? ['peak, measured'] : [], 'needs', ...process ? ['process'] : [], 'sent a step'],
-    all.kinds.map(kind => [kind.name, size(kind.planned), ...measured ? [shown(kind.measured)] : [], size(kind.needs), ...process ? [shown(kind.process)] : [], size(kind.sent)]));
+  const measured = all.kinds.some(kind => kind.measured), process = all.kinds.some(kind => kind.process), shown = bytes => (bytes ? size(bytes) : '\u2013'), staged = all.stages > 1;
+  const of = (kind, group) => { const books = kind.run && (kind.run.memory || kind.run.plan); return books && books.groups ? size(books.groups[group]) : '\u2013'; };
+  return table('Every distinct rank, planned' + (measured ? ' and measured' : '') + '; what is live at its peak', ['rank', 'peak, planned', ...measured ? ['peak, measured'] : [], 'parameters', 'gradients', 'states', 'activations', 'overhead',
+    ...staged ? ['micro-batches at once'] : [], 'needs', ...process ? ['process'] : [], 'sent a step'],
+    all.kinds.map(kind => [kind.name, size(kind.planned), ...measured ? [shown(kind.measured)] : [], ...['parameters', 'gradients', 'optimizer_states', 'activations', 'overhead'].map(group => of(kind, group)),
+      ...staged ? [heldAtMost(kind, all) || '\u2013'] : [], size(kind.needs), ...process ? [shown(kind.process)] : [], size(kind.sent)]));
 }

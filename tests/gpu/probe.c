@@ -4,7 +4,9 @@
  *   probe memory                       the card's free memory while context, kernels and cuBLAS come
  *   probe load FILE…                   how long the driver takes to load each image of kernels (PTX is
  * compiled) probe watch RUN.jsonl COMMAND…     free memory of the card while a command runs, by the steps in
- * its log probe ceilings [TOKENS]            rates of a copy and of products, among them those of GPT-2 */
+ * its log probe ceilings [TOKENS]            rates of a copy and of products, among them those of GPT-2
+ *   probe nccl PLUGIN                  a group of one rank by the plugin for NCCL: each call, and what it takes
+ *   probe cards                        how many there are */
 #include <dlfcn.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -18,8 +20,10 @@
 
 #include "base/half_.h"
 #include "device/cuda.h"
+#include "device/cuda_find.h"
 #include "kernels/kernels.h"
 #include "memtrack/memtrack.h"
+#include "ranks/transport.h"
 
 enum { COMPUTE_MODE = 20, PAGEABLE_ACCESS = 88, R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, COMPUTE_TF32 = 77 };
 enum { NAME = 256, PATH = 1024, WORKSPACE = 32 << 20, TIMES = 5 };
@@ -418,6 +422,86 @@ static int say_ceilings(int tokens)
     return 0;
 }
 
+/* ---- NCCL ---------------------------------------------------------------------------------------- */
+
+static int one_rank(void *self, int *rank, int *size)
+{
+    (void)self;
+    *rank = 0;
+    *size = 1;
+    return 0;
+}
+
+static int to_itself(void *self, RankGroup group, void *data, uint64_t bytes, int root)
+{
+    (void)self, (void)group, (void)data, (void)bytes, (void)root;
+    return 0;
+}
+
+static const Transport *open_plugin(const char *path)
+{
+    static const Transport alone = {.abi = TRANSPORT_ABI, .rank = one_rank, .broadcast = to_itself};
+    char why[600];
+    CardTransportOpen *open = NULL;
+    void *plugin = dlopen(path, RTLD_NOW), *found = plugin ? dlsym(plugin, "brim_card_transport") : NULL;
+    void *library = cuda_find_nccl(why, sizeof why);
+    if (!found || !library)
+        die("%s", found ? why : dlerror());
+    memcpy(&open, &found, sizeof open);
+    const Transport *t = open(&alone, library, why, sizeof why);
+    if (!t)
+        die("%s", why);
+    return t;
+}
+
+/* From the first 16 floats of a buffer to the next ones, or to themselves. */
+static void one_call(const Transport *t, int which, float *data)
+{
+    enum { N = 16 };
+    int failed = which == 0   ? t->gather(t->self, RANKS_ALL, data, N * sizeof *data)
+                 : which == 1 ? t->exchange(t->self, RANKS_ALL, data, data + N, N * sizeof *data)
+                 : which == 2 ? t->sum(t->self, RANKS_ALL, data, N)
+                 : which == 3 ? t->sum_parts(t->self, RANKS_ALL, data, data + N, N)
+                              : t->broadcast(t->self, RANKS_ALL, data, N * sizeof *data, 0);
+    if (failed)
+        die("%s", t->why(t->self));
+}
+
+static int say_nccl(const char *path)
+{
+    enum { N = 32 };
+    float values[N], back[N];
+    char why[200];
+    CudaPointer data = 0;
+    open_card();
+    must("memory of the card", cuda.alloc(&data, sizeof values));
+    size_t before = bytes_free(NULL);
+    const Transport *t = open_plugin(path);
+    double start = now();
+    if (t->join(t->self, card.stream))
+        die("%s", t->why(t->self));
+    double seconds = now() - start;
+    size_t joined = bytes_free(NULL);
+    int right = 1;
+    for (int which = 0; which < 5; which++) {
+        for (int i = 0; i < N; i++)
+            values[i] = (float)(i < N / 2 ? 1 + i + which : 0);
+        cuda_write(&card, data, sizeof values, values);
+        one_call(t, which, pointer(data));
+        cuda_read(&card, data, sizeof back, back);
+        for (int i = 0; i < N; i++)
+            right &= back[i] == (i < N / 2 ? values[i] : which == 1 || which == 3 ? values[i - N / 2] : 0.0f);
+    }
+    right &= !card.error && !t->check(t->self, why, sizeof why);
+    size_t used = bytes_free(NULL);
+    printf("{\"version\": \"%s\", \"right\": %s, \"join_seconds\": %.3f, \"taken_joining\": %lld, "
+           "\"taken_by_use\": %lld, \"file\": \"%s\"}\n",
+           t->version(t->self), right ? "true" : "false", seconds, (long long)before - (long long)joined,
+           (long long)joined - (long long)used, library_file("libnccl.so"));
+    t->leave(t->self, 0);
+    return !right;
+}
+
 int main(int count, char **words)
 {
     const char *command = count > 1 ? words[1] : "";
@@ -429,7 +513,11 @@ int main(int count, char **words)
         return say_load();
     if (!strcmp(command, "watch") && count > 3)
         return say_watch(words[2], words + 3);
+    if (!strcmp(command, "nccl") && count > 2)
+        return say_nccl(words[2]);
+    if (!strcmp(command, "cards"))
+        return printf("%d\n", cuda_cards()) < 0;
     if (!strcmp(command, "ceilings"))
         return say_ceilings(count > 2 ? atoi(words[2]) : 32 * 1024);
-    return fprintf(stderr, "usage: probe card|memory|load|watch|ceilings …, as its source says\n"), 2;
+    return fprintf(stderr, "usage: probe card|cards|memory|load|nccl|watch|ceilings …, as its source says\n"), 2;
 }

@@ -31,7 +31,9 @@ _brim_value()
     --attention) _brim_words "$typed" "flash eager" ;;
     --resize-vocab) _brim_words "$typed" auto ;;
     --gather) _brim_words "$typed" "op block next" ;;
+    --transport) _brim_words "$typed" "mpi nccl" ;;
     --parallel) _brim_words "$typed" "ddp zero1 zero2 zero3 fsdp" ;;
+    --reduce) _brim_words "$typed" "ordered library auto" ;;
     --rank) _brim_words "$typed" all ;;
     --device) _brim_words "$typed" "cpu cuda" ;;
     --optimizer) _brim_words "$typed" "sgd sgd-momentum sgd-nesterov rmsprop adagrad adam adamw adam8bit adamw8bit" ;;
