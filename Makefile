@@ -191,6 +191,8 @@ $(BUILD)/tests/gpu/%: $(BUILD)/tests/gpu/%.o $(INNER)
 # What tests/gpu/run runs, and all of it in one folder to be carried to a machine with a card; docs/gpu.md.
 CARD_TESTS = $(addprefix $(BUILD)/tests/,$(shell tests/gpu/programs))
 gpu-tests: cli $(CARD_TESTS) $(BUILD)/tests/gpu/probe $(BUILD)/tests/gpu/logs
+	@MPI_OPTIONAL=1 tools/mpi $(BUILD)
+	@CC="$(CC)" NCCL_OPTIONAL=1 tools/nccl $(BUILD)
 gpu-pack: gpu-tests
 	@tests/gpu/pack $(BUILD) $(BUILD)/gpu-pack
 # The same on the stand-in; ARGS="--only kernels,losses".

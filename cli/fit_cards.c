@@ -60,9 +60,9 @@ int fit_choose_ranks(Fit *fit)
     Variant variant = {.options = *fit->options, .target = MEM_GROUP_COUNT};
     int counts[COUNTS], count = 0;
     if (device_cuda_ordinal(fit->options->device) >= 0)
-        return usage("--cards excludes --device cuda: several ranks are planned for the CPU; what a card's "
-                     "kernels take "
-                     "beside is in --reserve");
+        return usage(
+            "--cards excludes --device cuda: its ranks are planned as on the CPU, and what a card's "
+            "kernels take beside is in --reserve; `brim plan --device cuda --ranks N` is to the byte");
     if (parse_counts(fit->options->card_counts, counts, &count))
         return EXIT_USAGE;
     Options several = *fit->options;

@@ -81,6 +81,8 @@ static json_t *ranks_json(const TrainLog *log, const Options *o, const Plan *pla
                   has_stages(o) ? r->stages : 1, "strategy", ranks_strategy_name(r->strategy), "schedule",
                   ranks_schedule_name(r->schedule), "micro_batches", o->accumulate, "sent_bytes_per_step",
                   (json_int_t)plan->step_sent);
+    if (r->replicas > 1)
+        json_object_set_new(all, "replicas", json_integer(r->replicas));
     if (log->planned)
         json_object_set_new(all, "like", json_pack("[i, i]", first, first + each - 1));
     return all;

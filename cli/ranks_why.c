@@ -4,6 +4,14 @@
 
 #include "several.h"
 
+void print_size_cell(double bytes, const char *behind)
+{
+    ReportUnit unit = report_unit((uint64_t)bytes);
+    char text[48];
+    snprintf(text, sizeof text, "%.*f %s", unit.decimals, bytes / unit.bytes, unit.name);
+    printf(" %13s%s", text, behind);
+}
+
 /* A size and its unit stay together. */
 static int word_length(const char *text)
 {
@@ -42,7 +50,8 @@ RankLayout rank_layout(const Options *o)
                     .data = data_ranks(o),
                     .tensor = o->ranks.tensor > 0 ? o->ranks.tensor : 1,
                     .stages = has_stages(o) ? o->ranks.stages : 1,
-                    .micro_batches = o->accumulate};
+                    .micro_batches = o->accumulate,
+                    .replicas = o->ranks.replicas};
     snprintf(l.strategy, sizeof l.strategy, "%s", ranks_strategy_name(o->ranks.strategy));
     snprintf(l.schedule, sizeof l.schedule, "%s", ranks_schedule_name(o->ranks.schedule));
     return l;

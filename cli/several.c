@@ -301,14 +301,6 @@ static int last_planned(const Options *o)
     return o->rank && strcmp(o->rank, "all") != 0 ? o->ranks.rank : o->ranks.size - 1;
 }
 
-void print_size_cell(double bytes, const char *behind)
-{
-    ReportUnit unit = report_unit((uint64_t)bytes);
-    char text[48];
-    snprintf(text, sizeof text, "%.*f %s", unit.decimals, bytes / unit.bytes, unit.name);
-    printf(" %13s%s", text, behind);
-}
-
 /* What a plan's step is. */
 static const char *sent_a(const Options *o)
 {

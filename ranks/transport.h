@@ -7,9 +7,9 @@
  * Buffers are the host's.
  *
  * A second table is that of cards. Its buffers are memory of a card, and its calls are put on a stream of
- * that card, in order: they return before they are done. It has divide, gather, exchange, broadcast, sum,
- * sum_parts, begin and end, and what follows `join`; for all else there is the table that it was opened over.
- */
+ * that card, in order: they return before they are done, and a message that was started keeps what follows
+ * waiting until it is received. It has divide, gather, exchange, broadcast, sum, sum_parts, receive, start,
+ * wait, begin and end, and what follows `join`; for all else there is the table that it was opened over. */
 #ifndef BRIM_RANKS_TRANSPORT_H
 #define BRIM_RANKS_TRANSPORT_H
 

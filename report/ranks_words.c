@@ -156,9 +156,9 @@ static int level_of(const RankLayout *l)
 static void answer_ddp(RankWords *out, const RankLayout *l, const RankKind *k)
 {
     add(out,
-        "Why does ddp save nothing? Each of %d ranks has all weights, gradients and states, as one process "
-        "has: %s "
-        "of its %s at the peak. What is divided are the samples, and --batch is that of a rank.",
+        "Why does ddp save nothing? Each of %d data ranks has whole weights, gradients and states, as if it "
+        "were "
+        "alone: %s of its %s at the peak. What is divided are the samples, and --batch is that of a rank.",
         l->data, report_size(parts_of(k).state).text, report_size(k->peak).text);
 }
 
@@ -185,7 +185,7 @@ static void answer_zero(RankWords *out, const RankLayout *l, const RankKind *k)
         : level == 2 ? "gradients and states"
                      : "weights, gradients and states",
         level > 1 ? " (a gradient is whole until it is summed)" : "");
-    add(out, " The rest is not divided:");
+    add(out, " The rest is each rank's own:");
     add_whole(out, whole, level == 1 ? "weights and gradients" : "weights", &any);
     add_whole(out, activations, "activations", &any);
     add_whole(out, at[MEM_GATHERED], "gathered weights", &any);

@@ -67,16 +67,17 @@ void carry_close_(Context *context)
     r->room = NULL;
 }
 
-/* A gather, an exchange and a sum of every group, of the least that there is. */
+/* A gather, an exchange and sums of every group that there is, of the least. */
 static int use_once(const Context *context, char *room)
 {
     const struct ContextRanks *r = context->ranks;
     const Transport *t = r->is.card;
     int failed = 0;
-    for (int g = RANKS_DATA; g <= RANKS_TENSOR && !failed; g++) {
+    for (int g = RANKS_DATA; g < RANK_GROUPS && !failed; g++) {
         RankGroup group = (RankGroup)g;
         char *to = room + (uint64_t)r->count[g] * TRANSPORT_UNIT;
-        if (r->count[g] > 1)
+        int used = g < RANKS_SHARD || r->count[RANKS_REPLICA] > 1; /* a replica that is all is RANKS_DATA */
+        if (used && r->count[g] > 1)
             failed = t->gather(t->self, group, room, TRANSPORT_UNIT) ||
                      t->exchange(t->self, group, room, to, TRANSPORT_UNIT) ||
                      t->sum(t->self, group, (float *)(void *)room, 1) ||

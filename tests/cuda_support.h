@@ -20,6 +20,8 @@ static inline void stand_in_environment(void)
     setenv("BRIM_CUBLAS", path, 1);
     snprintf(path, sizeof path, "%s/libnvidia-ml.so.1", at ? at : "build/stand-in");
     setenv("BRIM_NVML", path, 1);
+    snprintf(path, sizeof path, "%s/libnccl.so.2", at ? at : "build/stand-in");
+    setenv("BRIM_NCCL", path, 0);
     setenv("STAND_IN_GUARD", "1", 0);
 }
 

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "cli_mpi.h"
+#include "cuda_support.h"
 
 /* ---- Plans: mlp, 784-512-512-10, over 3 ranks -------------------------------------------------- */
 
@@ -277,6 +278,9 @@ static void what_is_not_there_is_refused_by_name(void **state)
         {{"compare", "--ranks", "2", "--stages", "2"}, "--stages belongs to `brim train` and `brim plan`"},
         {{"train", "--ranks", "2", "--stages", "2", "--sample", "9"}, "--stages 2 excludes --sample"},
         {{"plan", "--ranks", "2", "--stages", "2", "--device", "cuda"}, "stages of a model train on the CPU"},
+        {{"train", "--ranks", "2", "--transport", "nccl"}, "--transport nccl carries between cards"},
+        {{"train", "--ranks", "2", "--transport", "tcp"}, "--transport must be mpi or nccl"},
+        {{"train", "--transport", "mpi"}, "--transport mpi needs --ranks N"},
         {{"plan", "--ranks", "2", "--parallel", "tensor"}, "tensor parallel is --tensor T"},
         {{"plan", "--ranks", "2", "--parallel", "zero4"}, "ddp, zero1, zero2, zero3, fsdp, not 'zero4'"},
         {{"plan", "--ranks", "2", "--tp", "2"}, "--tensor T, of --ranks N"},
@@ -415,6 +419,42 @@ static void ranks_that_compute_layers_together_train_the_same(void **state)
         json_decref(run);
         json_decref(alone);
     }
+}
+
+/* On made-up cards, one each: by NCCL where its plugin is, and through the host. */
+static void ranks_train_on_cards(void **state)
+{
+    (void)state;
+    NEEDS_MPI();
+    char path[PLUGIN_PATH];
+    int nccl = plugin_look_("libbrim-nccl.so", path);
+    stand_in_environment();
+    setenv("STAND_IN_CARDS", "2", 1);
+    setenv("STAND_IN_CAPABILITY", "80", 1);
+    json_t *cpu = parse(expect_code(RUN("train", SMALL, "--accumulate", "2", "--json"), 0)->out);
+    for (int i = 0; i <= nccl; i++) {
+        const char *transport = i ? "nccl" : "mpi";
+        Outcome *o = RUN("train", SMALL, "--device", "cuda", "--ranks", "2", "--parallel", "zero3",
+                         "--transport", transport, "--json");
+        json_t *run = parse(expect_code(o, 0)->out);
+        const json_t *memory = json_object_get(run, "memory"), *ranks = json_object_get(run, "ranks");
+        assert_string_equal(json_string_value(json_object_get(ranks, "transport")), transport);
+        assert_same_memory(memory, json_object_get(memory, "planned"));
+        assert_true((integer_at(json_object_get(memory, "card"), "transport_bytes") > 0) == i);
+        for (int k = 0; k < 2; k++) {
+            const char *which = k ? "loss_last" : "loss_first";
+            assert_true(fabs(loss_of(run, which) - loss_of(cpu, which)) < 1e-5);
+        }
+        json_decref(run);
+    }
+    json_decref(cpu);
+    setenv("STAND_IN_CARDS", "1", 1);
+    Outcome *o = RUN("train", SMALL, "--device", "cuda", "--ranks", "2", "--transport", "nccl");
+    assert_true(o->code != 0);
+    says(o, nccl ? "ranks 0 and 1 have the same card" : "libbrim-nccl.so is not there");
+    says(o, "--transport mpi sends through the host's memory");
+    unsetenv("STAND_IN_CARDS");
+    unsetenv("STAND_IN_CAPABILITY");
 }
 
 static void only_rank_0_prints_and_writes(void **state)
@@ -594,6 +634,7 @@ int main(void)
         cmocka_unit_test(stages_train_what_one_process_trains),
         cmocka_unit_test(ranks_train_what_one_process_trains),
         cmocka_unit_test(ranks_that_compute_layers_together_train_the_same),
+        cmocka_unit_test(ranks_train_on_cards),
         cmocka_unit_test(only_rank_0_prints_and_writes),
         cmocka_unit_test(files_do_not_know_the_ranks),
         cmocka_unit_test(another_size_than_the_launchers_is_refused),

@@ -17,7 +17,7 @@ enum { STEPS = 2, MOST_RANKS = 4 };
 typedef struct Job {
     Setting setting;
     RankStrategy strategy;
-    int ranks, tensor, replicas, accumulate, blocks, in_backward, lora;
+    int ranks, tensor, sequence, replicas, accumulate, blocks, in_backward, lora;
     DType quantized; /* the base under adapters; 0 = it is not */
     float clip;
     const char *precision;
@@ -104,13 +104,24 @@ static int script(void *config)
     return error_code();
 }
 
+static int has_plugin(void)
+{
+    char path[PLUGIN_PATH];
+    if (plugin_look_("libbrim-nccl.so", path))
+        return 1;
+    const char *skipped = getenv("BRIM_SKIPPED");
+    FILE *f = skipped ? fopen(skipped, "a") : NULL;
+    if (f) {
+        fprintf(f, "ranks on cards over NCCL's plugin: there is no nccl.h that built it\n");
+        fclose(f);
+    }
+    return 0;
+}
+
 /* A card for each, unless the environment says how many. */
 static int join_cards(Ranks *ranks, const char *transport, char why[RANK_ERROR])
 {
     char text[512];
-    const char *at = getenv("BRIM_STAND_IN");
-    snprintf(text, sizeof text, "%s/libnccl.so.2", at ? at : "build/stand-in");
-    setenv("BRIM_NCCL", text, 0);
     snprintf(text, sizeof text, "%d", ranks->size);
     setenv("STAND_IN_CARDS", text, 0);
     int failed = context_join_cards(ranks, "cuda", transport, text, sizeof text);
@@ -154,10 +165,12 @@ static void end(Job *job)
 static Job *run(const Job *asked)
 {
     Job *job = start(asked);
-    int failed = as_processes(
-        &(Ranks){
-            .size = job->ranks, .tensor = job->tensor, .replicas = job->replicas, .strategy = job->strategy},
-        body, job);
+    int failed = as_processes(&(Ranks){.size = job->ranks,
+                                       .tensor = job->tensor,
+                                       .sequence = job->sequence,
+                                       .replicas = job->replicas,
+                                       .strategy = job->strategy},
+                              body, job);
     for (int r = 0; r < job->ranks; r++)
         if (job->error[r][0])
             fail_msg("%s, %d ranks: rank %d: %s", ranks_strategy_name(job->strategy), job->ranks, r,
@@ -267,7 +280,8 @@ static void test_replicas(void **state)
                                   .precision = strategy == RANKS_ZERO2 ? "bf16-mixed" : "fp32",
                                   .ranks = 4,
                                   .replicas = 2,
-                                  .accumulate = 1});
+                                  .accumulate = 1,
+                                  .nccl = strategy == RANKS_ZERO3 && has_plugin()});
         Job *alone = run_alone(asked), *ran = run(asked);
         assert_same(ran, alone, 0);
         end(alone);
@@ -280,17 +294,22 @@ static void test_replicas(void **state)
 static void test_layers_in_halves(void **state)
 {
     (void)state;
-    Job *one = start(&(Job){.setting = {.family = MODEL_LLAMA}, .ranks = 1, .accumulate = 1});
-    Job *two = start(one);
-    two->ranks = two->tensor = 2;
-    Job *alone = run_alone(one), *ran = run(two);
-    for (int r = 0; r < 2; r++)
-        for (int s = 0; s < STEPS; s++)
-            assert_true(fabs(ran->loss[r][s] - alone->loss[0][s]) <= 1e-6 * alone->loss[0][s]);
-    end(alone);
-    end(ran);
-    end(two);
-    end(one);
+    for (int sequence = 0; sequence < 2; sequence++) {
+        ModelFamily family = sequence ? MODEL_GPT2 : MODEL_LLAMA;
+        Job *one = start(&(Job){
+            .setting = {.family = family, .dropout = sequence ? 0.2f : 0}, .ranks = 1, .accumulate = 1});
+        Job *two = start(one);
+        two->ranks = two->tensor = 2;
+        two->sequence = sequence;
+        Job *alone = run_alone(one), *ran = run(two);
+        for (int r = 0; r < 2; r++)
+            for (int s = 0; s < STEPS; s++)
+                assert_true(fabs(ran->loss[r][s] - alone->loss[0][s]) <= 1e-6 * alone->loss[0][s]);
+        end(alone);
+        end(ran);
+        end(two);
+        end(one);
+    }
 }
 
 static void test_a_rank_stops(void **state)
@@ -308,20 +327,6 @@ static void test_a_rank_stops(void **state)
 }
 
 /* ---- By NCCL ------------------------------------------------------------------------------------ */
-
-static int has_plugin(void)
-{
-    char path[PLUGIN_PATH];
-    if (plugin_look_("libbrim-nccl.so", path))
-        return 1;
-    const char *skipped = getenv("BRIM_SKIPPED");
-    FILE *f = skipped ? fopen(skipped, "a") : NULL;
-    if (f) {
-        fprintf(f, "ranks on cards over NCCL's plugin: there is no nccl.h that built it\n");
-        fclose(f);
-    }
-    return 0;
-}
 
 static void test_by_nccl(void **state)
 {
@@ -391,6 +396,11 @@ static int each_call(const Transport *t, const Storage *a, const Storage *b, int
         return __LINE__;
     write_floats(a, 0, 3, (float)rank);
     if (t->broadcast(t->self, RANKS_ALL, x, 3 * sizeof(float), 1) || number_at(a, 2) != 3)
+        return __LINE__;
+    write_floats(a, 0, 3, (float)(7 * rank)); /* from rank to rank, in a chain */
+    if ((rank > 0 && t->receive(t->self, RANKS_ALL, x, 2 * sizeof(float), rank - 1, 0)) ||
+        (rank + 1 < size && t->start(t->self, RANKS_ALL, x, 2 * sizeof(float), rank + 1, 0)) ||
+        t->wait(t->self, 0) || number_at(a, 1) != 1 || number_at(a, 2) != (float)(7 * rank + 2))
         return __LINE__;
     write_floats(a, rank * EACH, EACH, (float)(10 * rank));
     write_floats(b, rank * EACH, EACH, (float)(20 * rank));
@@ -510,6 +520,42 @@ static void test_a_card_fails_later(void **state)
     end(job);
 }
 
+/* Every allocation of the host's that a context of a rank makes fails once: an error, and nothing is left. */
+static int without_memory(const Ranks *ranks, void *user)
+{
+    enum { MOST = 400 };
+    Job *job = user;
+    Ranks own = *ranks;
+    stand_in_environment();
+    own.size = 2; /* nobody is met before a script begins */
+    int fine = 0, n = 0;
+    for (uint64_t live = memtrack_process_live(); !fine && ++n < MOST;) {
+        memtrack_fail_nth((uint64_t)n);
+        Context *context = context_create(&(ContextOptions){.device = "cuda", .ranks = &own, .threads = 1});
+        memtrack_fail_nth(0);
+        Context *outside = context_use(context);
+        fine = context && !error_code();
+        if (context && strstr(error_message(), "that what ranks send passes through"))
+            job->sent[0]++;
+        context_use(outside);
+        context_destroy(context);
+        if (memtrack_process_live() != live)
+            return 1;
+    }
+    job->needs[0] = (uint64_t)n;
+    return !fine;
+}
+
+static void test_a_context_without_memory(void **state)
+{
+    (void)state;
+    Job *job = start(&(Job){.ranks = 1});
+    assert_int_equal(as_processes(&(Ranks){.size = 1}, without_memory, job), 0);
+    assert_true(job->needs[0] > 3);
+    assert_true(job->sent[0] == 1);
+    end(job);
+}
+
 static int stages(const Ranks *ranks, void *user)
 {
     Job *job = user;
@@ -544,6 +590,7 @@ int main(void)
                                        cmocka_unit_test(test_by_nccl),
                                        cmocka_unit_test(test_calls_of_nccl),
                                        cmocka_unit_test(test_who_carries),
+                                       cmocka_unit_test(test_a_context_without_memory),
                                        cmocka_unit_test(test_a_card_fails_later)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

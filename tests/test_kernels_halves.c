@@ -263,10 +263,29 @@ static void check_dropout(const Kernels *k, int64_t n, int threads)
     assert_rounded("dropout in place", y);
 }
 
+/* Elements from `first` on of samples of 40: what the whole samples have there. */
+static void check_dropout_part(const Kernels *k, int64_t first, int threads)
+{
+    enum { SAMPLES = 3, WHOLE = 40 };
+    DropoutKey key = {.seed = 5, .step = 3, .first_sample = 2, .layer = 1};
+    int64_t left = WHOLE - first;
+    float *x = take_random(SAMPLES * WHOLE, 2.0f), *y = take(SAMPLES * WHOLE, NAN), *part = take(left, NAN);
+    k->dropout(DTYPE_F32, SAMPLES, WHOLE, 0.3f, &key, x, 0.0f, y, on(threads));
+    key.first_element = (uint64_t)first;
+    for (int s = 0; s < SAMPLES; s++, key.first_sample++) {
+        k->dropout(DTYPE_F32, 1, left, 0.3f, &key, x + s * WHOLE + first, 0.0f, part, on(threads));
+        assert_same("dropout of a part", left, part, y + s * WHOLE + first);
+    }
+}
+
 static void test_dropout(void **state)
 {
     (void)state;
     each_half_length(check_dropout);
+    for (int table = 0; table < SUPPORT_TABLES; table++)
+        for (int first = 0; support_table(table) && first < 40; first += 12)
+            check_dropout_part(support_table(table), first, 1 + first / 12);
+    check_dropout_part(plain(), 12, 1);
 }
 
 /* ---- Norms ------------------------------------------------------------------------------------ */

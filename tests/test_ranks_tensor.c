@@ -437,7 +437,7 @@ static void test_adapters(void **state)
 
 typedef struct Shapes {
     int64_t batch, seq, width, hidden;
-    int heads, kv_heads, layers;
+    int heads, kv_heads, layers, selective;
 } Shapes;
 
 static int step_of(void *config)
@@ -452,6 +452,7 @@ static int step_of(void *config)
                                             .kv_heads = s->kv_heads,
                                             .hidden = (int)s->hidden,
                                             .attention = ATTENTION_FLASH});
+    nn_set_selective(model, s->selective);
     Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-2f});
     int scope = tensor_scope_begin();
     for (const Batch *b; (b = data_next(loader));)
@@ -474,7 +475,8 @@ static MemStats planned(Shapes shapes, int tensor, int sequence, int rank)
     return stats;
 }
 
-/* With sequence parallel all that is kept is divided. Every figure is a whole number of 64 bytes. */
+/* With sequence parallel all that is kept is divided, and keeping only what is expensive keeps less: what was
+ * gathered is not kept in place of its rows. Every figure is a whole number of 64 bytes. */
 static void test_what_a_layer_keeps(void **state)
 {
     (void)state;
@@ -491,6 +493,10 @@ static void test_what_a_layer_keeps(void **state)
         for (int rank = 0; rank < t; rank++) {
             MemStats two = planned(s, t, sequence, rank), three = planned(more, t, sequence, rank);
             assert_int_equal(three.own_peak[MEM_ACTIVATION] - two.own_peak[MEM_ACTIVATION], expected);
+            Shapes less = s, less_more = more;
+            less.selective = less_more.selective = 1;
+            MemStats few = planned(less, t, sequence, rank), fewer = planned(less_more, t, sequence, rank);
+            assert_true(fewer.own_peak[MEM_ACTIVATION] - few.own_peak[MEM_ACTIVATION] < (uint64_t)expected);
             assert_int_equal(three.own_peak[MEM_PARAMETER] - two.own_peak[MEM_PARAMETER], weights);
             assert_int_equal(three.own_peak[MEM_OPTIMIZER] - two.own_peak[MEM_OPTIMIZER], 2 * weights);
         }

@@ -3,6 +3,7 @@
  * memory at any place leaves nothing behind. */
 #include <math.h>
 
+#include "../nn/lora.h"
 #include "../nn/nn.h"
 #include "../optim/optim.h"
 #include "ranks_support.h"
@@ -12,7 +13,7 @@ enum { MOST_RANKS = 4, BATCH = 2, SEQ = 5, MOST_VOCAB = 257 };
 typedef enum Way { LOSS, LOSS_IN_CHUNKS, LOSS_OF_LABELLED, LOSS_BY_HAND, WAYS } Way;
 
 typedef struct Job {
-    int vocab, ranks, tied, evaluates, unit;
+    int vocab, ranks, tied, evaluates, unit, sequence;
     Way way;
     int32_t bad_id, bad_label; /* 0: none */
     float loss[MOST_RANKS], logits[MOST_RANKS][BATCH * SEQ * MOST_VOCAB];
@@ -113,6 +114,7 @@ static int body(const Ranks *ranks, void *user)
     Ranks own = *ranks;
     own.tensor = own.size;
     own.unit = job->unit;
+    own.sequence = job->sequence;
     Plan plan;
     return plan_and_run(script, &(Part){job, ranks->rank}, &own, &plan, job->error[ranks->rank]);
 }
@@ -185,6 +187,41 @@ static void test_any_vocabulary(void **state)
                                               .way = (Way)way});
 }
 
+/* Five rows on each of two ranks, of 160 bytes, which is no whole number of what ranks send. */
+static void test_rows_between(void **state)
+{
+    (void)state;
+    for (int way = LOSS; way < WAYS; way++)
+        for (int tied = 0; tied < 2; tied++)
+            assert_equal_to_one(
+                (Job){.vocab = 257, .ranks = 2, .tied = tied, .way = (Way)way, .sequence = 1});
+}
+
+/* Ten rows over four ranks, a batch without ids, an adapter, a pooler. */
+static void test_what_has_no_rows(void **state)
+{
+    (void)state;
+    Job *job = test_calloc(1, sizeof *job);
+    *job = (Job){.vocab = 257};
+    Ranks ranks = {.size = 4, .tensor = 4, .sequence = 1};
+    Visit v = visit(&(ContextOptions){.threads = 1, .seed = 5, .meta = 1, .ranks = &ranks});
+    Module *model = model_of(job);
+    Batch batch = batch_of(job);
+    assert_null(nn_loss(model, &batch));
+    assert_error(ERROR_RANKS, "10 rows", "4 ranks of sequence parallel", "that 4 divides");
+    assert_int_equal(nn_add_lora(model, &(Lora){.rank = 2}), -1);
+    assert_error(ERROR_RANKS, "nn_add_lora", "not there with sequence parallel");
+    assert_null(nn_bert(&(BertConfig){.vocab = 257, .dim = 8, .layers = 1, .heads = 4, .pooler = 1}));
+    assert_error(ERROR_RANKS, "bert", "pooler");
+    Tensor *x = tensor_zeros(DTYPE_F32, SHAPE(BATCH, SEQ, 8), MEM_INPUT);
+    assert_null(nn_forward(nn_block(model, 0), x, NULL));
+    assert_error(ERROR_DATA, "sequence parallel", "token ids");
+    assert_null(nn_forward(nn_block(model, 0), x, &batch));
+    assert_error(ERROR_SHAPE, "enter", "not a rank's rows");
+    leave(v);
+    test_free(job);
+}
+
 /* Whoever has the row, whoever has not, and where nobody but the padding has it. */
 static void test_bad_ids_and_labels(void **state)
 {
@@ -245,10 +282,11 @@ static void test_no_memory(void **state)
     (void)state;
     Ranks ranks = {.size = 2, .tensor = 2, .rank = 1};
     Job *job = test_calloc(1, sizeof *job);
-    for (int way = LOSS; way < WAYS; way++) {
+    for (int way = LOSS; way <= WAYS; way++) {
         int pending = 0;
+        ranks.sequence = way == WAYS; /* once more, with rows between layers */
         for (uint64_t n = 1; !pending; n++) {
-            *job = (Job){.vocab = 257, .way = (Way)way};
+            *job = (Job){.vocab = 257, .way = (Way)(way % WAYS)};
             uint64_t live = memtrack_process_live();
             Visit v = visit(&(ContextOptions){.threads = 1, .seed = 5, .meta = 1, .ranks = &ranks});
             memtrack_fail_nth(n);
@@ -267,7 +305,8 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_any_vocabulary), cmocka_unit_test(test_bad_ids_and_labels),
+        cmocka_unit_test(test_any_vocabulary),  cmocka_unit_test(test_bad_ids_and_labels),
+        cmocka_unit_test(test_rows_between),    cmocka_unit_test(test_what_has_no_rows),
         cmocka_unit_test(test_what_a_rank_has), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

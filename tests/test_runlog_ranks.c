@@ -382,14 +382,14 @@ static void what_dividing_saves_is_in_figures(void **state)
     assert_non_null(
         strstr(report_ranks_saving(&layout, &k, 1).text, "160.0 MiB of its 270.0 MiB at the peak"));
     static const char *const said[] = {
-        "80.0 MiB are parts of what is divided: states. The rest is not divided: 80.0 MiB of weights and "
+        "80.0 MiB are parts of what is divided: states. The rest is each rank's own: 80.0 MiB of weights and "
         "gradients, 100.0 MiB of activations, 7.0 MiB of gathered weights, 3.0 MiB of other overhead.",
         "120.0 MiB are parts of what is divided: gradients and states (a gradient is whole until it is "
         "summed). "
-        "The rest is not divided: 40.0 MiB of weights, 100.0 MiB of activations",
+        "The rest is each rank's own: 40.0 MiB of weights, 100.0 MiB of activations",
         "160.0 MiB are parts of what is divided: weights, gradients and states (a gradient is whole until it "
         "is "
-        "summed). The rest is not divided: 100.0 MiB of activations, 7.0 MiB"};
+        "summed). The rest is each rank's own: 100.0 MiB of activations, 7.0 MiB"};
     for (int level = 1; level <= 3; level++) {
         snprintf(layout.strategy, sizeof layout.strategy, "zero%d", level);
         RankWords words = report_ranks_saving(&layout, &k, 1);

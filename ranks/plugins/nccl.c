@@ -219,6 +219,26 @@ static int sum_parts(void *self, RankGroup group, const float *from, float *to, 
         "ncclReduceScatter");
 }
 
+/* A send waits on the stream for its receive, and what follows waits for it: in a chain of ranks, where one
+ * receives before it sends, all of them come to an end. */
+static int receive(void *self, RankGroup group, void *data, uint64_t bytes, int from, int tag)
+{
+    (void)self, (void)tag;
+    return failed(call.ncclRecv(data, bytes, ncclUint8, from, nccl.group[group], nccl.stream), "ncclRecv");
+}
+
+static int start(void *self, RankGroup group, const void *data, uint64_t bytes, int to, int tag)
+{
+    (void)self, (void)tag;
+    return failed(call.ncclSend(data, bytes, ncclUint8, to, nccl.group[group], nccl.stream), "ncclSend");
+}
+
+static int wait_for(void *self, int tag)
+{
+    (void)self, (void)tag;
+    return 0; /* whoever uses the buffer again does so on the stream */
+}
+
 static int begin(void *self)
 {
     (void)self;
@@ -264,6 +284,9 @@ const Transport *brim_card_transport(const Transport *host, void *library, char 
                                     .broadcast = broadcast,
                                     .sum = sum,
                                     .sum_parts = sum_parts,
+                                    .receive = receive,
+                                    .start = start,
+                                    .wait = wait_for,
                                     .begin = begin,
                                     .end = end,
                                     .join = join_all,

@@ -29,6 +29,8 @@ typedef struct Meeting {
     int begun, size, here, waiting, failed, card[RANKS], colour[RANKS], key[RANKS];
     int64_t turn;
     uint64_t said[RANKS];
+    size_t box[RANKS]
+              [RANKS]; /* 1 + the bytes in the sender's slot, of a message from, to; 0: there is none */
     char slot[RANKS][SLOT];
 } Meeting;
 
@@ -40,14 +42,14 @@ typedef struct Comm {
 } Comm;
 
 /* One call, or what a group of sends and receives is together. */
-typedef enum Kind { GATHER, REDUCE, SCATTER, BROADCAST, EXCHANGE } Kind;
+typedef enum Kind { GATHER, REDUCE, SCATTER, BROADCAST, EXCHANGE, SEND, RECEIVE } Kind;
 typedef struct Call {
     Kind kind;
     Comm *comm;
     const char *from;
     char *to;
     size_t bytes; /* a rank's */
-    int root;
+    int root;     /* or the other one of a message */
     const char *sends[RANKS];
     char *receives[RANKS];
     size_t sent[RANKS], received[RANKS];
@@ -232,7 +234,16 @@ static void do_broadcast(const Call *f)
     }
 }
 
-/* Sends of one after the other; what a rank does not receive, or of another size, is an error. */
+static size_t largest(const Comm *c)
+{
+    size_t most = 0;
+    for (int r = 0; r < c->size; r++)
+        most = c->meeting->said[r] > most ? c->meeting->said[r] : most;
+    return most;
+}
+
+/* What is sent to one after the other; what a rank does not receive, or of another size, is an error. All
+ * ranks of a communicator come to it: of more than two no pair can send by itself here. */
 static void do_exchange(const Call *f)
 {
     Meeting *m = f->comm->meeting;
@@ -244,31 +255,81 @@ static void do_exchange(const Call *f)
         for (int r = 0; r < size && to == own; r++)
             if (m->said[r] != f->received[r])
                 m->failed = 1;
+        size_t most = largest(f->comm);
         if (meet(f->comm))
             return;
-        for (size_t at = 0, n; at < f->sent[to] || at == 0; at += n) { /* all have as much to send */
-            n = piece(f->sent[to] - at);
-            if (n)
-                memcpy(m->slot[own], f->sends[to] + at, n);
+        for (size_t at = 0; at < most; at += SLOT) {
+            if (at < f->sent[to])
+                memcpy(m->slot[own], f->sends[to] + at, piece(f->sent[to] - at));
             if (meet(f->comm))
                 return;
-            for (int r = 0; r < size && to == own && n; r++)
-                memcpy(f->receives[r] + at, m->slot[r], n);
+            for (int r = 0; r < size && to == own; r++)
+                if (at < f->received[r])
+                    memcpy(f->receives[r] + at, m->slot[r], piece(f->received[r] - at));
             if (meet(f->comm))
                 return;
-            if (!n)
-                break;
         }
     }
 }
 
+/* Until the box is full, or empty. 0, or an error that stays. */
+static int await(Comm *c, const size_t *box, int full)
+{
+    Meeting *m = c->meeting;
+    struct timespec late;
+    clock_gettime(CLOCK_REALTIME, &late);
+    late.tv_sec += PATIENCE;
+    int timeout = 0;
+    while ((*box != 0) != full && !m->failed && !timeout)
+        timeout = pthread_cond_timedwait(&m->changed, &m->lock, &late) != 0;
+    if ((*box != 0) != full)
+        c->error = REMOTE;
+    return c->error;
+}
+
+/* Until it has been received. */
+static void do_send(const Call *f)
+{
+    Comm *c = f->comm;
+    Meeting *m = c->meeting;
+    size_t *box = &m->box[c->rank][f->root];
+    pthread_mutex_lock(&m->lock);
+    for (size_t at = 0, n; at < f->bytes && !c->error; at += n) {
+        n = piece(f->bytes - at);
+        memcpy(m->slot[c->rank], f->from + at, n);
+        *box = 1 + n;
+        pthread_cond_broadcast(&m->changed);
+        await(c, box, 0);
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+static void do_receive(const Call *f)
+{
+    Comm *c = f->comm;
+    Meeting *m = c->meeting;
+    size_t *box = &m->box[f->root][c->rank];
+    pthread_mutex_lock(&m->lock);
+    for (size_t at = 0, n; at < f->bytes && !c->error; at += n) {
+        n = piece(f->bytes - at);
+        if (await(c, box, 1))
+            break;
+        if (*box != 1 + n)
+            c->error = INVALID_USAGE;
+        memcpy(f->to + at, m->slot[f->root], n);
+        *box = 0;
+        pthread_cond_broadcast(&m->changed);
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
 static void run(void *data)
 {
-    static void (*const kinds[])(const Call *) = {do_gather, do_reduce, do_scatter, do_broadcast,
-                                                  do_exchange};
+    static void (*const kinds[])(const Call *) = {do_gather,   do_reduce, do_scatter, do_broadcast,
+                                                  do_exchange, do_send,   do_receive};
     Call *f = data;
     uint64_t word = (uint64_t)f->kind << 56 ^ (uint64_t)f->root << 48 ^ f->bytes;
-    if (f->comm->error || agree(f->comm, word))
+    if (f->comm->error || (f->kind < SEND && agree(f->comm, word)))
         return;
     kinds[f->kind](f);
     if (f->comm->meeting->failed && !f->comm->error)
@@ -341,10 +402,10 @@ API int ncclBroadcast(const void *from, void *to, size_t count, int type, int ro
     return type == UINT8 ? call_of(&f, stream) : says(INVALID_ARGUMENT, "only bytes are sent here");
 }
 
-/* Sends and receives of one group are one call; alone they would wait for ever. */
+/* Sends and receives of one group are one call. */
 static Call *exchange_of(Comm *comm)
 {
-    if (!depth || (pending && group[calls - 1].comm != comm) || (!pending && calls == CALLS))
+    if ((pending && group[calls - 1].comm != comm) || (!pending && calls == CALLS))
         return NULL;
     if (!pending)
         group[calls++] = (Call){.kind = EXCHANGE, .comm = comm};
@@ -352,11 +413,20 @@ static Call *exchange_of(Comm *comm)
     return &group[calls - 1];
 }
 
+static int is_wrong(const Comm *comm, int type, int peer, const void *stream)
+{
+    return !comm || !stream || type != UINT8 || peer < 0 || peer >= comm->size;
+}
+
 API int ncclSend(const void *from, size_t count, int type, int peer, Comm *comm, void *stream)
 {
+    if (is_wrong(comm, type, peer, stream) || (!depth && peer == comm->rank))
+        return says(INVALID_ARGUMENT, "no such message");
+    if (!depth)
+        return put(&(Call){.kind = SEND, .comm = comm, .from = from, .bytes = count, .root = peer});
     Call *f = exchange_of(comm);
-    if (!f || !stream || type != UINT8 || peer < 0 || peer >= comm->size || f->sends[peer])
-        return says(INVALID_USAGE, "sends belong in a group, one to each rank");
+    if (!f || f->sends[peer])
+        return says(INVALID_USAGE, "two messages to a rank in a group");
     f->sends[peer] = from;
     f->sent[peer] = count;
     return OK;
@@ -364,9 +434,13 @@ API int ncclSend(const void *from, size_t count, int type, int peer, Comm *comm,
 
 API int ncclRecv(void *to, size_t count, int type, int peer, Comm *comm, void *stream)
 {
+    if (is_wrong(comm, type, peer, stream) || (!depth && peer == comm->rank))
+        return says(INVALID_ARGUMENT, "no such message");
+    if (!depth)
+        return put(&(Call){.kind = RECEIVE, .comm = comm, .to = to, .bytes = count, .root = peer});
     Call *f = exchange_of(comm);
-    if (!f || !stream || type != UINT8 || peer < 0 || peer >= comm->size || f->receives[peer])
-        return says(INVALID_USAGE, "receives belong in a group, one from each rank");
+    if (!f || f->receives[peer])
+        return says(INVALID_USAGE, "two messages from a rank in a group");
     f->receives[peer] = to;
     f->received[peer] = count;
     return OK;
