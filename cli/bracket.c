@@ -24,6 +24,8 @@ static void count_in(Stored *stored, const Tensor *tensor)
     stored->count += tensor_whole_numel_(tensor);
     stored->bytes += array_bytes(tensor);
     stored->divided += shard_is_apart(tensor) ? tensor_whole_numel_(tensor) : 0;
+    stored->rank_bytes +=
+        (uint64_t)(shard_is_apart(tensor) ? shard_part_bytes_(tensor) : shard_whole_bytes(tensor));
 }
 
 static Stored *frozen_as(Bracket *bracket, DType dtype)
@@ -181,6 +183,14 @@ static json_t *stored_json(const Stored *stored)
                      (json_int_t)stored->bytes);
 }
 
+static json_t *frozen_json(const Bracket *b, const Stored *stored)
+{
+    json_t *object = stored_json(stored);
+    if (b->ranks > 1)
+        json_object_set_new(object, "rank_bytes", json_integer((json_int_t)stored->rank_bytes));
+    return object;
+}
+
 const char *bracket_star(const Bracket *b)
 {
     return b->copy ? "* a linear layer's copy of its weight in 16 bit: there from its forward to its backward"
@@ -191,7 +201,7 @@ json_t *bracket_json(const Bracket *b)
 {
     json_t *frozen = json_array(), *trained = stored_json(&b->trained);
     for (int i = 0; i < b->frozen_kinds; i++)
-        json_array_append_new(frozen, stored_json(&b->frozen[i]));
+        json_array_append_new(frozen, frozen_json(b, &b->frozen[i]));
     json_object_set_new(trained, "gradient_bytes", json_integer((json_int_t)b->gradients));
     json_object_set_new(trained, "master_bytes", json_integer((json_int_t)b->masters));
     json_object_set_new(trained, "state_bytes", json_integer((json_int_t)b->states));

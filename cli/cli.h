@@ -130,8 +130,9 @@ int unknown_command(const char *name); /* says so, with the nearest ones; return
 typedef struct Stored {
     DType dtype;
     int64_t count;
-    uint64_t bytes;  /* of their arrays, scales included; a block is rounded up beyond that */
-    int64_t divided; /* of the parameters: those that ranks divide */
+    uint64_t bytes;      /* of their arrays, scales included; a block is rounded up beyond that */
+    int64_t divided;     /* of the parameters: those that ranks divide */
+    uint64_t rank_bytes; /* that one rank has of them, padding included */
 } Stored;
 
 /* What a training spends on a parameter, counted over the tensors as they are. (bracket.c) */
@@ -148,6 +149,7 @@ typedef struct Bracket {
         rank_states;               /* of what is trained, padding included */
     int64_t kept_whole;            /* trained parameters in tensors that are too small to be divided */
     int64_t below;                 /* those whose weights alone are whole: --replicate-below */
+    int64_t padding;               /* parameters that there are not, and for which the parts have room */
     int64_t vocabulary, rows_each; /* rows of the embedding, and those that each of the ranks has; 0: all */
     int copy;                      /* bytes of a weight's 16-bit copy that comes and goes; 0: there is none */
     int adapters;                  /* what is trained stands beside the model's own parameters */

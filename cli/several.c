@@ -84,16 +84,6 @@ LeverText ranks_problem(const Options *o)
     return tensor_problem(o);
 }
 
-/* Adapters of which no rank has all are not added to weights. */
-static int check_merge(const Options *o)
-{
-    if (!has_ranks(o) || o->ranks.strategy != RANKS_ZERO3 || !o->merge)
-        return 0;
-    return usage("--parallel zero3 excludes --merge: no rank has an adapter whole; --export-adapter writes "
-                 "it, and `brim train "
-                 "--steps 0 --adapter DIR --merge --export DIR` merges it in one process");
-}
-
 /* Blocks of 8-bit states are not cut. */
 static int unit_of(const Options *o)
 {
@@ -208,7 +198,7 @@ int check_ranks(Options *o, const char *command)
     if (has_ranks(o) && (o->textbook || o->four_ways))
         return usage("--ranks %d means nothing beside %s: it divides a training", o->ranks.size,
                      o->textbook ? "--textbook" : "--four-ways");
-    return !strcmp(command, "train") ? check_merge(o) : 0;
+    return 0;
 }
 
 /* ---- What a parameter takes on a rank -------------------------------------------------------- */
@@ -221,6 +211,8 @@ void bracket_of_rank(Bracket *b, const Options *o, Module *model, const Optimize
     for (int i = 0; i < all.count; i++) {
         const Tensor *t = all.items[i];
         int64_t n = tensor_numel(t), mine = t->shard ? t->shard->each : n;
+        if (!t->absent && t->shard)
+            b->padding += mine * t->item.context->ranks->count[RANKS_SHARD] - n;
         if (t->whole_rows && !b->vocabulary) {
             b->vocabulary = t->whole_rows;
             b->rows_each = tensor_dim(t, 0);
@@ -396,10 +388,13 @@ void print_ranks_plan(const Options *o, const Training *t, const Plan *plan)
                "and states are divided.\n",
                o->ranks.replicate_below, report_count(b->below).text);
     for (int i = 0; i < b->frozen_kinds && is_divided(o); i++)
-        whole += b->frozen[i].divided ? 0 : b->frozen[i].count;
+        whole += b->frozen[i].count - b->frozen[i].divided;
     if (whole)
         printf("Frozen weights that are not divided: every rank has all %s of them.\n",
                report_count(whole).text);
+    if (b->padding)
+        printf("Parts are padded to one size: all of them have room for %s parameters more than there are.\n",
+               report_count(b->padding).text);
 }
 
 json_t *rank_numbers(int first, int last)

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../tensor/tensor_.h"
+#include "../tensor/ranks_.h"
 #include "../base/half_.h"
 #include "io_.h"
 #include "listing_.h"
@@ -43,6 +43,10 @@ typedef struct Sorted {
         *part; /* where they lie, from its byte `at` on, as elements of this type; NULL: in the item */
     uint64_t at;
     DType type;
+    /* Quantised and divided, and the other way round in files, where this rank's part is in no one place: all
+     * of it in the host's memory, for as long as rank 0 writes it. */
+    int gathers;
+    void *whole;
 } Sorted;
 
 static int by_size_and_name(const void *a, const void *b)
@@ -172,6 +176,14 @@ static const float *floats_of_part(const Sorted *s, uint64_t first, size_t n, fl
 static const float *floats_at(FileWriter *w, const Sorted *s, int64_t first, size_t n, float *piece)
 {
     const SafetensorsItem *item = s->item;
+    if (s->whole) {
+        quantized_decode_host_(item->tensor, s->whole, first, (int64_t)n, piece);
+        return piece;
+    }
+    if (s->part && dtype_is_quantized(s->type)) {
+        tensor_decode_(item->tensor, first, (int64_t)n, piece);
+        return piece;
+    }
     if (s->part)
         return floats_of_part(s, (uint64_t)(first - s->first), n, piece);
     if (!item->tensor)
@@ -397,6 +409,14 @@ static void divide(Sorted *s, int first)
         s->first = part.first;
         s->count = part.count;
     }
+    if (of && of->shard && of->transposed && dtype_is_quantized(of->dtype)) {
+        int writes = part.counts && of->item.context->ranks->place[RANKS_SHARD] == 0;
+        s->gathers = 1;
+        s->first = 0;
+        s->count = writes ? shape_numel(of->shape) : 0;
+        s->as = of;
+        return;
+    }
     if (s->count == 0 || item->data)
         return;
     s->as = of;
@@ -432,13 +452,27 @@ static int together_begin(Together *t, FileSum *sums)
     return write_header(&t->writer, t->root);
 }
 
+/* All that have parts of it come here, whatever has happened to one: then none of them goes on. */
+static int bring_whole(const Together *t, Sorted *s, size_t *bytes)
+{
+    *bytes = (size_t)quantized_gathered_bytes_(s->item->tensor);
+    s->whole = error_code() ? NULL : host_alloc_for("safetensors_write", "a quantised weight", *bytes);
+    int failed = ranks_agree_parts_(t->context);
+    return failed ? failed : quantized_to_host_(s->item->tensor, s->whole);
+}
+
 static void together_write(Together *t, FileSum *sums)
 {
     uint64_t at = t->header;
-    for (int i = 0; i < t->count && !t->writer.failed; i++) {
-        const Sorted *s = &t->sorted[i];
-        if (s->count > 0)
+    size_t bytes = 0;
+    for (int i = 0, stop = 0; i < t->count && !stop; i++) {
+        Sorted *s = &t->sorted[i];
+        stop = s->gathers && bring_whole(t, s, &bytes);
+        if (s->count > 0 && !t->writer.failed && !stop)
             write_parts(&t->writer, s, at, sums ? &sums[i + 1] : NULL);
+        if (s->whole)
+            host_free(t->context, s->whole, bytes);
+        s->whole = NULL;
         at += s->bytes;
     }
     file_finish(&t->writer);

@@ -283,16 +283,17 @@ static int read_parameter(const Loading *l, const Source *source, Tensor *to)
     return error_code();
 }
 
+/* What stops one of several ranks stops the others where they wait for each other next. */
 static int read_parameters(const Loading *l)
 {
     for (int i = 0; i < l->names.list.count; i++)
         if (l->source[i].entry && !l->names.list.items[i]->absent &&
-            read_parameter(l, &l->source[i], l->names.list.items[i]))
-            return error_code();
+            (!error_code() || tensor_store_meets_(l->names.list.items[i])))
+            read_parameter(l, &l->source[i], l->names.list.items[i]);
     return error_code();
 }
 
-static int load(Loading *l)
+static int match(Loading *l)
 {
     if (sort_parameters(l))
         return error_code();
@@ -302,7 +303,7 @@ static int load(Loading *l)
     if (check_parameters(l) || check_lists(l))
         return error_code();
     write_note(l);
-    return read_parameters(l);
+    return 0;
 }
 
 int io_load_weights(Module *model, const char *path, const WeightsOptions *options, WeightsReport *report)
@@ -317,10 +318,13 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
     path_label(l.shown, path);
     l.file = safetensors_open(path);
     if (l.file)
-        load(&l);
+        match(&l);
     Context *context = context_here();
-    int status =
-        ranks_agree_error_(context, NULL); /* one that could not read would leave the others waiting later */
+    int status = ranks_agree_error_(context, NULL); /* one that cannot read would leave the others waiting */
+    if (!status) {
+        read_parameters(&l);
+        status = ranks_agree_error_(context, NULL);
+    }
     size_t count = (size_t)l.names.list.count;
     if (l.source)
         host_free(context, l.source, count * sizeof *l.source);

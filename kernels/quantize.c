@@ -206,25 +206,26 @@ static int encode_dynamic(const float *bounds, float x)
     return code;
 }
 
-static void encode_scales(int64_t rows, int64_t cols, const float *scales, void *to, const KernelRun *run)
+static void encode_scales(int64_t blocks, const float *scales, int64_t first, int64_t count, int64_t elements,
+                          void *to, const KernelRun *run)
 {
     VEC_STRICT
-    QuantLayout layout = quant_layout(DTYPE_NF4, rows, cols);
+    QuantLayout layout = quant_layout(DTYPE_NF4, 1, elements);
     float *groups = (float *)((char *)to + layout.group_scales), bounds[255];
     unsigned char *codes = (unsigned char *)to + layout.scales;
     double sum = 0;
-    for (int64_t i = 0; i < layout.blocks; i++)
+    for (int64_t i = 0; i < blocks; i++)
         sum += (double)scales[i];
-    float offset = (float)(sum / (double)layout.blocks);
+    float offset = (float)(sum / (double)blocks);
     *(float *)((char *)to + layout.offset) = offset;
     encode_bounds(256, dynamic_code, bounds);
-    int team = range_threads(layout.blocks, run->threads);
+    int team = range_threads(count, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
-    for (int64_t group = 0; group < layout.groups; group++) {
-        int64_t at = group * NF4_GROUP, n = range_min(NF4_GROUP, layout.blocks - at);
+    for (int64_t at = 0; at < count; at += NF4_GROUP) {
+        int64_t group = at / NF4_GROUP, n = range_min(NF4_GROUP, count - at);
         float centred[NF4_GROUP];
         for (int64_t i = 0; i < n; i++)
-            centred[i] = scales[at + i] - offset;
+            centred[i] = scales[first + at + i] - offset;
         float largest = float_from_bits(encode_largest(n, centred));
         groups[group] = largest < 0x1p-120f ? 0 : largest; /* its reciprocal is finite */
         float factor = groups[group] > 0 ? 1.0f / groups[group] : 0;

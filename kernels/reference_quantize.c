@@ -110,22 +110,23 @@ void reference_encode(DType dtype, int64_t rows, int64_t cols, int64_t first, in
         memcpy((float *)to + first, x, (size_t)count * sizeof *x);
 }
 
-void reference_encode_scales(int64_t rows, int64_t cols, const float *scales, void *to, const KernelRun *run)
+void reference_encode_scales(int64_t blocks, const float *scales, int64_t first, int64_t count,
+                             int64_t elements, void *to, const KernelRun *run)
 {
     VEC_STRICT
-    QuantLayout layout = quant_layout(DTYPE_NF4, rows, cols);
+    QuantLayout layout = quant_layout(DTYPE_NF4, 1, elements);
     float *groups = (float *)((char *)to + layout.group_scales), centred[NF4_GROUP];
     unsigned char *codes = (unsigned char *)to + layout.scales;
     double sum = 0;
     (void)run;
-    for (int64_t i = 0; i < layout.blocks; i++)
+    for (int64_t i = 0; i < blocks; i++)
         sum += (double)scales[i];
-    float offset = (float)(sum / (double)layout.blocks);
+    float offset = (float)(sum / (double)blocks);
     memcpy((char *)to + layout.offset, &offset, sizeof offset);
-    for (int64_t at = 0; at < layout.blocks; at += NF4_GROUP) {
-        int64_t n = layout.blocks - at < NF4_GROUP ? layout.blocks - at : NF4_GROUP;
+    for (int64_t at = 0; at < count; at += NF4_GROUP) {
+        int64_t n = count - at < NF4_GROUP ? count - at : NF4_GROUP;
         for (int64_t i = 0; i < n; i++)
-            centred[i] = scales[at + i] - offset;
+            centred[i] = scales[first + at + i] - offset;
         float largest = largest_of(n, centred);
         groups[at / NF4_GROUP] = largest < 0x1p-120f ? 0 : largest;
         float factor = groups[at / NF4_GROUP] > 0 ? 1 / groups[at / NF4_GROUP] : 0;

@@ -229,11 +229,15 @@ KERNEL(void, decode_transposed,
  * whole rows of int8, whole blocks of NF4 and dynamic8 but for the last one. Types round to nearest as
  * base/dtype.h's sources do. What cannot be held is a fault, and the elements around it are indeterminate: a
  * finite number beyond a 16-bit type's range, and of the types with scales what is not finite. scales
- * (blocks): of NF4, whose scales are not in `to` before encode_scales, which takes those of all blocks. */
+ * (blocks): of NF4, whose scales are not in `to` before encode_scales. */
 KERNEL(void, encode,
        (DType dtype, int64_t rows, int64_t cols, int64_t first, int64_t count, const float *x, void *to,
         float *scales, const KernelRun *run))
-KERNEL(void, encode_scales, (int64_t rows, int64_t cols, const float *scales, void *to, const KernelRun *run))
+/* Of a matrix whose scales these are (blocks), the scales of blocks [first, first + count), whole groups but
+ * for the matrix's last one: encoded into `to`, an array of `elements` that begins with the first of them. */
+KERNEL(void, encode_scales,
+       (int64_t blocks, const float *scales, int64_t first, int64_t count, int64_t elements, void *to,
+        const KernelRun *run))
 
 /* Optimizer updates, PyTorch's rules, in one pass over the parameter's arrays: everything is computed in f32
  * and rounded once. State arrays are zero before step 1. states: sgd's momentum buffer; rmsprop's mean square

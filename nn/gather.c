@@ -16,35 +16,52 @@ static int block_index(const Model *model, const Module *module)
     return -1;
 }
 
-static void for_each_parameter(const Module *module, void (*call)(Tensor *tensor))
+static void release(const Module *module)
 {
     for (int i = 0; i < module->parameter_count; i++)
-        call(module->parameters[i].tensor);
+        shard_release(module->parameters[i].tensor);
     for (int i = 0; i < module->child_count; i++)
-        for_each_parameter(module->children[i], call);
+        release(module->children[i]);
 }
 
-static void gather(Tensor *parameter)
+static void gather(const Module *module, int step)
 {
-    if (!error_code())
-        shard_gather(parameter);
+    for (int i = 0; i < module->parameter_count && !error_code(); i++)
+        shard_gather_step(module->parameters[i].tensor, step);
+    for (int i = 0; i < module->child_count; i++)
+        gather(module->children[i], step);
 }
 
-static void begin_gathering(Module *block)
+static void begin_step(Module *block, int step)
 {
     Context *context = block->item.context;
     int path = memtrack_path_set(context->tracker, block->path);
     const char *op = memtrack_op_set(context->tracker, "gather");
     tensor_gathers_begin_(context);
-    for_each_parameter(block, gather);
-    tensor_gathers_later_(context);
+    gather(block, step);
     memtrack_op_set(context->tracker, op);
     memtrack_path_set(context->tracker, path);
 }
 
+static void begin_gathering(Module *block)
+{
+    begin_step(block, 0);
+    tensor_gathers_later_(block->item.context);
+}
+
+/* What follows what has arrived: scales behind codes. */
+static void end_gathering(Module *block)
+{
+    for (int step = 1; step < SHARD_STEPS; step++) {
+        tensor_gathers_end_(block->item.context);
+        begin_step(block, step);
+    }
+    tensor_gathers_end_(block->item.context);
+}
+
 static void let_go(Module *block)
 {
-    for_each_parameter(block, shard_release);
+    release(block);
     block->gathered = 0;
 }
 
@@ -78,14 +95,14 @@ static void hold(Model *model, Module *block)
 {
     Module *coming = model->coming;
     model->coming = NULL;
-    if (coming)
+    if (coming && coming != block) { /* another way was taken */
         tensor_gathers_end_(block->item.context);
-    if (coming && coming != block) /* another way was taken */
         let_go(coming);
-    if (coming != block && !block->gathered) {
-        begin_gathering(block);
-        tensor_gathers_end_(block->item.context);
     }
+    if (coming != block && !block->gathered)
+        begin_gathering(block);
+    if (coming == block || !block->gathered)
+        end_gathering(block);
     block->gathered = 1;
 }
 

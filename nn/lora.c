@@ -5,6 +5,7 @@
 
 #include "../base/ends_.h"
 #include "../kernels/kernels.h"
+#include "../tensor/ranks_.h"
 #include "module_.h"
 
 /* ---- What an adapter computes ---------------------------------------------------------------- */
@@ -465,15 +466,18 @@ static int merge(void *user, Module *module, const LoraLayer *layer)
                  .old = *layer->weight,
                  .part = tensor_rows_part_(layer->weight),
                  .in = tensor_dim(layer->a, !layer->embedding),
-                 .out = tensor_dim(layer->b, 0),
-                 .a = matrix_on_host(layer->a),
-                 .b = matrix_on_host(layer->b)};
-    int failed = error_code();
+                 .out = tensor_dim(layer->b, 0)};
+    int failed = shard_gather(layer->a) || shard_gather(layer->b);
+    m.a = failed ? NULL : matrix_on_host(layer->a);
+    m.b = failed ? NULL : matrix_on_host(layer->b);
+    failed = error_code();
     if (!failed)
         failed = m.old.dtype == dtype ? tensor_store_(layer->weight, merged_values, &m)
-                                      : tensor_replace_(layer->weight, dtype, merged_values, &m);
+                                      : tensor_replace_(layer->weight, dtype, merged_values, &m, &m.old);
     matrix_release(layer->b, m.b);
     matrix_release(layer->a, m.a);
+    shard_release(layer->b);
+    shard_release(layer->a);
     if (!failed)
         remove_adapter(module);
     return failed;

@@ -2,8 +2,9 @@
  * plugin fills. Nobody but the plugin sees that library's types.
  *
  * Every function is called by all ranks of a group, in the same order, and returns when the caller's buffers
- * are its own again. It returns 0, or non-zero with the reason in why(). Sizes are in bytes; of gather and
- * exchange they are multiples of TRANSPORT_UNIT, and may be beyond 4 GiB. Buffers are the host's.
+ * are its own again. It returns 0, or non-zero with the reason in why(). Sizes are in bytes, and may be
+ * beyond 4 GiB; of exchange they are multiples of TRANSPORT_UNIT, and of gather where they are beyond 2 GiB.
+ * Buffers are the host's.
  *
  * A second table is that of cards. Its buffers are memory of a card, and its calls are put on a stream of
  * that card, in order: they return before they are done, and a message that was started keeps what follows

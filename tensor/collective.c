@@ -71,9 +71,10 @@ static int gather(Context *context, RankGroup group, void *data, uint64_t bytes)
     return leave(context, GATHER, carry_gather_(context, group, data, bytes));
 }
 
-int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t bytes)
+int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t first, uint64_t bytes)
 {
-    return gather(context, group, storage_data(data), bytes);
+    char *at = storage_data(data);
+    return gather(context, group, at ? at + first : NULL, bytes);
 }
 
 int collective_gather_at(Context *context, RankGroup group, void *data, uint64_t bytes)

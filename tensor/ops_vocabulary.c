@@ -45,7 +45,7 @@ int class_parts_begin(ClassParts *parts, int64_t rows)
 void class_parts_join(ClassParts *parts, const OpCall *call, const CrossEntropyDims *d, const int32_t *labels)
 {
     Context *context = context_here();
-    int failed = collective_gather(context, RANKS_TENSOR, parts->all, (uint64_t)parts->apart * sizeof(float));
+    int failed = collective_gather(context, RANKS_TENSOR, parts->all, 0, (uint64_t)parts->apart * sizeof(float));
     if (!failed && parts->mine)
         call->kernels->cross_entropy_join(d, context->ranks->count[RANKS_TENSOR], parts->apart,
                                           storage_f32(parts->all), labels, call->attr.loss.scale, call->out,
@@ -96,7 +96,7 @@ static void gather_forward(OpCall *call)
         if (call->out)
             call->kernels->copy(type, type, n * each, element_at(type, call->in[0], first * each),
                                 (char *)storage_data(staging) + (uint64_t)place * bytes, call->run);
-        failed = collective_gather(context, RANKS_TENSOR, staging, bytes);
+        failed = collective_gather(context, RANKS_TENSOR, staging, 0, bytes);
         if (!failed && call->out)
             place_rows(call, staging, bytes, first, n);
     }

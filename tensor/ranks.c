@@ -260,7 +260,7 @@ int ranks_agree_(Context *context, double *squares, int *bad)
     RankWord *at = storage_data(words);
     if (at)
         say(context, at, *squares, *bad);
-    int failed = collective_gather(context, RANKS_ALL, words, sizeof(RankWord));
+    int failed = collective_gather(context, RANKS_ALL, words, 0, sizeof(RankWord));
     if (!failed && at)
         failed = read_words(context, at, squares, bad);
     storage_release(context, words);
@@ -299,7 +299,7 @@ int ranks_same_(Context *context, uint64_t word, const char *what)
     SameWord *at = storage_data(words);
     if (at)
         at[r->place[RANKS_TENSOR]] = (SameWord){.hash = r->traffic.hash, .word = word};
-    int failed = collective_gather(context, RANKS_TENSOR, words, sizeof(SameWord));
+    int failed = collective_gather(context, RANKS_TENSOR, words, 0, sizeof(SameWord));
     if (!failed && at)
         failed = compare_words(r, at, what);
     storage_release(context, words);

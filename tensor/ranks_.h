@@ -30,8 +30,8 @@ typedef struct Flight {
 /* What a rank says of itself outside steps; 64 bytes, the unit of what ranks send. */
 typedef struct RankReport {
     uint64_t place; /* in the script: all ranks are at the same one */
-    int64_t step, code, value;
-    uint64_t rest[4];
+    int64_t step, code, value, rank;
+    uint64_t rest[3];
 } RankReport;
 _Static_assert(sizeof(RankReport) == 64, "the unit of what ranks send");
 
@@ -61,6 +61,7 @@ typedef struct Shard {
     Storage *grad;    /* ZeRO-2 and 3: of this rank's, summed over ranks and micro-batches; NULL = none */
     DType grad_type;  /* fp32 where the parameter has a master */
     int readers;      /* who has gathered the weights */
+    int regions;      /* of what is gathered, that are there: weights are one, quantised ones several */
 } Shard;
 
 /* Its weights are the ranks' parts, and whole only where they are gathered. */
@@ -105,8 +106,8 @@ typedef struct SumParts {
     int add;
 } SumParts;
 int collective_sum_parts(Context *context, const SumParts *parts);
-/* Everyone's part of `bytes`, where it lies in `data`. */
-int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t bytes);
+/* Everyone's part of `bytes`, where it lies in `data`, whose parts begin at its byte `first`. */
+int collective_gather(Context *context, RankGroup group, const Storage *data, uint64_t first, uint64_t bytes);
 int collective_gather_at(Context *context, RankGroup group, void *data, uint64_t bytes);
 
 /* ---- Who carries them (carry.c). 0, or not, and carry_why_ says why ---------------------------- */
@@ -143,19 +144,44 @@ int carry_check_(const Context *context);
 /* Makes a trained parameter of this context a divided one where its ranks divide it; its storage too. 0, or
  * raises. */
 int shard_new(Tensor *tensor, MemComponent component);
+/* Makes a parameter's storage, as the context's ranks divide it; the header has none yet. 0, or raises. */
+int parameter_place_(Tensor *tensor, MemComponent component);
 /* Bytes of its whole storage: of a divided one with room for parts that are all as large. */
 int64_t shard_whole_bytes(const Tensor *tensor);
+int64_t shard_part_bytes_(const Tensor *tensor); /* of this rank's, where it is apart */
 void shard_free(Tensor *tensor);
 void shard_drop_grad(Tensor *tensor);
 /* Whole weights in its storage, until as many releases. Nothing for what is not divided. 0, or raises. */
 int shard_gather(Tensor *tensor);
 void shard_release(Tensor *tensor);
+/* The same in SHARD_STEPS steps, 0 first: what the gathers of one have begun is over before the next. */
+enum { SHARD_STEPS = 3 };
+int shard_gather_step(Tensor *tensor, int step);
 /* Elements that a master has: the parameter's, or those of this rank's part. */
 int64_t shard_master_elements(const Tensor *tensor);
 /* Bytes of the whole parameter, of which those of this rank's part are kept. */
 int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
 /* The gradient is final in this backward: what each rank keeps of it is summed, and the rest freed. */
 int shard_final(Tensor *leaf);
+
+/* ---- Quantised weights (shard_quantized.c), of which a rank's part is an array by itself: its codes, and
+ * the scales of those, which are the whole matrix's. */
+
+int64_t quantized_unit_(const Tensor *tensor); /* elements that parts are multiples of */
+uint64_t quantized_part_bytes_(const Tensor *tensor);
+/* Bytes into which all parts are gathered, and how many regions those have. */
+uint64_t quantized_gathered_bytes_(const Tensor *tensor);
+int quantized_regions_(const Tensor *tensor);
+/* Gathers a region. Regions are gathered in their order, each after the last one is there: what is padding
+ * behind one lies where the next begins. 0, or raises. */
+int quantized_gather_(Tensor *tensor, Storage *whole, int region);
+/* Bytes of the whole matrix (quant_layout), of which those of this rank's part are kept. */
+void quantized_write_(Tensor *tensor, int64_t first, int64_t bytes, const void *from);
+/* The whole matrix in the host's memory (quantized_gathered_bytes_): all ranks come here, and nothing of it
+ * is planned. And elements of it in the order that files have. */
+int quantized_to_host_(const Tensor *tensor, void *whole);
+void quantized_decode_host_(const Tensor *tensor, const void *whole, int64_t first, int64_t count,
+                            float *values);
 
 /* ---- Stages (stages.c). Those that return int: 0, or they raise --------------------------------- */
 

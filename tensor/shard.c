@@ -1,7 +1,7 @@
 /* Parameters that are divided among ranks. A shard is a flat range of the parameter, in whole units of 64
- * bytes, the same number for every rank; what is too small for a unit a rank stays whole. An operation that
- * reads the parameter gathers it in place and lets it go; a gradient is summed, part by part, when it is
- * final. */
+ * bytes, or of blocks where it is quantised (shard_quantized.c), the same number for every rank; what is too
+ * small for a unit a rank stays whole. An operation that reads the parameter gathers it in place and lets it
+ * go; a gradient is summed, part by part, when it is final. */
 #include <inttypes.h>
 
 #include "../kernels/kernels.h"
@@ -15,6 +15,8 @@ static RankStrategy strategy_of(const Context *context)
 /* Elements that parts are multiples of. */
 static int64_t unit_of(const Context *context, const Tensor *tensor)
 {
+    if (dtype_is_quantized(tensor->dtype))
+        return quantized_unit_(tensor);
     int64_t least = TRANSPORT_UNIT / (int64_t)dtype_bytes(tensor->dtype, 1, 1),
             unit = context->ranks->is.unit;
     return unit > least ? (unit + least - 1) / least * least : least;
@@ -26,13 +28,14 @@ static int weights_stay_whole(const Context *context, const Tensor *tensor)
            shape_numel(tensor->shape) < context->ranks->is.replicate_below;
 }
 
-/* ZeRO-3 divides what is frozen too, unless it is quantised. */
+/* ZeRO-3 divides what is frozen too; what is quantised where no layer is computed by several ranks. */
 static int is_divided(const Context *context, const Tensor *tensor)
 {
-    int ranks = context->ranks->count[RANKS_SHARD];
-    if (!dtype_is_float(tensor->dtype) ||
+    int ranks = context->ranks->count[RANKS_SHARD], quantized = dtype_is_quantized(tensor->dtype);
+    if ((!dtype_is_float(tensor->dtype) && !quantized) ||
         strategy_of(context) < (tensor->requires_grad ? RANKS_ZERO1 : RANKS_ZERO3) ||
-        (!tensor->requires_grad && weights_stay_whole(context, tensor)))
+        (!tensor->requires_grad && weights_stay_whole(context, tensor)) ||
+        (quantized && (ranks == 1 || context->ranks->count[RANKS_TENSOR] > 1)))
         return 0;
     if (ranks == 1)
         return context->ranks->apart;
@@ -53,6 +56,13 @@ int64_t shard_whole_bytes(const Tensor *tensor)
     return (int64_t)dtype_bytes(tensor->dtype, 1, tensor->shard->each * ranks);
 }
 
+int64_t shard_part_bytes_(const Tensor *tensor)
+{
+    const Shard *shard = tensor->shard;
+    return dtype_is_quantized(shard->type) ? (int64_t)quantized_part_bytes_(tensor)
+                                           : (int64_t)dtype_bytes(shard->type, 1, shard->each);
+}
+
 int shard_new(Tensor *tensor, MemComponent component)
 {
     Context *context = tensor->item.context;
@@ -70,7 +80,7 @@ int shard_new(Tensor *tensor, MemComponent component)
     tensor->shard = shard;
     if (weights_stay_whole(context, tensor))
         return 0;
-    shard->weights = storage_new(context, (int64_t)dtype_bytes(shard->type, 1, shard->each), component);
+    shard->weights = storage_new(context, shard_part_bytes_(tensor), component);
     return shard->weights ? 0 : error_code();
 }
 
@@ -99,35 +109,57 @@ void shard_free(Tensor *tensor)
 
 /* ---- Whole weights, for as long as somebody reads them ----------------------------------------- */
 
+static int is_quantized(const Tensor *tensor)
+{
+    return dtype_is_quantized(tensor->dtype);
+}
+
+static Storage *whole_new(Tensor *tensor)
+{
+    Context *context = tensor->item.context;
+    return storage_new(context,
+                       is_quantized(tensor) ? (int64_t)quantized_gathered_bytes_(tensor)
+                                            : shard_whole_bytes(tensor),
+                       MEM_GATHERED);
+}
+
 static int gather(Tensor *tensor)
 {
     Context *context = tensor->item.context;
-    Shard *shard = tensor->shard;
+    const Shard *shard = tensor->shard;
+    Storage *whole = tensor->storage;
     int64_t bytes = (int64_t)dtype_bytes(tensor->dtype, 1, shard->each);
-    Storage *whole = storage_new(context, bytes * context->ranks->count[RANKS_SHARD], MEM_GATHERED);
-    if (!whole)
-        return error_code();
     if (!context->meta)
         context->kernels->copy(shard->type, tensor->dtype, shard->each, storage_data(shard->weights),
                                (char *)storage_data(whole) + context->ranks->place[RANKS_SHARD] * bytes,
                                &context->run);
-    if (collective_gather(context, shard_group(context), whole, (uint64_t)bytes) != 0) {
-        storage_release(context, whole);
-        return error_code();
-    }
-    tensor->storage = whole;
-    return 0;
+    return collective_gather(context, shard_group(context), whole, 0, (uint64_t)bytes);
 }
 
-int shard_gather(Tensor *tensor)
+/* Who fails holds nothing. */
+int shard_gather_step(Tensor *tensor, int step)
 {
     Shard *shard = tensor ? tensor->shard : NULL;
     if (!shard || !shard->weights)
         return 0;
-    if (shard->readers == 0 && gather(tensor) != 0)
-        return error_code();
-    shard->readers++;
-    return 0;
+    int first = step == 0 && shard->readers++ == 0, failed = 0;
+    if (first && !(tensor->storage = whole_new(tensor)))
+        failed = error_code();
+    if (!failed && shard->regions == step && step < (is_quantized(tensor) ? quantized_regions_(tensor) : 1)) {
+        failed = is_quantized(tensor) ? quantized_gather_(tensor, tensor->storage, step) : gather(tensor);
+        shard->regions++;
+    }
+    if (failed)
+        shard_release(tensor);
+    return failed;
+}
+
+int shard_gather(Tensor *tensor)
+{
+    int failed = 0;
+    for (int step = 0; step < SHARD_STEPS && !failed; step++)
+        failed = shard_gather_step(tensor, step);
+    return failed;
 }
 
 void shard_release(Tensor *tensor)
@@ -137,6 +169,7 @@ void shard_release(Tensor *tensor)
         return;
     storage_release(tensor->item.context, tensor->storage);
     tensor->storage = NULL;
+    shard->regions = 0;
 }
 
 int tensor_is_divided_(const Context *context)
@@ -167,6 +200,10 @@ int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
     const Context *context = tensor->item.context;
     const TensorPart part = tensor_part_(tensor);
     int64_t size = (int64_t)dtype_bytes(tensor->dtype, 1, 1), n = shape_numel(tensor->shape);
+    if (is_quantized(tensor)) {
+        quantized_write_(tensor, first, bytes, from);
+        return error_code();
+    }
     if (first < 0 || bytes < 0 || first % size || bytes % size || first > n * size ||
         bytes > n * size - first)
         return error_raise(ERROR_ARGUMENT,
@@ -281,7 +318,7 @@ int tensor_updated_(Tensor *parameter)
     const Shard *shard = parameter->shard;
     if (!shard || shard->weights || parameter->item.context->ranks->count[RANKS_SHARD] == 1)
         return 0;
-    return collective_gather(context, shard_group(context), parameter->storage,
+    return collective_gather(context, shard_group(context), parameter->storage, 0,
                              dtype_bytes(parameter->dtype, 1, shard->each));
 }
 

@@ -16,7 +16,8 @@ enum {
 
 typedef struct Store {
     Tensor *tensor;
-    StoredArray array;
+    StoredArray array;   /* that is written: the tensor, or this rank's part of it */
+    int64_t count;       /* elements that it has */
     TensorSource source;
     void *user;
     Storage *buffer, *scales; /* floats to be encoded; NF4's scales until their mean is known */
@@ -36,19 +37,23 @@ StoredArray tensor_stored_(const Tensor *tensor)
 
 /* ---- The values ------------------------------------------------------------------------------ */
 
-/* Rows [row, row + rows) of a matrix that the source has transposed: strips of its rows, turned. */
-static int turned(const Store *s, int64_t row, int64_t rows, float *values)
+/* Elements of a matrix that the source has transposed: strips of its rows, turned. The first row of those
+ * that are touched may be cut off, and the last. */
+static int turned(const Store *s, int64_t first, int64_t count, float *values)
 {
     float strip[STORE_STRIP];
-    int64_t cols = s->array.cols;
-    for (int64_t at = 0, n; at < rows; at += n) {
-        n = rows - at < STORE_STRIP ? rows - at : STORE_STRIP;
+    int64_t rows = s->tensor->shape.dim[0], cols = s->tensor->shape.dim[1], end = first + count;
+    for (int64_t row = first / cols, n; row * cols < end; row += n) {
+        n = (end - 1) / cols + 1 - row;
+        n = n < STORE_STRIP ? n : STORE_STRIP;
         for (int64_t col = 0; col < cols; col++) {
-            int failed = s->source(s->user, col * s->array.rows + row + at, n, strip);
+            int64_t top = row + (row * cols + col < first);
+            int64_t below = row + n - ((row + n - 1) * cols + col >= end);
+            int failed = top < below ? s->source(s->user, col * rows + top, below - top, strip) : 0;
             if (failed)
                 return failed;
-            for (int64_t i = 0; i < n; i++)
-                values[(at + i) * cols + col] = strip[i];
+            for (int64_t i = top; i < below; i++)
+                values[i * cols + col - first] = strip[i - top];
         }
     }
     return 0;
@@ -56,9 +61,7 @@ static int turned(const Store *s, int64_t row, int64_t rows, float *values)
 
 static int values_of(const Store *s, int64_t first, int64_t count, float *values)
 {
-    int64_t cols = s->array.cols;
-    return s->tensor->transposed ? turned(s, first / cols, count / cols, values)
-                                 : s->source(s->user, first, count, values);
+    return s->tensor->transposed ? turned(s, first, count, values) : s->source(s->user, first, count, values);
 }
 
 /* Elements [first, first + count) of the source into an fp32 storage, from its element `at` on: where the
@@ -102,14 +105,22 @@ static int64_t piece_of(const Store *s)
 {
     int64_t n = s->array.rows * s->array.cols, rows = STORE_FLOATS / s->array.cols;
     int64_t piece = STORE_FLOATS;
-    if (s->array.dtype == DTYPE_INT8 || s->tensor->transposed)
+    int turns = s->tensor->transposed && !shard_is_apart(s->tensor);
+    if (s->array.dtype == DTYPE_INT8 || turns)
         piece = (rows > 0 ? rows : 1) * s->array.cols;
-    if (dtype_is_quantized(s->array.dtype) && s->array.dtype != DTYPE_INT8 && s->tensor->transposed)
+    if (dtype_is_quantized(s->array.dtype) && s->array.dtype != DTYPE_INT8 && turns)
         piece = (rows >= NF4_BLOCK ? rows / NF4_BLOCK : 1) * NF4_BLOCK * s->array.cols;
     return piece < n ? piece : n;
 }
 
-/* Encodes count elements from `first` on, the buffer's first being s->buffered. 0, or raises. */
+/* The scales that this rank finds; NULL on meta, and where the type has none of the kind. */
+static float *own_scales(const Store *s)
+{
+    float *all = storage_f32(s->scales);
+    return all ? all + s->before / NF4_BLOCK : NULL;
+}
+
+/* Encodes count elements of the array from `first` on, the buffer's first being s->buffered. 0, or raises. */
 static int encode_piece(const Store *s, int64_t first, int64_t count)
 {
     Context *context = s->tensor->item.context;
@@ -121,7 +132,7 @@ static int encode_piece(const Store *s, int64_t first, int64_t count)
     else
         context->fault = -1;
     context->kernels->encode(a->dtype, a->rows, a->cols, first, count, storage_f32(s->buffer),
-                             (void *)(uintptr_t)a->at, storage_f32(s->scales), &context->run);
+                             (void *)(uintptr_t)a->at, own_scales(s), &context->run);
     int64_t at = context->card ? card_fault_(context) : context->fault;
     if (at < 0)
         return error_code();
@@ -133,30 +144,55 @@ static int encode_piece(const Store *s, int64_t first, int64_t count)
 
 static int encode_pieces(Store *s, int64_t piece)
 {
-    Context *context = s->tensor->item.context;
-    const StoredArray *a = &s->array;
-    int64_t n = a->rows * a->cols;
-    for (int64_t first = 0; first < n; first += piece) {
-        int64_t count = piece < n - first ? piece : n - first;
-        int failed = values_into(s, first, count, s->buffer, 0);
+    for (int64_t first = 0; first < s->count; first += piece) {
+        int64_t count = piece < s->count - first ? piece : s->count - first;
+        int failed = values_into(s, s->before + first, count, s->buffer, 0);
         s->buffered = first;
         if (failed || encode_piece(s, first, count))
             return error_code();
     }
-    if (a->dtype == DTYPE_NF4)
-        context->kernels->encode_scales(a->rows, a->cols, storage_f32(s->scales),
-                                        s->tensor->storage->block.data, &context->run);
     return 0;
+}
+
+static int64_t blocks_of(int64_t n)
+{
+    return (n + NF4_BLOCK - 1) / NF4_BLOCK;
+}
+
+/* Scales of the array's elements, of all ranks' together where each has a part. */
+static int64_t scales_of(const Store *s)
+{
+    const Tensor *t = s->tensor;
+    int ranks = shard_is_apart(t) ? t->item.context->ranks->count[RANKS_SHARD] : 1;
+    return blocks_of(s->array.rows * s->array.cols) * ranks;
+}
+
+/* Scales are encoded by the mean of all, which ranks that have a part each tell each other. Who failed says
+ * so first: nobody waits for it. */
+static int store_scales(const Store *s, int failed)
+{
+    Context *context = s->tensor->item.context;
+    int64_t all = shape_numel(s->tensor->shape), n = s->array.rows * s->array.cols;
+    if (shard_is_apart(s->tensor)) {
+        failed = ranks_agree_parts_(context);
+        if (!failed)
+            failed =
+                collective_gather(context, shard_group(context), s->scales, 0, (uint64_t)blocks_of(n) * sizeof(float));
+    }
+    if (!failed && !context->meta)
+        context->kernels->encode_scales(blocks_of(all), storage_f32(s->scales), s->before / NF4_BLOCK,
+                                        blocks_of(s->count), n, (void *)(uintptr_t)s->array.at, &context->run);
+    return failed;
 }
 
 /* Everything but fp32: with a buffer, which is planned. */
 static int store_encoded(Store *s)
 {
     Context *context = s->tensor->item.context;
-    int64_t piece = piece_of(s), blocks = quant_layout(DTYPE_NF4, s->array.rows, s->array.cols).blocks;
+    int64_t piece = piece_of(s);
     int failed = 0;
     if (s->array.dtype == DTYPE_NF4) {
-        s->scales = storage_new(context, blocks * (int64_t)sizeof(float), MEM_TEMPORARY);
+        s->scales = storage_new(context, scales_of(s) * (int64_t)sizeof(float), MEM_TEMPORARY);
         failed = s->scales ? 0 : error_code();
     }
     if (!failed) {
@@ -165,6 +201,8 @@ static int store_encoded(Store *s)
     }
     if (!failed && !context->meta)
         failed = encode_pieces(s, piece);
+    if (s->array.dtype == DTYPE_NF4)
+        failed = store_scales(s, failed);
     storage_release(context, s->buffer);
     storage_release(context, s->scales);
     return failed;
@@ -192,6 +230,7 @@ static int store_master(Tensor *tensor, TensorSource source, void *user)
     Context *context = tensor->item.context;
     Store store = {.tensor = tensor,
                    .array = tensor_stored_(tensor),
+                   .count = shape_numel(tensor->shape),
                    .source = source,
                    .user = user,
                    .buffer = tensor->master};
@@ -207,7 +246,8 @@ static int store_master(Tensor *tensor, TensorSource source, void *user)
     return failed ? failed : encode_piece(&store, 0, shape_numel(tensor->shape));
 }
 
-/* What is apart: fp32 directly, and 16 bit piece by piece through a planned buffer. */
+/* What is apart: fp32 directly, and 16 bit piece by piece through a planned buffer. What is quantised is an
+ * array by itself. */
 static int store_part(Tensor *tensor, TensorSource source, void *user)
 {
     Context *context = tensor->item.context;
@@ -216,6 +256,12 @@ static int store_part(Tensor *tensor, TensorSource source, void *user)
                    .array = {.dtype = part.type, .rows = 1, .cols = shape_numel(tensor->shape)},
                    .source = source,
                    .user = user};
+    if (dtype_is_quantized(part.type)) {
+        store.array = quantized_part_(tensor);
+        store.before = part.first;
+        store.count = part.count;
+        return store_encoded(&store);
+    }
     if (part.type == DTYPE_F32)
         return context->meta ? 0 : all_values_into(&store, part.weights);
     int64_t piece = part.each < STORE_FLOATS ? part.each : STORE_FLOATS;
@@ -245,17 +291,29 @@ void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count)
                                  &context->run);
 }
 
+int tensor_store_meets_(const Tensor *tensor)
+{
+    return tensor->dtype == DTYPE_NF4 && shard_is_apart(tensor) && !tensor->item.context->meta;
+}
+
 int tensor_store_(Tensor *tensor, TensorSource source, void *user)
 {
-    if (!tensor || tensor->absent || error_code())
+    if (!tensor || tensor->absent)
         return error_code();
     Context *context = tensor->item.context;
+    if (error_code())
+        return tensor_store_meets_(tensor) ? ranks_agree_parts_(context) : error_code();
     if (tensor->dtype == DTYPE_I32)
         return error_raise(ERROR_ARGUMENT, "tensor_store_(): the tensor holds i32, and values are floats");
     if (!shard_is_apart(tensor) && !tensor_readable(tensor, "tensor_store_"))
         return error_code();
-    Store store = {.tensor = tensor, .array = tensor_stored_(tensor), .source = source, .user = user};
-    if (shard_is_apart(tensor))
+    Store store = {.tensor = tensor,
+                   .array = tensor_stored_(tensor),
+                   .count = shape_numel(tensor->shape),
+                   .source = source,
+                   .user = user};
+    int apart = shard_is_apart(tensor);
+    if (apart && dtype_is_float(tensor->dtype))
         return store_part(tensor, source, user);
     if (tensor->dtype == DTYPE_F32 && !tensor->transposed)
         return context->meta ? 0 : all_values_into(&store, tensor->storage);
@@ -263,8 +321,9 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
         return store_master(tensor, source, user);
     const char *op = memtrack_op_set(context->tracker, "store");
     int path = memtrack_path_set(context->tracker, tensor->path);
-    int failed =
-        tensor_needs_whole_(tensor) ? tensor_store_cut_(tensor, source, user) : store_encoded(&store);
+    int failed = apart                         ? store_part(tensor, source, user)
+                 : tensor_needs_whole_(tensor) ? tensor_store_cut_(tensor, source, user)
+                                               : store_encoded(&store);
     memtrack_path_set(context->tracker, path);
     memtrack_op_set(context->tracker, op);
     return failed;
@@ -283,8 +342,10 @@ static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t 
     const Kernels *k = context->kernels;
     StoredArray from = tensor_stored_(tensor);
     TensorPart part = tensor_part_(tensor);
-    if (shard_is_apart(tensor)) { /* elements of this rank's part */
-        from = (StoredArray){storage_data(part.weights), part.type, 1, part.each};
+    if (shard_is_apart(tensor) && !tensor->storage) { /* elements of this rank's part */
+        from = dtype_is_quantized(part.type)
+                   ? quantized_part_(tensor)
+                   : (StoredArray){storage_data(part.weights), part.type, 1, part.each};
         first -= part.first;
     } else if (tensor->master && part.count == from.rows * from.cols) /* else it is not all here */
         from = (StoredArray){storage_data(tensor->master), DTYPE_F32, from.rows, from.cols};
@@ -318,47 +379,70 @@ static int turns(const Tensor *tensor, DType dtype)
     return dtype_is_quantized(dtype) ? tensor->in_out : tensor->transposed;
 }
 
-int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user)
+/* All that the header has of storage goes. */
+static void release_all(Tensor *header)
+{
+    Context *context = header->item.context;
+    storage_release(context, header->storage);
+    storage_release(context, header->master);
+    shard_free(header);
+}
+
+/* The header becomes one of this type, with storage, or its part of it. 0, or raises. */
+static int place_anew(Tensor *tensor, DType dtype, int turn, MemComponent component)
 {
     Context *context = tensor->item.context;
-    if (error_code() || !tensor_readable(tensor, "tensor_replace_"))
-        return error_code();
-    Tensor old = *tensor;
-    int turn = turns(tensor, dtype);
-    Shape shape = turn ? SHAPE(old.shape.dim[1], old.shape.dim[0]) : old.shape;
-    MemComponent component = old.storage->block.component;
-    int path = memtrack_path_set(context->tracker, tensor->path);
-    Storage *made =
-        storage_new(context, (int64_t)shape_bytes(dtype, shape), dtype == DTYPE_F32 ? component : MEM_FROZEN);
-    memtrack_path_set(context->tracker, path);
-    if (!made)
-        return error_code();
-    tensor->storage = made;
-    tensor->component = made->block.component;
+    Shape shape = tensor->shape;
+    tensor->storage = tensor->master = NULL;
+    tensor->shard = NULL;
+    tensor->component = dtype == DTYPE_F32 ? component : MEM_FROZEN;
     tensor->dtype = tensor->grad_type = dtype;
-    tensor->shape = shape;
-    tensor->master = NULL;
+    tensor->requires_grad = dtype == DTYPE_F32 && tensor->requires_grad;
+    tensor->shape = turn ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
     tensor->transposed = (unsigned char)turn; /* the source gives the old order */
-    int failed = tensor_store_(tensor, source, user);
-    tensor->in_out = turn ? !old.in_out : old.in_out;
-    tensor->transposed = turn ? !old.transposed : old.transposed;
-    Storage *gone = failed ? made : old.storage;
-    if (failed)
-        *tensor = old;
-    storage_release(context, gone);
-    if (!failed)
-        storage_release(context, old.master);
-    if (!failed && dtype != DTYPE_F32) {
-        tensor->requires_grad = 0;
-        tensor_drop_grad(tensor);
-    }
+    int path = memtrack_path_set(context->tracker, tensor->path);
+    int failed = parameter_place_(tensor, tensor->component);
+    memtrack_path_set(context->tracker, path);
     return failed;
+}
+
+int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user, Tensor *old)
+{
+    if (error_code() || (!shard_is_apart(tensor) && !tensor_readable(tensor, "tensor_replace_")))
+        return error_code();
+    if (shard_is_apart(tensor) && tensor->shard->type != tensor->dtype)
+        return error_raise(
+            ERROR_STATE,
+            "the parameter '%s' is divided among ranks and kept in fp32 beside its %s; what is to "
+            "be quantised is made so (nn_set_weights)",
+            tensor_name(tensor), dtype_name(tensor->dtype));
+    if (shard_gather(tensor) != 0) /* the source may want elements that other ranks have */
+        return error_code();
+    *old = *tensor;
+    int turn = turns(tensor, dtype);
+    int failed = place_anew(tensor, dtype, turn, old->component);
+    if (!failed)
+        failed = tensor_store_(tensor, source, user);
+    tensor->in_out = turn ? !old->in_out : old->in_out;
+    tensor->transposed = turn ? !old->transposed : old->transposed;
+    if (failed) {
+        release_all(tensor);
+        *tensor = *old;
+        shard_release(tensor);
+        return failed;
+    }
+    release_all(old);
+    if (!tensor->requires_grad) {
+        storage_release(tensor->item.context, tensor->grad);
+        gradient_set(tensor, NULL);
+    }
+    return 0;
 }
 
 int tensor_convert_(Tensor *tensor, DType dtype)
 {
-    Tensor old = *tensor;
+    Tensor old;
     if (tensor->absent)
         return error_code(); /* its stage does */
-    return old.dtype == dtype ? error_code() : tensor_replace_(tensor, dtype, read_old, &old);
+    return tensor->dtype == dtype ? error_code() : tensor_replace_(tensor, dtype, read_old, &old, &old);
 }

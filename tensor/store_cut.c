@@ -142,7 +142,8 @@ static int encode_scales(const Cut *c)
     unsigned char *whole = host_alloc(bytes);
     if (!whole)
         return error_code();
-    context->host_kernels->encode_scales(1, c->blocks * NF4_BLOCK, c->scales, whole, &context->host_run);
+    context->host_kernels->encode_scales(c->blocks, c->scales, 0, c->blocks, c->blocks * NF4_BLOCK, whole,
+                                         &context->host_run);
     int failed = keep_scales(c, whole);
     host_free(context, whole, bytes);
     return failed;

@@ -177,7 +177,17 @@ Tensor *tensor_zeros(DType dtype, Shape shape, MemComponent component)
     return tensor;
 }
 
-/* Where ranks divide it, its storage is the parts of all of them, or apart. */
+/* Where ranks divide it, its storage is the parts of all of them, or apart. 0, or raises. */
+int parameter_place_(Tensor *tensor, MemComponent component)
+{
+    Context *context = tensor->item.context;
+    int failed = context->ranks ? shard_new(tensor, component) : 0;
+    if (failed || shard_is_apart(tensor))
+        return failed;
+    tensor->storage = storage_new(context, shard_whole_bytes(tensor), component);
+    return tensor->storage ? 0 : error_code();
+}
+
 static Tensor *parameter_new(DType dtype, Shape shape, MemComponent component, int trained)
 {
     Context *context = context_here();
@@ -189,12 +199,7 @@ static Tensor *parameter_new(DType dtype, Shape shape, MemComponent component, i
     if (!tensor)
         return NULL;
     tensor->requires_grad = (unsigned char)trained;
-    int failed = shard_new(tensor, component);
-    if (!failed && !shard_is_apart(tensor)) {
-        tensor->storage = storage_new(context, shard_whole_bytes(tensor), component);
-        failed = !tensor->storage;
-    }
-    if (!failed)
+    if (parameter_place_(tensor, component) == 0)
         return tensor;
     tensor_free(tensor);
     return NULL;

@@ -212,6 +212,8 @@ typedef int (*TensorSource)(void *user, int64_t first, int64_t count, float *val
  * and NF4's scales in another until their mean is known. On meta only the buffers are planned. 0 or raises:
  * ERROR_NONFINITE for what the type cannot hold, ERROR_MEMORY, and what the source raised. */
 int tensor_store_(Tensor *tensor, TensorSource source, void *user);
+/* Whether ranks do that together: one that has failed calls it nevertheless, as the others wait for it. */
+int tensor_store_meets_(const Tensor *tensor);
 
 /* Whether the values that a source is asked for are those of the tensor itself: an fp32 one, or its master.
  * What the source leaves there then stays. */
@@ -225,8 +227,10 @@ void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count);
  * becomes (out,in) where the type is quantised, and back. Frozen from then on, unless it is f32. 0, also
  * where it is of the type already; or raises and changes nothing. */
 int tensor_convert_(Tensor *tensor, DType dtype);
-/* The same with other values: the source gives them in the order in which the tensor is stored until then. */
-int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user);
+/* The same with other values: the source gives them in the order in which the tensor is stored until then.
+ * Its header of until then is in *old while the source is asked, with all its data, which other ranks may
+ * have had parts of. */
+int tensor_replace_(Tensor *tensor, DType dtype, TensorSource source, void *user, Tensor *old);
 /* Elements [first, first + count) of a tensor of any type but i32, as floats; nothing on meta. The data are
  * there. */
 void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values);
@@ -487,6 +491,10 @@ typedef struct RankValue {
 /* All wait for all. An error of one becomes everybody's, with the same code. value may be NULL. Returns
  * error_code(). */
 int ranks_agree_error_(Context *context, RankValue *value);
+/* The same of the ranks that have parts of the same parameters, and say nothing else. */
+int ranks_agree_parts_(Context *context);
+/* Part r of the host's data comes from the one that has part r of parameters. 0, or raises. */
+int ranks_gather_parts_(const Context *context, void *data, uint64_t bytes);
 /* The same in the current context, with nothing to say. */
 int ranks_agreed_(void);
 /* Whether the current context does what is done once: it is alone, or rank 0. */

@@ -28,7 +28,8 @@ static inline void assert_encodes(const char *what, Tensor *t, const float *x)
     float *scales = test_malloc((size_t)layout.blocks * sizeof *scales), *y = decoded(t), *z = decoded(t);
     context->kernels->encode(a.dtype, a.rows, a.cols, 0, a.rows * a.cols, x, expected, scales, &context->run);
     if (a.dtype == DTYPE_NF4)
-        context->kernels->encode_scales(a.rows, a.cols, scales, expected, &context->run);
+        context->kernels->encode_scales(layout.blocks, scales, 0, layout.blocks, a.rows * a.cols, expected,
+                                        &context->run);
     a.at = expected;
     context->kernels->decode(&a, 0, a.rows * a.cols, z, &context->run);
     if (memcmp(y, z, (size_t)(a.rows * a.cols) * sizeof *y))

@@ -18,6 +18,7 @@ typedef struct Job {
     Setting setting;
     RankStrategy strategy;
     int ranks, tensor, sequence, replicas, accumulate, blocks, in_backward, lora;
+    DType quantized; /* the base under adapters; 0 = it is not */
     float clip;
     const char *precision;
     int broken;  /* 1 + the rank that stops */
@@ -38,7 +39,12 @@ typedef struct Part {
 static Module *model_of(const Job *job)
 {
     ModelPreset preset = preset_of_text(&job->setting, 0);
+    if (job->quantized == DTYPE_NF4)
+        preset.config.llama.hidden = 1100; /* whole groups of scales for two ranks */
+    if (job->quantized)
+        nn_set_weights(&(Weights){.quantized = job->quantized, .frozen = 1});
     Module *model = nn_model(&preset);
+    nn_set_weights(NULL);
     if (job->lora)
         nn_add_lora(model, &(Lora){.rank = 4});
     for (int i = 0; i < nn_block_count(model); i++)
@@ -221,7 +227,7 @@ static void test_each_strategy_is_one_process(void **state)
 }
 
 /* Masters, and parts of 16 bit; the norm, whose sum has another order; updates inside backward; adapters over
- * weights that are divided too; blocks that are gathered together. */
+ * weights that are divided too, quantised ones among them; blocks that are gathered together. */
 static void test_levers(void **state)
 {
     (void)state;
@@ -233,6 +239,8 @@ static void test_levers(void **state)
         {{.strategy = RANKS_ZERO3, .precision = "bf16"}, 0},
         {{.strategy = RANKS_ZERO2, .clip = 0.05f}, 1e-6},
         {{.strategy = RANKS_ZERO3, .lora = 1}, 0},
+        {{.strategy = RANKS_ZERO3, .lora = 1, .quantized = DTYPE_NF4}, 0},
+        {{.strategy = RANKS_ZERO3, .lora = 1, .quantized = DTYPE_INT8, .blocks = 1}, 0},
     };
     for (size_t i = 0; i < COUNT(of); i++) {
         Job *asked = start(&of[i].job);

@@ -84,7 +84,7 @@ static void encode_all(const Kernels *k, Matrix *m, const float *x, int64_t piec
         assert_int_equal(fault(threads), -1);
     }
     if (m->stored.dtype == DTYPE_NF4)
-        k->encode_scales(m->stored.rows, m->stored.cols, m->scales, m->at, on(threads));
+        k->encode_scales(m->layout.blocks, m->scales, 0, m->layout.blocks, n, m->at, on(threads));
 }
 
 static float *decode_all(const Kernels *k, const Matrix *m, int threads)

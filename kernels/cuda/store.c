@@ -59,16 +59,21 @@ void cuda_encode(DType dtype, int64_t rows, int64_t cols, int64_t first, int64_t
     encode_start(run, &a);
 }
 
-void cuda_encode_scales(int64_t rows, int64_t cols, const float *scales, void *to, const KernelRun *run)
+void cuda_encode_scales(int64_t blocks, const float *scales, int64_t first, int64_t count, int64_t elements,
+                        void *to, const KernelRun *run)
 {
-    QuantLayout layout = quant_layout(DTYPE_NF4, rows, cols);
+    QuantLayout layout = quant_layout(DTYPE_NF4, 1, elements);
     char *at = to;
-    EncodeScalesArguments a = {.blocks = layout.blocks,
-                               .groups = layout.groups,
+    EncodeScalesArguments a = {.blocks = blocks,
+                               .groups = (count + NF4_GROUP - 1) / NF4_GROUP,
                                .scales = scales,
                                .group_scales = (float *)(void *)(at + layout.group_scales),
                                .offset = (float *)(void *)(at + layout.offset),
                                .codes = (unsigned char *)at + layout.scales};
     LAUNCH(run, CUDA_encode_offset, 1, 1, 1, 256, a);
-    LAUNCH(run, CUDA_encode_scales, cuda_blocks(layout.groups * NF4_GROUP), 1, 1, NF4_GROUP, a);
+    if (count <= 0)
+        return;
+    a.blocks = count;
+    a.scales += first;
+    LAUNCH(run, CUDA_encode_scales, cuda_blocks(a.groups * NF4_GROUP), 1, 1, NF4_GROUP, a);
 }

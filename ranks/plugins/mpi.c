@@ -141,17 +141,18 @@ static int end(void *self)
 
 static int gather(void *self, RankGroup group, void *data, uint64_t bytes)
 {
+    MPI_Datatype type;
     int count;
     (void)self;
     if (mpi.together && mpi.gathering == TOGETHER && wait_for_gathers())
         return -1;
     if (mpi.together)
-        return units_of(bytes, &count) ||
-               failed(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, mpi.unit,
-                                     mpi.group[group], &mpi.gathers[mpi.gathering++]),
+        return count_of(bytes, &type, &count) ||
+               failed(MPI_Iallgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, type, mpi.group[group],
+                                     &mpi.gathers[mpi.gathering++]),
                       "MPI_Iallgather");
-    return units_of(bytes, &count) ||
-           failed(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, mpi.unit, mpi.group[group]),
+    return count_of(bytes, &type, &count) ||
+           failed(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, data, count, type, mpi.group[group]),
                   "MPI_Allgather");
 }
 
