@@ -83,8 +83,8 @@ static const Flag flags[] = {
      .only = "train plan compare"},
     {"--tensor", FLAG_INT, AT(ranks.tensor), "T", .help = "ranks/layer (1)",
      .only = "train plan compare fit generate", .low = 1, .high = RANKS_MOST},
-    {"--sequence-parallel", FLAG_SWITCH, AT(ranks.sequence), NULL,
-     .help = "--tensor: rows are divided too", .only = "train plan compare"},
+    {"--sequence-parallel", FLAG_SWITCH, AT(ranks.sequence), NULL, .help = "--tensor: rows are divided too",
+     .only = "train plan compare"},
     {"--gather", FLAG_NAME, AT(gather), "op|block|next", .help = "zero3: by op, block, two (op)",
      .only = "train plan compare"},
     {"--stages", FLAG_INT, AT(ranks.stages), "P", .help = "stages of blocks (1)", .only = "train plan fit",
@@ -160,30 +160,27 @@ static const Flag flags[] = {
 };
 enum { FLAG_COUNT = sizeof flags / sizeof flags[0] };
 
-const Options options_default = {.optimizer = "adamw",
-                                 .precision = "fp32",
-                                 .schedule = "cosine",
-                                 .device = "cpu",
-                                 .rank_timeout = 600, /* as PyTorch's NCCL waits */
-                                 .gather = "op",
-                                 .reduce = "auto",
-                                 .pipeline = "1f1b",
-                                 .ranks = {.size = 1,
-                                           .tensor = 1,
-                                           .stages = 1,
-                                           .replicas = 1,
-                                           .strategy = RANKS_DDP},
-                                 .accumulate = 1,
-                                 .warmup = -1,
-                                 .lr = -1,
-                                 .weight_decay = -1,
-                                 .clip = -1,
-                                 .dropout = -1,
-                                 .tokens = 100,
-                                 .temperature = 0.8f,
-                                 .top_p = 1,
-                                 .reserve = UINT64_C(1) << 30,
-                                 .seed = 1};
+const Options options_default = {
+    .optimizer = "adamw",
+    .precision = "fp32",
+    .schedule = "cosine",
+    .device = "cpu",
+    .rank_timeout = 600, /* as PyTorch's NCCL waits */
+    .gather = "op",
+    .reduce = "auto",
+    .pipeline = "1f1b",
+    .ranks = {.size = 1, .tensor = 1, .stages = 1, .replicas = 1, .strategy = RANKS_DDP},
+    .accumulate = 1,
+    .warmup = -1,
+    .lr = -1,
+    .weight_decay = -1,
+    .clip = -1,
+    .dropout = -1,
+    .tokens = 100,
+    .temperature = 0.8f,
+    .top_p = 1,
+    .reserve = UINT64_C(1) << 30,
+    .seed = 1};
 
 /* The commands that take it, with this between. */
 CommandsText commands_text(const Flag *flag, const char *between, const char *last)

@@ -88,7 +88,8 @@ static LeverText stages_title(const Options *o)
 
 static LeverText gather_title(const Options *o)
 {
-    return lever_say("%s", gathers_blocks(o) ? "gathered by block" : "");
+    static const char *const names[] = {"", "gathered by block", "gathered a block ahead"};
+    return lever_say("%s", names[gathers_blocks(o)]);
 }
 
 static LeverText parallel_title(const Options *o)

@@ -421,6 +421,9 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
         o->ranks.replicate_below = 0;
         o->ranks.sequence = 0;
     }
+    if (was_given(all, "--tensor") &&
+        o->ranks.tensor < 2) /* one of a list: no ranks that rows could be divided among */
+        o->ranks.sequence = 0;
     if (o->inference && !o->ranks_typed && strcmp(command, "fit") != 0)
         o->ranks.size = o->ranks.tensor; /* each layer by all of them, and no samples to divide */
     int status = check_mode(all);

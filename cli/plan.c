@@ -248,9 +248,6 @@ int command_plan(const Options *options, int count)
     Options o = *options;
     Training training = {.options = &o};
     Plan plan;
-    if (o.log && (o.textbook || o.inference))
-        return usage("--log means nothing beside %s: it is the log of a training's plan",
-                     o.textbook ? "--textbook" : "--inference");
     if (o.textbook) {
         if (o.json)
             json_print(textbook_json());

@@ -20,7 +20,6 @@ static int is_divided(const Options *o)
 
 /* ---- Options --------------------------------------------------------------------------------- */
 
-/* What is not divided where ranks compute a layer together. */
 /* What is not divided by rows. */
 static LeverText sequence_problem(const Options *o)
 {
@@ -81,6 +80,10 @@ LeverText ranks_problem(const Options *o)
         return lever_say("--stages %d excludes --device %s: stages of a model train on the CPU; on cards, "
                          "--parallel zero3 and --tensor divide it",
                          o->ranks.stages, o->device);
+    if (device_cuda_ordinal(o->device) >= 0 && gathers_blocks(o) > 1)
+        return lever_say("--gather next excludes --device %s: a card gathers nothing while a block runs; "
+                         "--gather block gathers it in one call",
+                         o->device);
     return tensor_problem(o);
 }
 

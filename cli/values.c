@@ -78,7 +78,7 @@ static const struct {
     {" sequence sp ", "sequence parallel is --sequence-parallel, beside --tensor T"},
     {" context cp ring ulysses ", "context parallel is not there"},
     {" expert ep moe ", "expert parallel is not there"},
-    {" hsdp hybrid ", "replicas of divided models are not there"},
+    {" hsdp hybrid ", "HSDP is --parallel zero3 --replicas R"},
 };
 
 static int parse_parallel(const char *text, RankStrategy *out)

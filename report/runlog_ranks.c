@@ -94,7 +94,9 @@ static int enter(RunRanks *ranks, const RunRecord *run)
         ranks->kinds[ranks->count++] = k;
     }
     for (int r = run->rank.first; r <= run->rank.last; r++) {
-        ranks->kinds[at].words.count += ranks->kind[r] < 0;
+        if (ranks->kind[r] >= 0) /* its own log, or an earlier one, has said what it is */
+            continue;
+        ranks->kinds[at].words.count++;
         ranks->kind[r] = at;
     }
     if (ranks->kinds[at].process < k.process)
@@ -125,7 +127,7 @@ static int read_other(const RunRecord *own, RunRanks *ranks, int rank)
     RunRecord run;
     struct stat status;
     if (report_log_rank_path(path, sizeof path, own->path, rank) || stat(path, &status) != 0)
-        return 0; /* those that are missing are named together */
+        return 0;                 /* those that are missing are named together */
     if (!S_ISREG(status.st_mode)) /* a pipe would be waited for */
         return note_of(ranks, rank, "its log cannot be used: it is no file", "");
     memset(&run, 0, sizeof run);

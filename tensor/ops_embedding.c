@@ -103,7 +103,7 @@ static int add_rows_shape(OpCall *call)
     int64_t rows = call->attr.add_rows.rows, first = call->attr.add_rows.first;
     if (check_float(call, 0, "x") || check_weight(call, 1, 0, "table"))
         return error_code();
-    int whole = call->attr.add_rows.in_part || leading(x) % rows == 0;
+    int whole = call->attr.add_rows.in_part || (rows > 0 && leading(x) % rows == 0);
     if (table.ndim != 2 || last_dim(table) != last_dim(x) || rows < 1 || first < 0 || !whole)
         return error_raise(ERROR_SHAPE, "add_rows: x %s and table %s with %" PRId64 " rows do not fit",
                            shape_text(x).text, shape_text(table).text, rows);
@@ -117,9 +117,8 @@ static int add_rows_shape(OpCall *call)
     call->plan.workspace = floats_room(call, 1, added(call));
     if (needs_input(call, 1))
         for (Stretch s = stretch_after(call, NULL); s.n; s = stretch_after(call, &s))
-            call->plan.backward_workspace =
-                larger(call->plan.backward_workspace,
-                       call->kernels->column_sum_workspace(s.times, s.n, call->run));
+            call->plan.backward_workspace = larger(
+                call->plan.backward_workspace, call->kernels->column_sum_workspace(s.times, s.n, call->run));
     return 0;
 }
 
