@@ -144,7 +144,8 @@ static double slowest(const Ranks *ranks, double seconds)
     return seconds;
 }
 
-static void take_turn(Player *p, Side *side, const Ranks *ranks)
+/* Non-zero: a step has failed, and the reason is on the screen. */
+static int take_turn(Player *p, Side *side, const Ranks *ranks)
 {
     double seconds[MICROS], room[MICROS];
     int steps = MICROS / p->work.accumulate;
@@ -153,6 +154,9 @@ static void take_turn(Player *p, Side *side, const Ranks *ranks)
     for (int i = 0; i < steps; i++)
         seconds[i] = player_step(p);
     side_add(side, slowest(ranks, order_median(seconds, steps, room)));
+    if (error_code())
+        fprintf(stderr, "ranks: %s: %s\n", names[p->work.sort], error_message());
+    return error_code();
 }
 
 /* {"ddp": {"seconds": [at accumulate 1, at 4], "sent": [bytes a step, …]}, …} */
@@ -172,9 +176,9 @@ static int child_main(const Options *o, const Ranks *ranks)
             failed = player_open(&players[sort][l], &work, work.ranks > 1 ? &as : NULL, ranks ? 1 : o->ranks);
         }
     for (int turn = 0; turn < TURNS && !failed; turn++)
-        for (Sort sort = first; sort <= last; sort++)
-            for (int l = 0; l < LENGTHS; l++)
-                take_turn(&players[sort][l], &sides[sort][l], ranks);
+        for (Sort sort = first; sort <= last && !failed; sort++)
+            for (int l = 0; l < LENGTHS && !failed; l++)
+                failed = take_turn(&players[sort][l], &sides[sort][l], ranks);
     json_t *answer = json_object();
     for (Sort sort = first; sort <= last && !failed; sort++) {
         json_t *times = json_array(), *sent = json_array();

@@ -30,6 +30,11 @@ static LeverText sequence_problem(const Options *o)
                 "--sequence-parallel excludes %s: adapters are not computed by rows; --tensor %d "
                 "alone goes with it",
                 flag_typed(excluded[i], o).text, o->ranks.tensor);
+    if (o->sample)
+        return lever_say(
+            "--sequence-parallel excludes --sample: one token is one row, which is not divided; --tensor "
+            "%d alone goes with it",
+            o->ranks.tensor);
     return lever_say("%s", "");
 }
 

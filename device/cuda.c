@@ -329,7 +329,8 @@ int cuda_cards(void)
 int cuda_identity(int ordinal, unsigned char identity[16])
 {
     int device;
-    return cuda_cards() <= ordinal || cuda.device_get(&device, ordinal) || cuda.device_uuid(identity, device)
+    return ordinal < 0 || cuda_cards() <= ordinal || cuda.device_get(&device, ordinal) ||
+                   cuda.device_uuid(identity, device)
                ? -1
                : 0;
 }

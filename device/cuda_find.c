@@ -160,15 +160,18 @@ void *cuda_find_blas(int driver, char *path, size_t path_size, char *why, size_t
     return NULL;
 }
 
-/* The first that opens of what a pattern finds. */
-static void *open_first(const char *pattern)
+/* The first that opens of what a pattern finds; why the last one did not. */
+static void *open_first(const char *pattern, char *broken, size_t size)
 {
     void *library = NULL;
     glob_t found;
     if (glob(pattern, 0, NULL, &found))
         return NULL;
-    for (size_t i = 0; i < found.gl_pathc && !library; i++)
+    for (size_t i = 0; i < found.gl_pathc && !library; i++) {
         library = dlopen(found.gl_pathv[i], RTLD_NOW | RTLD_LOCAL);
+        if (!library)
+            snprintf(broken, size, "%s", dlerror());
+    }
     globfree(&found);
     return library;
 }
@@ -176,22 +179,29 @@ static void *open_first(const char *pattern)
 void *cuda_find_nccl(char *why, size_t size)
 {
     static const char *const packages[] = {"site-packages", "dist-packages"};
-    const char *own = getenv("BRIM_NCCL"),
-               *roots[] = {getenv("VIRTUAL_ENV"), getenv("CONDA_PREFIX"), "/usr/local", "/usr"};
+    char user[800], broken[160] = "", pattern[900];
+    const char *own = getenv("BRIM_NCCL"), *home = getenv("HOME"), *conda = getenv("CONDA_PREFIX");
+    snprintf(user, sizeof user, "%s/.local", home ? home : "");
+    const char *roots[] = {getenv("VIRTUAL_ENV"), conda, home ? user : NULL, "/usr/local", "/usr"};
     void *library = dlopen(own ? own : "libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
     if (!library && own) {
         snprintf(why, size, "BRIM_NCCL names a library that cannot be opened: %s", dlerror());
         return NULL;
     }
     if (!library)
-        library = open_first("/usr/local/cuda*/lib*/libnccl.so.2");
+        library = open_first("/usr/local/cuda*/lib*/libnccl.so.2", broken, sizeof broken);
+    if (!library && conda) {
+        snprintf(pattern, sizeof pattern, "%s/lib/libnccl.so.2", conda);
+        library = open_first(pattern, broken, sizeof broken);
+    }
     for (size_t i = 0; i < COUNT(roots) * COUNT(packages) && !library; i++) {
-        char pattern[900];
         snprintf(pattern, sizeof pattern, "%s/lib/python3*/%s/nvidia/nccl/lib/libnccl.so.2", roots[i / 2],
                  packages[i % 2]);
-        library = roots[i / 2] ? open_first(pattern) : NULL;
+        library = roots[i / 2] ? open_first(pattern, broken, sizeof broken) : NULL;
     }
-    if (!library)
+    if (!library && broken[0])
+        snprintf(why, size, "NCCL cannot be opened: %s", broken);
+    else if (!library)
         snprintf(why, size,
                  "libnccl.so.2 is neither known to the linker, nor in CUDA's toolkit or a Python "
                  "wheel (nvidia-nccl-cu12, -cu13); BRIM_NCCL=FILE names one");

@@ -124,7 +124,7 @@ static void copy(const Safetensors *s, const unsigned char *from, uint64_t bytes
     }
 }
 
-/* Behind the entry's elements too. */
+/* Here too the tensor keeps what it has behind the entry's elements. */
 int safetensors_copy_as(const Safetensors *s, const SafetensorsEntry *entry, EntryPart part, Tensor *to,
                         uint64_t at)
 {

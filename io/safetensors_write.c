@@ -61,6 +61,7 @@ int safetensors_item_bytes(const char *shown, const SafetensorsItem *item, int64
 {
     if (item->name && (unsigned)item->type < SAFETENSORS_TYPE_COUNT && item->ndim >= 0 &&
         item->ndim <= SAFETENSORS_MAX_DIMS &&
+        (!item->turned || (item->type == SAFETENSORS_F32 && item->ndim == 2)) &&
         safetensors_bytes(item->type, item->ndim, item->dim, numel, bytes) == 0)
         return 0;
     return safetensors_bad_item(shown, item, cannot_be);
@@ -74,7 +75,8 @@ static int sort_items(const char *shown, const SafetensorsItem *items, int count
         s->item = &items[i];
         if (safetensors_item_bytes(shown, s->item, &s->numel, &s->bytes))
             return error_code();
-        if (with_data && s->bytes && !s->item->data && !s->item->tensor && !s->item->like)
+        int elsewhere = s->item->like && s->item->like->absent; /* another stage has the data */
+        if (with_data && s->bytes && !s->item->data && !s->item->tensor && !elsewhere)
             return safetensors_bad_item(shown, s->item, cannot_be);
         s->size = safetensors_type_bytes(s->item->type);
         s->count = s->numel;

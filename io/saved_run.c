@@ -8,6 +8,7 @@
 #include "../base/plural_.h"
 #include "../base/quant_layout_.h"
 #include "../nn/lora.h"
+#include "../tensor/ranks_.h"
 #include "saved_run_.h"
 #include "io_.h"
 #include "safetensors_.h"
@@ -321,19 +322,27 @@ static int take_optimizer(const Loading *l, int read)
     return error_code();
 }
 
-/* Gradients that were kept as zeros live between steps, so they are there again. */
+static int is_kept(const json_t *kept, const char *name)
+{
+    size_t i;
+    const json_t *one;
+    json_array_foreach(kept, i,
+                       one) if (json_is_string(one) && !strcmp(json_string_value(one), name)) return 1;
+    return 0;
+}
+
+/* Gradients that were kept as zeros live between steps, so they are there again; but where ranks keep parts
+ * of them, none is whole between steps. Names of other stages' are in the list too. */
 static int take_gradients(const Loading *l)
 {
     Context *context = context_here();
     TensorList list = optim_parameters(l->run->optimizer);
+    int parts = context->ranks && context->ranks->is.strategy >= RANKS_ZERO2;
     const char *op = memtrack_op_set(context->tracker, "zero_grad");
-    size_t count = json_array_size(l->state.kept), k = 0;
-    for (int i = 0; i < list.count && k < count; i++) {
-        const char *name = json_string_value(json_array_get(l->state.kept, k));
-        if (name && !strcmp(name, tensor_name(list.items[i])) && ++k &&
+    for (int i = 0; i < list.count; i++)
+        if (!(parts && list.items[i]->shard) && is_kept(l->state.kept, tensor_name(list.items[i])) &&
             gradient_zeros(context, list.items[i]))
             break;
-    }
     memtrack_op_set(context->tracker, op);
     return error_code();
 }

@@ -140,8 +140,7 @@ int saved_run_begin(const char *directory, int64_t step, char temporary[PATH_BYT
 {
     Context *context = context_here();
     RankValue process = {.mine = getpid()};
-    int made =
-        !error_code() && ranks_first_() && make_temporary(directory, step, temporary) == 0;
+    int made = !error_code() && ranks_first_() && make_temporary(directory, step, temporary) == 0;
     int status = ranks_agree_error_(context, &process);
     if (!status)
         temporary_of(temporary, directory, step, process.first, "");

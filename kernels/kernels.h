@@ -144,8 +144,7 @@ typedef struct UpdateArrays {
     const void *g; /* the gradient, f32 or 16 bit */
     void *state[UPDATE_STATES]; /* f32, 16 or 8 bit (dynamic8); NULL where the rule has none */
     DType p_type, g_type, state_type[UPDATE_STATES];
-    int64_t first; /* these are elements [first, first + n) of the parameter, for rounding; a multiple of 8.
-                      On the CPU */
+    int64_t first; /* these are elements [first, first + n) of the parameter, for rounding; a multiple of 8 */
     const RoundingKey *rounding; /* of bf16 states, and of p without a master; NULL = to nearest */
 } UpdateArrays;
 

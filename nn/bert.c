@@ -66,8 +66,8 @@ static Tensor *bert_embeddings(const Bert *self, const Batch *batch)
     Tensor *hidden = nn_forward(self->words, batch->ids, batch); /* (B,T,C) */
     hidden = module_add_rows(tensor_donate(hidden), self->positions, 0, batch);
     if (batch->types)
-        hidden =
-            tensor_add(tensor_donate(hidden), tensor_donate(tensor_embedding(module_own_ids(batch->types), self->types)));
+        hidden = tensor_add(tensor_donate(hidden),
+                            tensor_donate(tensor_embedding(module_own_ids(batch->types), self->types)));
     else
         hidden = tensor_add_rows(tensor_donate(hidden), self->types, 1); /* all of type 0 */
     hidden = nn_forward(self->norm, tensor_donate(hidden), batch);
@@ -162,8 +162,7 @@ Module *nn_bert(const BertConfig *config)
     Bert *self = nn_state(module);
     if (!self)
         return NULL;
-    if (module_stages_begin(module, c.layers, c.dim) ||
-        (c.pooler && config_no_rows("bert", "the pooler is")))
+    if (module_stages_begin(module, c.layers, c.dim) || (c.pooler && config_no_rows("bert", "the pooler is")))
         return NULL;
     module_draw_later(module, 1);
     bert_embedding_modules(module, self, &c);

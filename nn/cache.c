@@ -201,7 +201,7 @@ Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t 
 static int check_forward(const Module *model, const Batch *batch, const KvCache *cache)
 {
     Shape ids = tensor_shape(batch->ids);
-    if (check_recording())
+    if (check_recording() || config_no_rows("nn_forward_cached()", "writing with a cache is"))
         return error_code();
     if (cache->model != model)
         return error_raise(ERROR_ARGUMENT, "nn_forward_cached(): the cache was made for another model");

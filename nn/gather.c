@@ -90,18 +90,28 @@ static int block_behind(const Model *model, int i, MemPhase phase)
     return i + 1;
 }
 
+/* Those on their way are not read after all. */
+static void drop_coming(Model *model)
+{
+    Module *coming = model->coming;
+    if (!coming)
+        return;
+    model->coming = NULL;
+    tensor_gathers_end_(coming->item.context);
+    let_go(coming);
+}
+
 /* Its weights are there, and no others are on their way. */
 static void hold(Model *model, Module *block)
 {
-    Module *coming = model->coming;
-    model->coming = NULL;
-    if (coming && coming != block) { /* another way was taken */
-        tensor_gathers_end_(block->item.context);
-        let_go(coming);
-    }
-    if (coming != block && !block->gathered)
+    int comes = model->coming == block;
+    if (comes)
+        model->coming = NULL;
+    else
+        drop_coming(model); /* another way was taken */
+    if (!comes && !block->gathered)
         begin_gathering(block);
-    if (coming == block || !block->gathered)
+    if (comes || !block->gathered)
         end_gathering(block);
     block->gathered = 1;
 }
@@ -124,9 +134,10 @@ static void before(Module *module, void *user)
 
 static void after_backward(Module *module, void *user)
 {
-    (void)user;
     if (module->gathered)
         let_go(module);
+    if (module == user) /* the model's own is over: no block below has a gradient */
+        drop_coming(((Module *)user)->model);
 }
 
 /* Backward of the last block of a segment comes next when it has been recomputed. */

@@ -1,5 +1,5 @@
-/* Where ranks compute layers together: what they do on the way in and out, and, with sequence parallel, with the
- * rows of batch x sequence that each has of everything in between. */
+/* Where ranks compute layers together: what they do on the way in and out, and, with sequence parallel, with
+ * the rows of batch x sequence that each has of everything in between. */
 #include "module_.h"
 
 static int divides_rows(void)
@@ -13,8 +13,9 @@ static Shape whole_shape(const Batch *batch, int64_t width)
 {
     if (batch && batch->ids && tensor_shape(batch->ids).ndim == 2)
         return SHAPE(tensor_dim(batch->ids, 0), tensor_dim(batch->ids, 1), width);
-    error_raise(ERROR_DATA, "sequence parallel divides the rows of token ids (batch, sequence), and the batch has "
-                            "none");
+    error_raise(ERROR_DATA,
+                "sequence parallel divides the rows of token ids (batch, sequence), and the batch has "
+                "none");
     return (Shape){0};
 }
 

@@ -386,7 +386,7 @@ static void step_on_card(Optimizer *optimizer)
     if (card_agree(context, loss_scale_of_gradients(optimizer), optimizer->max_norm, &agreed) != 0)
         return;
     update_all(optimizer);
-    if (all_parameters(optimizer, tensor_updated_) != 0)
+    if (all_parameters(optimizer, updated) != 0)
         return;
     int failed = card_step_read(context, &skip, &squares);
     squares = agreed < 0 ? squares : agreed;

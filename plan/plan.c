@@ -98,7 +98,7 @@ static void dry_run(Script script, void *config, const RunOptions *o, const MemH
         plan_run_script_(script, config, context, (SegmentHook){.segment = note_segment, .user = &segments});
     plan_keep_error_(plan->error, plan->function, plan->status);
     report_summary(context->ledger, &plan->memory);
-    plan->beside = context->host_later;
+    plan->beside = context->host_later + context->host_passing;
     plan->on_card = context->card != NULL;
     plan->traffic = context_traffic_(context).hash;
     context_use(outside);

@@ -405,9 +405,10 @@ const struct UpdateControl *card_control(const Context *context)
 
 int card_step_read(Context *context, int *skip, double *squares)
 {
+    int several = context->ranks && context->ranks->is.transport; /* gathers of weights are on the stream */
     *skip = 0;
     *squares = 0;
-    if (context->meta || card_read_(context))
+    if (context->meta || (several ? wait_for_ranks(context) : card_read_(context)))
         return context->error;
     *skip = context->card->state.control.skip;
     *squares = context->card->state.squares;

@@ -94,8 +94,7 @@ void tensor_gathers_begin_(Context *context)
 {
     if (context->meta || context->error || !context->ranks->is.transport)
         return;
-    context->ranks->gathers = 1;
-    ranks_left_(context, verb(GATHER), carry_begin_(context));
+    context->ranks->gathers = !ranks_left_(context, verb(GATHER), carry_begin_(context));
 }
 
 void tensor_gathers_later_(Context *context)

@@ -254,6 +254,14 @@ int host_later(size_t bytes)
     return context && context->meta;
 }
 
+int host_passing(size_t bytes)
+{
+    Context *context = context_here();
+    if (context && context->meta && bytes > context->host_passing)
+        context->host_passing = bytes;
+    return context && context->meta;
+}
+
 void context_step_end(void)
 {
     Context *context = context_here();

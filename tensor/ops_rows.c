@@ -1,6 +1,7 @@
-/* Sequence parallel (Korthikanti et al., arXiv 2205.05198): what lies between layers that ranks compute together
- * is divided too, by rows of batch x sequence. Entering such a layer gathers the rows, leaving it takes the sum
- * apart, and in backward the other way round. What was gathered is not kept: backward gathers it again. */
+/* Sequence parallel (Korthikanti et al., arXiv 2205.05198): what lies between layers that ranks compute
+ * together is divided too, by rows of batch x sequence. Entering such a layer gathers the rows, leaving it
+ * takes the sum apart, and in backward the other way round. What was gathered is not kept: backward gathers
+ * it again. */
 #include <inttypes.h>
 
 #include "ops_.h"
@@ -30,7 +31,8 @@ static int gather(const OpCall *call, int64_t n, const void *mine, void *all)
     Context *context = context_here();
     int64_t ranks = context->ranks->count[RANKS_TENSOR], place = context->ranks->place[RANKS_TENSOR];
     DType type = call->dtype[0];
-    uint64_t bytes = dtype_bytes(type, 1, n), room = (bytes + TRANSPORT_UNIT - 1) / TRANSPORT_UNIT * TRANSPORT_UNIT;
+    uint64_t bytes = dtype_bytes(type, 1, n),
+             room = (bytes + TRANSPORT_UNIT - 1) / TRANSPORT_UNIT * TRANSPORT_UNIT;
     Storage *staging = NULL;
     if (room != bytes && !(staging = storage_new(context, (int64_t)room * ranks, MEM_COMMUNICATION)))
         return error_code();
@@ -67,10 +69,11 @@ static int enter_shape(OpCall *call)
         return error_code();
     if (last_dim(whole) != last_dim(call->shape[0]) ||
         leading(call->shape[0]) * context_tensor_ranks_(context_here()) != leading(whole))
-        return error_raise(ERROR_SHAPE,
-                           "enter: x %s is not a rank's rows of %s; with sequence parallel, what comes here is "
-                           "divided by rows, as in llama, gpt2 and bert",
-                           shape_text(call->shape[0]).text, shape_text(whole).text);
+        return error_raise(
+            ERROR_SHAPE,
+            "enter: x %s is not a rank's rows of %s; with sequence parallel, what comes here is "
+            "divided by rows, as in llama, gpt2 and bert",
+            shape_text(call->shape[0]).text, shape_text(whole).text);
     call->plan.out = whole;
     call->plan.out_type = call->dtype[0];
     call->plan.saves = OP_INPUT(0);
@@ -112,7 +115,8 @@ static int leave_shape(OpCall *call)
 {
     int64_t width = last_dim(call->shape[0]);
     int64_t each = context_rows_each_(context_here(), leading(call->shape[0]));
-    if (each < 0 || check_float(call, 0, "x") || (call->shape[1].ndim && check_vector(call, 1, width, "bias")))
+    if (each < 0 || check_float(call, 0, "x") ||
+        (call->shape[1].ndim && check_vector(call, 1, width, "bias")))
         return error_code();
     call->plan.out = SHAPE(each, width);
     call->plan.out_type = call->dtype[0];

@@ -45,7 +45,8 @@ int class_parts_begin(ClassParts *parts, int64_t rows)
 void class_parts_join(ClassParts *parts, const OpCall *call, const CrossEntropyDims *d, const int32_t *labels)
 {
     Context *context = context_here();
-    int failed = collective_gather(context, RANKS_TENSOR, parts->all, 0, (uint64_t)parts->apart * sizeof(float));
+    int failed =
+        collective_gather(context, RANKS_TENSOR, parts->all, 0, (uint64_t)parts->apart * sizeof(float));
     if (!failed && parts->mine)
         call->kernels->cross_entropy_join(d, context->ranks->count[RANKS_TENSOR], parts->apart,
                                           storage_f32(parts->all), labels, call->attr.loss.scale, call->out,

@@ -291,15 +291,17 @@ int ranks_same_(Context *context, uint64_t word, const char *what)
 {
     if (error_code() || context_tensor_ranks_(context) == 1)
         return error_code();
-    const struct ContextRanks *r = context->ranks;
-    Storage *words =
-        storage_new(context, (int64_t)sizeof(SameWord) * r->count[RANKS_TENSOR], MEM_COMMUNICATION);
-    if (!words)
+    struct ContextRanks *r = context->ranks;
+    int beside_card = context->card != NULL;
+    Storage *words = NULL; /* beside a card they are the host's, as of updates */
+    if (!beside_card && !(words = storage_new(context, (int64_t)sizeof(SameWord) * r->count[RANKS_TENSOR],
+                                              MEM_COMMUNICATION)))
         return error_code();
-    SameWord *at = storage_data(words);
+    SameWord *at = !beside_card ? storage_data(words) : context->meta ? NULL : (SameWord *)(void *)r->reports;
     if (at)
         at[r->place[RANKS_TENSOR]] = (SameWord){.hash = r->traffic.hash, .word = word};
-    int failed = collective_gather(context, RANKS_TENSOR, words, 0, sizeof(SameWord));
+    int failed = beside_card ? collective_gather_host_(context, RANKS_TENSOR, at, sizeof(SameWord))
+                             : collective_gather(context, RANKS_TENSOR, words, 0, sizeof(SameWord));
     if (!failed && at)
         failed = compare_words(r, at, what);
     storage_release(context, words);

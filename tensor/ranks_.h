@@ -27,6 +27,7 @@ typedef struct Flight {
     Tape *tape;
     Tensor *x, *y;
 } Flight;
+
 /* What a rank says of itself outside steps; 64 bytes, the unit of what ranks send. */
 typedef struct RankReport {
     uint64_t place; /* in the script: all ranks are at the same one */

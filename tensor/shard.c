@@ -199,17 +199,17 @@ int shard_write(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
     const Context *context = tensor->item.context;
     const TensorPart part = tensor_part_(tensor);
-    int64_t size = (int64_t)dtype_bytes(tensor->dtype, 1, 1), n = shape_numel(tensor->shape);
-    if (is_quantized(tensor)) {
-        quantized_write_(tensor, first, bytes, from);
-        return error_code();
-    }
-    if (first < 0 || bytes < 0 || first % size || bytes % size || first > n * size ||
-        bytes > n * size - first)
+    int64_t size = is_quantized(tensor) ? 1 : (int64_t)dtype_bytes(tensor->dtype, 1, 1);
+    int64_t all = (int64_t)shape_bytes(tensor->dtype, tensor->shape);
+    if (first < 0 || bytes < 0 || first % size || bytes % size || first > all || bytes > all - first)
         return error_raise(ERROR_ARGUMENT,
                            "tensor_write(): %" PRId64 " bytes from byte %" PRId64
                            " are not elements of the tensor",
                            bytes, first);
+    if (is_quantized(tensor)) {
+        quantized_write_(tensor, first, bytes, from);
+        return error_code();
+    }
     int64_t begin = first / size, end = begin + bytes / size, last = part.first + part.count;
     const char *at = from;
     if (begin < part.first)
@@ -266,9 +266,12 @@ int shard_final(Tensor *leaf)
     Shard *shard = leaf->shard;
     if (!shard || !leaf->grad || strategy_of(context) < RANKS_ZERO2)
         return 0;
-    if (context->ranks->count[RANKS_SHARD] == 1)
-        return add_own(leaf);
     int add = shard->grad != NULL, path = memtrack_path_set(context->tracker, leaf->path);
+    if (context->ranks->count[RANKS_SHARD] == 1) {
+        int failed = add_own(leaf);
+        memtrack_path_set(context->tracker, path);
+        return failed;
+    }
     if (!add)
         shard->grad =
             storage_new(context, (int64_t)dtype_bytes(shard->grad_type, 1, shard->each), MEM_GRADIENT);

@@ -3,7 +3,6 @@
  * their scales, and of what those are scaled by. Regions are gathered one after the other, each where the
  * matrix has it. Parts are padded to one size; what of that lies behind the matrix's codes is where its
  * scales go next. */
-#include <string.h>
 
 #include "../base/quant_layout_.h"
 #include "ops_.h"

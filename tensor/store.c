@@ -16,8 +16,8 @@ enum {
 
 typedef struct Store {
     Tensor *tensor;
-    StoredArray array;   /* that is written: the tensor, or this rank's part of it */
-    int64_t count;       /* elements that it has */
+    StoredArray array; /* that is written: the tensor, or this rank's part of it */
+    int64_t count;     /* elements that it has */
     TensorSource source;
     void *user;
     Storage *buffer, *scales; /* floats to be encoded; NF4's scales until their mean is known */
@@ -176,12 +176,13 @@ static int store_scales(const Store *s, int failed)
     if (shard_is_apart(s->tensor)) {
         failed = ranks_agree_parts_(context);
         if (!failed)
-            failed =
-                collective_gather(context, shard_group(context), s->scales, 0, (uint64_t)blocks_of(n) * sizeof(float));
+            failed = collective_gather(context, shard_group(context), s->scales, 0,
+                                       (uint64_t)blocks_of(n) * sizeof(float));
     }
     if (!failed && !context->meta)
         context->kernels->encode_scales(blocks_of(all), storage_f32(s->scales), s->before / NF4_BLOCK,
-                                        blocks_of(s->count), n, (void *)(uintptr_t)s->array.at, &context->run);
+                                        blocks_of(s->count), n, (void *)(uintptr_t)s->array.at,
+                                        &context->run);
     return failed;
 }
 
@@ -397,6 +398,7 @@ static int place_anew(Tensor *tensor, DType dtype, int turn, MemComponent compon
     tensor->shard = NULL;
     tensor->component = dtype == DTYPE_F32 ? component : MEM_FROZEN;
     tensor->dtype = tensor->grad_type = dtype;
+    tensor->twice = 0; /* of what it was */
     tensor->requires_grad = dtype == DTYPE_F32 && tensor->requires_grad;
     tensor->shape = turn ? SHAPE(shape.dim[1], shape.dim[0]) : shape;
     tensor->transposed = (unsigned char)turn; /* the source gives the old order */

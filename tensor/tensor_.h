@@ -147,8 +147,8 @@ struct Context {
     struct ModuleHook *module_hooks; /* nn's */
     uint64_t seed;
     RandomState random;
-    uint64_t host_later; /* see host_later */
-    double flops;        /* of products so far, on meta too */
+    uint64_t host_later, host_passing; /* see the functions */
+    double flops;                      /* of products so far, on meta too */
     double step_loss;
     int64_t loss_step;  /* the step it is of */
     int64_t steps_done; /* that ended; the tracker's step follows in context_step_begin */
@@ -174,6 +174,8 @@ void host_sized_free(void *block, void *context);
 /* On meta: notes that a run will take so many bytes of host memory here, for data that a plan does not read.
  * Returns meta. */
 int host_later(size_t bytes);
+/* The same of what is freed before more of its kind is taken: the largest counts. */
+int host_passing(size_t bytes);
 /* The end of a training step: the optimizer has updated the parameters. What is freed from here on
  * (gradients, the step's scope) still belongs to this step's segment, until the next step or an evaluation
  * begins. */
@@ -408,8 +410,8 @@ int64_t tensor_rows_each_(const Context *context, int64_t rows);
 Shape tensor_whole_shape_(const Tensor *parameter);
 int64_t tensor_whole_numel_(const Tensor *parameter);
 /* Where element `first` lies in the whole, both in the order of files. *count: how many elements from it on
- * are asked for; then how many of them lie side by side there. What is behind the end of the whole is padding.
- * A parameter that is whole, or NULL: where it is. */
+ * are asked for; then how many of them lie side by side there. What is behind the end of the whole is
+ * padding. A parameter that is whole, or NULL: where it is. */
 int64_t tensor_place_(const Tensor *parameter, int64_t first, int64_t *count);
 /* The same in the order in which they are stored, which of a transposed weight is another; and how many then
  * lie side by side; 0: it is whole. */

@@ -13,8 +13,8 @@ enum { MOST_RANKS = 4 };
 
 typedef struct Job {
     ModelFamily family;
-    DType quantized; /* 0: floats */
-    int ranks, tensor, stages;
+    DType quantized;                  /* 0: floats */
+    int ranks, tensor, stages, merge; /* adapters, which change nothing, are added and merged */
     RankStrategy strategy;
     const char *from, *to; /* weights that are read, floats that are exported; NULL = none */
     const char *codes_to;  /* the codes, as bitsandbytes has them, by one process */
@@ -137,6 +137,10 @@ static int script(void *config)
     Module *model = nn_model(&preset);
     if (job->from)
         io_load_weights(model, job->from, NULL, NULL);
+    if (job->merge) {
+        nn_add_lora(model, &(Lora){.rank = 4});
+        nn_merge(model, DTYPE_F32);
+    }
     if (job->to)
         io_save_weights(model, &preset, job->to, NULL);
     if (!meta && !error_code() && job->values)
@@ -216,6 +220,30 @@ static void test_parts_of_the_whole(void **state)
     }
 }
 
+/* What merging makes of a part is floats, wherever its scales came from. */
+static void test_merged_parts(void **state)
+{
+    (void)state;
+    for (int gpt2 = 0; gpt2 < 2; gpt2++)
+        for (size_t i = 0; i < COUNT(types); i++) {
+            Job one = {.family = gpt2 ? MODEL_GPT2 : MODEL_LLAMA,
+                       .quantized = types[i],
+                       .ranks = 1,
+                       .tensor = 1,
+                       .merge = 1},
+                cut = one;
+            one.values = numbers_new();
+            cut.values = numbers_new();
+            cut.ranks = cut.tensor = 2;
+            run(&one);
+            run(&cut);
+            if (numbers_apart(cut.values, one.values) != 0)
+                fail_msg("%s: merged, values are not those of one process", text_of(&cut));
+            test_free(cut.values);
+            test_free(one.values);
+        }
+}
+
 /* ---- What is refused ----------------------------------------------------------------------------- */
 
 /* Parts that would cut blocks: the message says what they are, and what would do. */
@@ -276,7 +304,7 @@ static void test_every_allocation_fails(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_parts_of_the_whole), TEST(test_blocks_are_not_cut),
-                                       TEST(test_every_allocation_fails)};
+    const struct CMUnitTest tests[] = {TEST(test_parts_of_the_whole), TEST(test_merged_parts),
+                                       TEST(test_blocks_are_not_cut), TEST(test_every_allocation_fails)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

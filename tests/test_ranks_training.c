@@ -14,7 +14,7 @@ typedef struct Job {
     Setting setting;
     RankStrategy strategy;
     const char *precision; /* NULL = fp32 */
-    int ranks, accumulate, tied, in_backward, eight_bit, own_gradients, lora, blocks;
+    int ranks, accumulate, tied, in_backward, eight_bit, own_gradients, lora, blocks, last_block;
     int broken; /* 1 + the rank that does otherwise than the others */
     float clip;
     int64_t samples; /* of the data; 0 = all */
@@ -30,6 +30,14 @@ typedef struct Part {
     int rank;
 } Part;
 
+/* Adapters of the last block alone: nothing below it has a backward. */
+static int in_the_last_block(void *user, const LoraLayer *layer, Lora *lora)
+{
+    (void)user;
+    *lora = (Lora){.rank = 4};
+    return strstr(layer->path, ".2.") != NULL;
+}
+
 static Module *model_of(const Job *job)
 {
     ModelPreset preset = preset_of_text(&job->setting, job->tied);
@@ -41,7 +49,10 @@ static Module *model_of(const Job *job)
     Module *model = nn_model(&preset);
     if (job->lora) {
         nn_set_weights(NULL);
-        nn_add_lora(model, &(Lora){.rank = 4, .dropout = 0.1f});
+        if (job->last_block)
+            nn_add_lora_by(model, in_the_last_block, NULL);
+        else
+            nn_add_lora(model, &(Lora){.rank = 4, .dropout = 0.1f});
     }
     for (int i = 0; i < nn_block_count(model); i++)
         nn_set_checkpoint(nn_block(model, i), job->setting.checkpoint);
@@ -81,6 +92,8 @@ static int script(void *config)
             tensor_backward(nn_loss(model, b));
         optim_step(optimizer);
         optim_zero_grad(optimizer);
+        if (memtrack_stats(context_ledger(context_current()))->live_by[MEM_GATHERED])
+            error_raise(ERROR_STATE, "weights are gathered behind a step");
         if (!meta)
             job->loss[part->rank][step] = tensor_step_loss();
         tensor_scope_end(scope);
@@ -315,6 +328,26 @@ static void test_blocks_are_gathered(void **state)
         }
 }
 
+/* Of adapters in the last block alone, backward ends there: nothing is gathered for blocks below. */
+static void test_blocks_without_a_backward(void **state)
+{
+    (void)state;
+    for (int base = 1; base <= 3; base += 2)
+        for (int blocks = 0; blocks <= 2; blocks++) {
+            Setting s = setting_of(0);
+            s.layers = 3;
+            s.checkpoint = 0;
+            assert_equal_to_one((Job){.setting = s,
+                                      .strategy = RANKS_ZERO3,
+                                      .ranks = 2,
+                                      .accumulate = 1,
+                                      .lora = base,
+                                      .last_block = 1,
+                                      .blocks = blocks},
+                                0);
+        }
+}
+
 static void test_adapters(void **state)
 {
     (void)state;
@@ -411,6 +444,7 @@ int main(void)
                                        cmocka_unit_test(test_precisions),
                                        cmocka_unit_test(test_gradients_of_16_bits),
                                        cmocka_unit_test(test_blocks_are_gathered),
+                                       cmocka_unit_test(test_blocks_without_a_backward),
                                        cmocka_unit_test(test_adapters),
                                        cmocka_unit_test(test_states_of_8_bits),
                                        cmocka_unit_test(test_what_is_divided),
