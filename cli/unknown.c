@@ -30,9 +30,9 @@ static const Word words[] = {
     {"--qlora ", "this is --lora r=16,alpha=32 --weights bf16 --quantize nf4"},
     {"--quantization --quant --load-in-8bit --load-in-4bit --8bit --4bit --int8 --nf4 --bits ",
      "frozen linear layers are stored as --quantize nf4, nf4-plain or int8"},
-    {"--gpus --gpu --num-gpus --ngpu --n-gpu ",
-     "a training on N cards is --device cuda --ranks N; `brim fit "
-     "--card NAME` says what fits one card, with --cards N several"},
+    {"--gpus --gpu --num-gpus --ngpu --n-gpu ", "several processes are --ranks N, on cards with --device "
+                                                "cuda; `brim fit --card NAME` says what fits one card, with "
+                                                "--cards N several"},
     {"--nproc-per-node --nproc --num-processes --world-size --dp --data-parallel --nnodes ",
      "several processes that train one model are --ranks N"},
     {"--ranks --rank --parallel --fsdp --ddp --zero --zero-stage --deepspeed --strategy --sharding-strategy ",

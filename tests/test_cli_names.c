@@ -66,7 +66,7 @@ static void words_of_others_are_answered(void **state)
         for (int k = 0; k < 3; k++)
             refused(&(Slip){{k == 0 ? "plan" : k == 1 ? "train" : "fit", types[i][0], "x"}, types[i][1]});
     static const Slip words[] = {
-        {{"plan", "--gpus", "8"}, "several processes on CPUs are --ranks N"},
+        {{"plan", "--gpus", "8"}, "several processes are --ranks N"},
         {{"train", "--learning-rate", "1e-4"},
          "there is no option --learning-rate: the learning rate is --lr"},
         {{"train", "--fused-step"}, "--fused-step: it is called --optimizer-in-backward"},
