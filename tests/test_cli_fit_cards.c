@@ -321,6 +321,13 @@ static void what_cannot_be_is_said(void **state)
     has(o, "Left out: tensor 4, 4 cards and those like it: attention: 4 ranks");
 }
 
+static int begin(void **state)
+{
+    if (make_folder(state))
+        return -1;
+    return setenv("BRIM_FASHION_MNIST", make_images("images"), 1); /* not every machine has it */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -329,5 +336,5 @@ int main(void)
         cmocka_unit_test(the_fullest_stage_decides),    cmocka_unit_test(which_rows_there_are),
         cmocka_unit_test(the_textbooks_two_cards),      cmocka_unit_test(what_cannot_be_is_said),
     };
-    return cmocka_run_group_tests_name("fit cards", tests, make_folder, remove_folder);
+    return cmocka_run_group_tests_name("fit cards", tests, begin, remove_folder);
 }
