@@ -276,6 +276,7 @@ static void check_dropout_part(const Kernels *k, int64_t first, int threads)
         k->dropout(DTYPE_F32, 1, left, 0.3f, &key, x + s * WHOLE + first, 0.0f, part, on(threads));
         assert_same("dropout of a part", left, part, y + s * WHOLE + first);
     }
+    release();
 }
 
 static void test_dropout(void **state)
