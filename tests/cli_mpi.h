@@ -1,4 +1,5 @@
-/* The command started over MPI, where there is one: what tests of several ranks share. */
+/* What tests of the command with several ranks share: what it says and refuses, and, where there is an MPI,
+ * how it is started over it. */
 #ifndef TEST_CLI_MPI_H
 #define TEST_CLI_MPI_H
 
@@ -6,6 +7,28 @@
 
 #include "../ranks/launcher_.h"
 #include "cli_support.h"
+
+/* On either output. */
+static inline void says(const Outcome *o, const char *what)
+{
+    if (!strstr(o->out, what) && !strstr(o->err, what))
+        fail_msg("'%s' is not in: %s%s", what, o->out, o->err);
+}
+
+/* A command that is refused, with this sentence. */
+typedef struct Refusal {
+    const char *arguments[12], *sentence;
+} Refusal;
+
+static inline void are_refused(int code, const Refusal *all, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const char *arguments[14] = {"brim"};
+        for (int k = 0; k < 12 && all[i].arguments[k]; k++)
+            arguments[k + 1] = all[i].arguments[k];
+        says(expect_code(run_command(arguments), code), all[i].sentence);
+    }
+}
 
 static const char *launcher; /* NULL: there is no MPI, or no plugin */
 
@@ -31,6 +54,17 @@ static inline void find_launcher(const char *what)
     setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 1);
     if (SANITIZED) /* MPI leaves memory to the end of the process */
         setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
+}
+
+/* A folder with a small model, a text and images, which not every machine has. */
+static inline int begin_over_mpi(const char *what, void **state)
+{
+    if (make_folder(state))
+        return -1;
+    make_model("llama");
+    make_text("text", 20000);
+    find_launcher(what);
+    return setenv("BRIM_FASHION_MNIST", make_images("images"), 1);
 }
 
 #define NEEDS_MPI()                                                                                          \

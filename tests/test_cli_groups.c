@@ -2,12 +2,6 @@
  * worked out by hand; what is refused; and, where MPI is, trainings whose files are one process's. */
 #include "cli_mpi.h"
 
-static void says(const Outcome *o, const char *what)
-{
-    if (!strstr(o->out, what) && !strstr(o->err, what))
-        fail_msg("'%s' is not in: %s%s", what, o->out, o->err);
-}
-
 static json_int_t highest(const json_t *plan, const char *component)
 {
     const json_t *all = json_object_get(json_object_get(plan, "memory"), "components");
@@ -90,9 +84,7 @@ static void small_weights_stay_whole(void **state)
 static void what_makes_no_sense_is_refused(void **state)
 {
     (void)state;
-    static const struct {
-        const char *arguments[10], *sentence;
-    } all[] = {
+    static const Refusal all[] = {
         {{"plan", "--accumulate-apart"}, "--accumulate-apart needs --accumulate N"},
         {{"plan", "--accumulate", "2", "--accumulate-apart", "--ranks", "2"},
          "--accumulate-apart excludes --parallel ddp"},
@@ -111,25 +103,14 @@ static void what_makes_no_sense_is_refused(void **state)
         {{"plan", "--reduce", "library"}, "--reduce library needs --ranks N"},
         {{"plan", "--ranks", "2", "--reduce", "tree"}, "--reduce must be ordered or library, not 'tree'"},
     };
-    for (size_t i = 0; i < COUNT(all); i++) {
-        const char *arguments[12] = {"brim"};
-        for (int k = 0; k < 10 && all[i].arguments[k]; k++)
-            arguments[k + 1] = all[i].arguments[k];
-        says(expect_code(run_command(arguments), 2), all[i].sentence);
-    }
+    are_refused(2, all, COUNT(all));
 }
 
 /* ---- Over MPI ----------------------------------------------------------------------------------- */
 
-static int find_mpi(void **state)
+static int begin(void **state)
 {
-    if (make_folder(state))
-        return -1;
-    make_model("llama");
-    make_text("text", 20000);
-    setenv("BRIM_FASHION_MNIST", make_images("images"), 1); /* not every machine has it */
-    find_launcher("replicas, and sums apart");
-    return 0;
+    return begin_over_mpi("replicas, and sums apart", state);
 }
 
 #define SMALL                                                                                                \
@@ -201,5 +182,5 @@ int main(void)
         cmocka_unit_test(one_process_apart_writes_the_files_of_two_ranks),
         cmocka_unit_test(replicas_write_the_files_of_one_process),
     };
-    return cmocka_run_group_tests_name("groups of ranks in the command", tests, find_mpi, remove_folder);
+    return cmocka_run_group_tests_name("groups of ranks in the command", tests, begin, remove_folder);
 }

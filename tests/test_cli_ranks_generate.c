@@ -8,12 +8,6 @@ static json_int_t highest(const json_t *root, const char *component)
     return integer_at(json_object_get(json_object_get(memory, "components"), component), "peak");
 }
 
-static void says(const Outcome *o, const char *what)
-{
-    if (!strstr(o->out, what) && !strstr(o->err, what))
-        fail_msg("'%s' is not in: %s%s", what, o->out, o->err);
-}
-
 /* ---- Plans ------------------------------------------------------------------------------------- */
 
 /* llama-tiny, 6 layers of 288 and 768, 6 heads, 256 tokens: of a layer two norms are whole, and a half or a
@@ -76,33 +70,25 @@ static void a_rank_has_its_heads(void **state)
 static void what_is_refused(void **state)
 {
     (void)state;
-    static const struct {
-        const char *arguments[8], *sentence;
-        int code;
-    } all[] = {
-        {{"plan", "--inference", "--tensor", "4"}, "do not divide heads 6; 2 would", 1},
-        {{"plan", "--inference", "llama-3.2-1b", "--tensor", "16"}, "do not divide kv_heads 8; 8 would", 1},
-        {{"plan", "--inference", "mlp", "--tensor", "2"}, "mlp: its layers are not divided", 1},
-        {{"plan", "--inference", "--tensor", "2", "--ranks", "2"},
-         "--ranks means nothing beside --inference",
-         2},
-        {{"plan", "--inference", "--tensor", "2", "--device", "cuda"},
-         "--tensor 2 excludes --device cuda",
-         2},
-        {{"fit", "--inference", "--cards", "2,4", "--tensor", "3"}, "--tensor 3 is all cards that", 2},
-        {{"fit", "--inference", "--stages", "2"}, "--stages means nothing beside --inference", 2},
-        {{"fit", "--inference", "bert-tiny", "--prefill", "8"}, "--prefill", 2},
-        {{"compare", "--inference", "--run", "2"}, "--run means nothing beside --inference", 2},
-        {{"generate", "--tensor", "2", "--device", "cuda"}, "--device cuda", 2},
-        {{"generate", "--tensor", "0"}, "--tensor must be a whole number from 1", 2},
-        {{"generate", "--tensor", "2", "--prompt", "-"}, "one has the standard input", 2},
+    static const Refusal plans[] = {
+        {{"plan", "--inference", "--tensor", "4"}, "do not divide heads 6; 2 would"},
+        {{"plan", "--inference", "llama-3.2-1b", "--tensor", "16"}, "do not divide kv_heads 8; 8 would"},
+        {{"plan", "--inference", "mlp", "--tensor", "2"}, "mlp: its layers are not divided"},
     };
-    for (size_t i = 0; i < COUNT(all); i++) {
-        const char *arguments[9] = {"brim"};
-        for (int k = 0; k < 7 && all[i].arguments[k]; k++)
-            arguments[k + 1] = all[i].arguments[k];
-        says(expect_code(run_command(arguments), all[i].code), all[i].sentence);
-    }
+    static const Refusal usage[] = {
+        {{"plan", "--inference", "--tensor", "2", "--ranks", "2"},
+         "--ranks means nothing beside --inference"},
+        {{"plan", "--inference", "--tensor", "2", "--device", "cuda"}, "--tensor 2 excludes --device cuda"},
+        {{"fit", "--inference", "--cards", "2,4", "--tensor", "3"}, "--tensor 3 is all cards that"},
+        {{"fit", "--inference", "--stages", "2"}, "--stages means nothing beside --inference"},
+        {{"fit", "--inference", "bert-tiny", "--prefill", "8"}, "--prefill"},
+        {{"compare", "--inference", "--run", "2"}, "--run means nothing beside --inference"},
+        {{"generate", "--tensor", "2", "--device", "cuda"}, "--device cuda"},
+        {{"generate", "--tensor", "0"}, "--tensor must be a whole number from 1"},
+        {{"generate", "--tensor", "2", "--prompt", "-"}, "one has the standard input"},
+    };
+    are_refused(1, plans, COUNT(plans));
+    are_refused(2, usage, COUNT(usage));
 }
 
 /* ---- fit and compare --------------------------------------------------------------------------- */
@@ -279,11 +265,7 @@ static void only_rank_0_prints(void **state)
 
 static int begin(void **state)
 {
-    if (make_folder(state))
-        return -1;
-    make_model("llama");
-    find_launcher("texts that several ranks write");
-    return 0;
+    return begin_over_mpi("texts that several ranks write", state);
 }
 
 int main(void)

@@ -1,7 +1,6 @@
 /* The logs of several ranks in the command: a plan's without a process, a run's with MPI, where both have the
  * same events; and what `brim report` says of them. */
-#include "../ranks/launcher_.h"
-#include "cli_support.h"
+#include "cli_mpi.h"
 #include "runlog_support.h"
 
 #define SMALL                                                                                                \
@@ -9,22 +8,12 @@
         "--steps", "2", "--threads", "1", "--max-samples", "40"
 #define STAGES "--ranks", "2", "--stages", "2", "--accumulate", "3"
 
-static int has_mpi;
-
 static int set_up(void **state)
 {
-    char path[PLUGIN_PATH];
-    if (make_folder(state))
-        return -1;
-    make_model("llama");
-    make_text("text", 20000);
-    has_mpi = plugin_find_("openmpi", path) && system("command -v mpirun.openmpi >/dev/null 2>&1") == 0;
-    if (SANITIZED) /* MPI leaves memory to the end of the process */
-        setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
-    return 0;
+    return begin_over_mpi("logs of ranks", state);
 }
 
-static void says(const Outcome *o, const char *what)
+static void prints(const Outcome *o, const char *what)
 {
     if (!strstr(o->out, what))
         fail_msg("'%s' is not in\n%s", what, o->out);
@@ -46,17 +35,17 @@ static void a_plan_writes_a_log_for_each_stage(void **state)
     (void)state;
     expect_code(RUN("plan", SMALL, STAGES, "--log", in_folder("plan.jsonl")), 0);
     Outcome *o = expect_code(RUN("report", in_folder("plan.jsonl")), 0);
-    says(o, "A plan: nothing has run.");
+    prints(o, "A plan: nothing has run.");
     assert_int_equal(lines_starting(o->out, "stage 0 (rank 0)"), 1);
     assert_int_equal(lines_starting(o->out, "stage 1 (rank 1)"), 1);
     assert_int_equal(lines_starting(o->out, "Note:"), 0);
-    says(o, "  <- the fullest");
-    says(o, " is the fullest with ");
+    prints(o, "  <- the fullest");
+    prints(o, " is the fullest with ");
     assert_null(strstr(o->out, "measured"));
     o = expect_code(RUN("report", in_folder("plan.jsonl"), "--html", in_folder("plan.html"), "--trace",
                         in_folder("plan.json")),
                     0);
-    says(o, "open it in a browser");
+    prints(o, "open it in a browser");
     assert_string_equal(o->err, "");
 }
 
@@ -68,7 +57,7 @@ static void ranks_that_are_alike_have_one_log(void **state)
     assert_int_not_equal(access(in_folder("alike.jsonl.rank-1"), F_OK), 0);
     Outcome *o = expect_code(RUN("report", in_folder("alike.jsonl")), 0);
     assert_int_equal(lines_starting(o->out, "ranks 0-1023"), 1);
-    says(o, "Why do 1024 ranks not need 1/1024 each?");
+    prints(o, "Why do 1024 ranks not need 1/1024 each?");
     assert_int_equal(lines_starting(o->out, "Note:"), 0);
 }
 
@@ -128,8 +117,7 @@ static void assert_same_events(const char *planned, const char *measured)
 static void every_rank_logs_what_was_planned(void **state)
 {
     (void)state;
-    if (!has_mpi)
-        skip();
+    NEEDS_MPI();
     expect_code(RUN("train", SMALL, STAGES, "--log", in_folder("run.jsonl")), 0);
     expect_code(RUN("plan", SMALL, STAGES, "--log", in_folder("same.jsonl")), 0);
     assert_same_events(in_folder("same.jsonl"), in_folder("run.jsonl"));
@@ -143,15 +131,14 @@ static void every_rank_logs_what_was_planned(void **state)
     unlink(in_folder("run.jsonl.rank-1"));
     o = expect_code(RUN("report", in_folder("run.jsonl"), "--html", in_folder("run.html")), 0);
     o = expect_code(RUN("report", in_folder("run.jsonl")), 0);
-    says(o, "Note: Of rank 1 there is no log that can be shown");
+    prints(o, "Note: Of rank 1 there is no log that can be shown");
 }
 
 /* The logs of the earlier steps stay together. */
 static void a_resumed_run_keeps_the_logs_of_all_ranks(void **state)
 {
     (void)state;
-    if (!has_mpi)
-        skip();
+    NEEDS_MPI();
     char saved[128], log[128];
     snprintf(saved, sizeof saved, "%s", in_folder("saved"));
     snprintf(log, sizeof log, "%s", in_folder("again.jsonl"));
