@@ -147,7 +147,7 @@ Tensor *module_class_bias(Module *module, const char *name, int64_t classes)
 
 typedef struct Norm {
     Tensor *weight, *bias;
-    float eps;
+    float eps, plus; /* plus: added to rms_norm's weight */
 } Norm;
 
 static Tensor *layer_norm_forward(Module *module, Tensor *x, const Batch *batch)
@@ -161,13 +161,13 @@ static Tensor *rms_norm_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Norm *self = nn_state(module);
     (void)batch;
-    return tensor_rms_norm(x, self->weight, self->eps);
+    return tensor_rms_norm_plus(x, self->weight, self->eps, self->plus);
 }
 
 static const ModuleClass layer_norm_class = {"layer_norm", sizeof(Norm), layer_norm_forward};
 static const ModuleClass rms_norm_class = {"rms_norm", sizeof(Norm), rms_norm_forward};
 
-static Module *norm(const ModuleClass *type, int64_t dim, float eps, int bias)
+static Module *norm(const ModuleClass *type, int64_t dim, float eps, float plus, int bias)
 {
     if (config_positive(type->name, "dim", dim))
         return NULL;
@@ -176,8 +176,9 @@ static Module *norm(const ModuleClass *type, int64_t dim, float eps, int bias)
     if (!self)
         return NULL;
     self->eps = eps > 0 ? eps : 1e-5f;
+    self->plus = plus;
     self->weight = nn_add_parameter(module, "weight", SHAPE(dim));
-    tensor_fill(self->weight, 1);
+    tensor_fill(self->weight, 1 - plus);
     if (bias) {
         self->bias = nn_add_parameter(module, "bias", SHAPE(dim));
         tensor_fill(self->bias, 0);
@@ -187,12 +188,17 @@ static Module *norm(const ModuleClass *type, int64_t dim, float eps, int bias)
 
 Module *nn_layer_norm(int64_t dim, float eps)
 {
-    return norm(&layer_norm_class, dim, eps, 1);
+    return norm(&layer_norm_class, dim, eps, 0, 1);
 }
 
 Module *nn_rms_norm(int64_t dim, float eps)
 {
-    return norm(&rms_norm_class, dim, eps, 0);
+    return module_rms_norm_plus(dim, eps, 0);
+}
+
+Module *module_rms_norm_plus(int64_t dim, float eps, float plus)
+{
+    return norm(&rms_norm_class, dim, eps, plus, 0);
 }
 
 Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps)

@@ -201,6 +201,8 @@ void module_draw_later(const Module *model, int later);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
  * with 0. */
 void module_init_normal(Module *module, float std);
+/* nn_rms_norm by plus + weight, which is 1 at first: Gemma's weights are 0 then. */
+Module *module_rms_norm_plus(int64_t dim, float eps, float plus);
 /* nn_swiglu, with or without biases. */
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
 /* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
