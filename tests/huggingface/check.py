@@ -15,6 +15,7 @@ import sys
 import tempfile
 
 import adapters
+import decoders
 import numpy as np
 import quantised
 import torch
@@ -216,6 +217,7 @@ def cases():
     yield 'bert', BertForMaskedLM, BertConfig(**BERT)
     yield 'bert, three types, one head', BertForMaskedLM, BertConfig(
         **{**BERT, 'type_vocab_size': 3, 'num_attention_heads': 1, 'layer_norm_eps': 1e-5})
+    yield from decoders.cases()
 
 
 def tied_or_odd(name):
