@@ -20,9 +20,20 @@ static void check_heads_of(Fields *f, const LlamaConfig *c)
         fields_fail(f, "num_attention_heads %d x head_dim %d is more than %d", c->heads, head_dim, MOST_FFN);
 }
 
-void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+/* Newer files may say it under another name, too. */
+static void read_gate(Fields *f, const DecoderKind *kind)
 {
     static const char *const silu[] = {"silu", "swish", NULL};
+    const char *const *gates = kind->gates ? kind->gates : silu;
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, "\"%s\", the gate that is computed", gates[0]);
+    read_activation(f, "hidden_act", gates, wanted);
+    if (kind->gates && !fields_null(f, "hidden_activation"))
+        read_activation(f, "hidden_activation", gates, wanted);
+}
+
+void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+{
     c->vocab = fields_count(f, "vocab_size", kind->vocab, 1, MOST_VOCAB);
     c->dim = fields_count(f, "hidden_size", kind->dim ? kind->dim : 4096, 1, MOST_WIDTH);
     c->layers = fields_count(f, "num_hidden_layers", kind->layers ? kind->layers : 32, 1, MOST_LAYERS);
@@ -36,7 +47,7 @@ void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
     c->norm_eps =
         (float)fields_number(f, "rms_norm_eps", kind->norm_eps > 0 ? kind->norm_eps : 1e-6, 1e-30, 1);
     check_heads_of(f, c);
-    read_activation(f, "hidden_act", silu, "\"silu\", the gate that is computed");
+    read_gate(f, kind);
     read_rotary(f, kind->theta > 0 ? kind->theta : 10000, c);
     fields_flag(f, "is_decoder", 1);
     if (!fields_null(f, "pretraining_tp"))
@@ -80,6 +91,9 @@ int read_layer_types(Fields *f, int layers, LayerSet *sliding)
                         value_text(item).text);
         }
     }
+    if (count && count < layers && layers > LAYER_SET_MOST)
+        fields_fail(f, "layer_types of %d layers are not all of one kind; that is read of up to %d layers", layers,
+                    LAYER_SET_MOST);
     return count;
 }
 

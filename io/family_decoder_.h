@@ -11,6 +11,7 @@ typedef struct DecoderKind {
     int head_dim; /* 0 = dim / heads */
     int tied;
     double norm_eps, theta;
+    const char *const *gates; /* names of the activation that is computed, the default first; NULL = SiLU */
 } DecoderKind;
 
 /* Sizes, norms, activation and rotary positions; biases and windows are the families' own. */
