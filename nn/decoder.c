@@ -43,7 +43,9 @@ static Module *attention(const DecoderParts *parts, const LlamaConfig *c, int la
                                            .head_dim = c->head_dim,
                                            .kind = c->attention,
                                            .rope_theta = c->rope_theta,
-                                           .rope_scaling = c->rope_scaling,
+                                           .rope_scaling = config_rope_scaling(c),
+                                           .partial_rotary = c->partial_rotary,
+                                           .rope_interleaved = c->rope_interleaved,
                                            .no_rope = layer_in(&c->no_rope, layer),
                                            .qk_norm = parts->qk_norm,
                                            .norm_eps = c->norm_eps,
@@ -126,7 +128,7 @@ static int check_config(const char *name, const LlamaConfig *c)
         (c->window && config_positive(name, "window", c->window)))
         return -1;
     int head_dim = config_head_dim(name, c->dim, c->heads, c->kv_heads ? c->kv_heads : c->heads, c->head_dim);
-    return !head_dim || config_rotary(name, head_dim);
+    return !head_dim || config_rotary(name, head_dim, c->partial_rotary);
 }
 
 static void add_blocks(Module *module, const DecoderParts *parts, const LlamaConfig *c)

@@ -65,12 +65,28 @@ int config_head_dim(const char *model, int dim, int heads, int kv_heads, int hea
     return (int)(width / heads);
 }
 
-int config_rotary(const char *model, int head_dim)
+int config_rotary(const char *model, int head_dim, float partial)
 {
-    if (head_dim % 2 == 0)
+    if (!(partial >= 0 && partial <= 1))
+        return error_raise(ERROR_ARGUMENT, "%s: partial_rotary is %g; it is a part, from 0 to 1", model,
+                           (double)partial);
+    int width = rotary_width(head_dim, partial);
+    if (width % 2 == 0 && width > 0)
         return 0;
-    return error_raise(ERROR_ARGUMENT, "%s: rotary positions need an even head width, not %d", model,
-                       head_dim);
+    if (width == head_dim)
+        return error_raise(ERROR_ARGUMENT, "%s: rotary positions need an even head width, not %d", model,
+                           head_dim);
+    return error_raise(ERROR_ARGUMENT,
+                       "%s: partial_rotary %g of a head of %d is %d; rotary positions need an even width",
+                       model, (double)partial, head_dim, width);
+}
+
+RopeScaling config_rope_scaling(const LlamaConfig *config)
+{
+    RopeScaling scaling = config->rope_scaling;
+    if (scaling.kind == ROPE_SCALING_LONGROPE && !scaling.divisors)
+        scaling.divisors = &config->rope_divisors;
+    return scaling;
 }
 
 /* ---- Embedding ------------------------------------------------------------------------------- */

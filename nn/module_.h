@@ -259,8 +259,10 @@ int config_undivided(const char *function, const char *what);
 int config_heads(const char *model, int64_t dim, int heads, int kv_heads);
 /* The width of a head: head_dim, or where that is 0 dim / heads. 0 after an error. */
 int config_head_dim(const char *model, int dim, int heads, int kv_heads, int head_dim);
-/* Rotary positions turn pairs. */
-int config_rotary(const char *model, int head_dim);
+/* Rotary positions turn pairs. Raises where this part of a head is none. Returns non-zero on error. */
+int config_rotary(const char *model, int head_dim, float partial);
+/* With the configuration's divisors, where its kind needs some. */
+RopeScaling config_rope_scaling(const LlamaConfig *config);
 
 /* The families' rows, each at the end of its file: mlp_family, bert_family, … */
 #define MODEL_FAMILY_ROW(id, config, name) extern const ModelFamilyRow name##_family;
