@@ -1,5 +1,6 @@
 /* Attention of the three families and LLaMA's feed-forward. What belongs together differs only in names,
  * biases and whether q, k, v are one product. */
+#include <limits.h>
 #include <math.h>
 
 #include "module_.h"
@@ -73,7 +74,8 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
                             .first = module_past(batch),
                             .scaling = c->rope_scaling,
                             .rotary_dim = rotary_width(c->head_dim, c->partial_rotary),
-                            .interleaved = c->rope_interleaved};
+                            .interleaved = c->rope_interleaved,
+                            .seq = module_whole(batch, tensor_dim(q, 1))};
         q = tensor_rope_with(tensor_donate(q), &rope);
         rope.heads = c->kv_heads;
         k = tensor_rope_with(tensor_donate(k), &rope);
@@ -101,6 +103,14 @@ int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, i
     *head_dim = c->head_dim;
     *window = c->window;
     return c->style == ATTENTION_BERT ? -1 : 1;
+}
+
+int module_attention_turn(const Module *attention)
+{
+    const AttentionConfig *c = &((const Attention *)attention->state)->config;
+    return c->style == ATTENTION_LLAMA && !c->no_rope && c->rope_scaling.kind == ROPE_SCALING_LONGROPE
+               ? c->rope_scaling.original_max_seq
+               : INT_MAX;
 }
 
 Module *module_attention_output(const Module *attention)
