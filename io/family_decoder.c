@@ -61,6 +61,14 @@ void layer_set_add(LayerSet *set, int layer)
         set->bits[layer / 64] |= (uint64_t)1 << layer % 64;
 }
 
+int layer_set_but_every(LayerSet *set, int layers, int n)
+{
+    for (int i = 0; i < layers; i++)
+        if ((i + 1) % n)
+            layer_set_add(set, i);
+    return layers - layers / n;
+}
+
 int read_layer_types(Fields *f, int layers, LayerSet *sliding)
 {
     const json_t *list = fields_get(f, "layer_types"), *item;

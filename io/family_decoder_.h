@@ -15,6 +15,9 @@ typedef struct DecoderKind {
     double partial_rotary;
     int rope_interleaved; /* 1 or -1, that it is true or false; 0: the family's pairs are half a head apart */
     int original_max_seq; /* of longrope, which goes before what the nested object says */
+    /* Layers with windows have rotary positions of their own, which are not scaled: this base; -1: the
+     * others'. */
+    double local_theta;
     const char *const *gates; /* names of the activation that is computed, the default first; NULL = SiLU */
 } DecoderKind;
 
@@ -32,6 +35,8 @@ void take_windows(Fields *f, int window, int count, const LayerSet *sliding, Lla
 void read_qwen_windows(Fields *f, LlamaConfig *c);
 void write_qwen_windows(json_t **object, const LlamaConfig *c);
 void layer_set_add(LayerSet *set, int layer);
+/* Adds all layers but every n-th; returns how many. */
+int layer_set_but_every(LayerSet *set, int layers, int n);
 /* layer_types of the configuration's windows. */
 json_t *layer_types_json(const LlamaConfig *c);
 

@@ -98,8 +98,8 @@ static int check_biases(const ModelPreset *preset)
 static const LlamaKind llama = {{.vocab = 32000, .hidden = 11008, .max_seq = 2048}, .bias_fields = 1};
 static const LlamaKind mistral = {{.vocab = 32000, .hidden = 14336, .kv_heads = 8, .max_seq = 131072},
                                   .window = 4096};
-static const LlamaKind qwen2 = {
-    {.vocab = 151936, .hidden = 22016, .kv_heads = 32, .max_seq = 32768}, .qkv_bias = 1};
+static const LlamaKind qwen2 = {{.vocab = 151936, .hidden = 22016, .kv_heads = 32, .max_seq = 32768},
+                                .qkv_bias = 1};
 
 const FamilyFiles llama_files = {
     .types = {{"llama", "LlamaForCausalLM", read_llama, &llama},

@@ -182,6 +182,45 @@ static void note_not_computed(Fields *f, const char *name, const char *type)
                type);
 }
 
+/* Positions of layers with windows: a base, and no stretch. */
+static void read_local(Fields *f, LlamaConfig *c)
+{
+    int type = read_type(f);
+    if (type >= 0 && types[type].kind != ROPE_SCALING_NONE)
+        fields_fail(f, "%srope_type %s is not computed in layers with windows", f->within, types[type].name);
+    c->local_theta = (float)fields_number(f, "rope_theta", (double)c->local_theta, 1, 1e12);
+    fields_leftover(f, (const char *const[]){"factor", NULL});
+}
+
+static void read_object(Fields *f, const char *name, const DecoderKind *kind, double *theta, LlamaConfig *c);
+
+/* One for layers that see all, one for those with windows. 0: it is not two objects. */
+static int read_two(Fields *f, const char *name, const json_t *object, const DecoderKind *kind, double *theta,
+                    LlamaConfig *c)
+{
+    const json_t *local = json_object_get(object, "sliding_attention");
+    if (kind->local_theta == 0.0 || (!local && !json_object_get(object, "full_attention")))
+        return 0;
+    char within[64];
+    Fields nested = {
+        .file = f->file, .within = within, .object = object, .model = f->model, .failed = f->failed};
+    snprintf(within, sizeof within, "%s.", name);
+    read_object(&nested, "full_attention", kind, theta, c);
+    fields_get(&nested, "sliding_attention");
+    fields_leftover(&nested, (const char *const[]){NULL});
+    f->failed = f->failed ? f->failed : nested.failed;
+    if (!local || f->failed)
+        return 1;
+    snprintf(within, sizeof within, "%s.sliding_attention.", name);
+    Fields inner = {.file = f->file, .within = within, .object = local, .model = f->model};
+    if (json_is_object(local))
+        read_local(&inner, c);
+    else
+        fields_fail(f, "%s.sliding_attention must be an object, not %s", name, value_text(local).text);
+    f->failed = f->failed ? f->failed : inner.failed;
+    return 1;
+}
+
 /* The nested object: how positions are stretched, and in newer files the base too. */
 static void read_object(Fields *f, const char *name, const DecoderKind *kind, double *theta, LlamaConfig *c)
 {
@@ -193,8 +232,10 @@ static void read_object(Fields *f, const char *name, const DecoderKind *kind, do
         fields_refuse(f, name, "an object or null");
         return;
     }
-    char within[32];
-    snprintf(within, sizeof within, "%s.", name);
+    if (read_two(f, name, object, kind, theta, c))
+        return;
+    char within[64];
+    snprintf(within, sizeof within, "%s%s.", f->within, name);
     Fields nested = {
         .file = f->file, .within = within, .object = object, .model = f->model, .failed = f->failed};
     int type = read_type(&nested);
@@ -214,6 +255,8 @@ void read_rotary(Fields *f, const DecoderKind *kind, LlamaConfig *c)
     double top = fields_number(f, "rope_theta", kind->theta > 0 ? kind->theta : 10000, 1, 1e12), theta = top;
     c->partial_rotary =
         kind->partial_rotary > 0 && kind->partial_rotary < 1 ? (float)kind->partial_rotary : 0;
+    if (kind->local_theta > 0)
+        c->local_theta = (float)fields_number(f, "rope_local_base_freq", kind->local_theta, 1, 1e12);
     read_partial(f, kind, c);
     read_object(f, "rope_scaling", kind, &theta, c);
     read_object(f, "rope_parameters", kind, &theta, c);
@@ -230,6 +273,8 @@ void read_rotary(Fields *f, const DecoderKind *kind, LlamaConfig *c)
         fields_must(f, "rope_interleaved", 0, "rotary positions turn pairs half a head apart here");
     fields_must(f, "use_mrope", 0, "positions of several axes are not computed");
     c->rope_theta = (float)theta;
+    if (kind->local_theta < 0 && c->local_theta <= 0)
+        c->local_theta = c->rope_theta;
 }
 
 /* ---- Writing --------------------------------------------------------------------------------- */

@@ -317,7 +317,9 @@ typedef struct LlamaConfig {
     RopeDivisors rope_divisors; /* of longrope, where rope_scaling points to none */
     float partial_rotary;       /* the part of each head that turns, from its beginning on; 0 = 1 */
     int rope_interleaved;       /* 1: pairs of neighbours turn, as in GPT-J */
-    float norm_eps;             /* 0 = 1e-5 */
+    float local_theta; /* of layers with the window, which are not scaled then: Gemma 3; 0 = rope_theta,
+                          scaled */
+    float norm_eps;    /* 0 = 1e-5 */
     AttentionKind attention;
     int qkv_bias;     /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
     int o_bias;       /* on o_proj */

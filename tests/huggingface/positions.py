@@ -84,7 +84,7 @@ def values(name, model, directory, folder):
 def written(name, kind, model, directory, folder):
     """brim's own config.json, of the model alone: nothing of the file that it came from is left in it."""
     given, got, saved = (os.path.join(folder, n) for n in ('i.safetensors', 'o.safetensors', 'saved'))
-    check.driver(directory, given, got, '--save', saved)
+    check.driver(directory, given, got, '--save', saved, '--alone')
     again = kind.from_pretrained(saved, attn_implementation='eager').eval()
     ids = torch.arange(2 * ORIGINAL + 3)[None] % 97
     with torch.no_grad():
