@@ -44,7 +44,7 @@ static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
     return nn_forward(self->output, tensor_donate(out), batch);
 }
 
-/* Queries or keys (B,T,heads*D) under their norm, if there is one. */
+/* Queries or keys (B,T,heads*D), which are given away, under their norm, if there is one. */
 static Tensor *normed(const Attention *self, Module *norm, Tensor *x, int heads, const Batch *batch)
 {
     if (!norm || !x)
@@ -52,8 +52,9 @@ static Tensor *normed(const Attention *self, Module *norm, Tensor *x, int heads,
     if (self->config.qk_norm == ATTENTION_NORM_ALL)
         return nn_forward(norm, tensor_donate(x), batch);
     Shape shape = tensor_shape(x);
-    Tensor *each = tensor_reshape(x, SHAPE(shape.dim[0], shape.dim[1], heads, self->config.head_dim));
-    return tensor_reshape(nn_forward(norm, tensor_donate(each), batch), shape);
+    Shape heads_apart = SHAPE(shape.dim[0], shape.dim[1], heads, self->config.head_dim);
+    Tensor *each = nn_forward(norm, tensor_donate(tensor_reshape(tensor_donate(x), heads_apart)), batch);
+    return tensor_reshape(tensor_donate(each), shape);
 }
 
 static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
