@@ -42,7 +42,7 @@ Module *nn_llama_block(const LlamaConfig *c)
                                                              .rope_scaling = c->rope_scaling,
                                                              .qkv_bias = c->qkv_bias,
                                                              .o_bias = c->o_bias}));
-    self->mlp = nn_add(module, "mlp", module_swiglu(c->dim, c->hidden, c->mlp_bias));
+    self->mlp = nn_add(module, "mlp", module_gated(c->dim, c->hidden, c->mlp_bias, TENSOR_SILU, 0));
     self->input_norm = nn_add(module, "input_layernorm", nn_rms_norm(c->dim, c->norm_eps));
     self->post_norm = nn_add(module, "post_attention_layernorm", nn_rms_norm(c->dim, c->norm_eps));
     return error_code() ? NULL : module;

@@ -143,6 +143,12 @@ int check_vector(const OpCall *call, int i, int64_t n, const char *input);
 /* Raises unless inputs i and j have the same shape and type: f32, bf16 or f16. */
 int check_same(const OpCall *call, int i, int j);
 
+/* Raises unless a soft cap is finite and above 0, or 0: none. */
+int check_softcap(const OpCall *call, float cap);
+/* The output is as input 0, whose type must be a float's; of two, as both are. */
+int unary_shape(OpCall *call);
+int binary_shape(OpCall *call);
+
 /* y = what dropout leaves of input 0, or of its gradient, + beta y; by call->attr.dropout. Of input 0's type.
  */
 void dropout_run(const OpCall *call, const void *x, float beta, void *y);
