@@ -101,8 +101,10 @@ BRIM_API void nn_set_loss_chunk(Module *model, int rows);
  * Off by default, for other frameworks compute all rows. For models that offer a head. */
 BRIM_API void nn_set_skip_unlabelled(Module *model, int on);
 /* What a model offers for the two; its constructor calls nn_offer_head. nn_forward's logits must be
- * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY); where body is not NULL, hidden must
- * be norm(dense(body(model, x, batch))), which then is computed for rows with a label only, too. */
+ * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY), with tensor_softcap of them where
+ * softcap is not 0, which the head does by itself where it is a linear layer of the model; where body is not
+ * NULL, hidden must be norm(dense(body(model, x, batch))), which then is computed for rows with a label only,
+ * too. */
 typedef struct ModuleHead {
     Tensor *(*hidden)(Module *self, Tensor *x, const Batch *batch); /* the forward up to the head: (…,C) */
     Tensor *weight;                                                 /* (classes,C) */
@@ -110,6 +112,7 @@ typedef struct ModuleHead {
     const char *path; /* of the head, within the model's: "lm_head". Must outlive the model */
     Tensor *(*body)(Module *self, Tensor *x, const Batch *batch); /* (…,C); NULL: there is no more to skip */
     Module *dense, *norm; /* nn_linear_act's and nn_layer_norm's, with body */
+    float softcap;        /* of the logits, in nn_forward and in nn_loss; 0 = none */
 } ModuleHead;
 BRIM_API void nn_offer_head(Module *model, const ModuleHead *head);
 
@@ -125,8 +128,8 @@ BRIM_API int nn_is_training(const Module *module);
 /* Checkpoint this module: forward keeps only its input. */
 BRIM_API void nn_set_checkpoint(Module *module, int on);
 /* Selective recomputation, for the module and all below: what is cheap to recompute for its bytes (outputs of
- * norms, activation functions and swiglu, eager attention's scores) is not kept, but recomputed in backward.
- * Gradients are bitwise the same. */
+ * norms, activation functions and gated ones (SwiGLU), eager attention's scores) is not kept, but recomputed
+ * in backward. Gradients are bitwise the same. */
 BRIM_API void nn_set_selective(Module *module, int on);
 BRIM_API const char *nn_class_name(const Module *module);
 
@@ -262,6 +265,8 @@ typedef struct AttentionConfig {
     int no_rope;           /* LLaMA: 1: nothing is rotated */
     AttentionNorm qk_norm; /* LLaMA */
     float norm_eps;        /* of these norms; 0 = 1e-5 */
+    float norm_plus;       /* they multiply by this plus their weight: Gemma 3 has 1 */
+    int fused;             /* LLaMA: one projection qkv_proj in place of three: Phi-3. Without qk_norm */
     int window;            /* as in AttentionOptions: 0 = every token is seen */
     float scale;           /* of scores; 0 = 1/sqrt(head_dim) */
     float softcap;         /* of scores; 0 = none */
@@ -301,7 +306,11 @@ static inline int rotary_width(int head_dim, float partial)
  * nn_llama: also Mistral and Qwen2, which are fields of the configuration.
  * nn_smollm3: the same with layers in no_rope. nn_granite: the same with factors.
  * nn_qwen3: with RMS norms on the queries and keys of each head (arXiv 2505.09388).
- * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656). */
+ * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656).
+ * nn_phi3: projections that read the same are one (arXiv 2404.14219); without biases.
+ * nn_gemma (arXiv 2403.08295): GELU in the gate, norms by 1 + weight, embeddings times sqrt(dim); nn_gemma2
+ * (arXiv 2408.00118): norms behind the branches too, soft caps; nn_gemma3 (arXiv 2503.19786): norms on
+ * queries and keys. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;             /* 0 = heads */
@@ -326,13 +335,18 @@ typedef struct LlamaConfig {
     /* Granite's factors; 0 = 1. On what the embedding gives, on each branch before it is added, and what
      * logits are divided by. */
     float embedding_factor, branch_factor, logits_divisor;
-    float attention_scale; /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
+    float attention_scale;           /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
+    float attention_cap, logits_cap; /* soft caps of scores and of logits: Gemma 2; 0 = none */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
 BRIM_API Module *nn_smollm3(const LlamaConfig *config);
 BRIM_API Module *nn_granite(const LlamaConfig *config);
 BRIM_API Module *nn_qwen3(const LlamaConfig *config);
 BRIM_API Module *nn_olmo2(const LlamaConfig *config);
+BRIM_API Module *nn_phi3(const LlamaConfig *config);
+BRIM_API Module *nn_gemma(const LlamaConfig *config);
+BRIM_API Module *nn_gemma2(const LlamaConfig *config);
+BRIM_API Module *nn_gemma3(const LlamaConfig *config);
 
 /* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
  * initialised with 0.02/sqrt(2 layers), the rest normal(0, 0.02), as transformers does. Dropout on embeddings
@@ -382,7 +396,11 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_SMOLLM3, LlamaConfig, smollm3)                                                                   \
     X(MODEL_GRANITE, LlamaConfig, granite)                                                                   \
     X(MODEL_QWEN3, LlamaConfig, qwen3)                                                                       \
-    X(MODEL_OLMO2, LlamaConfig, olmo2)
+    X(MODEL_OLMO2, LlamaConfig, olmo2)                                                                       \
+    X(MODEL_PHI3, LlamaConfig, phi3)                                                                         \
+    X(MODEL_GEMMA, LlamaConfig, gemma)                                                                       \
+    X(MODEL_GEMMA2, LlamaConfig, gemma2)                                                                     \
+    X(MODEL_GEMMA3, LlamaConfig, gemma3)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;
