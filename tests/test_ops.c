@@ -159,6 +159,14 @@ static void test_attention_shapes(void **state)
     o.mask = NULL;
     assert_refused(ERROR_SHAPE, tensor_attention_packed(q, &o), "attention", "qkv (2,3,12)", "4 heads",
                    "twice 2 key-value");
+    o = (AttentionOptions){.heads = 4, .window = -1};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "window of -1");
+    o = (AttentionOptions){.heads = 4, .softcap = -1};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at -1");
+    o = (AttentionOptions){.heads = 4, .scale = INFINITY};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "scaled by inf");
+    o = (AttentionOptions){.heads = 4, .softcap = NAN};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at nan");
     o = (AttentionOptions){.heads = 4};
     assert_refused(ERROR_SHAPE, tensor_attention_packed(f32(SHAPE(2, 3, 10)), &o), "attention",
                    "qkv (2,3,10)");
@@ -246,11 +254,24 @@ static void test_continued(void **state)
                    "f32");
     assert_refused(ERROR_SHAPE, tensor_attention_cached_packed(k, cache, 0, &(AttentionOptions){.heads = 1}),
                    "qkv (2,3,4)");
-    assert_refused(ERROR_ARGUMENT, tensor_attention_cached_packed(x, cache, 0, &o), "heads");
+    assert_refused(ERROR_SHAPE, tensor_attention_cached_packed(x, cache, 0, &o), "qkv (2,3,12)", "6 heads",
+                   "twice 2 key-value");
+    o.window = 7;
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 0, &o), "cache of 8 tokens",
+                   "window of 7");
+    o.window = 9; /* it holds all that a window sees, and no more */
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 6, &o), "3 more tokens after 6",
+                   "cache of 8");
+    o.window = 8; /* it holds the last ones */
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, INT32_MAX - 2, &o),
+                   "3 more tokens");
+    o.window = 0;
     Tensor *trained = f32(SHAPE(2, 3, 12));
     tensor_set_requires_grad(trained, 1);
     assert_refused(ERROR_STATE, tensor_attention_cached(trained, k, k, cache, 0, &o), "tensor_no_grad_begin");
     assert_non_null(tensor_attention_cached(x, k, k, cache, 5, &o)); /* the last three that fit */
+    o.window = 8;
+    assert_non_null(tensor_attention_cached(x, k, k, cache, 1000, &o));
     assert_fine();
 }
 
@@ -373,7 +394,7 @@ static void test_moved_data(void **state)
     for (int i = 0; i < 4; i++)
         assert_float_equal(tensor_f32(y)[i], 6 * tensor_f32(x)[i], 1e-6);
     assert_int_equal(tensor_dim(h, 0), 4); /* the header stays */
-    assert_ptr_equal(tensor_donate(x), x);   /* a leaf stays whole */
+    assert_ptr_equal(tensor_donate(x), x); /* a leaf stays whole */
     assert_non_null(tensor_scale(x, 1));
     assert_non_null(tensor_f32(x));
     assert_fine();
@@ -530,27 +551,13 @@ static void test_bad_rope_scaling(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_linear_shapes),
-        TEST(test_adapter_shapes),
-        TEST(test_table_shapes),
-        TEST(test_norm_shapes),
-        TEST(test_elementwise_shapes),
-        TEST(test_attention_shapes),
-        TEST(test_other_shapes),
-        TEST(test_ids_out_of_range),
-        TEST(test_labels_out_of_range),
-        TEST(test_continued),
-        TEST(test_null_gives_null),
-        TEST(test_error_stops_operations),
-        TEST(test_released_data),
-        TEST(test_moved_data),
-        TEST(test_move_saves_memory),
-        TEST(test_reshape_shares),
-        TEST(test_rope_scaling),
-        TEST(test_bad_rope_scaling),
-        TEST(test_dropout),
-        TEST(test_dropout_keys),
-        TEST(test_attention_scores_overflow),
+        TEST(test_linear_shapes),  TEST(test_adapter_shapes),     TEST(test_table_shapes),
+        TEST(test_norm_shapes),    TEST(test_elementwise_shapes), TEST(test_attention_shapes),
+        TEST(test_other_shapes),   TEST(test_ids_out_of_range),   TEST(test_labels_out_of_range),
+        TEST(test_continued),      TEST(test_null_gives_null),    TEST(test_error_stops_operations),
+        TEST(test_released_data),  TEST(test_moved_data),         TEST(test_move_saves_memory),
+        TEST(test_reshape_shares), TEST(test_rope_scaling),       TEST(test_bad_rope_scaling),
+        TEST(test_dropout),        TEST(test_dropout_keys),       TEST(test_attention_scores_overflow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
