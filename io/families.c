@@ -59,7 +59,8 @@ static void read_refusals(Fields *f)
 {
     static const char *const quantized[] = {"quantization", "compression_config"};
     for (int i = 0; i < 2; i++)
-        fields_empty(f, quantized[i], "quantised weights are not computed; take the file that is not quantised");
+        fields_empty(f, quantized[i],
+                     "quantised weights are not computed; take the file that is not quantised");
     fields_must(f, "is_encoder_decoder", 0, "models of an encoder and a decoder are not computed");
     fields_must(f, "add_cross_attention", 0, "cross-attention is not computed");
     fields_must(f, "tie_encoder_decoder", 0, "models of an encoder and a decoder are not computed");
@@ -153,7 +154,7 @@ const ConfigType *config_type(const char *name, ModelFamily *family)
 }
 
 typedef struct TypeList {
-    char text[128]; /* "llama, mistral or gpt2" */
+    char text[512]; /* "bert, gpt2, llama or mistral" */
 } TypeList;
 
 static TypeList known_types(void)
@@ -161,7 +162,7 @@ static TypeList known_types(void)
     TypeList list = {""};
     const char *last = NULL;
     size_t used = 0;
-    for (int i = MODEL_FAMILY_COUNT - 1; i >= 0; i--)
+    for (int i = 0; i < MODEL_FAMILY_COUNT; i++)
         for (int k = 0; k < FAMILY_TYPES && families[i]->types[k].model_type; k++) {
             if (last)
                 used += (size_t)snprintf(list.text + used, sizeof list.text - used, "%s%s", used ? ", " : "",

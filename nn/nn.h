@@ -239,21 +239,32 @@ BRIM_API Module *nn_activation(TensorActivation act);      /* of each element */
 BRIM_API Module *nn_sequential(void);
 #define nn_append(sequential, child) nn_add(sequential, NULL, child)
 
-/* Attention of the three families: projections named as in Hugging Face's checkpoints. */
+/* Attention of the families: projections named as in Hugging Face's checkpoints. */
 typedef enum AttentionStyle { ATTENTION_LLAMA, ATTENTION_GPT2, ATTENTION_BERT } AttentionStyle;
+/* RMS norms on queries and keys, before they are rotated. */
+typedef enum AttentionNorm {
+    ATTENTION_NORM_NONE,
+    ATTENTION_NORM_HEADS, /* of each head: Qwen3 */
+    ATTENTION_NORM_ALL    /* of all heads together: OLMo 2 */
+} AttentionNorm;
 typedef struct AttentionConfig {
     AttentionStyle style;
     int dim, heads;
     int kv_heads; /* 0 = heads */
     int head_dim; /* 0 = dim / heads */
     AttentionKind kind;
-    float rope_theta; /* LLaMA; 0 = 10000 */
+    float rope_theta; /* LLaMA, as the three below; 0 = 10000 */
     RopeScaling rope_scaling;
-    int qkv_bias;  /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
-    int o_bias;    /* LLaMA: a bias on the output */
-    int window;    /* as in AttentionOptions: 0 = every token is seen */
-    float scale;   /* of scores; 0 = 1/sqrt(head_dim) */
-    float softcap; /* of scores; 0 = none */
+    float partial_rotary;  /* the part of each head that turns, from its beginning on; 0 = 1 */
+    int rope_interleaved;  /* 1: pairs of neighbours turn, as in GPT-J */
+    int qkv_bias;          /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
+    int o_bias;            /* LLaMA: a bias on the output */
+    int no_rope;           /* LLaMA: 1: nothing is rotated */
+    AttentionNorm qk_norm; /* LLaMA */
+    float norm_eps;        /* of these norms; 0 = 1e-5 */
+    int window;            /* as in AttentionOptions: 0 = every token is seen */
+    float scale;           /* of scores; 0 = 1/sqrt(head_dim) */
+    float softcap;         /* of scores; 0 = none */
 } AttentionConfig;
 BRIM_API Module *nn_attention(const AttentionConfig *config);
 BRIM_API Module *nn_swiglu(int64_t dim, int64_t hidden); /* gate_proj, up_proj, down_proj; no biases */
@@ -267,25 +278,61 @@ typedef struct MlpConfig {
 } MlpConfig;
 BRIM_API Module *nn_mlp(const MlpConfig *config);
 
-/* Llama (arXiv 2302.13971, 2307.09288), and Mistral and Qwen2, which are the same with other sizes:
- * pre-RMSNorm, rotary positions, SwiGLU, grouped-query attention. Reads batch->ids; logits (B,T,vocab).
- * Initialised normal(0, 0.02), norms 1, as transformers does. */
+/* Some of a model's layers, by number; those from LAYER_SET_MOST on are never in it. */
+enum { LAYER_SET_MOST = 256 };
+typedef struct LayerSet {
+    uint64_t bits[LAYER_SET_MOST / 64];
+} LayerSet;
+static inline int layer_in(const LayerSet *set, int layer)
+{
+    return layer >= 0 && layer < LAYER_SET_MOST && (set->bits[layer / 64] >> (layer % 64) & 1);
+}
+
+/* The elements of a head that turn, of the part that a configuration says: as transformers rounds it. 0 = 1.
+ * A part of 0.7 is a float below 0.7; what it lacks must not cost an element. */
+static inline int rotary_width(int head_dim, float partial)
+{
+    return partial > 0 && partial < 1 ? (int)(head_dim * ((double)partial + 1e-6)) : head_dim;
+}
+
+/* Llama (arXiv 2302.13971, 2307.09288), and the families that are made of its parts: pre-RMSNorm, rotary
+ * positions, SwiGLU, grouped-query attention. Reads batch->ids; logits (B,T,vocab). Initialised
+ * normal(0, 0.02), norms 1, as transformers does.
+ * nn_llama: also Mistral and Qwen2, which are fields of the configuration.
+ * nn_smollm3: the same with layers in no_rope. nn_granite: the same with factors.
+ * nn_qwen3: with RMS norms on the queries and keys of each head (arXiv 2505.09388).
+ * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656). */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
-    int kv_heads;     /* 0 = heads */
-    int head_dim;     /* 0 = dim / heads */
-    int max_seq;      /* positions; 0 = 4096 */
-    int window;       /* of sliding attention, which is not computed: no sequence may be longer; 0 = none */
-    int tied;         /* the head is the embedding */
-    float rope_theta; /* 0 = 10000 */
+    int kv_heads;             /* 0 = heads */
+    int head_dim;             /* 0 = dim / heads */
+    int max_seq;              /* positions; 0 = 4096 */
+    int window;               /* a token sees itself and the window - 1 tokens before it; 0 = all before it */
+    LayerSet sliding;         /* the layers that have the window; empty = all */
+    int tied;                 /* the head is the embedding */
+    float rope_theta;         /* 0 = 10000 */
     RopeScaling rope_scaling; /* Llama 3.1 and later; zero = none */
-    float norm_eps;           /* 0 = 1e-5 */
+    RopeDivisors rope_divisors; /* of longrope, where rope_scaling points to none */
+    float partial_rotary;       /* the part of each head that turns, from its beginning on; 0 = 1 */
+    int rope_interleaved;       /* 1: pairs of neighbours turn, as in GPT-J */
+    float local_theta; /* of layers with the window, which are not scaled then: Gemma 3; 0 = rope_theta,
+                          scaled */
+    float norm_eps;    /* 0 = 1e-5 */
     AttentionKind attention;
-    int qkv_bias; /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
-    int o_bias;   /* on o_proj */
-    int mlp_bias; /* on gate_proj, up_proj, down_proj */
+    int qkv_bias;     /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
+    int o_bias;       /* on o_proj */
+    int mlp_bias;     /* on gate_proj, up_proj, down_proj */
+    LayerSet no_rope; /* layers whose queries and keys are not rotated: SmolLM3 */
+    /* Granite's factors; 0 = 1. On what the embedding gives, on each branch before it is added, and what
+     * logits are divided by. */
+    float embedding_factor, branch_factor, logits_divisor;
+    float attention_scale; /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
+BRIM_API Module *nn_smollm3(const LlamaConfig *config);
+BRIM_API Module *nn_granite(const LlamaConfig *config);
+BRIM_API Module *nn_qwen3(const LlamaConfig *config);
+BRIM_API Module *nn_olmo2(const LlamaConfig *config);
 
 /* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
  * initialised with 0.02/sqrt(2 layers), the rest normal(0, 0.02), as transformers does. Dropout on embeddings
@@ -331,7 +378,11 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_MLP, MlpConfig, mlp)                                                                             \
     X(MODEL_BERT, BertConfig, bert)                                                                          \
     X(MODEL_GPT2, Gpt2Config, gpt2)                                                                          \
-    X(MODEL_LLAMA, LlamaConfig, llama)
+    X(MODEL_LLAMA, LlamaConfig, llama)                                                                       \
+    X(MODEL_SMOLLM3, LlamaConfig, smollm3)                                                                   \
+    X(MODEL_GRANITE, LlamaConfig, granite)                                                                   \
+    X(MODEL_QWEN3, LlamaConfig, qwen3)                                                                       \
+    X(MODEL_OLMO2, LlamaConfig, olmo2)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;
@@ -362,8 +413,8 @@ typedef struct ModelSizes {
     int layers;  /* the blocks of nn_block_count */
     int inputs;  /* features of a sample */
     int vocab;   /* tokens, or classes */
-    int max_seq; /* the longest sequence: its positions, or a window that ends before them */
-    int window;  /* 0 = none, also where it is no shorter than the positions */
+    int max_seq; /* the longest sequence: its positions */
+    int window;  /* of sliding attention; 0 = none, also where it is no shorter than the positions */
     int dim, heads, kv_heads, head_dim;
 } ModelSizes;
 
@@ -379,6 +430,7 @@ typedef struct ModelFamilyRow {
     ModelSizes (*sizes)(const ModelPreset *preset); /* kv_heads and head_dim are 0 where they are usual */
     /* Bytes from the start of a ModelPreset to the field that a user may change; 0 = there is none. */
     size_t vocab_at, attention_at, dropout_at;
+    const struct DecoderParts *decoder; /* of decoders made of Llama's parts; for the library */
 } ModelFamilyRow;
 BRIM_API const ModelFamilyRow *nn_family(ModelFamily family); /* NULL for a number that is none */
 
@@ -394,8 +446,7 @@ BRIM_API void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind);
 BRIM_API void nn_preset_set_dropout(ModelPreset *preset, float p); /* ignored by families without dropout */
 BRIM_API float nn_preset_dropout(const ModelPreset *preset);       /* 0 for families without */
 BRIM_API int nn_preset_max_seq(const ModelPreset *preset);         /* the longest sequence; 0 for mlp */
-BRIM_API int
-nn_preset_window(const ModelPreset *preset); /* that ends them before the positions do; 0 = none */
+BRIM_API int nn_preset_window(const ModelPreset *preset);          /* of sliding attention; 0 = none */
 BRIM_API int nn_preset_vocab(const ModelPreset *preset);           /* classes, for mlp */
 BRIM_API void nn_preset_set_vocab(ModelPreset *preset, int vocab); /* nothing for mlp */
 
