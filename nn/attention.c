@@ -1,5 +1,6 @@
-/* Attention of the three families. What belongs together differs only in names, biases and whether q, k, v
- * are one product. */
+/* Attention of all families. What belongs together differs only in names, biases and whether q, k, v are one
+ * product. */
+#include <limits.h>
 #include <math.h>
 
 #include "module_.h"
@@ -28,7 +29,7 @@ static AttentionOptions options_of(const Attention *self, Tensor *mask)
                               .softcap = self->config.softcap};
 }
 
-static RopeOptions rope_of(const Attention *self, int heads, const Batch *batch)
+static RopeOptions rope_of(const Attention *self, int heads, int64_t tokens, const Batch *batch)
 {
     const AttentionConfig *c = &self->config;
     return (RopeOptions){.heads = heads,
@@ -37,7 +38,8 @@ static RopeOptions rope_of(const Attention *self, int heads, const Batch *batch)
                          .first = module_past(batch),
                          .scaling = c->rope_scaling,
                          .rotary_dim = rotary_width(c->head_dim, c->partial_rotary),
-                         .interleaved = c->rope_interleaved};
+                         .interleaved = c->rope_interleaved,
+                         .seq = module_whole(batch, tokens)};
 }
 
 /* GPT-2's, and the fused one of LLaMA's style: q, k and v lie side by side. */
@@ -48,7 +50,7 @@ static Tensor *packed_attention(Module *module, Tensor *x, const Batch *batch)
     AttentionOptions options = options_of(self, NULL);
     Tensor *qkv = nn_forward(self->qkv, module_enter(x, batch), batch); /* (B,T,(heads + 2 kv_heads) D) */
     if (c->style == ATTENTION_LLAMA && !c->no_rope) {
-        RopeOptions rope = rope_of(self, c->heads + c->kv_heads, batch);
+        RopeOptions rope = rope_of(self, c->heads + c->kv_heads, tensor_dim(qkv, 1), batch);
         qkv = tensor_rope_with(tensor_donate(qkv), &rope);
     }
     Tensor *out;
@@ -61,7 +63,7 @@ static Tensor *packed_attention(Module *module, Tensor *x, const Batch *batch)
     return nn_forward(self->output, tensor_donate(out), batch);
 }
 
-/* Queries or keys (B,T,heads*D) under their norm, if there is one. */
+/* Queries or keys (B,T,heads*D), which are given away, under their norm, if there is one. */
 static Tensor *normed(const Attention *self, Module *norm, Tensor *x, int heads, const Batch *batch)
 {
     if (!norm || !x)
@@ -69,8 +71,9 @@ static Tensor *normed(const Attention *self, Module *norm, Tensor *x, int heads,
     if (self->config.qk_norm == ATTENTION_NORM_ALL)
         return nn_forward(norm, tensor_donate(x), batch);
     Shape shape = tensor_shape(x);
-    Tensor *each = tensor_reshape(x, SHAPE(shape.dim[0], shape.dim[1], heads, self->config.head_dim));
-    return tensor_reshape(nn_forward(norm, tensor_donate(each), batch), shape);
+    Shape heads_apart = SHAPE(shape.dim[0], shape.dim[1], heads, self->config.head_dim);
+    Tensor *each = nn_forward(norm, tensor_donate(tensor_reshape(tensor_donate(x), heads_apart)), batch);
+    return tensor_reshape(tensor_donate(each), shape);
 }
 
 static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
@@ -86,7 +89,7 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     q = normed(self, self->q_norm, q, c->heads, batch);
     k = normed(self, self->k_norm, k, c->kv_heads, batch);
     if (c->style == ATTENTION_LLAMA && !c->no_rope) {
-        RopeOptions rope = rope_of(self, c->heads, batch);
+        RopeOptions rope = rope_of(self, c->heads, tensor_dim(q, 1), batch);
         q = tensor_rope_with(tensor_donate(q), &rope);
         rope.heads = c->kv_heads;
         k = tensor_rope_with(tensor_donate(k), &rope);
@@ -114,6 +117,14 @@ int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, i
     *head_dim = c->head_dim;
     *window = c->window;
     return c->style == ATTENTION_BERT ? -1 : 1;
+}
+
+int module_attention_turn(const Module *attention)
+{
+    const AttentionConfig *c = &((const Attention *)attention->state)->config;
+    return c->style == ATTENTION_LLAMA && !c->no_rope && c->rope_scaling.kind == ROPE_SCALING_LONGROPE
+               ? c->rope_scaling.original_max_seq
+               : INT_MAX;
 }
 
 Module *module_attention_output(const Module *attention)

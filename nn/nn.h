@@ -220,7 +220,9 @@ BRIM_API void nn_kv_cache_truncate(KvCache *cache, int tokens);
  * whole sequence, up to rounding. Any T; after an error the cache is as before, unless a window's attentions
  * have let go of what comes next: then the next call says that the cache is to be emptied. Logits
  * (B,T,vocab). Only without recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call
- * nn_eval before. */
+ * nn_eval before. Longrope's positions are those of as many tokens as there are with these: keys that were
+ * put in before, with fewer than original_max_seq tokens, stay as they are, and nn_generate reads them again.
+ */
 BRIM_API Tensor *nn_forward_cached(Module *model, const Batch *batch, KvCache *cache);
 /* The same with the logits of the last position only, (B,vocab): the head is not computed for the rest. For
  * models that offer a head (nn_offer_head). */
