@@ -56,6 +56,7 @@ static void free_scratch(Tokenizer *t)
     text_free(t->context, &t->word);
     memtrack_host_free(tracker, t->symbols, t->symbol_room * sizeof *t->symbols);
     memtrack_host_free(tracker, t->heap, t->heap_room * sizeof *t->heap);
+    memtrack_host_free(tracker, t->arrivals, t->arrival_room * sizeof *t->arrivals);
 }
 
 static void tokenizer_destroy(ScopeItem *item)
@@ -86,7 +87,7 @@ Tokenizer *tokenizer_create(void)
         return NULL;
     t->context = context;
     scope_adopt(&t->item, tokenizer_destroy);
-    t->bpe.unknown = t->wordpiece.unknown = -1;
+    t->bpe.unknown = t->wordpiece.unknown = t->unigram.unknown = t->wordlevel.unknown = -1;
     t->cache = keep(t, CACHE_SLOTS * sizeof *t->cache);
     if (t->cache)
         return t;

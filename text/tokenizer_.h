@@ -241,6 +241,38 @@ typedef struct WordPiece {
     size_t most; /* max_input_chars_per_word */
 } WordPiece;
 
+typedef struct WordLevel {
+    int32_t unknown; /* -1: an error where it is needed */
+    Span unknown_text;
+} WordLevel;
+
+/* The tokens of a Unigram model by their bytes. The children of a node lie together, by their label. */
+typedef struct TrieNode {
+    uint32_t first; /* child */
+    int32_t id;     /* of the token that ends here; -1: none */
+    uint16_t count; /* children */
+    uint8_t label;
+} TrieNode;
+
+/* Where the best way to a byte of a piece comes from. */
+typedef struct Arrival {
+    double score; /* of all tokens up to here */
+    int32_t id;
+    uint32_t length; /* of the last one; 0: no way leads here */
+} Arrival;
+
+typedef struct Unigram {
+    TrieNode *nodes;
+    uint32_t root[256];        /* node after the first byte; 0: none */
+    double *scores;            /* by id */
+    double unknown_score;      /* of a character that is no token */
+    int32_t unknown;           /* -1: none, an error where it is needed */
+    int32_t fallback_ids[256]; /* of <0x00> …; -1: none */
+    int byte_fallback;
+} Unigram;
+
+typedef enum ModelKind { MODEL_BPE, MODEL_WORDPIECE, MODEL_UNIGRAM, MODEL_WORDLEVEL } ModelKind;
+
 enum { CACHED_BYTES = 30, CACHED_IDS = 8, CACHE_SLOTS = 1 << 15 };
 
 /* A word and its ids, in one line of the processor's cache. */
@@ -276,9 +308,11 @@ struct Tokenizer {
     AddedToken *added;
     int added_count;
     AddedSet raw_added, normal_added; /* searched before and after normalizing */
-    int is_wordpiece;
+    ModelKind model;
     Bpe bpe;
     WordPiece wordpiece;
+    Unigram unigram;
+    WordLevel wordlevel;
     NormalStep normals[MOST_STEPS];
     SplitStep splits[MOST_STEPS];
     DecodeStep decodes[MOST_STEPS];
@@ -293,8 +327,10 @@ struct Tokenizer {
     Symbol *symbols;
     Candidate *heap;
     size_t symbol_room, heap_room, heap_count; /* in items */
-    TokenText parts[2];                        /* decoding: the tokens' texts, one after the other */
-    size_t *ends[2];                           /* and where each ends */
+    Arrival *arrivals;                         /* one for each byte of a piece, and one */
+    size_t arrival_room;
+    TokenText parts[2]; /* decoding: the tokens' texts, one after the other */
+    size_t *ends[2];    /* and where each ends */
     size_t end_room[2];
 };
 
@@ -320,6 +356,11 @@ int model_word(Tokenizer *t, Span word);
 int bpe_word(Tokenizer *t, Span word, TokenIds *out);
 int bpe_pieces(Tokenizer *t, Span piece); /* cuts where no token can go over, then model_word */
 int wordpiece_word(Tokenizer *t, Span word, TokenIds *out);
+int unigram_word(Tokenizer *t, Span word, TokenIds *out);
+/* The ids of <0x00> … <0xFF>, -1 where there is none; and those of a text's bytes, if all have one: *added.
+ */
+void fallback_find(const Vocabulary *vocab, int32_t ids[256]);
+int fallback_add(Context *context, const int32_t ids[256], Span text, TokenIds *out, int *added);
 const MergeSlot *bpe_merge(const Bpe *bpe, int32_t left, int32_t right); /* NULL: none */
 /* Sorts the added tokens into the two sets. */
 int added_build(Tokenizer *t);
@@ -353,7 +394,10 @@ Span reading_keep(const Reading *r, const char *text, size_t length);
 /* The same without a copy where there are none. */
 Span reading_span(const Reading *r, const char *text, size_t length);
 int reading_model(const Reading *r, const json_t *model);
+/* Which of the four it is, by its type or, in files of old, by what it has; an error raised for others. */
+int reading_kind(const Reading *r, const json_t *model);
 int reading_vocab(const Reading *r, const json_t *vocab, const json_t *added);
+int reading_unigram(const Reading *r, const json_t *model);
 int reading_merges(const Reading *r, const json_t *merges);
 int reading_steps(const Reading *r, const json_t *root);
 /* A text field: 1 and *out, 0 when it is absent or null, -1 with an error raised. */

@@ -199,7 +199,7 @@ static int split_metaspace(Tokenizer *t, int step, Span piece, int first)
 int split_piece(Tokenizer *t, int step, Span piece, int first)
 {
     if (step == t->split_count)
-        return t->is_wordpiece ? model_word(t, piece) : bpe_pieces(t, piece);
+        return t->model == MODEL_BPE ? bpe_pieces(t, piece) : model_word(t, piece);
     const SplitStep *s = &t->splits[step];
     Cutter c = {.tokenizer = t,
                 .step = step + 1,

@@ -495,7 +495,8 @@ int reading_steps(const Reading *r, const json_t *root)
         read_component(r, &decode, decoder, 0))
         return error_code();
     t->has_decoder = decoder && !json_is_null(decoder);
-    t->bpe.raw = !t->is_wordpiece && t->split_count && t->splits[t->split_count - 1].kind == SPLIT_BYTES &&
-                 !t->bpe.prefix.length && !t->bpe.suffix.length && !t->bpe.byte_fallback;
+    t->bpe.raw = t->model == MODEL_BPE && t->split_count &&
+                 t->splits[t->split_count - 1].kind == SPLIT_BYTES && !t->bpe.prefix.length &&
+                 !t->bpe.suffix.length && !t->bpe.byte_fallback;
     return ERROR_NONE;
 }
