@@ -104,15 +104,27 @@ typedef enum NormalKind {
     NORMAL_STRIP,
     NORMAL_REPLACE,
     NORMAL_PREPEND,
-    NORMAL_CLEAN,  /* BERT's */
-    NORMAL_CHINESE /* BERT's */
+    NORMAL_CLEAN,   /* BERT's */
+    NORMAL_CHINESE, /* BERT's */
+    NORMAL_NMT,     /* SentencePiece's control characters and spaces */
+    NORMAL_CHARSMAP,
+    NORMAL_BYTES /* to letters of GPT-2's alphabet */
 } NormalKind;
+
+/* SentencePiece's map of characters (tokenizer_charsmap.c). */
+typedef struct Charsmap {
+    uint32_t *units; /* the trie */
+    size_t count;
+    Span texts;
+    Span ascii[128]; /* what each becomes; .text NULL: it stays */
+} Charsmap;
 
 typedef struct NormalStep {
     NormalKind kind;
     Finder finder;   /* REPLACE */
     Span content;    /* REPLACE, PREPEND */
     int left, right; /* STRIP */
+    Charsmap *map;   /* CHARSMAP */
 } NormalStep;
 
 typedef enum Behavior { CUT_REMOVED, CUT_ISOLATED, CUT_PREVIOUS, CUT_NEXT, CUT_CONTIGUOUS } Behavior;
@@ -339,6 +351,8 @@ Tokenizer *tokenizer_create(void);
 void *keep(Tokenizer *t, size_t bytes);
 Span keep_text(Tokenizer *t, const char *text, size_t length); /* .text NULL with an error raised */
 
+typedef struct Reading Reading;
+
 /* ---- The parts ------------------------------------------------------------------------------- */
 
 /* Replacements of a file may multiply a text, step after step. What they may make of so many bytes; and
@@ -362,6 +376,11 @@ int unigram_word(Tokenizer *t, Span word, TokenIds *out);
 void fallback_find(const Vocabulary *vocab, int32_t ids[256]);
 int fallback_add(Context *context, const int32_t ids[256], Span text, TokenIds *out, int *added);
 const MergeSlot *bpe_merge(const Bpe *bpe, int32_t left, int32_t right); /* NULL: none */
+/* The normalizer of SentencePiece's map; NULL with an error raised; and what it makes of a text, appended. */
+Charsmap *reading_charsmap(const Reading *r, const json_t *object);
+int charsmap_normalize(Tokenizer *t, const Charsmap *map, Span in, TokenText *out);
+/* Where the grapheme cluster that begins at `at` ends (tokenizer_graphemes.c). */
+size_t cluster_end(Span text, size_t at);
 /* Sorts the added tokens into the two sets. */
 int added_build(Tokenizer *t);
 /* The next added token at or after *at: fills its place and returns it; NULL when there is none. */
@@ -379,11 +398,11 @@ void token_source_release(Context *context, struct TokenSource *source);
 /* ---- Reading (tokenizer_read.c, tokenizer_model.c, tokenizer_steps.c) ------------------------ */
 
 /* Where a message is about: the file, and the part of it. */
-typedef struct Reading {
+struct Reading {
     Tokenizer *tokenizer;
     const char *file;
     int nuls; /* the JSON has NULs, hidden as NUL_MARK from jansson, which takes none in keys */
-} Reading;
+};
 
 #define NUL_MARK "\xEF\xB7\x90" /* U+FDD0, no character */
 

@@ -155,6 +155,17 @@ static int is_mark(int32_t c)
     return c == 0x1CF2 || c == 0x1CF3 || (code_is_mark(c) && !unicode_unknown_mark(c));
 }
 
+static int change_nmt(int32_t c, int32_t to[3])
+{
+    to[0] = ' ';
+    if ((c >= 1 && c <= 8) || c == 0xB || (c >= 0xE && c <= 0x1F) || c == 0x7F || c == 0x8F || c == 0x9F)
+        return 0;
+    return c == '\t' || c == '\n' || c == '\f' || c == '\r' || c == 0x1680 || (c >= 0x200B && c <= 0x200F) ||
+                   c == 0x2028 || c == 0x2029 || c == 0x2581 || c == 0xFEFF || c == 0xFFFD
+               ? 1
+               : -1;
+}
+
 /* What becomes of a character: writes up to three and returns how many, or -1 when it stays as it is. */
 static int change(NormalKind kind, int32_t c, int32_t to[3])
 {
@@ -176,6 +187,8 @@ static int change(NormalKind kind, int32_t c, int32_t to[3])
             return 0;
         to[0] = ' ';
         return c != ' ' && code_is_space(c) ? 1 : -1;
+    case NORMAL_NMT:
+        return change_nmt(c, to);
     default: /* CHINESE */
         if (!code_is_chinese(c))
             return -1;
@@ -236,6 +249,15 @@ static int normalize_strip(Tokenizer *t, const NormalStep *step, Span in, TokenT
     return text_add(t->context, out, in.text + from, end - from);
 }
 
+static int normalize_bytes(Tokenizer *t, Span in, TokenText *out)
+{
+    if (text_reserve(t->context, out, 2 * in.length))
+        return error_code();
+    for (size_t i = 0; i < in.length; i++)
+        out->bytes += (size_t)utf8_write(out->text + out->bytes, alphabet_code((unsigned char)in.text[i]));
+    return ERROR_NONE;
+}
+
 static int normalize_step(Tokenizer *t, const NormalStep *step, Span in, TokenText *out)
 {
     switch (step->kind) {
@@ -248,6 +270,10 @@ static int normalize_step(Tokenizer *t, const NormalStep *step, Span in, TokenTe
         return normalize_replace(t, step, in, out);
     case NORMAL_STRIP:
         return normalize_strip(t, step, in, out);
+    case NORMAL_CHARSMAP:
+        return charsmap_normalize(t, step->map, in, out);
+    case NORMAL_BYTES:
+        return normalize_bytes(t, in, out);
     case NORMAL_PREPEND:
         if (in.length && text_add(t->context, out, step->content.text, step->content.length))
             return error_code();

@@ -112,9 +112,18 @@ static int read_normal(const Reading *r, const json_t *object, const char *type)
     static const struct {
         const char *type;
         NormalKind kind;
-    } known[] = {{"NFC", NORMAL_NFC},     {"NFD", NORMAL_NFD},         {"NFKC", NORMAL_NFKC},
-                 {"NFKD", NORMAL_NFKD},   {"Lowercase", NORMAL_LOWER}, {"StripAccents", NORMAL_STRIP_MARKS},
-                 {"Strip", NORMAL_STRIP}, {"Replace", NORMAL_REPLACE}, {"Prepend", NORMAL_PREPEND}};
+    } known[] = {{"NFC", NORMAL_NFC},
+                 {"NFD", NORMAL_NFD},
+                 {"NFKC", NORMAL_NFKC},
+                 {"NFKD", NORMAL_NFKD},
+                 {"Lowercase", NORMAL_LOWER},
+                 {"StripAccents", NORMAL_STRIP_MARKS},
+                 {"Strip", NORMAL_STRIP},
+                 {"Replace", NORMAL_REPLACE},
+                 {"Prepend", NORMAL_PREPEND},
+                 {"Nmt", NORMAL_NMT},
+                 {"Precompiled", NORMAL_CHARSMAP},
+                 {"ByteLevel", NORMAL_BYTES}};
     const char *part = "normalizer";
     if (!strcmp(type, "BertNormalizer"))
         return read_bert(r, object);
@@ -130,6 +139,8 @@ static int read_normal(const Reading *r, const json_t *object, const char *type)
         return read_pattern(r, object, part, &step->finder)
                    ? error_code()
                    : required_text(r, object, part, "content", &step->content);
+    if (step->kind == NORMAL_CHARSMAP)
+        return (step->map = reading_charsmap(r, object)) ? ERROR_NONE : error_code();
     if (step->kind == NORMAL_PREPEND)
         return required_text(r, object, part, "prepend", &step->content);
     if (step->kind == NORMAL_STRIP) {
