@@ -334,8 +334,9 @@ struct Tokenizer {
     CachedWord *cache;
     TokenIds *out; /* of the encode that runs */
     TokenText repaired, normal[2], word;
-    size_t most; /* bytes that the normalizers, or the decoders, may make of the text at hand */
-    size_t left; /* and the normalizers of all that comes between added tokens */
+    size_t most;   /* bytes that the normalizers, or the decoders, may make of the text at hand */
+    size_t left;   /* and the normalizers of all that comes between added tokens */
+    size_t origin; /* of the text that is being normalized */
     Symbol *symbols;
     Candidate *heap;
     size_t symbol_room, heap_room, heap_count; /* in items */
@@ -360,11 +361,18 @@ typedef struct Reading Reading;
 size_t text_most(size_t bytes);
 int text_too_long(const Tokenizer *t, const TokenText *text, const char *who);
 
+/* A Metaspace of the scheme first asks whether a piece begins where the text did: of its first bytes, so many
+ * do (`origin`) by the offsets that the Python package keeps. Usually those of the first character; none, if
+ * a normalizer took it away; with what it put before it, more. */
+
 /* Appends the normalized text to one of the two buffers, and says which; or passes the text through. */
-int normalize(Tokenizer *t, Span text, Span *out);
-/* Cuts a piece as the steps from `step` on say and gives what is left to the model. first: at the very
- * beginning of the text. */
-int split_piece(Tokenizer *t, int step, Span piece, int first);
+int normalize(Tokenizer *t, Span text, size_t *origin, Span *out);
+/* Cuts a piece as the steps from `step` on say and gives what is left to the model. */
+int split_piece(Tokenizer *t, int step, Span piece, size_t origin);
+static inline size_t origin_from(size_t origin, size_t from)
+{
+    return origin > from ? origin - from : 0;
+}
 /* A word to ids. */
 int model_word(Tokenizer *t, Span word);
 int bpe_word(Tokenizer *t, Span word, TokenIds *out);

@@ -474,8 +474,9 @@ static int normalize_added(const Reading *r)
         token->found = token->content;
         if (!token->normalized)
             continue;
+        size_t origin = 0;
         t->left = text_most(token->content.length);
-        if (normalize(t, token->content, &token->found))
+        if (normalize(t, token->content, &origin, &token->found))
             return error_code();
         if (!token->found.length)
             return reading_fail(r, "added_tokens: the normalizer leaves nothing of %s",
