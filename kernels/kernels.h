@@ -123,6 +123,15 @@ typedef struct ExpertsDims {
     DType type, router; /* of x, y, what is kept, and their gradients; of the logits and their gradient */
 } ExpertsDims;
 
+/* Of `rows` tokens and `experts`, by the sorted place of a pair (t,j), j < active. */
+typedef struct ExpertsRouting {
+    float *weight;   /* (rows,active): the largest logit's first */
+    int32_t *expert; /* (rows,active) */
+    int32_t *place;  /* (rows,active): of the pair among all, sorted by expert, then by token */
+    int32_t *pair;   /* (pairs): t * active + j of the pair at this place */
+    int32_t *offset; /* (experts + 1): the place of an expert's first pair */
+} ExpertsRouting;
+
 /* For the loss that balances experts. stats (3,experts): how many tokens went to each, the sums of their
  * probabilities, and the gradient of those sums. */
 typedef struct ExpertsBalance {
