@@ -25,12 +25,10 @@ static inline ExpertsRouting experts_routing(const ExpertsDims *d, const void *a
                             words + 4 * pairs};
 }
 
-/* Bytes from one expert's matrix to the next one's: each is quantised by itself, and begins where loads of 16
- * bytes may. */
+/* Bytes from one expert's matrix to the next one's. */
 static inline uint64_t experts_stride(DType dtype, int64_t rows, int64_t cols)
 {
-    uint64_t bytes = dtype_bytes(dtype, rows, cols);
-    return dtype_is_quantized(dtype) ? (bytes + 15) / 16 * 16 : bytes;
+    return dtype_is_quantized(dtype) ? quant_stride(dtype, rows, cols) : dtype_bytes(dtype, rows, cols);
 }
 
 /* Of the expert e, where the first one's is `first`. */
