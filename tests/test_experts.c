@@ -217,6 +217,31 @@ static void test_sizes(void **state)
     assert_int_equal(kept[1], rounded(128 * 48) + rounded(4 * 128 + 17));
 }
 
+/* A norm in front that is recomputed in backward, where gradients are written over it, changes no bit. */
+static void test_recomputed(void **state)
+{
+    (void)state;
+    Tensor *w = leaf(SHAPE(WIDTH), 1, 1), *x = leaf(SHAPE(TOKENS, WIDTH), 2, 1), *gradient[2], *kept[2];
+    Tensor *gate = leaf(SHAPE(EXPERTS, WIDTH), 3, 1), *up = leaf(SHAPE(EXPERTS, 2 * HIDDEN, WIDTH), 4, 1);
+    Tensor *down = leaf(SHAPE(EXPERTS, WIDTH, HIDDEN), 5, 1);
+    for (int i = 0; i < 2; i++) {
+        Tensor *normed = tensor_rms_norm(tensor_scale(x, 1), w, 1e-5f);
+        if (i)
+            tensor_recompute(normed);
+        Tensor *router = tensor_linear(normed, gate, NULL, TENSOR_IDENTITY);
+        Tensor *y = tensor_experts(tensor_donate(normed), tensor_donate(router), up, down,
+                                   &(ExpertsOptions){.active = 2});
+        assert_int_equal(tensor_backward(tensor_sum(tensor_mul(y, y))), 0);
+        gradient[i] = copy_of(grad_f32(x), TOKENS * WIDTH);
+        kept[i] = copy_of(grad_f32(up), tensor_numel(up));
+        tensor_drop_grad(x);
+        tensor_drop_grad(up);
+    }
+    assert_memory_equal(tensor_f32(gradient[0]), tensor_f32(gradient[1]), TOKENS * WIDTH * sizeof(float));
+    assert_memory_equal(tensor_f32(kept[0]), tensor_f32(kept[1]), (size_t)tensor_numel(up) * sizeof(float));
+    assert_fine();
+}
+
 /* ---- Quantised ------------------------------------------------------------------------------- */
 
 static int from_array(void *user, int64_t first, int64_t count, float *to)
@@ -405,6 +430,7 @@ int main(void)
         TEST(test_plan_is_run),
         TEST(test_failing_allocations),
         TEST(test_sizes),
+        TEST(test_recomputed),
         TEST(test_matrices_by_themselves),
         TEST(test_quantised_forward),
         TEST(test_ranks),

@@ -234,6 +234,19 @@ static void test_halves(void **state)
     each_half_table(check_halves);
 }
 
+/* Dot instructions, where the processor has them: near, as all others of 16 bit. */
+static void test_dots(void **state)
+{
+    (void)state;
+    const Kernels *dots = kernels_cpu("avx512-bf16");
+    forget();
+    half_type = DTYPE_BF16;
+    if (dots)
+        check_halves(dots, 2);
+    else
+        print_message("this processor, or this build, has no AVX512-BF16\n");
+}
+
 static void test_quantized(void **state)
 {
     (void)state;
@@ -329,8 +342,9 @@ static void test_balance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ties),      cmocka_unit_test(test_floats),  cmocka_unit_test(test_halves),
-        cmocka_unit_test(test_quantized), cmocka_unit_test(test_threads), cmocka_unit_test(test_balance),
+        cmocka_unit_test(test_ties),      cmocka_unit_test(test_floats), cmocka_unit_test(test_halves),
+        cmocka_unit_test(test_quantized), cmocka_unit_test(test_dots),   cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_balance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
