@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.8.0
-SOVERSION := 7
+VERSION := 0.9.0
+SOVERSION := 8
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=
