@@ -142,6 +142,9 @@ static AttentionOptions attention_options(const Case *c)
                               .kv_heads = number(c, "kv_heads"),
                               .causal = number(c, "causal"),
                               .kind = kind,
+                              .window = number(c, "window"),
+                              .scale = (float)attribute(c->text, "scale", 0),
+                              .softcap = (float)attribute(c->text, "softcap", 0),
                               .mask = number(c, "mask") ? c->in[c->inputs - 1] : NULL};
 }
 

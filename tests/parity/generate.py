@@ -171,17 +171,23 @@ def rope_cases(cases):
         cases.add('rope', {'x': cases.floats(batch, seq, heads * head_dim)}, compute, heads=heads, theta=theta)
 
 
-def attention(q, k, v, mask, heads, kv_heads, causal):
-    """(B, T, heads*D) …; a row with no key left is zero."""
+def attention(q, k, v, mask, heads, kv_heads, causal, window=0, scale=0.0, softcap=0.0):
+    """(B, T, heads*D) …; a row with no key left is zero. Windows and caps as transformers has them (masking_utils.py,
+    Gemma 2)."""
     b, t, c = q.shape
     q, k, v = models.heads_first(q, heads), models.heads_first(k, kv_heads), models.heads_first(v, kv_heads)
     k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
     allowed = torch.ones(b, 1, t, t, dtype=torch.bool)
     if causal:
         allowed = allowed.tril()
+    if window:
+        ahead = torch.arange(t)[None, :] - torch.arange(t)[:, None]
+        allowed = allowed & (ahead > -window if causal else ahead.abs() <= window // 2)
     if mask is not None:
         allowed = allowed & (mask[:, None, None, :] != 0)
-    scores = q @ k.transpose(-1, -2) * (1 / math.sqrt(c // heads))
+    scores = q @ k.transpose(-1, -2) * (scale or 1 / math.sqrt(c // heads))
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
     probs = scores.masked_fill(~allowed, -1e30).softmax(-1) * allowed
     return models.heads_last(probs @ v)
 
@@ -217,6 +223,24 @@ def attention_cases(cases):
               heads=3, kv_heads=3, causal=1, mask=0, same=1)
 
 
+def window_cases(cases):
+    for batch, seq, heads, kv_heads, head_dim, causal, window, scale, softcap in (
+            (2, 7, 4, 2, 5, 1, 3, 0.0, 0.0), (1, 17, 3, 1, 8, 0, 6, 0.0, 0.0), (1, 17, 2, 2, 4, 1, 2, 0.3, 0.0),
+            (1, 9, 2, 1, 4, 1, 0, 0.0, 1.5), (1, 131, 1, 1, 3, 1, 65, 0.0, 2.0), (1, 131, 2, 1, 3, 0, 64, 0.0, 0.0)):
+        c, kv = heads * head_dim, kv_heads * head_dim
+        items = dict(heads=heads, kv_heads=kv_heads, causal=causal, mask=0, window=window, scale=scale, softcap=softcap)
+
+        def run(q, k, v):
+            return attention(q, k, v, None, heads, kv_heads, causal, window, scale, softcap)
+
+        def run_packed(qkv):
+            return run(*qkv.split((c, kv, kv), -1))
+        cases.add('attention', {'q': cases.floats(batch, seq, c, scale=2.0), 'k': cases.floats(batch, seq, kv, scale=2.0),
+                                'v': cases.floats(batch, seq, kv)}, run, **items, same=0)
+        if seq < 100:
+            cases.add('attention_packed', {'qkv': cases.floats(batch, seq, c + 2 * kv, scale=1.5)}, run_packed, **items)
+
+
 def cross_entropy_cases(cases):
     for shape, classes, ignore, ignored, scale, spread in (
             ((1,), 1, -100, 0, 1.0, 1.0), ((7,), 31, -100, 3, 0.25, 1.0), ((2, 7), 33, -100, 5, 0.1, 60.0),
@@ -237,7 +261,7 @@ def write_ops(path):
     writer = Writer(path)
     cases = Cases(writer)
     for group in (linear_cases, embedding_cases, norm_cases, elementwise_cases, rope_cases, attention_cases,
-                  cross_entropy_cases, tanh_cases, gated_cases):
+                  window_cases, cross_entropy_cases, tanh_cases, gated_cases):
         group(cases)
     writer.write()
 
