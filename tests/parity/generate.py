@@ -257,11 +257,33 @@ def cross_entropy_cases(cases):
         cases.add('cross_entropy', {'logits': logits, 'labels': labels}, compute, ignore_index=ignore, scale=scale)
 
 
+def parts_cases(cases):
+    """Rotary positions of parts of heads, of neighbours, beside columns that pass; RMS norms by 1 + weight."""
+    for batch, seq, heads, head_dim, width, behind, beside in ((1, 7, 2, 6, 4, 0, 0), (2, 17, 3, 8, 8, 5, 0),
+                                                               (1, 31, 2, 10, 6, 3, 1), (2, 7, 1, 8, 8, 0, 1)):
+        def compute(x):
+            cos, sin = models.rope_tables(seq, width, 10000.0, DTYPE)
+            own = x[..., :heads * head_dim].reshape(batch, seq, heads, head_dim)
+            order = torch.arange(width)
+            if beside:
+                order = order.reshape(-1, 2).T.reshape(-1)
+            turned = models.rope(own[..., order].transpose(1, 2), cos, sin).transpose(1, 2)[..., order.argsort()]
+            own = torch.cat((turned, own[..., width:]), -1).reshape(batch, seq, -1)
+            return torch.cat((own, x[..., heads * head_dim:]), -1)
+        cases.add('rope', {'x': cases.floats(batch, seq, heads * head_dim + behind)}, compute, heads=heads,
+                  theta=10000.0, head_dim=head_dim, rotary_dim=width, interleaved=beside)
+    for shape in ((1, 3), (7, 31), (2, 17, 33)):
+        x, weight = cases.floats(*shape), cases.floats(shape[-1], scale=0.5)
+        cases.add('rms_norm', {'x': x, 'weight': weight},
+                  lambda x, weight: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (1 + weight),
+                  eps=1e-6, plus=1)
+
+
 def write_ops(path):
     writer = Writer(path)
     cases = Cases(writer)
     for group in (linear_cases, embedding_cases, norm_cases, elementwise_cases, rope_cases, attention_cases,
-                  window_cases, cross_entropy_cases, tanh_cases, gated_cases):
+                  window_cases, cross_entropy_cases, tanh_cases, gated_cases, parts_cases):
         group(cases)
     writer.write()
 
