@@ -133,6 +133,6 @@ QW35=r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s
 DEEP=[r"\p{N}{1,3}",r"[一-龥぀-ゟ゠-ヿ]+",r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""]
 for name,patterns in (("kimi_split",[KIMI]),("qwen35_split",[QW35]),("deepseek_split",DEEP)):
     t=Tokenizer.from_file(out+"/qwen2.json"); t.pre_tokenizer=p.Sequence([p.Split(Regex(x),"isolated") for x in patterns]+[p.ByteLevel(add_prefix_space=False,use_regex=False)]); save(t,name)
-chars("pre_classes",pre=p.Split(Regex(r"[\p{L}&&[^\p{Lu}\p{Han}]]+|[[:punct:][^\W\d_a-z]]|[^\s\p{L}&&[^\p{M}]]+x|[\w&&[^\p{L}]]|[\D&&\P{L}&&[:ascii:]]"),"isolated"))
+chars("pre_classes",pre=p.Split(Regex(r"[\p{L}&&[^\p{Lu}\p{Han}]]+|[[:punct:][^\W\d_a-z]]|[^\s\p{L}&&[^\p{M}]]x|[\w&&[^\p{L}]]|[\D&&\P{L}&&[:ascii:]]"),"isolated"))
 chars("norm_nmt",n.Nmt()); chars("norm_bytes",n.ByteLevel()); chars("norm_mapped",n.NFC())
 j=json.load(open(out+"/norm_mapped.json")); j["normalizer"]=MAP; json.dump(j,open(out+"/norm_mapped.json","w"))
