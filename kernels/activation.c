@@ -39,6 +39,9 @@ VEC_INLINE float activation_value(Activation act, float x)
         return x * activation_sigmoid(x);
     case ACT_RELU:
         return x < 0.0f ? 0.0f : x; /* NaN stays */
+    case ACT_TANH:
+        vec_tanh_tail(fabsf(x), &a);
+        return copysignf(a, x);
     case ACT_NONE:
         break;
     }
@@ -63,6 +66,9 @@ VEC_INLINE float activation_slope(Activation act, float x)
         return s * (1.0f + x * (1.0f - s));
     case ACT_RELU:
         return x <= 0.0f ? 0.0f : 1.0f;
+    case ACT_TANH: /* 1 - tanh^2 = (1 - tanh) (1 + tanh) */
+        s = vec_tanh_tail(fabsf(x), &a);
+        return s * (1.0f + a);
     case ACT_NONE:
         break;
     }
@@ -86,6 +92,9 @@ VEC_INLINE float activation_slope(Activation act, float x)
         break;                                                                                               \
     case ACT_RELU:                                                                                           \
         loop(ACT_RELU, __VA_ARGS__);                                                                         \
+        break;                                                                                               \
+    case ACT_TANH:                                                                                           \
+        loop(ACT_TANH, __VA_ARGS__);                                                                         \
         break;                                                                                               \
     }
 

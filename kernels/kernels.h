@@ -18,7 +18,7 @@
 #include "../base/dtype.h"
 #include "../base/kernel_run.h"
 
-typedef enum Activation { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_SILU, ACT_RELU } Activation;
+typedef enum Activation { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_SILU, ACT_RELU, ACT_TANH } Activation;
 
 /* y (rows, out) = act(x (rows, in) W^T + bias). W is (out, in), or (in, out) when in_out is set (GPT-2's
  * Conv1D). */

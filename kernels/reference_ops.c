@@ -180,6 +180,8 @@ static double activation_of(Activation act, double x)
         return x * logistic(x);
     case ACT_RELU:
         return x < 0.0 ? 0.0 : x;
+    case ACT_TANH:
+        return tanh(x);
     case ACT_NONE:
         break;
     }
@@ -199,6 +201,8 @@ static double slope_of(Activation act, double x)
         return logistic(x) * (1.0 + x * (1.0 - logistic(x)));
     case ACT_RELU:
         return x <= 0.0 ? 0.0 : 1.0;
+    case ACT_TANH:
+        return 1.0 / (cosh(x) * cosh(x));
     case ACT_NONE:
         break;
     }

@@ -19,7 +19,8 @@ typedef enum TensorActivation { /* values match the kernels' */
                                 TENSOR_GELU,
                                 TENSOR_GELU_TANH,
                                 TENSOR_SILU,
-                                TENSOR_RELU
+                                TENSOR_RELU,
+                                TENSOR_TANH
 } TensorActivation;
 
 /* act(x (…, in) W^T + bias): W (out, in), bias (out) or NULL -> (…, out). */
@@ -41,6 +42,7 @@ BRIM_API Tensor *tensor_gelu(Tensor *x);                                /* exact
 BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                           /* GPT-2's approximation */
 BRIM_API Tensor *tensor_silu(Tensor *x);                                /* x sigmoid(x) */
 BRIM_API Tensor *tensor_relu(Tensor *x);                                /* max(x, 0) */
+BRIM_API Tensor *tensor_tanh(Tensor *x);                                /* hyperbolic tangent */
 /* silu(gate) * up; shapes and types equal. */
 BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */

@@ -37,7 +37,7 @@ int check_float(const OpCall *call, int i, const char *input)
 
 _Static_assert((int)TENSOR_IDENTITY == ACT_NONE && (int)TENSOR_GELU == ACT_GELU &&
                    (int)TENSOR_GELU_TANH == ACT_GELU_TANH && (int)TENSOR_SILU == ACT_SILU &&
-                   (int)TENSOR_RELU == ACT_RELU,
+                   (int)TENSOR_RELU == ACT_RELU && (int)TENSOR_TANH == ACT_TANH,
                "activations go to kernels as they are");
 _Static_assert((int)ROPE_SCALING_NONE == ROPE_PLAIN && (int)ROPE_SCALING_LINEAR == ROPE_LINEAR &&
                    (int)ROPE_SCALING_LLAMA3 == ROPE_LLAMA3,
@@ -45,7 +45,7 @@ _Static_assert((int)ROPE_SCALING_NONE == ROPE_PLAIN && (int)ROPE_SCALING_LINEAR 
 
 int check_activation(const OpCall *call, int act)
 {
-    if (act >= TENSOR_IDENTITY && act <= TENSOR_RELU)
+    if (act >= TENSOR_IDENTITY && act <= TENSOR_TANH)
         return 0;
     return error_raise(ERROR_ARGUMENT, "%s: there is no activation %d", call->row->name, act);
 }
@@ -244,7 +244,7 @@ static const OpRow activation_row = {
 
 _Static_assert((int)TENSOR_IDENTITY == ACT_NONE && (int)TENSOR_GELU == ACT_GELU &&
                    (int)TENSOR_GELU_TANH == ACT_GELU_TANH && (int)TENSOR_SILU == ACT_SILU &&
-                   (int)TENSOR_RELU == ACT_RELU,
+                   (int)TENSOR_RELU == ACT_RELU && (int)TENSOR_TANH == ACT_TANH,
                "the kernels' numbers");
 
 Tensor *tensor_activation(Tensor *x, TensorActivation act)
@@ -272,6 +272,11 @@ Tensor *tensor_silu(Tensor *x)
 Tensor *tensor_relu(Tensor *x)
 {
     return tensor_activation(x, TENSOR_RELU);
+}
+
+Tensor *tensor_tanh(Tensor *x)
+{
+    return tensor_activation(x, TENSOR_TANH);
 }
 
 static int swiglu_shape(OpCall *call)

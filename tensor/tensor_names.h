@@ -87,6 +87,7 @@
 #define tensor_step_loss brim_tensor_step_loss
 #define tensor_sum brim_tensor_sum
 #define tensor_swiglu brim_tensor_swiglu
+#define tensor_tanh brim_tensor_tanh
 #define tensor_write brim_tensor_write
 #define tensor_zeros brim_tensor_zeros
 

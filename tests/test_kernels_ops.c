@@ -142,7 +142,7 @@ static void check_activation(const Kernels *k, int64_t n, int threads)
     float *x = take_random(n, 8.0f), *dy = take_random(n, 1.0f), *y = take(n, NAN), *expected = take(n, NAN);
     for (int64_t i = 0; i < SPECIALS && i + 3 < n; i++)
         x[i + 3] = special[i];
-    for (int act = ACT_NONE; act <= ACT_RELU; act++) {
+    for (int act = ACT_NONE; act <= ACT_TANH; act++) {
         k->activation_forward(DTYPE_F32, (Activation)act, n, x, y, on(threads));
         plain()->activation_forward(DTYPE_F32, (Activation)act, n, x, expected, on(1));
         assert_near("activation", n, y, expected, 1e-6);

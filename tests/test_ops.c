@@ -279,6 +279,7 @@ static void test_null_gives_null(void **state)
         tensor_gelu_tanh(no),
         tensor_silu(no),
         tensor_relu(no),
+        tensor_tanh(no),
         tensor_swiglu(no, x),
         tensor_swiglu(x, no),
         tensor_rope(no, 1, 1),

@@ -79,8 +79,8 @@ static Tensor *run_rms_norm(const Case *c, Tensor **in)
 
 static Tensor *run_activation(const Case *c, Tensor **in)
 {
-    static Tensor *(*const functions[])(Tensor *) = {NULL, tensor_gelu, tensor_gelu_tanh, tensor_silu,
-                                                     tensor_relu};
+    static Tensor *(*const functions[])(Tensor *) = {NULL,        tensor_gelu, tensor_gelu_tanh,
+                                                     tensor_silu, tensor_relu, tensor_tanh};
     return functions[c->a](in[0]);
 }
 
@@ -239,6 +239,7 @@ static const Case cases[] = {
     {"linear gelu", run_linear, {S(3, 7), S(11, 7), S(11)}, 1, TENSOR_GELU, 0, 0, 0},
     {"linear gelu tanh no bias", run_linear, {S(3, 7), S(11, 7), NONE}, 1, TENSOR_GELU_TANH, 0, 0, 0},
     {"linear silu", run_linear, {S(3, 7), S(1, 7), S(1)}, 1, TENSOR_SILU, 0, 0, 0},
+    {"linear tanh", run_linear, {S(3, 7), S(5, 7), S(5)}, 1, TENSOR_TANH, 0, 0, 0},
     {"linear relu", run_linear, {S(3, 3), S(7, 3), S(7)}, 1, TENSOR_RELU, 0, 0, 3},
     {"linear in_out", run_linear_in_out, {S(2, 3, 7), S(7, 5), S(5)}, 1, TENSOR_IDENTITY, 0, 0, 0},
     {"linear in_out gelu tanh", run_linear_in_out, {S(1, 5), S(5, 17), S(17)}, 1, TENSOR_GELU_TANH, 0, 0, 0},
@@ -266,6 +267,7 @@ static const Case cases[] = {
     {"gelu_tanh", run_activation, {S(2, 2, 2, 3), NONE, NONE}, 3, TENSOR_GELU_TANH, 0, 0, 0},
     {"silu", run_activation, {S(17), NONE, NONE}, 3, TENSOR_SILU, 0, 0, 0},
     {"relu", run_activation, {S(1, 19), NONE, NONE}, 3, TENSOR_RELU, 0, 0, 1},
+    {"tanh", run_activation, {S(5, 7), NONE, NONE}, 2, TENSOR_TANH, 0, 0, 0},
     {"swiglu", run_swiglu, {S(3, 11), S(3, 11), NONE}, 2, 0, 0, 0, 0},
     {"swiglu same", run_swiglu_same, {S(3, 11), NONE, NONE}, 2, 0, 0, 0, 0},
     {"rope", run_rope, {S(2, 3, 12), NONE, NONE}, 1, 3, 0, 10000, 0},

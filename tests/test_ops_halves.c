@@ -131,6 +131,7 @@ static const Case cases[] = {
     {"gelu_tanh", run_activation, {S(2, 2, 2, 3)}, 0, TENSOR_GELU_TANH, 0},
     {"silu", run_activation, {S(17)}, 0, TENSOR_SILU, 0},
     {"relu", run_activation, {S(1, 19)}, 0, TENSOR_RELU, 0},
+    {"tanh", run_activation, {S(7, 29)}, 0, TENSOR_TANH, 0},
     {"swiglu", run_swiglu, {S(31, 67), S(31, 67)}, 0, 0, 0},
     {"rope", run_rope, {S(2, 3, 12)}, 0, 3, 10000},
     {"dropout", run_dropout, {S(3, 77)}, 0, 0, 0.4f},

@@ -38,7 +38,7 @@ static Tensor *input(Case *c, const char *name)
 
 static TensorActivation activation(const char *text)
 {
-    static const char *const names[] = {"identity", "gelu", "gelu_tanh", "silu", "relu"};
+    static const char *const names[] = {"identity", "gelu", "gelu_tanh", "silu", "relu", "tanh"};
     for (int i = 0; i < (int)COUNT(names); i++)
         if (attribute_is(text, "act", names[i]) || kind_is(text, names[i]))
             return (TensorActivation)i;
@@ -161,6 +161,7 @@ static const struct Op {
     {"gelu_tanh", run_activation},
     {"silu", run_activation},
     {"relu", run_activation},
+    {"tanh", run_activation},
     {"swiglu", run_swiglu},
     {"add", run_add},
     {"mul", run_mul},

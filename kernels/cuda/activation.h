@@ -23,6 +23,8 @@ DEVICE float activation_value(int act, float x)
         return x * activation_gelu_gate(x);
     if (act == ACT_SILU)
         return x * activation_sigmoid(x);
+    if (act == ACT_TANH)
+        return tanhf(x);
     return act == ACT_RELU && x < 0.0f ? 0.0f : x; /* NaN stays */
 }
 
@@ -41,6 +43,8 @@ DEVICE float activation_slope(int act, float x)
         s = activation_sigmoid(x);
         return s * (1.0f + x * (1.0f - s));
     }
+    if (act == ACT_TANH) /* 4 p (1 - p), which does not cancel where tanh is near 1 */
+        return 4.0f * activation_sigmoid(2.0f * fabsf(x)) * activation_sigmoid(-2.0f * fabsf(x));
     return act == ACT_RELU && x <= 0.0f ? 0.0f : 1.0f;
 }
 
@@ -59,6 +63,9 @@ DEVICE void activation_values(int act, int count, float *x)
     else if (act == ACT_RELU)
         for (int k = 0; k < count; k++)
             x[k] = activation_value(ACT_RELU, x[k]);
+    else if (act == ACT_TANH)
+        for (int k = 0; k < count; k++)
+            x[k] = activation_value(ACT_TANH, x[k]);
 }
 
 /* x[k] = act'(x[k]) */
@@ -73,6 +80,9 @@ DEVICE void activation_slopes(int act, int count, float *x)
     else if (act == ACT_SILU)
         for (int k = 0; k < count; k++)
             x[k] = activation_slope(ACT_SILU, x[k]);
+    else if (act == ACT_TANH)
+        for (int k = 0; k < count; k++)
+            x[k] = activation_slope(ACT_TANH, x[k]);
     else
         for (int k = 0; k < count; k++)
             x[k] = activation_slope(act, x[k]);

@@ -132,6 +132,16 @@ def elementwise_cases(cases):
         cases.add('mean', {'x': a}, lambda x: x.mean())
 
 
+def tanh_cases(cases):
+    for shape in ((1,), (7, 33), (2, 17, 3)):
+        x = cases.floats(*shape, scale=6.0)
+        if x.size > 60:
+            x.reshape(-1)[:12] = [0, -0.0, 1e-6, -1e-6, 8, -8, 30, -30, 100, -100, 1, -1]
+        cases.add('tanh', {'x': x}, torch.tanh)
+    cases.add('linear', {'x': cases.floats(7, 31), 'weight': cases.floats(5, 31), 'bias': cases.floats(5)},
+              lambda x, weight, bias: torch.tanh(F.linear(x, weight, bias)), act='tanh', bias=1, in_out=0)
+
+
 def rope_cases(cases):
     for batch, seq, heads, head_dim, theta in ((1, 1, 1, 2, 10000.0), (2, 7, 3, 6, 10000.0), (1, 17, 2, 10, 500000.0),
                                                (1, 31, 1, 8, 10000.0)):
@@ -207,7 +217,7 @@ def write_ops(path):
     writer = Writer(path)
     cases = Cases(writer)
     for group in (linear_cases, embedding_cases, norm_cases, elementwise_cases, rope_cases, attention_cases,
-                  cross_entropy_cases):
+                  cross_entropy_cases, tanh_cases):
         group(cases)
     writer.write()
 
