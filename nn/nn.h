@@ -302,6 +302,8 @@ typedef struct BertConfig {
     int types;   /* 0 = 2 */
     int pooler;  /* 1: the encoder with the pooler's parameters and no head; forward returns the hidden states
                     (B,T,dim) */
+    int classes; /* 1 or more: a sequence classifier in place of the masked head: a dense layer with tanh of
+                    the first token (the pooler), dropout, logits (B,classes); 0 = none */
     float dropout;
     float norm_eps; /* 0 = 1e-12 */
     AttentionKind attention;
@@ -346,7 +348,7 @@ typedef enum ModelInput { MODEL_READS_TEXT, MODEL_READS_FEATURES } ModelInput;
 typedef enum ModelObjective {
     OBJECTIVE_CAUSAL,        /* the next token, at every position */
     OBJECTIVE_MASKED,        /* the tokens that were hidden */
-    OBJECTIVE_CLASSIFICATION /* one of the classes */
+    OBJECTIVE_CLASSIFICATION /* one of the classes, of a whole sample */
 } ModelObjective;
 
 /* With the family's defaults in place of zeros. What a family has not is 0. */
@@ -362,15 +364,15 @@ typedef struct ModelSizes {
 typedef struct ModelFamilyRow {
     const char *name; /* "llama" */
     ModelInput reads;
-    ModelObjective objective;
-    int writes;    /* 1: a causal language model: nn_generate can continue a text */
+    ModelObjective objective; /* but of a classifier of texts: nn_preset_objective knows */
+    int writes;               /* 1: a causal language model: nn_generate can continue a text */
     int gpt_block; /* 1: a block is of the shape that Korthikanti et al. (arXiv 2205.05198) count */
     int gpt_terms; /* 1: it keeps what estimate_formula_item says, term by term */
     float lr;      /* usual for training from scratch, with the optimizers that scale each element's step */
     Module *(*make)(const ModelPreset *preset);
     ModelSizes (*sizes)(const ModelPreset *preset); /* kv_heads and head_dim are 0 where they are usual */
     /* Bytes from the start of a ModelPreset to the field that a user may change; 0 = there is none. */
-    size_t vocab_at, attention_at, dropout_at;
+    size_t vocab_at, attention_at, dropout_at, classes_at; /* classes: of a sequence classifier */
 } ModelFamilyRow;
 BRIM_API const ModelFamilyRow *nn_family(ModelFamily family); /* NULL for a number that is none */
 
@@ -390,6 +392,11 @@ BRIM_API int
 nn_preset_window(const ModelPreset *preset); /* that ends them before the positions do; 0 = none */
 BRIM_API int nn_preset_vocab(const ModelPreset *preset);           /* classes, for mlp */
 BRIM_API void nn_preset_set_vocab(ModelPreset *preset, int vocab); /* nothing for mlp */
+/* What it learns: the family's objective, or where it has classes of texts OBJECTIVE_CLASSIFICATION. */
+BRIM_API ModelObjective nn_preset_objective(const ModelPreset *preset);
+BRIM_API int nn_preset_classes(const ModelPreset *preset); /* of a classifier, images' or texts'; else 0 */
+/* Makes it a classifier of texts, with 0 none; ignored by families that have none. */
+BRIM_API void nn_preset_set_classes(ModelPreset *preset, int classes);
 
 #ifdef __cplusplus
 }

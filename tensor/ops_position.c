@@ -1,5 +1,5 @@
-/* One position of a sequence: the last one, which says what comes next, or the first one, which stands for the
- * whole of what an encoder has read. */
+/* One position of a sequence: the last one, which says what comes next, or the first one, which stands for
+ * the whole of what an encoder has read. */
 #include "ops_.h"
 
 /* Of row b of x (B,T,c), where the position begins. */
