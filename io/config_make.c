@@ -143,7 +143,8 @@ static void add_tokens(json_t **set, const json_t *source, ModelFamily family, c
     json_t *value;
     json_object_foreach((json_t *)source, name, value)
     {
-        if (text_ends(name, "_token_id") && !json_is_null(value))
+        if (text_ends(name, "_token_id") && !json_is_null(value) &&
+            !(family_files(family)->padding_places && !strcmp(name, "pad_token_id")))
             config_put(set, name, json_null());
     }
     special_tokens_put(set, family, tokens);

@@ -48,6 +48,7 @@ typedef struct FamilyFiles {
     int (*check)(const ModelPreset *preset); /* raises for what transformers cannot build; NULL = nothing */
     FamilyNames names;
     const char *adapted[2]; /* the modules that PEFT adapts where an adapter names none */
+    int padding_places; /* pad_token_id says where positions begin: it is the model's, not a tokenizer's */
 } FamilyFiles;
 
 /* The row of a family, by its number or the name of its modules' class; NULL = none. (families.c) */
@@ -68,6 +69,11 @@ void note_attention_dropout(Fields *f, const char *name, double otherwise);
 void read_activation(Fields *f, const char *name, const char *const *known, const char *wanted);
 /* The heads must divide the width. */
 void check_heads(Fields *f, const char *heads_name, int heads, const char *width_name, int width);
+
+/* BERT's fields, which others of its kind have too: vocab is the default, title the family's in messages.
+ * (family_bert.c) */
+void read_encoder(Fields *f, BertConfig *c, int vocab, const char *title);
+void write_encoder(json_t **object, const BertConfig *c, int positions); /* rows of their table */
 
 /* ---- For writers ----------------------------------------------------------------------------- */
 

@@ -1,14 +1,16 @@
 /* BERT in files of others. Names, defaults and meanings are those of transformers' BertConfig. */
+#include <stdio.h>
 #include <string.h>
 
 #include "family_.h"
 
-static void read_bert(Fields *f, const void *kind)
+void read_encoder(Fields *f, BertConfig *c, int vocab, const char *title)
 {
     static const char *const gelu[] = {"gelu", "gelu_python", NULL};
-    BertConfig *c = &f->model->preset.config.bert;
-    (void)kind;
-    c->vocab = fields_count(f, "vocab_size", 30522, 1, MOST_VOCAB);
+    char decoder[64], tied[64];
+    snprintf(decoder, sizeof decoder, "%s as a decoder is not computed", title);
+    snprintf(tied, sizeof tied, "the head of %s is its embedding here", title);
+    c->vocab = fields_count(f, "vocab_size", vocab, 1, MOST_VOCAB);
     c->dim = fields_count(f, "hidden_size", 768, 1, MOST_WIDTH);
     c->layers = fields_count(f, "num_hidden_layers", 12, 1, MOST_LAYERS);
     c->heads = fields_count(f, "num_attention_heads", 12, 1, MOST_HEADS);
@@ -21,9 +23,32 @@ static void read_bert(Fields *f, const void *kind)
     read_activation(f, "hidden_act", gelu, "\"gelu\", which is what is computed");
     if (strcmp(fields_text(f, "position_embedding_type", "absolute"), "absolute"))
         fields_refuse(f, "position_embedding_type", "\"absolute\", learned positions");
-    fields_must(f, "is_decoder", 0, "BERT as a decoder is not computed");
-    fields_must(f, "tie_word_embeddings", 1, "the head of BERT is its embedding here");
+    fields_must(f, "is_decoder", 0, decoder);
+    fields_must(f, "tie_word_embeddings", 1, tied);
     note_attention_dropout(f, "attention_probs_dropout_prob", 0.1);
+}
+
+static void read_bert(Fields *f, const void *kind)
+{
+    (void)kind;
+    read_encoder(f, &f->model->preset.config.bert, 30522, "BERT");
+}
+
+void write_encoder(json_t **o, const BertConfig *c, int positions)
+{
+    config_put(o, "vocab_size", json_integer(c->vocab));
+    config_put(o, "hidden_size", json_integer(c->dim));
+    config_put(o, "num_hidden_layers", json_integer(c->layers));
+    config_put(o, "num_attention_heads", json_integer(c->heads));
+    config_put(o, "intermediate_size", json_integer(c->ffn ? c->ffn : 4 * c->dim));
+    config_put(o, "hidden_act", json_string("gelu"));
+    config_put(o, "max_position_embeddings", json_integer(positions));
+    config_put(o, "type_vocab_size", json_integer(c->types ? c->types : 2));
+    config_put(o, "layer_norm_eps", config_decimal(c->norm_eps > 0 ? c->norm_eps : 1e-12f));
+    config_put(o, "hidden_dropout_prob", config_decimal(c->dropout));
+    config_put(o, "attention_probs_dropout_prob", json_real(0));
+    config_put(o, "position_embedding_type", json_string("absolute"));
+    config_put(o, "tie_word_embeddings", json_true());
 }
 
 static void write_bert(json_t **o, const ModelPreset *preset)
@@ -31,19 +56,7 @@ static void write_bert(json_t **o, const ModelPreset *preset)
     const BertConfig *c = &preset->config.bert;
     config_put(o, "architectures", json_pack("[s]", c->pooler ? "BertModel" : "BertForMaskedLM"));
     config_put(o, "model_type", json_string("bert"));
-    config_put(o, "vocab_size", json_integer(c->vocab));
-    config_put(o, "hidden_size", json_integer(c->dim));
-    config_put(o, "num_hidden_layers", json_integer(c->layers));
-    config_put(o, "num_attention_heads", json_integer(c->heads));
-    config_put(o, "intermediate_size", json_integer(c->ffn ? c->ffn : 4 * c->dim));
-    config_put(o, "hidden_act", json_string("gelu"));
-    config_put(o, "max_position_embeddings", json_integer(nn_preset_max_seq(preset)));
-    config_put(o, "type_vocab_size", json_integer(c->types ? c->types : 2));
-    config_put(o, "layer_norm_eps", config_decimal(c->norm_eps > 0 ? c->norm_eps : 1e-12f));
-    config_put(o, "hidden_dropout_prob", config_decimal(c->dropout));
-    config_put(o, "attention_probs_dropout_prob", json_real(0));
-    config_put(o, "position_embedding_type", json_string("absolute"));
-    config_put(o, "tie_word_embeddings", json_true());
+    write_encoder(o, c, nn_preset_max_seq(preset));
 }
 
 const FamilyFiles bert_files = {

@@ -98,7 +98,7 @@ typedef struct Linear {
     int sums;              /* ranks have a part of the inputs each, and the result is their sum */
     TensorActivation act;
     int head; /* the output: logits come from it */
-    int tied; /* weight and bias are another module's */
+    int tied; /* the weight is another module's, and the bias may be */
     Adapter adapter;
 } Linear;
 
@@ -121,6 +121,8 @@ Module *module_linear_split(int64_t in, int64_t out, int bias, LinearSplit split
 Module *module_conv1d(int64_t in, int64_t out, TensorActivation act, LinearSplit split, int packed);
 /* A head with a weight (out,in), and a bias or NULL, that other modules own and name. */
 Module *module_linear_tied(Tensor *weight, Tensor *bias);
+/* The same with a bias of its own, of the head's classes. */
+Module *module_linear_tied_biased(Tensor *weight, int64_t classes);
 /* What it is made of, for its owner to read and change; NULL for a module of another class. */
 Linear *module_as_linear(const Module *module);
 

@@ -294,7 +294,7 @@ BRIM_API Module *nn_gpt2(const Gpt2Config *config);
 
 /* BERT (arXiv 1810.04805): post-LayerNorm, GELU, token types, padding mask, masked-language-model head with
  * the tied decoder; logits (B,T,vocab). Initialised normal(0, 0.02). Dropout on embeddings and residual
- * branches. */
+ * branches. The configuration of RoBERTa too. */
 typedef struct BertConfig {
     int vocab, dim, layers, heads;
     int ffn;     /* 0 = 4 dim */
@@ -307,8 +307,15 @@ typedef struct BertConfig {
     float dropout;
     float norm_eps; /* 0 = 1e-12 */
     AttentionKind attention;
+    int first_position; /* RoBERTa: the row of the positions that is a sequence's first, behind that of the
+                           padding token; of its max_seq + first_position rows. 0 = 2; BERT's is the first */
 } BertConfig;
 BRIM_API Module *nn_bert(const BertConfig *config);
+/* RoBERTa (arXiv 1907.11692), and XLM-RoBERTa (arXiv 1911.02116), which is the same with another vocabulary:
+ * BERT with parts of other names, and positions that begin behind the padding token. Every token has the
+ * position of its place, padding and what is like it too: rows that are padded on the right, with a mask, are
+ * those of transformers. */
+BRIM_API Module *nn_roberta(const BertConfig *config);
 
 /* One block of each family, (B,T,dim) -> (B,T,dim), for models of one's own: reads dim, heads, feed-forward
  * width, attention, dropout and epsilon of the config, with the same defaults. Linear layers are initialised
@@ -324,6 +331,7 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
 #define MODEL_FAMILIES(X)                                                                                    \
     X(MODEL_MLP, MlpConfig, mlp)                                                                             \
     X(MODEL_BERT, BertConfig, bert)                                                                          \
+    X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
     X(MODEL_GPT2, Gpt2Config, gpt2)                                                                          \
     X(MODEL_LLAMA, LlamaConfig, llama)
 

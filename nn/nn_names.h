@@ -70,6 +70,7 @@
 #define nn_preset_window brim_nn_preset_window
 #define nn_quantize brim_nn_quantize
 #define nn_rms_norm brim_nn_rms_norm
+#define nn_roberta brim_nn_roberta
 #define nn_run_blocks brim_nn_run_blocks
 #define nn_sample brim_nn_sample
 #define nn_sample_probabilities brim_nn_sample_probabilities

@@ -4,10 +4,11 @@
 
 #include "module_.h"
 
-#define MLP(...)   .family = MODEL_MLP, .config.mlp = {__VA_ARGS__}
-#define BERT(...)  .family = MODEL_BERT, .config.bert = {__VA_ARGS__}
-#define GPT2(...)  .family = MODEL_GPT2, .config.gpt2 = {__VA_ARGS__}
-#define LLAMA(...) .family = MODEL_LLAMA, .config.llama = {__VA_ARGS__}
+#define MLP(...)     .family = MODEL_MLP, .config.mlp = {__VA_ARGS__}
+#define BERT(...)    .family = MODEL_BERT, .config.bert = {__VA_ARGS__}
+#define ROBERTA(...) .family = MODEL_ROBERTA, .config.roberta = {.types = 1, .norm_eps = 1e-5f, __VA_ARGS__}
+#define GPT2(...)    .family = MODEL_GPT2, .config.gpt2 = {__VA_ARGS__}
+#define LLAMA(...)   .family = MODEL_LLAMA, .config.llama = {__VA_ARGS__}
 #define LLAMA3(stretch)                                                                                      \
     .rope_theta = 500000, .rope_scaling = {ROPE_SCALING_LLAMA3, .factor = stretch, .low_freq_factor = 1,     \
                                            .high_freq_factor = 4, .original_max_seq = 8192}
@@ -32,6 +33,16 @@ static const ModelPreset presets[] = {
      BERT(.vocab = 30522, .dim = 768, .layers = 12, .heads = 12)},
     {"bert-large", "335M, masked-language-model head", .batch = 1, .seq = 512,
      BERT(.vocab = 30522, .dim = 1024, .layers = 24, .heads = 16)},
+    {"roberta-base", "125M", .batch = 1, .seq = 512,
+     ROBERTA(.vocab = 50265, .dim = 768, .layers = 12, .heads = 12)},
+    {"roberta-large", "355M", .batch = 1, .seq = 512,
+     ROBERTA(.vocab = 50265, .dim = 1024, .layers = 24, .heads = 16)},
+    {"distilroberta-base", "82M", .batch = 1, .seq = 512,
+     ROBERTA(.vocab = 50265, .dim = 768, .layers = 6, .heads = 12)},
+    {"xlm-roberta-base", "278M", .batch = 1, .seq = 512,
+     ROBERTA(.vocab = 250002, .dim = 768, .layers = 12, .heads = 12)},
+    {"xlm-roberta-large", "560M", .batch = 1, .seq = 512,
+     ROBERTA(.vocab = 250002, .dim = 1024, .layers = 24, .heads = 16)},
     {"llama-2-7b", "6.7B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .hidden = 11008)},
     {"llama-2-13b", "13.0B", .batch = 1, .seq = 2048,

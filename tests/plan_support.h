@@ -206,6 +206,11 @@ static inline Loader *case_table(const Case *c, int held_out)
                                       .seed = 5});
 }
 
+static inline int case_masked(const Case *c)
+{
+    return nn_family(c->family)->objective == OBJECTIVE_MASKED;
+}
+
 /* 13 samples in batches of 3: the last of an epoch is of one sample; with accumulate 3 the last step has two
  * micro-batches. */
 static inline Loader *case_loader(const Case *c, int held_out)
@@ -218,7 +223,7 @@ static inline Loader *case_loader(const Case *c, int held_out)
                                                .seed = 5,
                                                .split = held_out ? DATA_HELD_OUT : DATA_TRAIN,
                                                .held_out = 0.2f,
-                                               .mask_probability = c->family == MODEL_BERT ? 0.3f : 0,
+                                               .mask_probability = case_masked(c) ? 0.3f : 0,
                                                .max_samples = case_samples(c, held_out),
                                                .corpus_bytes = 300});
 }
@@ -239,6 +244,16 @@ static inline Module *case_model(const Case *c)
     case MODEL_BERT:
         preset.config.bert = (BertConfig){
             .vocab = vocab(c, 260), .dim = 16, .layers = layers, .heads = 2, .ffn = 40, .max_seq = 16};
+        break;
+    case MODEL_ROBERTA:
+        preset.config.roberta = (BertConfig){.vocab = vocab(c, 260),
+                                             .dim = 16,
+                                             .layers = layers,
+                                             .heads = 2,
+                                             .ffn = 40,
+                                             .max_seq = 14,
+                                             .types = 1,
+                                             .first_position = 1};
         break;
     case MODEL_GPT2:
         preset.config.gpt2 = (Gpt2Config){

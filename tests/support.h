@@ -126,7 +126,7 @@ typedef struct Setting {
     int selective;
 } Setting;
 
-enum { SMALL_SEQ = 12, SMALL_VOCAB = 40, FAMILIES = 4 };
+enum { SMALL_SEQ = 12, SMALL_VOCAB = 40, FAMILIES = MODEL_FAMILY_COUNT };
 
 ModelPreset small_preset(const Setting *setting);
 Module *small_model(const Setting *setting);
