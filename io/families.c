@@ -59,7 +59,8 @@ static void read_refusals(Fields *f)
 {
     static const char *const quantized[] = {"quantization", "compression_config"};
     for (int i = 0; i < 2; i++)
-        fields_empty(f, quantized[i], "quantised weights are not computed; take the file that is not quantised");
+        fields_empty(f, quantized[i],
+                     "quantised weights are not computed; take the file that is not quantised");
     fields_must(f, "is_encoder_decoder", 0, "models of an encoder and a decoder are not computed");
     fields_must(f, "add_cross_attention", 0, "cross-attention is not computed");
     fields_must(f, "tie_encoder_decoder", 0, "models of an encoder and a decoder are not computed");
@@ -139,6 +140,12 @@ json_t *config_decimal(float value)
     return json_real(shortest);
 }
 
+const char *config_class(const ConfigType *type, const ModelPreset *preset)
+{
+    int classes = nn_family(preset->family)->classes_at && nn_preset_classes(preset);
+    return classes && type->classifier ? type->classifier : type->architecture;
+}
+
 /* ---- Reading --------------------------------------------------------------------------------- */
 
 const ConfigType *config_type(const char *name, ModelFamily *family)
@@ -198,9 +205,10 @@ void families_read(Fields *f)
         return;
     }
     type->read(f, type->kind);
+    read_classes(f, type);
     read_refusals(f);
     quantization_read(f);
-    read_architectures(f, type->architecture);
+    read_architectures(f, config_class(type, &f->model->preset));
     fields_leftover(f, harmless);
     describe(f->model, name);
 }

@@ -54,19 +54,21 @@ void write_encoder(json_t **o, const BertConfig *c, int positions)
 static void write_bert(json_t **o, const ModelPreset *preset)
 {
     const BertConfig *c = &preset->config.bert;
-    config_put(o, "architectures", json_pack("[s]", c->pooler ? "BertModel" : "BertForMaskedLM"));
+    config_put(o, "architectures",
+               json_pack("[s]", c->pooler ? "BertModel" : config_class(&bert_files.types[0], preset)));
     config_put(o, "model_type", json_string("bert"));
     write_encoder(o, c, nn_preset_max_seq(preset));
 }
 
 const FamilyFiles bert_files = {
-    .types = {{"bert", "BertForMaskedLM", read_bert, NULL}},
+    .types = {{"bert", "BertForMaskedLM", read_bert, NULL, "BertForSequenceClassification"}},
     .write = write_bert,
     .names = {.prefix = "bert.",
               .tied = {{"cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"},
                        {"cls.predictions.decoder.bias", "cls.predictions.bias"}},
               .buffers = {"embeddings.position_ids", "embeddings.token_type_ids"},
               .other_heads = {"bert.pooler.", "cls.predictions.", "cls.seq_relationship.", "classifier.",
-                              "qa_outputs."}},
+                              "qa_outputs."},
+              .classifier = {"classifier.", "bert.pooler."}},
     .adapted = {"query", "value"},
 };

@@ -17,17 +17,14 @@ static Module *head_layer(Module *model, const char *name, const LinearOptions *
     return layer;
 }
 
-int module_add_classifier(Module *model, Classifier *head, const ClassifierConfig *c)
+int module_add_classifier(Module *model, Classifier *head, const ClassifierKind *kind, const BertConfig *c)
 {
-    if (config_positive("classifier", "classes", c->classes) || config_no_rows("classifier", "its head is"))
-        return error_code();
-    head->before = c->dropout_before ? nn_add(model, "dropout_before", nn_dropout(c->dropout)) : NULL;
-    head->dense =
-        head_layer(model, c->dense, &(LinearOptions){.in = c->dim, .out = c->dim, .bias = 1, .act = c->act},
-                   c->dense_stays);
+    const LinearOptions dense = {.in = c->dim, .out = c->dim, .bias = 1, .act = kind->act};
+    const LinearOptions out = {.in = c->dim, .out = c->classes, .bias = 1, .head = 1};
+    head->before = kind->dropout_before ? nn_add(model, "dropout_before", nn_dropout(c->dropout)) : NULL;
+    head->dense = head_layer(model, kind->dense, &dense, kind->dense_stays);
     head->dropout = nn_add(model, "dropout", nn_dropout(c->dropout));
-    head->out =
-        head_layer(model, c->out, &(LinearOptions){.in = c->dim, .out = c->classes, .bias = 1, .head = 1}, 1);
+    head->out = head_layer(model, kind->out, &out, 1);
     return error_code();
 }
 

@@ -170,16 +170,14 @@ typedef struct Classifier {
     Module *before, *dense, *dropout, *out; /* before: NULL = none */
 } Classifier;
 
-typedef struct ClassifierConfig {
-    int64_t dim, classes;
-    float dropout;
-    int dropout_before;      /* of the first token, too */
-    int dense_stays;         /* adapters leave the dense layer trained, as they do the classes */
+typedef struct ClassifierKind {
     const char *dense, *out; /* the names of the layers within the model */
     TensorActivation act;    /* of the dense layer */
-} ClassifierConfig;
+    int dropout_before;      /* of the first token, too */
+    int dense_stays;         /* adapters leave the dense layer trained, as they do the classes */
+} ClassifierKind;
 /* Makes the layers, children of the model. Returns non-zero on error. */
-int module_add_classifier(Module *model, Classifier *head, const ClassifierConfig *config);
+int module_add_classifier(Module *model, Classifier *head, const ClassifierKind *kind, const BertConfig *c);
 /* hidden (B,T,dim) to logits (B,classes). */
 Tensor *module_classify(const Classifier *head, Tensor *hidden, const Batch *batch);
 

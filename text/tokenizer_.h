@@ -321,6 +321,8 @@ typedef struct EncodedSample {
  * first, as the Python package does. Returns an error code. */
 int tokenizer_encode_sample(Tokenizer *t, Span a, const Span *b, size_t most, TokenIds *out,
                             EncodedSample *sample);
+/* Of a and b tokens, those that are kept where `most` have room. */
+void tokenizer_cut_longest(size_t *a, size_t *b, size_t most);
 
 /* ---- The parts ------------------------------------------------------------------------------- */
 

@@ -91,7 +91,7 @@ int pair_template(const Reading *r, const json_t *object, PairIds add)
 /* ---- Encoding -------------------------------------------------------------------------------- */
 
 /* As the Python package's "longest_first" leaves them of a and b tokens, where `most` have room. */
-static void cut_longest(size_t *a, size_t *b, size_t most)
+void tokenizer_cut_longest(size_t *a, size_t *b, size_t most)
 {
     size_t less = *a < *b ? *a : *b, more = less > most || most - less < less ? less : most - less;
     if (*a + *b <= most)
@@ -129,7 +129,7 @@ static int encode_two(Tokenizer *t, Span a, Span b, size_t most, TokenIds *out, 
         status = tokenizer_encode(t, b.text, b.length, 0, &second);
     sample->whole = first.count + second.count + around;
     if (most)
-        cut_longest(&first.count, &second.count, most > around ? most - around : 0);
+        tokenizer_cut_longest(&first.count, &second.count, most > around ? most - around : 0);
     if (!status && (ids_add_all(t->context, out, p->ids[0].ids, p->ids[0].count) ||
                     ids_add_all(t->context, out, first.ids, first.count) ||
                     ids_add_all(t->context, out, p->ids[1].ids, p->ids[1].count) ||
