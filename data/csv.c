@@ -452,21 +452,36 @@ static int read_part(CsvFile *file, const CsvOptions *o, const DataLabels *label
     return ERROR_NONE;
 }
 
+/* What a plan of a classifier without data takes: so many samples of the model's classes. */
+static int plan_builtin(const CsvOptions *o, CsvPart *part)
+{
+    enum { SAMPLES = 100000 };
+    if (!context_here()->meta)
+        return error_raise(ERROR_ARGUMENT,
+                           CSV_MAKER "(): there are no built-in texts with labels; name a .csv of some");
+    part->shape.classes = o->classes;
+    return cut_part("builtin", o, SAMPLES, &part->part);
+}
+
 /* What is known of the file, and on meta what will be read. */
 static int take_part(const char *path, const CsvOptions *o, CsvSet *set, CsvPart *part)
 {
     CsvFile file;
     DataLabels *own = NULL;
     CsvSamples *measured = NULL;
-    int meta = context_here()->meta, known = meta && o->samples && o->known && is_of(o->samples, path, o);
-    if (known)
+    int meta = context_here()->meta, known = o->samples && o->known && is_of(o->samples, path, o);
+    if (!o->input && !strcmp(path, "builtin"))
+        return plan_builtin(o, part);
+    if (known && meta)
         return plan_part(path, o, o->samples, o->known, part);
     int status = csv_open(&file, path, o->input, o->replace_invalid);
     const DataLabels *labels = status ? NULL : labels_of(&file, o, &own);
-    measured = labels ? samples_of(path, &file, o, labels) : NULL;
-    status = measured ? plan_part(path, o, measured, labels, part) : error_code();
+    const CsvSamples *all = known    ? o->samples
+                            : labels ? (measured = samples_of(path, &file, o, labels))
+                                     : NULL;
+    status = labels && all ? plan_part(path, o, all, labels, part) : error_code();
     if (!status && !meta)
-        status = read_part(&file, o, labels, &part->part, set);
+        status = check_seq(&file, o) ? error_code() : read_part(&file, o, labels, &part->part, set);
     data_csv_samples_free(measured);
     csv_close(&file);
     data_labels_free(own);

@@ -335,3 +335,8 @@ const char *data_labels_name(const DataLabels *l, int64_t i)
 {
     return l && i >= 0 && i < l->count ? l->names[i] : NULL;
 }
+
+const char *const *data_labels_names(const DataLabels *l)
+{
+    return l && l->count ? (const char *const *)l->names : NULL;
+}

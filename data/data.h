@@ -143,7 +143,8 @@ typedef struct CsvOptions { /* what TextOptions has is the same here, counted in
     const DataLabels *known;     /* of this file, with these two; NULL = they are read */
     const TextInput *input;      /* as in TextOptions */
     int replace_invalid;         /* U+FFFD in place of what is not UTF-8; else that is an error */
-    const CsvSamples *samples;   /* of this file, with this tokenizer: a meta context reads nothing */
+    const CsvSamples *samples;   /* of this file, with `known` and this tokenizer: a meta context reads
+                                    nothing, and others read the file once less */
 } CsvOptions;
 
 /* Texts and their labels, from a table (RFC 4180; of a .tsv tabs separate fields) whose first line names its
@@ -154,8 +155,9 @@ typedef struct CsvOptions { /* what TextOptions has is the same here, counted in
  * (B) are classes: numbers as they are, names in the order of their bytes, or what a model that is a
  * classifier already calls them.
  *
- * The last lines are held out. A plan reads the whole file, for the number of samples and classes is a shape.
- * NULL with ERROR_DATA (file and line), ERROR_FILE, ERROR_HOST_MEMORY. */
+ * "builtin" is for plans: samples of so many classes, which a run has not. The last lines are held out. A
+ * plan reads the whole file, for the number of samples and classes is a shape. NULL with ERROR_DATA (file and
+ * line), ERROR_FILE, ERROR_HOST_MEMORY. */
 BRIM_API Loader *data_csv(const char *path, const CsvOptions *options);
 /* The classes alone, for the model that is to learn them, and for CsvOptions.known. Of the options classes,
  * labels, input and replace_invalid count. Free it after the last loader; NULL is fine. */
@@ -163,6 +165,8 @@ BRIM_API DataLabels *data_csv_labels(const char *path, const CsvOptions *options
 BRIM_API void data_labels_free(DataLabels *labels);
 BRIM_API int64_t data_labels_count(const DataLabels *labels);
 BRIM_API const char *data_labels_name(const DataLabels *labels, int64_t i); /* NULL: a number is its name */
+/* All of them, of classes that have names; valid as long as the labels. */
+BRIM_API const char *const *data_labels_names(const DataLabels *labels);
 /* Reads the whole file for CsvOptions.samples, so that only the first of many plans has to. Free it after the
  * last one; NULL is fine. */
 BRIM_API CsvSamples *data_csv_samples(const char *path, const CsvOptions *options);

@@ -17,6 +17,7 @@
 #define data_labels_count brim_data_labels_count
 #define data_labels_free brim_data_labels_free
 #define data_labels_name brim_data_labels_name
+#define data_labels_names brim_data_labels_names
 #define data_next brim_data_next
 #define data_next_step_is_short brim_data_next_step_is_short
 #define data_note brim_data_note
