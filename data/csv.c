@@ -55,7 +55,8 @@ static TextOptions text_options(const CsvOptions *o)
 
 static int csv_options(const char *path, CsvOptions *o)
 {
-    int64_t own = o->tokenizer ? tokenizer_vocab(o->tokenizer) : TOKEN_VOCAB;
+    int planned = o->samples && context_here()->meta; /* nobody asks the tokenizer, and there may be none */
+    int64_t own = o->tokenizer ? tokenizer_vocab(o->tokenizer) : planned ? 1 : TOKEN_VOCAB;
     TextOptions same = text_options(o);
     if (!text_options_valid(CSV_MAKER, path, &same) ||
         !loader_options(CSV_MAKER, &o->batch, 8, &o->accumulate, o->max_samples))

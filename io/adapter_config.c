@@ -254,6 +254,7 @@ static void read_kind(Fields *f, AdapterConfig *c)
         fields_fail(f,
                     "task_type is %s: such heads are not computed; \"CAUSAL_LM\", \"SEQ_CLS\" and null are",
                     value_text(task).text);
+    c->labels = task && !strcmp(json_string_value(task) ? json_string_value(task) : "", "SEQ_CLS");
     base = said(f, "base_model_name_or_path");
     if (base && !json_is_string(base))
         fields_refuse(f, "base_model_name_or_path", "a string");

@@ -149,7 +149,7 @@ static void cut_last(char *path)
 }
 
 /* PEFT trains and saves the modules of these names of a sequence classifier, and says that it does. */
-static const char *const classifiers[] = {"classifier", "score"};
+static const char *const classifiers[] = ADAPTER_CLASSIFIERS;
 
 static int is_classifier(const Saving *s)
 {
