@@ -153,7 +153,7 @@ const ConfigType *config_type(const char *name, ModelFamily *family)
 }
 
 typedef struct TypeList {
-    char text[256]; /* "llama, mistral or gpt2" */
+    char text[128]; /* "llama, mistral or gpt2" */
 } TypeList;
 
 static TypeList known_types(void)

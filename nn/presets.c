@@ -37,7 +37,7 @@ static const ModelPreset presets[] = {
      ROBERTA(.vocab = 50265, .dim = 768, .layers = 12, .heads = 12)},
     {"roberta-large", "355M", .batch = 1, .seq = 512,
      ROBERTA(.vocab = 50265, .dim = 1024, .layers = 24, .heads = 16)},
-    {"distilroberta-base", "82M", .batch = 1, .seq = 512,
+    {"distilroberta-base", "82M, half of the layers", .batch = 1, .seq = 512,
      ROBERTA(.vocab = 50265, .dim = 768, .layers = 6, .heads = 12)},
     {"xlm-roberta-base", "278M", .batch = 1, .seq = 512,
      ROBERTA(.vocab = 250002, .dim = 768, .layers = 12, .heads = 12)},

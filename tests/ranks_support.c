@@ -82,7 +82,7 @@ double numbers_apart(const float *a, const float *b)
 ModelPreset preset_of_text(const Setting *setting, int tied)
 {
     ModelPreset preset = small_preset(setting);
-    if (setting->family == MODEL_BERT)
+    if (is_bert(setting->family))
         preset.config.bert.vocab = TOKEN_VOCAB;
     else if (setting->family == MODEL_GPT2)
         preset.config.gpt2.vocab = 257;

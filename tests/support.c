@@ -334,7 +334,7 @@ ModelPreset small_preset(const Setting *s)
                                              .layers = layers,
                                              .heads = 4,
                                              .ffn = 48,
-                                             .max_seq = 21,
+                                             .max_seq = 24,
                                              .first_position = 3};
         break;
     case MODEL_GPT2:
@@ -415,7 +415,7 @@ Batch small_batch(ModelFamily family, int64_t step, int64_t first, int count)
     }
     Shape shape = SHAPE(count, SMALL_SEQ);
     batch.ids = tensor_from(DTYPE_I32, shape, MEM_INPUT, ids);
-    if (nn_family(family)->objective == OBJECTIVE_MASKED) {
+    if (is_masked(family)) {
         batch.types = tensor_from(DTYPE_I32, shape, MEM_INPUT, types);
         batch.mask = tensor_from(DTYPE_I32, shape, MEM_INPUT, mask);
     }

@@ -110,7 +110,7 @@ static Loader *data_of(const Job *job, int accumulate)
                                     .accumulate = accumulate,
                                     .seed = 1,
                                     .held_out = -1,
-                                    .mask_probability = job->setting.family == MODEL_BERT ? 0.3f : 0});
+                                    .mask_probability = is_masked(job->setting.family) ? 0.3f : 0});
 }
 
 static int script(void *config)

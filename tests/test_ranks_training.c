@@ -65,7 +65,7 @@ static int script(void *config)
 {
     const Part *part = config;
     Job *job = part->job;
-    int meta = context_is_meta(context_current()), bert = job->setting.family == MODEL_BERT;
+    int meta = context_is_meta(context_current()), bert = is_masked(job->setting.family);
     int accumulate = job->accumulate * (part->ranks ? 1 : job->ranks);
     Loader *data = data_text("builtin", &(TextOptions){.batch = 2,
                                                        .seq = SMALL_SEQ,

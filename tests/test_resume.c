@@ -68,7 +68,7 @@ static Loader *loader_of(const Case *c)
                                                 .accumulate = c->accumulate,
                                                 .seed = 5,
                                                 .held_out = -1,
-                                                .mask_probability = c->family == MODEL_BERT ? 0.3f : 0,
+                                                .mask_probability = is_masked(c->family) ? 0.3f : 0,
                                                 .max_samples = SAMPLES});
 }
 
@@ -78,7 +78,7 @@ static ModelPreset preset_of(const Case *c)
         small_preset(&(Setting){.family = c->family, .attention = c->attention, .dropout = c->dropout});
     if (c->family == MODEL_MLP && strstr(c->optimizer, "8bit"))
         preset.config.mlp.sizes[1] = 4096 / WIDTH + 1; /* the first matrix is large enough for them */
-    if (c->family == MODEL_BERT)
+    if (is_bert(c->family))
         preset.config.bert.vocab = TOKEN_VOCAB;
     else if (c->family == MODEL_GPT2)
         preset.config.gpt2.vocab = 256;
