@@ -7,6 +7,7 @@
 typedef struct Attention {
     AttentionConfig config;
     Module *q, *k, *v, *qkv, *output; /* GPT-2 has qkv in place of q, k and v */
+    Module *q_norm, *k_norm;          /* may be NULL */
 } Attention;
 
 static AttentionOptions options_of(const Attention *self, Tensor *mask)
@@ -33,6 +34,18 @@ static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
     return nn_forward(self->output, tensor_donate(out), batch);
 }
 
+/* Queries or keys (B,T,heads*D) under their norm, if there is one. */
+static Tensor *normed(const Attention *self, Module *norm, Tensor *x, int heads, const Batch *batch)
+{
+    if (!norm || !x)
+        return x;
+    if (self->config.qk_norm == ATTENTION_NORM_ALL)
+        return nn_forward(norm, tensor_donate(x), batch);
+    Shape shape = tensor_shape(x);
+    Tensor *each = tensor_reshape(x, SHAPE(shape.dim[0], shape.dim[1], heads, self->config.head_dim));
+    return tensor_reshape(nn_forward(norm, tensor_donate(each), batch), shape);
+}
+
 static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
@@ -43,7 +56,9 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     Tensor *q = nn_forward(self->q, x, batch);
     Tensor *k = nn_forward(self->k, x, batch);
     Tensor *v = nn_forward(self->v, x, batch);
-    if (c->style == ATTENTION_LLAMA) {
+    q = normed(self, self->q_norm, q, c->heads, batch);
+    k = normed(self, self->k_norm, k, c->kv_heads, batch);
+    if (c->style == ATTENTION_LLAMA && !c->no_rope) {
         RopeOptions rope = {c->heads, c->rope_theta, module_past(batch), c->rope_scaling};
         q = tensor_rope_with(tensor_donate(q), &rope);
         rope.heads = c->kv_heads;
@@ -101,6 +116,24 @@ static void gpt2_projections(Module *module)
     self->output = nn_add(module, "c_proj", module_conv1d(dim, dim, TENSOR_IDENTITY, LINEAR_BY_INPUTS, 1));
 }
 
+/* Behind the projections, as in files. Each of the ranks that compute a layer together has some of the heads,
+ * so the gradient of a weight that all heads share is the sum over them. */
+static void add_norms(Module *module)
+{
+    Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
+    int all = c->qk_norm == ATTENTION_NORM_ALL;
+    if (!c->qk_norm || (all && config_undivided("attention", "norms over all heads are")))
+        return;
+    self->q_norm =
+        nn_add(module, "q_norm", nn_rms_norm(all ? c->heads * c->head_dim : c->head_dim, c->norm_eps));
+    self->k_norm =
+        nn_add(module, "k_norm", nn_rms_norm(all ? c->kv_heads * c->head_dim : c->head_dim, c->norm_eps));
+    if (context_tensor_ranks_(module->item.context) > 1)
+        for (int i = 0; i < 2 && !error_code(); i++)
+            module_own(i ? self->k_norm : self->q_norm, "weight")->partial = 1;
+}
+
 static void add_projections(Module *module)
 {
     static const char *const llama[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
@@ -136,6 +169,7 @@ Module *nn_attention(const AttentionConfig *config)
     self->config.head_dim = head_dim;
     self->config.rope_theta = config->rope_theta > 0 ? config->rope_theta : 10000;
     add_projections(module);
+    add_norms(module);
     int ranks = context_tensor_ranks_(module->item.context);
     self->config.heads /= ranks; /* from here on, this rank's */
     self->config.kv_heads /= ranks;

@@ -234,8 +234,14 @@ BRIM_API Module *nn_activation(TensorActivation act);      /* of each element */
 BRIM_API Module *nn_sequential(void);
 #define nn_append(sequential, child) nn_add(sequential, NULL, child)
 
-/* Attention of the three families: projections named as in Hugging Face's checkpoints. */
+/* Attention of the families: projections named as in Hugging Face's checkpoints. */
 typedef enum AttentionStyle { ATTENTION_LLAMA, ATTENTION_GPT2, ATTENTION_BERT } AttentionStyle;
+/* RMS norms on queries and keys, before they are rotated. */
+typedef enum AttentionNorm {
+    ATTENTION_NORM_NONE,
+    ATTENTION_NORM_HEADS, /* of each head: Qwen3 */
+    ATTENTION_NORM_ALL    /* of all heads together: OLMo 2 */
+} AttentionNorm;
 typedef struct AttentionConfig {
     AttentionStyle style;
     int dim, heads;
@@ -244,8 +250,11 @@ typedef struct AttentionConfig {
     AttentionKind kind;
     float rope_theta; /* LLaMA; 0 = 10000 */
     RopeScaling rope_scaling;
-    int qkv_bias; /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
-    int o_bias;   /* LLaMA: a bias on the output */
+    int qkv_bias;          /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
+    int o_bias;            /* LLaMA: a bias on the output */
+    int no_rope;           /* LLaMA: 1: nothing is rotated */
+    AttentionNorm qk_norm; /* LLaMA */
+    float norm_eps;        /* of these norms; 0 = 1e-5 */
 } AttentionConfig;
 BRIM_API Module *nn_attention(const AttentionConfig *config);
 BRIM_API Module *nn_swiglu(int64_t dim, int64_t hidden); /* gate_proj, up_proj, down_proj; no biases */
@@ -259,9 +268,23 @@ typedef struct MlpConfig {
 } MlpConfig;
 BRIM_API Module *nn_mlp(const MlpConfig *config);
 
-/* Llama (arXiv 2302.13971, 2307.09288), and Mistral and Qwen2, which are the same with other sizes:
- * pre-RMSNorm, rotary positions, SwiGLU, grouped-query attention. Reads batch->ids; logits (B,T,vocab).
- * Initialised normal(0, 0.02), norms 1, as transformers does. */
+/* Some of a model's layers, by number; those from LAYER_SET_MOST on are never in it. */
+enum { LAYER_SET_MOST = 256 };
+typedef struct LayerSet {
+    uint64_t bits[LAYER_SET_MOST / 64];
+} LayerSet;
+static inline int layer_in(const LayerSet *set, int layer)
+{
+    return layer >= 0 && layer < LAYER_SET_MOST && (set->bits[layer / 64] >> (layer % 64) & 1);
+}
+
+/* Llama (arXiv 2302.13971, 2307.09288), and the families that are made of its parts: pre-RMSNorm, rotary
+ * positions, SwiGLU, grouped-query attention. Reads batch->ids; logits (B,T,vocab). Initialised
+ * normal(0, 0.02), norms 1, as transformers does.
+ * nn_llama: also Mistral and Qwen2, which are fields of the configuration.
+ * nn_smollm3: the same with layers in no_rope. nn_granite: the same with factors.
+ * nn_qwen3: with RMS norms on the queries and keys of each head (arXiv 2505.09388).
+ * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656). */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;     /* 0 = heads */
@@ -273,11 +296,20 @@ typedef struct LlamaConfig {
     RopeScaling rope_scaling; /* Llama 3.1 and later; zero = none */
     float norm_eps;           /* 0 = 1e-5 */
     AttentionKind attention;
-    int qkv_bias; /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
-    int o_bias;   /* on o_proj */
-    int mlp_bias; /* on gate_proj, up_proj, down_proj */
+    int qkv_bias;     /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
+    int o_bias;       /* on o_proj */
+    int mlp_bias;     /* on gate_proj, up_proj, down_proj */
+    LayerSet no_rope; /* layers whose queries and keys are not rotated: SmolLM3 */
+    /* Granite's factors; 0 = 1. On what the embedding gives, on each branch before it is added, and what
+     * logits are divided by. */
+    float embedding_factor, branch_factor, logits_divisor;
+    float attention_scale; /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
+BRIM_API Module *nn_smollm3(const LlamaConfig *config);
+BRIM_API Module *nn_granite(const LlamaConfig *config);
+BRIM_API Module *nn_qwen3(const LlamaConfig *config);
+BRIM_API Module *nn_olmo2(const LlamaConfig *config);
 
 /* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
  * initialised with 0.02/sqrt(2 layers), the rest normal(0, 0.02), as transformers does. Dropout on embeddings
@@ -329,9 +361,13 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
 #define MODEL_FAMILIES(X)                                                                                    \
     X(MODEL_MLP, MlpConfig, mlp)                                                                             \
     X(MODEL_BERT, BertConfig, bert)                                                                          \
-    X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
     X(MODEL_GPT2, Gpt2Config, gpt2)                                                                          \
-    X(MODEL_LLAMA, LlamaConfig, llama)
+    X(MODEL_LLAMA, LlamaConfig, llama)                                                                       \
+    X(MODEL_SMOLLM3, LlamaConfig, smollm3)                                                                   \
+    X(MODEL_GRANITE, LlamaConfig, granite)                                                                   \
+    X(MODEL_QWEN3, LlamaConfig, qwen3)                                                                       \
+    X(MODEL_OLMO2, LlamaConfig, olmo2)                                                                       \
+    X(MODEL_ROBERTA, BertConfig, roberta)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;
@@ -379,6 +415,7 @@ typedef struct ModelFamilyRow {
     ModelSizes (*sizes)(const ModelPreset *preset); /* kv_heads and head_dim are 0 where they are usual */
     /* Bytes from the start of a ModelPreset to the field that a user may change; 0 = there is none. */
     size_t vocab_at, attention_at, dropout_at;
+    const struct DecoderParts *decoder; /* of decoders made of Llama's parts; for the library */
 } ModelFamilyRow;
 BRIM_API const ModelFamilyRow *nn_family(ModelFamily family); /* NULL for a number that is none */
 

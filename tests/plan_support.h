@@ -255,6 +255,10 @@ static inline Module *case_model(const Case *c)
             .vocab = vocab(c, 256), .dim = 24, .layers = layers, .heads = 3, .ffn = 40, .max_seq = 16};
         break;
     case MODEL_LLAMA:
+    case MODEL_SMOLLM3:
+    case MODEL_GRANITE:
+    case MODEL_QWEN3:
+    case MODEL_OLMO2:
         preset.config.llama = (LlamaConfig){.vocab = vocab(c, 256),
                                             .dim = 24,
                                             .layers = layers,

@@ -350,6 +350,44 @@ ModelPreset small_preset(const Setting *s)
                                             .hidden = 48,
                                             .max_seq = 24};
         break;
+    case MODEL_SMOLLM3:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .hidden = 48,
+                                            .max_seq = 24,
+                                            .tied = 1,
+                                            .no_rope = {{2}}};
+        break;
+    case MODEL_GRANITE:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .hidden = 48,
+                                            .max_seq = 24,
+                                            .embedding_factor = 12,
+                                            .branch_factor = 0.22f,
+                                            .logits_divisor = 8,
+                                            .attention_scale = 0.1f};
+        break;
+    case MODEL_QWEN3:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .head_dim = 12,
+                                            .hidden = 48,
+                                            .max_seq = 24};
+        break;
+    case MODEL_OLMO2:
+        preset.config.llama = (LlamaConfig){
+            .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .hidden = 48, .max_seq = 24};
+        break;
     }
     nn_preset_set_attention(&preset, s->attention);
     nn_preset_set_dropout(&preset, s->dropout);

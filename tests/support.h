@@ -126,7 +126,7 @@ typedef struct Setting {
     int selective;
 } Setting;
 
-enum { SMALL_SEQ = 12, SMALL_VOCAB = 40, FAMILIES = MODEL_FAMILY_COUNT };
+enum { SMALL_SEQ = 12, SMALL_VOCAB = 40, FAMILIES = 4 };
 
 /* Configured by a BertConfig, which lies at one place in a preset, whatever its name there. */
 static inline int is_bert(ModelFamily family)

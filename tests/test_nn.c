@@ -59,6 +59,19 @@ static void test_parameter_counts(void **state)
         {"deepseek-r1-distill-qwen-32b", 32763876352},
         {"deepseek-r1-distill-llama-8b", 8030261248},
         {"deepseek-r1-distill-llama-70b", 70553706496},
+        {"qwen3-0.6b", 596049920},
+        {"qwen3-1.7b", 1720574976},
+        {"qwen3-4b", 4022468096},
+        {"qwen3-8b", 8190735360},
+        {"qwen3-14b", 14768307200},
+        {"qwen3-32b", 32762123264},
+        {"smollm3-3b", 3075098624},
+        {"olmo2-1b", 1484916736},
+        {"olmo2-7b", 7298617344},
+        {"olmo2-13b", 13716198400},
+        {"olmo2-32b", 32234279936},
+        {"granite-3.1-2b", 2533531648},
+        {"granite-3.1-8b", 8170848256},
         {"textbook-10b", 10005893120},
         {"bench-mlp", 669706},
         {"bench-gpt2", 124439808},
@@ -120,13 +133,11 @@ static void test_presets(void **state)
         nn_preset_set_dropout(&p, 0.5f);
         AttentionKind kinds[] = {[MODEL_MLP] = ATTENTION_EAGER,
                                  [MODEL_BERT] = p.config.bert.attention,
-                                 [MODEL_ROBERTA] = p.config.roberta.attention,
                                  [MODEL_GPT2] = p.config.gpt2.attention,
                                  [MODEL_LLAMA] = p.config.llama.attention};
         assert_int_equal(kinds[f], ATTENTION_EAGER);
         float dropouts[] = {[MODEL_MLP] = p.config.mlp.dropout,
                             [MODEL_BERT] = p.config.bert.dropout,
-                            [MODEL_ROBERTA] = p.config.roberta.dropout,
                             [MODEL_GPT2] = p.config.gpt2.dropout,
                             [MODEL_LLAMA] = 0.5f};
         assert_float_equal(dropouts[f], 0.5, 0);

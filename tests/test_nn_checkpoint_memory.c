@@ -73,7 +73,7 @@ static ModelShape random_shape(uint32_t *seed)
     int heads = 1 + (int)random_number(seed, 4), dim = heads * 2 * (1 + (int)random_number(seed, 12));
     int ffn = 1 + (int)random_number(seed, 150), vocab = 2 + (int)random_number(seed, 60);
     z.preset.family = (ModelFamily)random_number(seed, FAMILIES);
-    if (is_bert(z.preset.family))
+    if (z.preset.family == MODEL_BERT)
         z.preset.config.bert =
             (BertConfig){.vocab = vocab, .dim = dim, .layers = z.layers, .heads = heads, .ffn = ffn};
     else if (z.preset.family == MODEL_GPT2)

@@ -63,7 +63,7 @@ typedef struct Run {
 static ModelPreset preset_of(const Case *c)
 {
     ModelPreset preset = small_preset(&(Setting){.family = c->family});
-    nn_preset_set_vocab(&preset, is_masked(c->family) ? TOKEN_VOCAB : VOCAB);
+    nn_preset_set_vocab(&preset, c->family == MODEL_BERT ? TOKEN_VOCAB : VOCAB);
     if (c->tied)
         preset.config.llama.tied = 1;
     return preset;
@@ -104,7 +104,7 @@ static void make_run(Run *run, SavedRun *what, SavedRunInput *base)
                                                        .accumulate = c->accumulate,
                                                        .seed = 5,
                                                        .held_out = -1,
-                                                       .mask_probability = is_masked(c->family) ? 0.3f : 0,
+                                                       .mask_probability = c->family == MODEL_BERT ? 0.3f : 0,
                                                        .max_samples = SAMPLES}),
         .keep = 100};
     make_model(run, what, base);

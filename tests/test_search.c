@@ -24,7 +24,7 @@ static Loader *loader_for(const ModelPreset *preset)
     return data_text("builtin", &(TextOptions){.batch = 6,
                                                .seq = 48,
                                                .max_samples = 12,
-                                               .mask_probability = is_masked(preset->family) ? 0.15f : 0,
+                                               .mask_probability = preset->family == MODEL_BERT ? 0.15f : 0,
                                                .corpus_bytes = 1 << 14});
 }
 
@@ -68,7 +68,7 @@ static ModelPreset shape(ModelFamily family, int layers, AttentionKind attention
     else if (family == MODEL_GPT2)
         p.config.gpt2 = (Gpt2Config){
             .vocab = 256, .dim = 32, .layers = layers, .heads = 4, .dropout = 0.1f, .attention = attention};
-    else if (is_bert(family))
+    else if (family == MODEL_BERT)
         p.config.bert =
             (BertConfig){.vocab = 260, .dim = 32, .layers = layers, .heads = 4, .attention = attention};
     else

@@ -1,5 +1,5 @@
-/* Selective recomputation: gradients bitwise those of a plain run in every combination, exactly the derived
- * bytes no longer kept, exactly the derived products more, and never a higher peak. */
+/* Selective recomputation: gradients bitwise those of a plain run in every combination, exactly the derived bytes
+ * no longer kept, exactly the derived products more, and never a higher peak. */
 #include "nn/module_.h"
 #include "support.h"
 #include "tensor/tensor_.h"
@@ -76,7 +76,7 @@ static const Sizes round_sizes = {2, 16, 32, 4, 2, 128}, odd_sizes = {3, 7, 20, 
 static Module *sized_model(const Setting *s, const Sizes *z, int layers)
 {
     ModelPreset p = {.family = s->family};
-    if (is_bert(s->family))
+    if (s->family == MODEL_BERT)
         p.config.bert =
             (BertConfig){.vocab = 40, .dim = z->dim, .layers = layers, .heads = z->heads, .ffn = z->ffn};
     else if (s->family == MODEL_GPT2)
@@ -125,9 +125,9 @@ static uint64_t a_layer_keeps(const Setting *s, const Sizes *z)
     return held(s, z, 3).kept - held(s, z, 2).kept;
 }
 
-/* The tensors that cannot be made from others by one pass, derived from the operations. Norms make theirs
- * from their input, which is the residual stream (BERT: the sum before the norm, so that neither a block's
- * input nor its middle is kept), and swiglu and GELU theirs from the products before. */
+/* The tensors that cannot be made from others by one pass, derived from the operations. Norms make theirs from
+ * their input, which is the residual stream (BERT: the sum before the norm, so that neither a block's input nor
+ * its middle is kept), and swiglu and GELU theirs from the products before. */
 static uint64_t derived(const Setting *s, const Sizes *z)
 {
     int64_t n = (int64_t)z->batch * z->seq, h = n * z->dim, f = n * z->ffn, kv = h / z->heads * z->kv_heads;
@@ -163,8 +163,8 @@ static void test_layers_keep_products_only(void **state)
         }
 }
 
-/* In the terms of Korthikanti et al. and of FACTS.md: sbh(64 + 4as/h) + 16sb becomes 40sbh + 16sb, and
- * LLaMA's 4sb[(6 + 2kv/a)h + 3f + a + 2] becomes 4sb[(4 + 2kv/a)h + 2f + a + 2]. */
+/* In the terms of Korthikanti et al. and of FACTS.md: sbh(64 + 4as/h) + 16sb becomes 40sbh + 16sb, and LLaMA's
+ * 4sb[(6 + 2kv/a)h + 3f + a + 2] becomes 4sb[(4 + 2kv/a)h + 2f + a + 2]. */
 static void test_formulae(void **state)
 {
     (void)state;
@@ -191,7 +191,7 @@ static void test_flops(void **state)
             Setting s = {.family = family, .attention = eager ? ATTENTION_EAGER : ATTENTION_FLASH};
             double plain = held(&s, z, THREE).flops;
             s.selective = 1;
-            double keys = is_masked(family) ? z->seq : (z->seq + 1) / 2.0;
+            double keys = family == MODEL_BERT ? z->seq : (z->seq + 1) / 2.0;
             double scores = 2.0 * z->batch * z->seq * keys * z->dim;
             assert_float_equal(held(&s, z, THREE).flops - plain, eager ? THREE * scores : 0, 0.5);
         }
@@ -416,7 +416,8 @@ static void test_plan_is_run(void **state)
                      .selective = 1};
         int threads = 1 + (i >> 2 & 1);
         MemStats meta = stats_of(&s, &(ContextOptions){.meta = 1, .threads = threads}, 0);
-        ContextOptions reserved = {.memory = MEMTRACK_RESERVED, .capacity = meta.needs, .threads = threads};
+        ContextOptions reserved = {
+            .memory = MEMTRACK_RESERVED, .capacity = meta.needs, .threads = threads};
         MemStats run = stats_of(&s, &reserved, 0);
         assert_int_equal(meta.event_hash, run.event_hash);
         assert_int_equal(meta.needs, run.needs);

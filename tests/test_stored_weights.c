@@ -18,7 +18,6 @@ static int is_linear(ModelFamily family, const char *name)
     static const char *const ends[FAMILIES][8] = {
         [MODEL_MLP] = {"layers.0.weight", "layers.1.weight"},
         [MODEL_BERT] = {"dense.weight", "query.weight", "key.weight", "value.weight"},
-        [MODEL_ROBERTA] = {"dense.weight", "query.weight", "key.weight", "value.weight"},
         [MODEL_GPT2] = {"c_attn.weight", "c_proj.weight", "c_fc.weight"},
         [MODEL_LLAMA] = {"q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight",
                          "gate_proj.weight", "up_proj.weight", "down_proj.weight"},

@@ -15,8 +15,10 @@ import sys
 import tempfile
 
 import adapters
+import decoders
 import numpy as np
 import quantised
+import sizes
 import torch
 import transformers
 import torch.nn.functional as F
@@ -216,6 +218,7 @@ def cases():
     yield 'bert', BertForMaskedLM, BertConfig(**BERT)
     yield 'bert, three types, one head', BertForMaskedLM, BertConfig(
         **{**BERT, 'type_vocab_size': 3, 'num_attention_heads': 1, 'layer_norm_eps': 1e-5})
+    yield from decoders.cases()
 
 
 def tied_or_odd(name):
@@ -488,6 +491,7 @@ def main():
     transformers.logging.disable_progress_bar()
     check_rounding()
     check_families()
+    sizes.check_sizes(check, BUILD)
     check_published()
     adapters.check_adapters(check, driver, worst, random_inputs)
     quantised.check_quantised(check, driver, worst, random_inputs)
