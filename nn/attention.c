@@ -10,11 +10,17 @@ typedef struct Attention {
     Module *q_norm, *k_norm;          /* may be NULL */
 } Attention;
 
+/* Tokens see those behind them, too, and padding is masked. */
+static int both_ways(const AttentionConfig *c)
+{
+    return c->style == ATTENTION_BERT || c->style == ATTENTION_DISTILBERT;
+}
+
 static AttentionOptions options_of(const Attention *self, Tensor *mask)
 {
     return (AttentionOptions){.heads = self->config.heads,
                               .kv_heads = self->config.kv_heads,
-                              .causal = self->config.style != ATTENTION_BERT,
+                              .causal = !both_ways(&self->config),
                               .kind = self->config.kind,
                               .mask = mask};
 }
@@ -64,7 +70,7 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
         rope.heads = c->kv_heads;
         k = tensor_rope_with(tensor_donate(k), &rope);
     }
-    AttentionOptions options = options_of(self, c->style == ATTENTION_BERT && batch ? batch->mask : NULL);
+    AttentionOptions options = options_of(self, both_ways(c) && batch ? batch->mask : NULL);
     Tensor *out;
     if (batch && batch->cache)
         out = tensor_attention_cached(tensor_donate(q), tensor_donate(k), tensor_donate(v),
@@ -84,7 +90,7 @@ int module_attention_cache(const Module *module, int *kv_heads, int *head_dim)
     const AttentionConfig *c = &((const Attention *)module->state)->config;
     *kv_heads = c->kv_heads;
     *head_dim = c->head_dim;
-    return c->style == ATTENTION_BERT ? -1 : 1;
+    return both_ways(c) ? -1 : 1;
 }
 
 Module *module_attention_output(const Module *attention)
@@ -138,12 +144,13 @@ static void add_projections(Module *module)
 {
     static const char *const llama[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
     static const char *const bert[] = {"self.query", "self.key", "self.value", "output.dense"};
+    static const char *const distilbert[] = {"q_lin", "k_lin", "v_lin", "out_lin"};
     const Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
     if (c->style == ATTENTION_GPT2)
         gpt2_projections(module);
-    else if (c->style == ATTENTION_BERT)
-        four_projections(module, bert, 1, 1);
+    else if (both_ways(c))
+        four_projections(module, c->style == ATTENTION_BERT ? bert : distilbert, 1, 1);
     else
         four_projections(module, llama, c->qkv_bias, c->o_bias);
 }

@@ -237,6 +237,8 @@ Module *encoder_model(const EncoderKind *kind, const BertConfig *config)
     module_init_normal(module, 0.02f);
     if (error_code())
         return NULL;
+    if (kind->begin)
+        kind->begin(self, &c);
     if (!c.pooler)
         nn_offer_head(module, &(ModuleHead){.hidden = hidden_states,
                                             .weight = self->word_table,

@@ -235,7 +235,12 @@ BRIM_API Module *nn_sequential(void);
 #define nn_append(sequential, child) nn_add(sequential, NULL, child)
 
 /* Attention of the families: projections named as in Hugging Face's checkpoints. */
-typedef enum AttentionStyle { ATTENTION_LLAMA, ATTENTION_GPT2, ATTENTION_BERT } AttentionStyle;
+typedef enum AttentionStyle {
+    ATTENTION_LLAMA,
+    ATTENTION_GPT2,
+    ATTENTION_BERT,
+    ATTENTION_DISTILBERT /* BERT's under other names */
+} AttentionStyle;
 /* RMS norms on queries and keys, before they are rotated. */
 typedef enum AttentionNorm {
     ATTENTION_NORM_NONE,
@@ -326,7 +331,7 @@ BRIM_API Module *nn_gpt2(const Gpt2Config *config);
 
 /* BERT (arXiv 1810.04805): post-LayerNorm, GELU, token types, padding mask, masked-language-model head with
  * the tied decoder; logits (B,T,vocab). Initialised normal(0, 0.02). Dropout on embeddings and residual
- * branches. The configuration of RoBERTa too. */
+ * branches. The configuration of RoBERTa and DistilBERT too. */
 typedef struct BertConfig {
     int vocab, dim, layers, heads;
     int ffn;     /* 0 = 4 dim */
@@ -339,6 +344,7 @@ typedef struct BertConfig {
     AttentionKind attention;
     int first_position; /* RoBERTa: the row of the positions that is a sequence's first, behind that of the
                            padding token; of its max_seq + first_position rows. 0 = 2; BERT's is the first */
+    int sinusoidal;     /* DistilBERT: 1: positions begin as sines; they are trained all the same */
 } BertConfig;
 BRIM_API Module *nn_bert(const BertConfig *config);
 /* RoBERTa (arXiv 1907.11692), and XLM-RoBERTa (arXiv 1911.02116), which is the same with another vocabulary:
@@ -346,6 +352,9 @@ BRIM_API Module *nn_bert(const BertConfig *config);
  * position of its place, padding and what is like it too: rows that are padded on the right, with a mask, are
  * those of transformers. */
 BRIM_API Module *nn_roberta(const BertConfig *config);
+/* DistilBERT (arXiv 1910.01108): BERT without token types (batch->types is not read) and without dropout
+ * behind attention, with parts of other names. It has no pooler: pooler is the encoder alone. */
+BRIM_API Module *nn_distilbert(const BertConfig *config);
 
 /* One block of each family, (B,T,dim) -> (B,T,dim), for models of one's own: reads dim, heads, feed-forward
  * width, attention, dropout and epsilon of the config, with the same defaults. Linear layers are initialised
@@ -367,7 +376,8 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_GRANITE, LlamaConfig, granite)                                                                   \
     X(MODEL_QWEN3, LlamaConfig, qwen3)                                                                       \
     X(MODEL_OLMO2, LlamaConfig, olmo2)                                                                       \
-    X(MODEL_ROBERTA, BertConfig, roberta)
+    X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
+    X(MODEL_DISTILBERT, BertConfig, distilbert)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;

@@ -15,6 +15,7 @@
 #define nn_block_count brim_nn_block_count
 #define nn_checkpoints brim_nn_checkpoints
 #define nn_class_name brim_nn_class_name
+#define nn_distilbert brim_nn_distilbert
 #define nn_dropout brim_nn_dropout
 #define nn_embedding brim_nn_embedding
 #define nn_enter brim_nn_enter

@@ -7,6 +7,7 @@
 #define MLP(...)         .family = MODEL_MLP, .config.mlp = {__VA_ARGS__}
 #define BERT(...)        .family = MODEL_BERT, .config.bert = {__VA_ARGS__}
 #define ROBERTA(...)     .family = MODEL_ROBERTA, .config.roberta = {.types = 1, .norm_eps = 1e-5f, __VA_ARGS__}
+#define DISTILBERT(...)  .family = MODEL_DISTILBERT, .config.distilbert = {__VA_ARGS__}
 #define GPT2(...)        .family = MODEL_GPT2, .config.gpt2 = {__VA_ARGS__}
 #define LLAMA(...)       .family = MODEL_LLAMA, .config.llama = {__VA_ARGS__}
 #define DECODER(id, ...) .family = id, .config.llama = {__VA_ARGS__}
@@ -40,6 +41,8 @@ static const ModelPreset presets[] = {
      ROBERTA(.vocab = 50265, .dim = 1024, .layers = 24, .heads = 16)},
     {"distilroberta-base", "82M, half of the layers", .batch = 1, .seq = 512,
      ROBERTA(.vocab = 50265, .dim = 768, .layers = 6, .heads = 12)},
+    {"distilbert-base", "67M, half of bert-base's layers", .batch = 1, .seq = 512,
+     DISTILBERT(.vocab = 30522, .dim = 768, .layers = 6, .heads = 12)},
     {"xlm-roberta-base", "278M", .batch = 1, .seq = 512,
      ROBERTA(.vocab = 250002, .dim = 768, .layers = 12, .heads = 12)},
     {"xlm-roberta-large", "560M", .batch = 1, .seq = 512,

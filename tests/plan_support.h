@@ -240,6 +240,10 @@ static inline Module *case_model(const Case *c)
         preset.config.bert = (BertConfig){
             .vocab = vocab(c, 260), .dim = 16, .layers = layers, .heads = 2, .ffn = 40, .max_seq = 16};
         break;
+    case MODEL_DISTILBERT:
+        preset.config.distilbert = (BertConfig){
+            .vocab = vocab(c, 260), .dim = 16, .layers = layers, .heads = 2, .ffn = 40, .max_seq = 16};
+        break;
     case MODEL_ROBERTA:
         preset.config.roberta = (BertConfig){.vocab = vocab(c, 260),
                                              .dim = 16,

@@ -328,6 +328,10 @@ ModelPreset small_preset(const Setting *s)
         preset.config.bert = (BertConfig){
             .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
         break;
+    case MODEL_DISTILBERT:
+        preset.config.distilbert = (BertConfig){
+            .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
+        break;
     case MODEL_ROBERTA:
         preset.config.roberta = (BertConfig){.vocab = SMALL_VOCAB,
                                              .dim = 32,

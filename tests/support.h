@@ -131,7 +131,7 @@ enum { SMALL_SEQ = 12, SMALL_VOCAB = 40, FAMILIES = 4 };
 /* Configured by a BertConfig, which lies at one place in a preset, whatever its name there. */
 static inline int is_bert(ModelFamily family)
 {
-    return family == MODEL_BERT || family == MODEL_ROBERTA;
+    return family == MODEL_BERT || family == MODEL_ROBERTA || family == MODEL_DISTILBERT;
 }
 static inline int is_masked(ModelFamily family)
 {

@@ -27,6 +27,7 @@ static void test_parameter_counts(void **state)
         {"roberta-base", 124697433}, /* as transformers counts them, which has no pooler there */
         {"roberta-large", 355412057},
         {"distilroberta-base", 82170201},
+        {"distilbert-base", 66985530},
         {"xlm-roberta-base", 278295186},
         {"xlm-roberta-large", 560142482},
         {"llama-2-7b", 6738415616},
