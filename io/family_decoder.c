@@ -55,13 +55,6 @@ void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
     note_attention_dropout(f, "attention_dropout", 0);
 }
 
-int read_max_window_layers(Fields *f, int otherwise)
-{
-    return fields_null(f, "max_window_layers")
-               ? MOST_LAYERS
-               : fields_count(f, "max_window_layers", otherwise, 0, MOST_LAYERS);
-}
-
 void layer_set_add(LayerSet *set, int layer)
 {
     if (layer < LAYER_SET_MOST)
@@ -91,19 +84,37 @@ int read_layer_types(Fields *f, int layers, LayerSet *sliding)
                         value_text(item).text);
         }
     }
-    if (count && count < layers && layers > LAYER_SET_MOST)
-        fields_fail(f, "layer_types of %d layers are not all of one kind; that is read of up to %d layers", layers,
-                    LAYER_SET_MOST);
     return count;
 }
 
-void take_window(Fields *f, int window, LlamaConfig *c)
+void take_windows(Fields *f, int window, int count, const LayerSet *sliding, LlamaConfig *c)
 {
-    if (!window || window >= c->max_seq)
+    if (!count || !window || window >= c->max_seq)
         return;
     c->window = window;
-    model_note(f->model, "Sequences end at %d, the sliding window: attention with a window is not computed.",
-               window);
+    if (count == c->layers)
+        return; /* all of them: no set is needed */
+    c->sliding = *sliding;
+    if (c->layers > LAYER_SET_MOST)
+        fields_fail(f, "windows in %d of %d layers; models of up to %d layers may have them in some", count,
+                    c->layers, LAYER_SET_MOST);
+}
+
+void read_qwen_windows(Fields *f, LlamaConfig *c)
+{
+    int window = fields_optional(f, "sliding_window", 4096, 0, MOST_POSITIONS);
+    int on = fields_flag(f, "use_sliding_window", 0);
+    int first = fields_null(f, "max_window_layers")
+                    ? MOST_LAYERS
+                    : fields_count(f, "max_window_layers", 28, 0, MOST_LAYERS);
+    LayerSet sliding = {{0}};
+    int count = read_layer_types(f, c->layers, &sliding);
+    if (count < 0) {
+        count = on && first < c->layers ? c->layers - first : 0;
+        for (int i = first; i < c->layers; i++)
+            layer_set_add(&sliding, i);
+    }
+    take_windows(f, window, count, &sliding, c);
 }
 
 /* ---- Writing --------------------------------------------------------------------------------- */
@@ -127,6 +138,30 @@ void write_decoder(json_t **o, const LlamaConfig *c, const char *type, const cha
     config_put(o, "rope_scaling", rope_scaling_json(&c->rope_scaling));
     config_put(o, "tie_word_embeddings", json_boolean(c->tied));
     config_put(o, "attention_dropout", json_real(0));
+}
+
+json_t *layer_types_json(const LlamaConfig *c)
+{
+    static const LayerSet none;
+    int all = !memcmp(&c->sliding, &none, sizeof none);
+    json_t *list = json_array();
+    for (int i = 0; i < c->layers && list; i++) {
+        int slides = c->window && (all || layer_in(&c->sliding, i));
+        if (json_array_append_new(list, json_string(slides ? "sliding_attention" : "full_attention"))) {
+            json_decref(list);
+            list = NULL;
+        }
+    }
+    return list;
+}
+
+void write_qwen_windows(json_t **o, const LlamaConfig *c)
+{
+    config_put(o, "use_sliding_window", json_boolean(c->window));
+    if (!c->window)
+        return;
+    config_put(o, "sliding_window", json_integer(c->window));
+    config_put(o, "layer_types", layer_types_json(c));
 }
 
 int check_decoder_biases(const ModelPreset *preset, const char *title, int mlp)

@@ -22,11 +22,14 @@ json_t *rope_scaling_json(const RopeScaling *scaling);
 
 /* layer_types: adds the layers that slide, and returns how many; -1 where there is no such field. */
 int read_layer_types(Fields *f, int layers, LayerSet *sliding);
-/* max_window_layers: the first layer that slides. */
-int read_max_window_layers(Fields *f, int otherwise);
-/* Nothing where it is no shorter than the positions. */
-void take_window(Fields *f, int window, LlamaConfig *c);
+/* The window of the `count` layers in the set; nothing where it is no shorter than the positions. */
+void take_windows(Fields *f, int window, int count, const LayerSet *sliding, LlamaConfig *c);
+/* Qwen2's and Qwen3's way to say it. */
+void read_qwen_windows(Fields *f, LlamaConfig *c);
+void write_qwen_windows(json_t **object, const LlamaConfig *c);
 void layer_set_add(LayerSet *set, int layer);
+/* layer_types of the configuration's windows. */
+json_t *layer_types_json(const LlamaConfig *c);
 
 /* Every field that read_decoder reads. */
 void write_decoder(json_t **object, const LlamaConfig *c, const char *type, const char *architecture);

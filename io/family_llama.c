@@ -114,23 +114,28 @@ void read_rotary(Fields *f, double otherwise, LlamaConfig *c)
 
 typedef struct LlamaKind {
     DecoderKind decoder;
-    int window; /* sliding_window where absent; 0 = none */
-    int always_slides, qkv_bias, bias_fields;
+    int window; /* sliding_window where absent; 0 = there is none */
+    int qkv_bias, bias_fields;
 } LlamaKind;
 
-/* Up to the window's length a sliding window is plain causal attention, which is what is computed. */
+/* Of the three Mistral has windows in all layers, Qwen2 may have them in some, and Llama's code reads no
+ * field about them. */
 static void read_window(Fields *f, const LlamaKind *kind, LlamaConfig *c)
 {
-    int qwen2 = kind->qkv_bias;
+    LayerSet none = {{0}};
+    if (kind->qkv_bias) {
+        read_qwen_windows(f, c);
+        return;
+    }
     int window = fields_optional(f, "sliding_window", kind->window, 0, MOST_POSITIONS);
-    int slides = fields_flag(f, "use_sliding_window", !qwen2) || kind->always_slides;
-    int first = read_max_window_layers(f, qwen2 ? 28 : 0);
-    LayerSet sliding = {0};
-    int layers = read_layer_types(f, c->layers, &sliding);
-    if (layers < 0 || kind->always_slides)
-        layers = slides && (!qwen2 || first < c->layers);
-    if (layers)
-        take_window(f, window, c);
+    fields_flag(f, "use_sliding_window", 0);
+    if (!fields_null(f, "max_window_layers"))
+        fields_count(f, "max_window_layers", 0, 0, MOST_LAYERS);
+    read_layer_types(f, c->layers, &none);
+    if (kind->window)
+        take_windows(f, window, c->layers, &none, c);
+    else if (window && window < c->max_seq)
+        model_note(f->model, "sliding_window %d is not used: Llama's attention has no window.", window);
 }
 
 static void read_biases(Fields *f, const LlamaKind *kind, LlamaConfig *c)
@@ -172,9 +177,9 @@ json_t *rope_scaling_json(const RopeScaling *s)
 static void write_llama(json_t **o, const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
-    /* Biases on q, k and v alone are Qwen2's; Llama has four or none. */
-    int qwen2 = c->qkv_bias && !c->o_bias && !c->mlp_bias, window = nn_preset_window(preset);
-    int mistral = window && !c->qkv_bias && !c->o_bias && !c->mlp_bias; /* Llama's attention has no window */
+    /* Biases on q, k and v alone are Qwen2's; Llama has four or none, and no window. */
+    int qwen2 = c->qkv_bias && !c->o_bias && !c->mlp_bias;
+    int mistral = c->window && !c->qkv_bias && !c->o_bias && !c->mlp_bias;
     write_decoder(o, c,
                   qwen2     ? "qwen2"
                   : mistral ? "mistral"
@@ -182,12 +187,10 @@ static void write_llama(json_t **o, const ModelPreset *preset)
                   qwen2     ? "Qwen2ForCausalLM"
                   : mistral ? "MistralForCausalLM"
                             : "LlamaForCausalLM");
-    if (window)
-        config_put(o, "sliding_window", json_integer(window));
+    if (mistral)
+        config_put(o, "sliding_window", json_integer(c->window));
     if (qwen2)
-        config_put(o, "use_sliding_window", json_boolean(window));
-    if (qwen2 && window)
-        config_put(o, "max_window_layers", json_integer(0));
+        write_qwen_windows(o, c);
     if (qwen2 || mistral)
         return;
     config_put(o, "attention_bias", json_boolean(c->qkv_bias));
@@ -210,10 +213,10 @@ static int check_biases(const ModelPreset *preset)
 /* ---- The family ------------------------------------------------------------------------------ */
 
 static const LlamaKind llama = {{.vocab = 32000, .hidden = 11008, .max_seq = 2048}, .bias_fields = 1};
-static const LlamaKind mistral = {
-    {.vocab = 32000, .hidden = 14336, .kv_heads = 8, .max_seq = 131072}, .window = 4096, .always_slides = 1};
+static const LlamaKind mistral = {{.vocab = 32000, .hidden = 14336, .kv_heads = 8, .max_seq = 131072},
+                                  .window = 4096};
 static const LlamaKind qwen2 = {
-    {.vocab = 151936, .hidden = 22016, .kv_heads = 32, .max_seq = 32768}, .window = 4096, .qkv_bias = 1};
+    {.vocab = 151936, .hidden = 22016, .kv_heads = 32, .max_seq = 32768}, .qkv_bias = 1};
 
 const FamilyFiles llama_files = {
     .types = {{"llama", "LlamaForCausalLM", read_llama, &llama},

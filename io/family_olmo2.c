@@ -1,4 +1,5 @@
-/* OLMo 2 in files of others. Names, defaults and meanings are those of transformers' Olmo2Config. */
+/* OLMo 2 and OLMo 3 in files of others. Names, defaults and meanings are those of transformers' Olmo2Config
+ * and Olmo3Config. */
 #include "family_decoder_.h"
 
 static void read_olmo2(Fields *f, const void *kind)

@@ -49,12 +49,15 @@ typedef struct AttentionDims {
     DType type; /* of q, k, v, out, their gradients, and probs: f32 (0), bf16, f16 */
     int batch, seq, heads, kv_heads, head_dim; /* heads % kv_heads == 0; q (B,T,H,D), k and v (B,T,Hkv,D) */
     int causal;
+    int window; /* causal: a query sees its own key and window - 1 before it; else those at most window / 2
+                   away, to either side; 0: all */
     float scale;                /* of the scores, usually 1/sqrt(head_dim) */
+    float softcap;              /* scores become softcap tanh(score / softcap) before masks; 0: they do not */
     int64_t ldq, ldk, ldv, ldo; /* elements between consecutive (b,t) rows: packed qkv has ld = 3C */
     int64_t lddq, lddk, lddv;   /* the same of the gradients (backward only) */
     const int32_t *key_mask;    /* (B,T), 0 = a padding key nobody attends to; NULL = none. A row with no key
                                    left yields zeros (and zero gradients), never NaN */
-    int past, capacity; /* of attention_cached only: tokens in the cache before q's first, and its room */
+    int past, capacity; /* of attention_cached only: tokens read before q's first, and the cache's room */
     DType cached;       /* what the cache holds: f32 (0), bf16, f16 */
 } AttentionDims;
 

@@ -22,7 +22,10 @@ static AttentionOptions options_of(const Attention *self, Tensor *mask)
                               .kv_heads = self->config.kv_heads,
                               .causal = !both_ways(&self->config),
                               .kind = self->config.kind,
-                              .mask = mask};
+                              .mask = mask,
+                              .window = self->config.window,
+                              .scale = self->config.scale,
+                              .softcap = self->config.softcap};
 }
 
 static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
@@ -83,13 +86,14 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
 
 static const ModuleClass attention_class = {"attention", sizeof(Attention), attention_forward};
 
-int module_attention_cache(const Module *module, int *kv_heads, int *head_dim)
+int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, int *window)
 {
     if (module->type != &attention_class)
         return 0;
     const AttentionConfig *c = &((const Attention *)module->state)->config;
     *kv_heads = c->kv_heads;
     *head_dim = c->head_dim;
+    *window = c->window;
     return both_ways(c) ? -1 : 1;
 }
 

@@ -2,6 +2,7 @@
  * head. A family (llama.c, qwen3.c, …) says which parts a block has; sizes and factors are in its
  * configuration. */
 #include <stdio.h>
+#include <string.h>
 
 #include "decoder_.h"
 
@@ -34,6 +35,13 @@ static Module *add_norm(Module *module, const char *name, const LlamaConfig *c)
     return name ? nn_add(module, name, nn_rms_norm(c->dim, c->norm_eps)) : NULL;
 }
 
+/* Whether a layer has the window, where there is one. */
+static int slides(const LlamaConfig *c, int layer)
+{
+    static const LayerSet none;
+    return c->window && (!memcmp(&c->sliding, &none, sizeof none) || layer_in(&c->sliding, layer));
+}
+
 static Module *attention(const DecoderParts *parts, const LlamaConfig *c, int layer)
 {
     return nn_attention(&(AttentionConfig){.style = ATTENTION_LLAMA,
@@ -47,6 +55,8 @@ static Module *attention(const DecoderParts *parts, const LlamaConfig *c, int la
                                            .no_rope = layer_in(&c->no_rope, layer),
                                            .qk_norm = parts->qk_norm,
                                            .norm_eps = c->norm_eps,
+                                           .window = slides(c, layer) ? c->window : 0,
+                                           .scale = c->attention_scale,
                                            .qkv_bias = c->qkv_bias,
                                            .o_bias = c->o_bias});
 }
@@ -78,12 +88,6 @@ static int check_length(const Module *module, const Batch *batch)
     if (!batch || !batch->ids)
         return error_raise(ERROR_DATA, "%s: the batch has no token ids", name);
     int64_t length = module_past(batch) + tensor_dim(batch->ids, 1);
-    if (self->window && length > self->window && length <= self->max_seq)
-        return error_raise(
-            ERROR_SHAPE,
-            "%s: a sequence of %lld is longer than the window of %d that the model's attention "
-            "has, and attention with a window is not computed",
-            name, (long long)length, self->window);
     if (length > self->max_seq)
         return error_raise(ERROR_SHAPE, "%s: a sequence of %lld is longer than the model's %d", name,
                            (long long)length, self->max_seq);
@@ -171,7 +175,6 @@ Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config)
     if (!self)
         return NULL;
     self->max_seq = c.max_seq;
-    self->window = c.window;
     self->embedding_factor = c.embedding_factor;
     self->hidden_factor = c.logits_divisor > 0 ? 1 / c.logits_divisor : 0;
     if (module_stages_begin(module, c.layers, c.dim))
@@ -198,11 +201,10 @@ ModelSizes module_decoder_sizes(const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
     int positions = c->max_seq ? c->max_seq : USUAL_MAX_SEQ;
-    int window = c->window < positions ? c->window : 0;
     return (ModelSizes){.layers = c->layers,
                         .vocab = c->vocab,
-                        .max_seq = window ? window : positions,
-                        .window = window,
+                        .max_seq = positions,
+                        .window = c->window < positions ? c->window : 0,
                         .dim = c->dim,
                         .heads = c->heads,
                         .kv_heads = c->kv_heads,

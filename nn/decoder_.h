@@ -20,7 +20,7 @@ typedef struct DecoderBlock {
 
 typedef struct Decoder {
     Module *embedding, *norm, *head;
-    int max_seq, window;
+    int max_seq;
     float embedding_factor, hidden_factor; /* 0: 1 */
 } Decoder;
 

@@ -211,13 +211,13 @@ Tensor *module_hidden(Module *model, const Batch *batch);
 Tensor *module_head(Module *model, Tensor *hidden);
 /* nn_attention's projection into the residual stream. */
 Module *module_attention_output(const Module *attention);
-/* nn_attention's width of a cache, for modules that are one: 1, 0 for others, -1 for one that is not causal.
- */
-int module_attention_cache(const Module *module, int *kv_heads, int *head_dim);
+/* nn_attention's width of a cache, and its window, for modules that are one: 1, 0 for others, -1 for one that
+ * is not causal. */
+int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, int *window);
 /* Tokens read before those of the batch. */
 int module_past(const Batch *batch);
-/* This attention's keys and values, (2,B*kv_heads,max_tokens,head_dim), to be extended by `tokens`; NULL
- * after an error. */
+/* This attention's keys and values, (2,B*kv_heads,max_tokens or its window,head_dim), to be extended by
+ * `tokens`; NULL after an error. */
 Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t tokens);
 /* Makes the cache claim to hold so many tokens: on meta, where they are not read. */
 void module_cache_pretend(KvCache *cache, int tokens);

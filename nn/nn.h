@@ -193,7 +193,8 @@ BRIM_API int nn_set_gather_blocks(Module *model, int blocks);
 typedef struct KvCache KvCache;
 
 /* Room for max_tokens tokens of `batch` sequences: 2 x batch x kv_heads x max_tokens x head_dim floats,
- * charged to each attention's module path, component KV_CACHE, all at once and uninitialised. Goes with the
+ * charged to each attention's module path, component KV_CACHE, all at once and uninitialised. An attention
+ * with a window has room for `window` tokens where those are fewer: the last that were read. Goes with the
  * current scope, or before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles
  * LLAMA and GPT2: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
 BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
@@ -206,13 +207,17 @@ BRIM_API void nn_kv_cache_free(KvCache *cache);                                 
 BRIM_API int nn_kv_cache_tokens(const KvCache *cache);                          /* of each sequence, so far */
 BRIM_API int nn_kv_cache_max_tokens(const KvCache *cache); /* of each sequence, at most */
 BRIM_API uint64_t nn_kv_cache_bytes(const KvCache *cache); /* as charged: each layer rounded up */
-/* Forgets all but the first `tokens` tokens; 0 empties the cache. No bytes are freed. */
+/* Forgets all but the first `tokens` tokens; 0 empties the cache. No bytes are freed. Attentions with a
+ * window let go of tokens once more than that were read: then only the last token can be forgotten, or all
+ * (else ERROR_STATE). */
 BRIM_API void nn_kv_cache_truncate(KvCache *cache, int tokens);
 
 /* nn_forward of batch->ids (B,T) as the tokens that follow those in the cache, which then holds them too:
  * positions continue, and every token sees itself and all before. Equal to the rows of nn_forward on the
- * whole sequence, up to rounding. Any T; after an error the cache is as before. Logits (B,T,vocab). Only
- * without recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call nn_eval before. */
+ * whole sequence, up to rounding. Any T; after an error the cache is as before, unless a window's attentions
+ * have let go of what comes next: then the next call says that the cache is to be emptied. Logits
+ * (B,T,vocab). Only without recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call
+ * nn_eval before. */
 BRIM_API Tensor *nn_forward_cached(Module *model, const Batch *batch, KvCache *cache);
 /* The same with the logits of the last position only, (B,vocab): the head is not computed for the rest. For
  * models that offer a head (nn_offer_head). */
@@ -260,6 +265,9 @@ typedef struct AttentionConfig {
     int no_rope;           /* LLaMA: 1: nothing is rotated */
     AttentionNorm qk_norm; /* LLaMA */
     float norm_eps;        /* of these norms; 0 = 1e-5 */
+    int window;            /* as in AttentionOptions: 0 = every token is seen */
+    float scale;           /* of scores; 0 = 1/sqrt(head_dim) */
+    float softcap;         /* of scores; 0 = none */
 } AttentionConfig;
 BRIM_API Module *nn_attention(const AttentionConfig *config);
 BRIM_API Module *nn_swiglu(int64_t dim, int64_t hidden); /* gate_proj, up_proj, down_proj; no biases */
@@ -292,12 +300,13 @@ static inline int layer_in(const LayerSet *set, int layer)
  * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656). */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
-    int kv_heads;     /* 0 = heads */
-    int head_dim;     /* 0 = dim / heads */
-    int max_seq;      /* positions; 0 = 4096 */
-    int window;       /* of sliding attention, which is not computed: no sequence may be longer; 0 = none */
-    int tied;         /* the head is the embedding */
-    float rope_theta; /* 0 = 10000 */
+    int kv_heads;             /* 0 = heads */
+    int head_dim;             /* 0 = dim / heads */
+    int max_seq;              /* positions; 0 = 4096 */
+    int window;               /* a token sees itself and the window - 1 tokens before it; 0 = all before it */
+    LayerSet sliding;         /* the layers that have the window; empty = all */
+    int tied;                 /* the head is the embedding */
+    float rope_theta;         /* 0 = 10000 */
     RopeScaling rope_scaling; /* Llama 3.1 and later; zero = none */
     float norm_eps;           /* 0 = 1e-5 */
     AttentionKind attention;
@@ -408,8 +417,8 @@ typedef struct ModelSizes {
     int layers;  /* the blocks of nn_block_count */
     int inputs;  /* features of a sample */
     int vocab;   /* tokens, or classes */
-    int max_seq; /* the longest sequence: its positions, or a window that ends before them */
-    int window;  /* 0 = none, also where it is no shorter than the positions */
+    int max_seq; /* the longest sequence: its positions */
+    int window;  /* of sliding attention; 0 = none, also where it is no shorter than the positions */
     int dim, heads, kv_heads, head_dim;
 } ModelSizes;
 
@@ -441,8 +450,7 @@ BRIM_API void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind);
 BRIM_API void nn_preset_set_dropout(ModelPreset *preset, float p); /* ignored by families without dropout */
 BRIM_API float nn_preset_dropout(const ModelPreset *preset);       /* 0 for families without */
 BRIM_API int nn_preset_max_seq(const ModelPreset *preset);         /* the longest sequence; 0 for mlp */
-BRIM_API int
-nn_preset_window(const ModelPreset *preset); /* that ends them before the positions do; 0 = none */
+BRIM_API int nn_preset_window(const ModelPreset *preset);          /* of sliding attention; 0 = none */
 BRIM_API int nn_preset_vocab(const ModelPreset *preset);           /* classes, for mlp */
 BRIM_API void nn_preset_set_vocab(ModelPreset *preset, int vocab); /* nothing for mlp */
 

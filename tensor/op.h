@@ -47,6 +47,8 @@ typedef union OpAttr {
         int heads, kv_heads, causal, flash, packed;
         int recompute; /* eager keeps no scores: backward recomputes them */
         int past;      /* of attention_cached: tokens in the cache */
+        int window;    /* as in AttentionOptions, and scale and softcap as well */
+        float scale, softcap;
     } attention;
     struct {
         float factor;

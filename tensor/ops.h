@@ -79,22 +79,29 @@ typedef struct AttentionOptions {
     AttentionKind kind; /* flash keeps a number a row; eager keeps the (B,heads,T,T) scores */
     Tensor *mask;       /* i32 (B,T), 0 = padding key; NULL = none */
     int recompute; /* 1: eager keeps no scores; backward recomputes them, gradients are bitwise the same */
+    int window;    /* causal: a query sees itself and the window - 1 tokens before it; otherwise the tokens at
+                      most window / 2 away, to either side; 0 = all */
+    float scale;   /* of scores; 0 = 1/sqrt(D) */
+    float softcap; /* scores become softcap tanh(score / softcap), before masks (Gemma 2); 0 = as they are */
 } AttentionOptions;
-/* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D), all f32, bf16 or f16; scores are scaled by
- * 1/sqrt(D). What eager keeps of them is of that type. */
+/* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D), all f32, bf16 or f16. What eager keeps of
+ * scores is of that type. With a window flash's time is linear in T x window; eager computes no more, but
+ * keeps (B,heads,T,T) all the same. */
 BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options);
-/* qkv (B,T,3C): q, k and v side by side; kv_heads == heads. */
+/* qkv (B,T,(heads + 2 kv_heads) D): q, k and v side by side. */
 BRIM_API Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *options);
 
 /* Causal attention of tokens that continue a sequence, over a cache of the keys and values before them: q
  * (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D). The cache is f32, bf16 or f16 (2, B*kv_heads,
  * capacity, D), keys and then values, with `past` tokens in it, whatever of these types q, k and v are of. k
  * and v are written behind those, in the cache itself, and query t sees past + t + 1 tokens. Of `options`
- * heads and kv_heads count. Not to be recorded: ERROR_STATE.
- */
+ * heads, kv_heads, window, scale and softcap count. With a window a cache has room for at most `window`
+ * tokens: one with that room holds the last of any number of tokens, token t in row t modulo window, and more
+ * than one token at once are computed from what they see of it, copied into workspace in the order of tokens.
+ * Not to be recorded: ERROR_STATE. */
 BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor *cache, int past,
                                          const AttentionOptions *options);
-/* The same of qkv (B,T,3C), side by side. */
+/* The same of qkv (B,T,(heads + 2 kv_heads) D), side by side. */
 BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past,
                                                 const AttentionOptions *options);
 

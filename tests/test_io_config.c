@@ -161,6 +161,54 @@ static void test_bert_and_gpt2_fields(void **state)
     assert_int_equal(g->ffn, 96);
 }
 
+/* Which layers have which window: "." has none. */
+static void test_windows(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int window;
+        const char *layers; /* NULL: all */
+    } cases[] = {
+        {MISTRAL_7B, 4096, NULL},
+        {MISTRAL_NEMO, 0, NULL},
+        {"{'model_type': 'mistral'}", 4096, NULL},
+        {"{'model_type': 'mistral', 'num_hidden_layers': 1, 'layer_types': ['full_attention']}", 4096,
+         NULL}, /* transformers' Mistral does not read layer_types */
+        {"{'model_type': 'mistral', 'sliding_window': 99, 'max_position_embeddings': 99}", 0, NULL},
+        {"{'model_type': 'qwen2'}", 0, NULL},
+        {"{'model_type': 'qwen2', 'use_sliding_window': true, 'num_hidden_layers': 30}", 4096,
+         "............................ss"},
+        {"{'model_type': 'qwen2', 'use_sliding_window': true, 'max_window_layers': 32}", 0, NULL},
+        {"{'model_type': 'qwen3', 'use_sliding_window': true, 'max_window_layers': 0}", 4096, NULL},
+        {"{'model_type': 'qwen2', 'num_hidden_layers': 2, 'sliding_window': 7, 'layer_types': "
+         "['full_attention', 'sliding_attention']}",
+         7, ".s"},
+        {"{'model_type': 'qwen2', 'num_hidden_layers': 2, 'sliding_window': 7, 'layer_types': "
+         "['full_attention', 'full_attention']}",
+         0, NULL},
+        {"{'model_type': 'smollm3', 'num_hidden_layers': 5, 'use_sliding_window': true, 'sliding_window': 8}",
+         8, "...s."},
+        {"{'model_type': 'smollm3', 'num_hidden_layers': 5, 'sliding_window': 8}", 0, NULL},
+        {"{'model_type': 'llama', 'sliding_window': 512}", 0, NULL},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        IoModel m = good(cases[i].text);
+        const LlamaConfig *c = &m.preset.config.llama;
+        assert_int_equal(c->window, cases[i].window);
+        assert_int_equal(nn_preset_window(&m.preset), cases[i].window);
+        for (int k = 0; k < LAYER_SET_MOST; k++) {
+            const char *layers = cases[i].layers;
+            assert_int_equal(layer_in(&c->sliding, k), layers && k < c->layers && layers[k] == 's');
+        }
+    }
+    IoModel m;
+    assert_int_equal(
+        read_text("{'model_type': 'qwen2', 'num_hidden_layers': 300, 'use_sliding_window': true}", &m),
+        ERROR_DATA);
+    assert_error(ERROR_DATA, "windows in 272 of 300 layers", "up to 256");
+}
+
 /* What is absent is what transformers would take. */
 static void test_defaults(void **state)
 {
@@ -172,9 +220,9 @@ static void test_defaults(void **state)
         float dropout;
     } defaults[] = {
         {"{'model_type': 'llama'}", 6738415616, 2048, 0},
-        {"{'model_type': 'mistral'}", 7241732096, 4096, 0}, /* the window's default */
-        {"{'model_type': 'mistral', 'num_key_value_heads': null}", 7241732096 + 32ll * 2 * 4096 * 3072, 4096,
-         0},
+        {"{'model_type': 'mistral'}", 7241732096, 131072, 0},
+        {"{'model_type': 'mistral', 'num_key_value_heads': null}", 7241732096 + 32ll * 2 * 4096 * 3072,
+         131072, 0},
         {"{'model_type': 'mistral', 'sliding_window': null}", 7241732096, 131072, 0},
         {"{'model_type': 'bert'}", 109514298, 512, 0.1f},
         {"{'model_type': 'roberta'}", 124697433 - 768, 510, 0.1f}, /* 512 rows of positions, and 2 types */
@@ -223,21 +271,9 @@ static void test_notes(void **state)
          "\"BertModel\" is read as BertForMaskedLM."},
         {"{'model_type': 'gpt2', 'n_ctx': 512}", "n_ctx 512 is not used"},
         {"{'model_type': 'llama', 'auto_map': {'AutoModel': 'own.Model'}}", "auto_map names code of its own"},
-        {MISTRAL_7B, "Sequences end at 4096"},
-        {"{'model_type': 'mistral', 'num_hidden_layers': 1, 'layer_types': ['full_attention']}",
-         "Sequences end at 4096"}, /* transformers' Mistral does not read layer_types */
-        {MISTRAL_NEMO, ""},
-        {"{'model_type': 'mistral', 'sliding_window': 99, 'max_position_embeddings': 99}", ""},
-        {"{'model_type': 'qwen2'}", ""},
-        {"{'model_type': 'qwen2', 'use_sliding_window': true}", "Sequences end at 4096"},
-        {"{'model_type': 'qwen2', 'use_sliding_window': true, 'max_window_layers': 32}", ""},
-        {"{'model_type': 'qwen2', 'num_hidden_layers': 2, 'sliding_window': 7, 'layer_types': "
-         "['full_attention', 'sliding_attention']}",
-         "Sequences end at 7"},
-        {"{'model_type': 'qwen2', 'num_hidden_layers': 2, 'sliding_window': 7, 'layer_types': "
-         "['full_attention', 'full_attention']}",
-         ""},
-        {"{'model_type': 'llama', 'sliding_window': 512}", "Sequences end at 512"},
+        {MISTRAL_7B, ""},
+        {"{'model_type': 'llama', 'sliding_window': 512}",
+         "sliding_window 512 is not used: Llama's attention has no window."},
     };
     for (size_t i = 0; i < COUNT(notes); i++) {
         IoModel m = good(notes[i].text);
@@ -498,8 +534,7 @@ static void test_unknown_fields(void **state)
     for (size_t i = 0; i < COUNT(unread); i++) {
         char what[64];
         snprintf(what, sizeof what, "the model_type \"%s\" is not read: ", unread[i]);
-        refuse_each(unread[i],
-                    &(Refusal){"'hidden_size': 'x'", what, "gpt2, llama, mistral, qwen2, "}, 1);
+        refuse_each(unread[i], &(Refusal){"'hidden_size': 'x'", what, "gpt2, llama, mistral, qwen2, "}, 1);
     }
     refuse_each("mixtral", &(Refusal){"'a': 1", "experts", "known by name is mistral-7b-v0.3"}, 1);
     refuse_each("", &(Refusal){"'a': 1", "model_type", "not \"\""}, 1);
@@ -578,10 +613,10 @@ static void test_plan_of_biases(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_published_models), TEST(test_llama_fields),   TEST(test_bert_and_gpt2_fields),
-        TEST(test_defaults),         TEST(test_notes),          TEST(test_wrong_values),
-        TEST(test_nothing_said),     TEST(test_not_computed),   TEST(test_unknown_fields),
-        TEST(test_trains),           TEST(test_plan_of_biases),
+        TEST(test_published_models), TEST(test_llama_fields), TEST(test_bert_and_gpt2_fields),
+        TEST(test_windows),          TEST(test_defaults),     TEST(test_notes),
+        TEST(test_wrong_values),     TEST(test_nothing_said), TEST(test_not_computed),
+        TEST(test_unknown_fields),   TEST(test_trains),       TEST(test_plan_of_biases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

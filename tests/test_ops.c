@@ -157,7 +157,8 @@ static void test_attention_shapes(void **state)
     o.mask = f32(SHAPE(2, 3));
     assert_refused(ERROR_SHAPE, tensor_attention(q, k, k, &o), "attention", "mask", "i32");
     o.mask = NULL;
-    assert_refused(ERROR_ARGUMENT, tensor_attention_packed(q, &o), "attention", "packed");
+    assert_refused(ERROR_SHAPE, tensor_attention_packed(q, &o), "attention", "qkv (2,3,12)", "4 heads",
+                   "twice 2 key-value");
     o = (AttentionOptions){.heads = 4};
     assert_refused(ERROR_SHAPE, tensor_attention_packed(f32(SHAPE(2, 3, 10)), &o), "attention",
                    "qkv (2,3,10)");

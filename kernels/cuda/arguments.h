@@ -227,7 +227,8 @@ typedef struct HeadStrides {
     int64_t sample, head, row;
 } HeadStrides;
 
-/* attention*.cu. keys: rows of k and v; those of attention_cached end before d.capacity. stats (B,H,T,2):
+/* attention*.cu. keys: rows of k and v; those of attention_cached end before d.capacity, and are at most as
+ * many. attention_unroll: of cache to out. stats (B,H,T,2):
  * what is subtracted from a row's scores, and what their exponentials are multiplied by. part: keys of a part
  * of attention_token, whose results and (max, sum) are parts (B,H,splits,D + 2). */
 typedef struct AttentionArguments {

@@ -1,6 +1,6 @@
 """Decoders made of Llama's parts, as cases for check.py and generate.py: a name, transformers' class, a configuration."""
-from transformers import (GraniteConfig, GraniteForCausalLM, Olmo2Config, Olmo2ForCausalLM, Qwen3Config, Qwen3ForCausalLM,
-                          SmolLM3Config, SmolLM3ForCausalLM)
+from transformers import (GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 
 SMALL = dict(vocab_size=97, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
              intermediate_size=80, max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=0,
@@ -18,3 +18,13 @@ def cases():
         **SMALL, no_rope_layers=[0, 1, 1], tie_word_embeddings=False, attention_bias=True, mlp_bias=True)
     yield 'granite', GraniteForCausalLM, GraniteConfig(
         **SMALL, embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.1, logits_scaling=8.0)
+    # Windows: shorter than a text, as long, of one token, and one token longer than that.
+    for window in (17, 59, 60, 61, 1, 2):
+        yield f'mistral, a window of {window}', MistralForCausalLM, MistralConfig(**SMALL, sliding_window=window)
+    yield 'qwen2, a window in some layers', Qwen2ForCausalLM, Qwen2Config(
+        **SMALL, use_sliding_window=True, sliding_window=13, max_window_layers=1)
+    yield 'qwen3, a window in the layers listed', Qwen3ForCausalLM, Qwen3Config(
+        **SMALL, head_dim=8, use_sliding_window=True, sliding_window=7,
+        layer_types=['sliding_attention', 'full_attention', 'sliding_attention'])
+    yield 'smollm3, windows', SmolLM3ForCausalLM, SmolLM3Config(
+        **SMALL, no_rope_layer_interval=2, use_sliding_window=True, sliding_window=9)
