@@ -27,6 +27,8 @@ static const Case cases[] = {
     {MODEL_BERT, "sgd-momentum", .dropout = 0.2f, .accumulate = 1, .in_backward = 1, .selective = 1,
      .attention = ATTENTION_EAGER},
     {MODEL_BERT, "adam", .accumulate = 3, .keep = 1},
+    {MODEL_ROBERTA, "adamw", .dropout = 0.1f, .accumulate = 2, .chunk = 7},
+    {MODEL_DISTILBERT, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 1, .pattern = "c+"},
     {MODEL_MLP, "adamw8bit", .dropout = 0.1f, .clip = 1, .accumulate = 2},
     {MODEL_MLP, "adam8bit", .accumulate = 1, .precision = "bf16-states32"},
     {MODEL_GPT2, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 2, .pattern = "c+", .precision = "bf16"},
