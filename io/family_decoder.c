@@ -48,7 +48,7 @@ void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
         (float)fields_number(f, "rms_norm_eps", kind->norm_eps > 0 ? kind->norm_eps : 1e-6, 1e-30, 1);
     check_heads_of(f, c);
     read_gate(f, kind);
-    read_rotary(f, kind->theta > 0 ? kind->theta : 10000, c);
+    read_rotary(f, kind, c);
     fields_flag(f, "is_decoder", 1);
     if (!fields_null(f, "pretraining_tp"))
         fields_count(f, "pretraining_tp", 1, 1, MOST_WIDTH); /* splits products, which are the same */
@@ -59,6 +59,14 @@ void layer_set_add(LayerSet *set, int layer)
 {
     if (layer < LAYER_SET_MOST)
         set->bits[layer / 64] |= (uint64_t)1 << layer % 64;
+}
+
+int layer_set_but_every(LayerSet *set, int layers, int n)
+{
+    for (int i = 0; i < layers; i++)
+        if ((i + 1) % n)
+            layer_set_add(set, i);
+    return layers - layers / n;
 }
 
 int read_layer_types(Fields *f, int layers, LayerSet *sliding)
@@ -134,8 +142,7 @@ void write_decoder(json_t **o, const LlamaConfig *c, const char *type, const cha
     config_put(o, "hidden_act", json_string("silu"));
     config_put(o, "max_position_embeddings", json_integer(c->max_seq ? c->max_seq : 4096));
     config_put(o, "rms_norm_eps", config_decimal(c->norm_eps > 0 ? c->norm_eps : 1e-5f));
-    config_put(o, "rope_theta", config_decimal(c->rope_theta > 0 ? c->rope_theta : 10000));
-    config_put(o, "rope_scaling", rope_scaling_json(&c->rope_scaling));
+    write_rotary(o, c);
     config_put(o, "tie_word_embeddings", json_boolean(c->tied));
     config_put(o, "attention_dropout", json_real(0));
 }

@@ -29,7 +29,7 @@ static const Unread unread[] = {
      "llama-2-7b"},
     {"opt gpt_neo gpt_bigcode xglm ", "it differs from GPT-2 in positions, attention or activation",
      "gpt2-xl"},
-    {"olmo olmo3 cohere cohere2 nemotron starcoder2 exaone exaone4 ",
+    {"olmo cohere cohere2 nemotron starcoder2 exaone exaone4 ",
      "its norms are of another kind or in other places", "llama-3.1-8b"},
     {"minicpm ", "embeddings and branches are scaled by factors", "llama-3.1-8b"},
     {"ministral ministral3 mistral3 ", "it is newer than Mistral 7B and differs from it", "mistral-7b-v0.3"},

@@ -102,19 +102,40 @@ typedef struct DropoutKey {
 
 /* How the frequencies of rotary positions are stretched. linear: all divided by factor. llama3: those of
  * waves longer than original_seq / low_freq_factor are, those shorter than original_seq / high_freq_factor
- * are not, and between the two it goes over smoothly. */
-typedef enum RopeStretch { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 } RopeStretch;
+ * are not, and between the two it goes over smoothly. yarn: those of pairs from ramp_from + ramp_width on
+ * are, those up to pair ramp_from are not, and between the two it goes over linearly. divided: each by a
+ * number of its own. */
+typedef enum RopeStretch { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN, ROPE_DIVIDED } RopeStretch;
 
+/* x (B,T,H,D): of each head the first rotary_dim elements turn, the rest passes, as do `behind` columns
+ * behind the heads. */
 typedef struct RopeDims {
-    int batch, seq, heads, head_dim; /* x (B,T,H,D), D even; pairs (i, i + D/2) as in Hugging Face's Llama */
-    int64_t ld;                      /* elements between consecutive (b,t) rows */
-    float theta;                     /* 10000 or 500000 */
-    int inverse;                     /* 1: rotate back (the gradient) */
+    int batch, seq, heads, head_dim;
+    int64_t ld;  /* elements between consecutive (b,t) rows */
+    float theta; /* 10000 or 500000 */
+    int inverse; /* 1: rotate back (the gradient) */
     RopeStretch stretch;
-    float factor;                                          /* of linear and llama3 */
+    float factor;                                          /* of linear, llama3 and yarn */
     float low_freq_factor, high_freq_factor, original_seq; /* of llama3 */
     int offset;                                            /* position of x's first row */
+    int rotary_dim;  /* even; pairs (i, i + rotary_dim/2) as in Hugging Face's Llama; 0 = head_dim */
+    int interleaved; /* 1: pairs (2i, 2i + 1) */
+    int64_t behind;
+    float scale;                 /* of cosines and sines; 0 = 1 */
+    float ramp_from, ramp_width; /* of yarn */
+    const float *divisors;       /* of divided: rotary_dim / 2 of them */
 } RopeDims;
+
+/* What rms_norm adds to each weight: for 0 the zero that leaves every one as it is, -0 too. */
+static inline float norm_plus(float plus)
+{
+    return plus == 0.0f ? -0.0f : plus;
+}
+
+static inline int rope_width(const RopeDims *d)
+{
+    return d->rotary_dim ? d->rotary_dim : d->head_dim;
+}
 
 /* Hyper-parameters of one update; field meanings are PyTorch's. weight_decay is decoupled in AdamW, added to
  * the gradient elsewhere. */

@@ -73,13 +73,14 @@ KERNEL(void, layer_norm_backward,
        (DType type, int64_t rows, int64_t c, const void *x, const float *weight, const float *mean,
         const float *rstd, const void *dy, float beta_dx, void *dx, DType dweight_type, float beta_dw,
         void *dweight, DType dbias_type, float beta_db, void *dbias, float *workspace, const KernelRun *run))
+/* y = x rstd (plus + weight), and no mean. */
 KERNEL(void, rms_norm_forward,
-       (DType type, int64_t rows, int64_t c, float eps, const void *x, const float *weight, void *y,
-        float *rstd, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, float eps, float plus, const void *x, const float *weight,
+        void *y, float *rstd, const KernelRun *run))
 KERNEL(void, rms_norm_backward,
-       (DType type, int64_t rows, int64_t c, const void *x, const float *weight, const float *rstd,
-        const void *dy, float beta_dx, void *dx, DType dweight_type, float beta_dw, void *dweight,
-        float *workspace, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, float plus, const void *x, const float *weight,
+        const float *rstd, const void *dy, float beta_dx, void *dx, DType dweight_type, float beta_dw,
+        void *dweight, float *workspace, const KernelRun *run))
 KERNEL(size_t, norm_workspace,
        (int64_t rows, int64_t c, const KernelRun *run)) /* bytes, of either backward */
 

@@ -10,6 +10,12 @@ typedef struct Attention {
     Module *q_norm, *k_norm;          /* may be NULL */
 } Attention;
 
+/* Of rotary positions with divisors: operations point to this copy of them. */
+typedef struct DividedAttention {
+    Attention attention;
+    RopeDivisors divisors;
+} DividedAttention;
+
 /* Tokens see those behind them, too, and padding is masked. */
 static int both_ways(const AttentionConfig *c)
 {
@@ -68,7 +74,12 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     q = normed(self, self->q_norm, q, c->heads, batch);
     k = normed(self, self->k_norm, k, c->kv_heads, batch);
     if (c->style == ATTENTION_LLAMA && !c->no_rope) {
-        RopeOptions rope = {c->heads, c->rope_theta, module_past(batch), c->rope_scaling};
+        RopeOptions rope = {.heads = c->heads,
+                            .theta = c->rope_theta,
+                            .first = module_past(batch),
+                            .scaling = c->rope_scaling,
+                            .rotary_dim = rotary_width(c->head_dim, c->partial_rotary),
+                            .interleaved = c->rope_interleaved};
         q = tensor_rope_with(tensor_donate(q), &rope);
         rope.heads = c->kv_heads;
         k = tensor_rope_with(tensor_donate(k), &rope);
@@ -85,10 +96,11 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
 }
 
 static const ModuleClass attention_class = {"attention", sizeof(Attention), attention_forward};
+static const ModuleClass divided_class = {"attention", sizeof(DividedAttention), attention_forward};
 
 int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, int *window)
 {
-    if (module->type != &attention_class)
+    if (module->type != &attention_class && module->type != &divided_class)
         return 0;
     const AttentionConfig *c = &((const Attention *)module->state)->config;
     *kv_heads = c->kv_heads;
@@ -167,15 +179,22 @@ Module *nn_attention(const AttentionConfig *config)
     if (config_positive("attention", "dim", config->dim))
         return NULL;
     int head_dim = config_head_dim("attention", config->dim, config->heads, kv_heads, config->head_dim);
-    if (!head_dim || (config->style == ATTENTION_LLAMA && config_rotary("attention", head_dim)) ||
+    if (!head_dim ||
+        (config->style == ATTENTION_LLAMA && config_rotary("attention", head_dim, config->partial_rotary)) ||
         config_divided("attention", "heads", config->heads) ||
         config_divided("attention", "kv_heads", kv_heads))
         return NULL;
-    Module *module = nn_module(&attention_class);
+    const RopeDivisors *divisors = config->rope_scaling.divisors;
+    Module *module = nn_module(divisors ? &divided_class : &attention_class);
     Attention *self = nn_state(module);
     if (!self)
         return NULL;
     self->config = *config;
+    if (divisors) {
+        DividedAttention *divided = nn_state(module);
+        divided->divisors = *divisors;
+        self->config.rope_scaling.divisors = &divided->divisors;
+    }
     self->config.kv_heads = kv_heads;
     self->config.head_dim = head_dim;
     self->config.rope_theta = config->rope_theta > 0 ? config->rope_theta : 10000;

@@ -44,18 +44,21 @@ static int slides(const LlamaConfig *c, int layer)
 
 static Module *attention(const DecoderParts *parts, const LlamaConfig *c, int layer)
 {
+    int local = slides(c, layer), other = local && c->local_theta > 0; /* rotary positions of its own */
     return nn_attention(&(AttentionConfig){.style = ATTENTION_LLAMA,
                                            .dim = c->dim,
                                            .heads = c->heads,
                                            .kv_heads = c->kv_heads,
                                            .head_dim = c->head_dim,
                                            .kind = c->attention,
-                                           .rope_theta = c->rope_theta,
-                                           .rope_scaling = c->rope_scaling,
+                                           .rope_theta = other ? c->local_theta : c->rope_theta,
+                                           .rope_scaling = other ? (RopeScaling){0} : config_rope_scaling(c),
+                                           .partial_rotary = c->partial_rotary,
+                                           .rope_interleaved = c->rope_interleaved,
                                            .no_rope = layer_in(&c->no_rope, layer),
                                            .qk_norm = parts->qk_norm,
                                            .norm_eps = c->norm_eps,
-                                           .window = slides(c, layer) ? c->window : 0,
+                                           .window = local ? c->window : 0,
                                            .scale = c->attention_scale,
                                            .qkv_bias = c->qkv_bias,
                                            .o_bias = c->o_bias});
@@ -130,7 +133,7 @@ static int check_config(const char *name, const LlamaConfig *c)
         (c->window && config_positive(name, "window", c->window)))
         return -1;
     int head_dim = config_head_dim(name, c->dim, c->heads, c->kv_heads ? c->kv_heads : c->heads, c->head_dim);
-    return !head_dim || config_rotary(name, head_dim);
+    return !head_dim || config_rotary(name, head_dim, c->partial_rotary);
 }
 
 static void add_blocks(Module *module, const DecoderParts *parts, const LlamaConfig *c)

@@ -203,6 +203,8 @@ void module_draw_later(const Module *model, int later);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
  * with 0. */
 void module_init_normal(Module *module, float std);
+/* nn_rms_norm by plus + weight, which is 1 at first: Gemma's weights are 0 then. */
+Module *module_rms_norm_plus(int64_t dim, float eps, float plus);
 /* nn_swiglu, with or without biases. */
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
 /* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
@@ -259,8 +261,10 @@ int config_undivided(const char *function, const char *what);
 int config_heads(const char *model, int64_t dim, int heads, int kv_heads);
 /* The width of a head: head_dim, or where that is 0 dim / heads. 0 after an error. */
 int config_head_dim(const char *model, int dim, int heads, int kv_heads, int head_dim);
-/* Rotary positions turn pairs. */
-int config_rotary(const char *model, int head_dim);
+/* Rotary positions turn pairs. Raises where this part of a head is none. Returns non-zero on error. */
+int config_rotary(const char *model, int head_dim, float partial);
+/* With the configuration's divisors, where its kind needs some. */
+RopeScaling config_rope_scaling(const LlamaConfig *config);
 
 /* The families' rows, each at the end of its file: mlp_family, bert_family, … */
 #define MODEL_FAMILY_ROW(id, config, name) extern const ModelFamilyRow name##_family;

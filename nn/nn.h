@@ -258,8 +258,10 @@ typedef struct AttentionConfig {
     int kv_heads; /* 0 = heads */
     int head_dim; /* 0 = dim / heads */
     AttentionKind kind;
-    float rope_theta; /* LLaMA; 0 = 10000 */
+    float rope_theta; /* LLaMA, as the three below; 0 = 10000 */
     RopeScaling rope_scaling;
+    float partial_rotary;  /* the part of each head that turns, from its beginning on; 0 = 1 */
+    int rope_interleaved;  /* 1: pairs of neighbours turn, as in GPT-J */
     int qkv_bias;          /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
     int o_bias;            /* LLaMA: a bias on the output */
     int no_rope;           /* LLaMA: 1: nothing is rotated */
@@ -291,6 +293,13 @@ static inline int layer_in(const LayerSet *set, int layer)
     return layer >= 0 && layer < LAYER_SET_MOST && (set->bits[layer / 64] >> (layer % 64) & 1);
 }
 
+/* The elements of a head that turn, of the part that a configuration says: as transformers rounds it. 0 = 1.
+ * A part of 0.7 is a float below 0.7; what it lacks must not cost an element. */
+static inline int rotary_width(int head_dim, float partial)
+{
+    return partial > 0 && partial < 1 ? (int)(head_dim * ((double)partial + 1e-6)) : head_dim;
+}
+
 /* Llama (arXiv 2302.13971, 2307.09288), and the families that are made of its parts: pre-RMSNorm, rotary
  * positions, SwiGLU, grouped-query attention. Reads batch->ids; logits (B,T,vocab). Initialised
  * normal(0, 0.02), norms 1, as transformers does.
@@ -308,7 +317,12 @@ typedef struct LlamaConfig {
     int tied;                 /* the head is the embedding */
     float rope_theta;         /* 0 = 10000 */
     RopeScaling rope_scaling; /* Llama 3.1 and later; zero = none */
-    float norm_eps;           /* 0 = 1e-5 */
+    RopeDivisors rope_divisors; /* of longrope, where rope_scaling points to none */
+    float partial_rotary;       /* the part of each head that turns, from its beginning on; 0 = 1 */
+    int rope_interleaved;       /* 1: pairs of neighbours turn, as in GPT-J */
+    float local_theta; /* of layers with the window, which are not scaled then: Gemma 3; 0 = rope_theta,
+                          scaled */
+    float norm_eps;    /* 0 = 1e-5 */
     AttentionKind attention;
     int qkv_bias;     /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
     int o_bias;       /* on o_proj */

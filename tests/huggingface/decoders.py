@@ -1,5 +1,6 @@
 """Decoders made of Llama's parts, as cases for check.py and generate.py: a name, transformers' class, a configuration."""
 from transformers import (GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
+                          Olmo3Config, Olmo3ForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
 
 SMALL = dict(vocab_size=97, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
@@ -28,3 +29,9 @@ def cases():
         layer_types=['sliding_attention', 'full_attention', 'sliding_attention'])
     yield 'smollm3, windows', SmolLM3ForCausalLM, SmolLM3Config(
         **SMALL, no_rope_layer_interval=2, use_sliding_window=True, sliding_window=9)
+    yield 'olmo3', Olmo3ForCausalLM, Olmo3Config(
+        **SMALL, sliding_window=11, layer_types=['sliding_attention', 'sliding_attention', 'full_attention'])
+    yield 'olmo3, yarn in layers without windows', Olmo3ForCausalLM, Olmo3Config(
+        **SMALL, sliding_window=16, layer_types=['sliding_attention', 'full_attention', 'full_attention'],
+        rope_scaling={'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 32, 'beta_fast': 16.0,
+                      'beta_slow': 1.0, 'attention_factor': 1.2})
