@@ -380,6 +380,7 @@ bench-ranks: $(BUILD)/bench/ranks
 
 # The tables of docs/accuracy.md. ARGS="mlp gpt2" for some models.
 accuracy: cli
+	@MPI_OPTIONAL=1 CC="$(CC)" tools/mpi $(BUILD)
 	@python=$$(tools/python-env --for accuracy) || exit 0; "$$python" bench/accuracy.py --brim $(BUILD)/brim $(ARGS)
 
 -include tools/install.mk

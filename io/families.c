@@ -160,7 +160,7 @@ const ConfigType *config_type(const char *name, ModelFamily *family)
 }
 
 typedef struct TypeList {
-    char text[256]; /* "llama, mistral or gpt2" */
+    char text[512]; /* "bert, gpt2, llama or mistral" */
 } TypeList;
 
 static TypeList known_types(void)
@@ -168,7 +168,7 @@ static TypeList known_types(void)
     TypeList list = {""};
     const char *last = NULL;
     size_t used = 0;
-    for (int i = MODEL_FAMILY_COUNT - 1; i >= 0; i--)
+    for (int i = 0; i < MODEL_FAMILY_COUNT; i++)
         for (int k = 0; k < FAMILY_TYPES && families[i]->types[k].model_type; k++) {
             if (last)
                 used += (size_t)snprintf(list.text + used, sizeof list.text - used, "%s%s", used ? ", " : "",

@@ -77,6 +77,8 @@ void check_heads(Fields *f, const char *heads_name, int heads, const char *width
 /* BERT's fields, which others of its kind have too: vocab is the default, title the family's in messages.
  * (family_bert.c) */
 void read_encoder(Fields *f, BertConfig *c, int vocab, const char *title);
+/* What the field says of a classifier's dropout, as BertConfig.head_dropout has it. */
+float read_head_dropout(Fields *f, const char *name, double otherwise);
 void write_encoder(json_t **object, const BertConfig *c, int positions); /* rows of their table */
 
 /* Where the file is of a classifier: its classes, and what it learns. (labels.c) */

@@ -12,7 +12,6 @@ typedef struct Unread {
 #define EXPERTS "mixtures of experts are not computed"
 
 static const Unread unread[] = {
-    {"qwen3 ", "its attention normalises queries and keys, which is not computed", "qwen2.5-7b"},
     {"qwen3_moe qwen2_moe qwen3_next qwen3_5_moe ", EXPERTS, "qwen2.5-7b"},
     {"qwen2_vl qwen2_5_vl qwen3_vl qwen2_audio ", "images and sound are not read", "qwen2.5-7b"},
     {"qwen ", "its query, key and value are one matrix, under other names", "qwen2.5-7b"},
@@ -30,14 +29,13 @@ static const Unread unread[] = {
      "llama-2-7b"},
     {"opt gpt_neo gpt_bigcode xglm ", "it differs from GPT-2 in positions, attention or activation",
      "gpt2-xl"},
-    {"olmo olmo2 olmo3 cohere cohere2 nemotron starcoder2 exaone exaone4 ",
+    {"olmo cohere cohere2 nemotron starcoder2 exaone exaone4 ",
      "its norms are of another kind or in other places", "llama-3.1-8b"},
-    {"granite minicpm ", "embeddings and branches are scaled by factors", "llama-3.1-8b"},
-    {"smollm3 ", "some of its layers have no rotary positions", "smollm2-1.7b"},
+    {"minicpm ", "embeddings and branches are scaled by factors", "llama-3.1-8b"},
     {"ministral ministral3 mistral3 ", "it is newer than Mistral 7B and differs from it", "mistral-7b-v0.3"},
     {"xlm-roberta-xl ", "its norms are before the branches", "xlm-roberta-large"},
     {"mpnet ", "its attention has relative positions", "roberta-base"},
-    {"distilbert albert electra deberta deberta-v2 mobilebert modernbert nomic_bert ernie ",
+    {"albert electra deberta deberta-v2 mobilebert modernbert nomic_bert ernie ",
      "its layers are not those of BERT", "bert-base"},
     {"t5 mt5 bart mbart pegasus marian led encoder-decoder ",
      "models of an encoder and a decoder are not computed", NULL},

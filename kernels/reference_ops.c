@@ -120,7 +120,7 @@ void reference_layer_norm_backward(DType type, int64_t rows, int64_t c, const vo
     }
 }
 
-void reference_rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, const void *x,
+void reference_rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, float plus, const void *x,
                                 const float *weight, void *y, float *rstd, const KernelRun *run)
 {
     (void)run;
@@ -130,14 +130,14 @@ void reference_rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, 
             v += get(type, x, at + j) * get(type, x, at + j) / (double)c;
         double r = 1.0 / sqrt(v + (double)eps);
         for (int64_t j = 0; j < c; j++)
-            set(type, y, at + j, get(type, x, at + j) * r * weight[j]);
+            set(type, y, at + j, get(type, x, at + j) * r * ((double)plus + weight[j]));
         rstd[row] = (float)r;
     }
 }
 
-void reference_rms_norm_backward(DType type, int64_t rows, int64_t c, const void *x, const float *weight,
-                                 const float *rstd, const void *dy, float beta_dx, void *dx,
-                                 DType dweight_type, float beta_dw, void *dweight, float *workspace,
+void reference_rms_norm_backward(DType type, int64_t rows, int64_t c, float plus, const void *x,
+                                 const float *weight, const float *rstd, const void *dy, float beta_dx,
+                                 void *dx, DType dweight_type, float beta_dw, void *dweight, float *workspace,
                                  const KernelRun *run)
 {
     (void)workspace, (void)run;
@@ -150,9 +150,10 @@ void reference_rms_norm_backward(DType type, int64_t rows, int64_t c, const void
     for (int64_t row = 0, at = 0; dx && row < rows; row++, at += c) {
         double r = rstd[row], dot = 0.0;
         for (int64_t j = 0; j < c; j++)
-            dot += get(type, dy, at + j) * weight[j] * get(type, x, at + j) * r / (double)c;
+            dot += get(type, dy, at + j) * ((double)plus + weight[j]) * get(type, x, at + j) * r / (double)c;
         for (int64_t j = 0; j < c; j++) {
-            double d = r * (get(type, dy, at + j) * weight[j] - get(type, x, at + j) * r * dot);
+            double d =
+                r * (get(type, dy, at + j) * ((double)plus + weight[j]) - get(type, x, at + j) * r * dot);
             blend(type, d, beta_dx, dx, at + j);
         }
     }
@@ -250,18 +251,25 @@ void reference_swiglu_backward(DType type, int64_t n, const void *gate, const vo
 void reference_rope(const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run)
 {
     (void)run;
-    int half = d->head_dim / 2;
+    int width = rope_width(d), half = width / 2;
     for (int64_t row = 0; row < (int64_t)d->batch * d->seq; row++) {
-        for (int64_t at = row * d->ld, h = 0; h < d->heads; h++, at += d->head_dim) {
-            for (int64_t i = at, k = 0; k < half; i++, k++) {
+        int64_t at = row * d->ld;
+        for (int64_t h = 0; h < d->heads; h++, at += d->head_dim) {
+            for (int64_t k = 0; k < half; k++) {
                 /* Angles are floats by definition: that is what models were trained with. */
                 float angle = (float)(d->offset + row % d->seq) * rope_frequency(d, (int)k);
-                double c = cos(angle), s = d->inverse ? -sin(angle) : sin(angle);
-                double a = get(type, x, i), b = get(type, x, i + half);
+                double c = cos(angle) * rope_scale(d);
+                double s = (d->inverse ? -sin(angle) : sin(angle)) * rope_scale(d);
+                int64_t i = at + (d->interleaved ? 2 * k : k), j = i + (d->interleaved ? 1 : half);
+                double a = get(type, x, i), b = get(type, x, j);
                 blend(type, a * c - b * s, beta, y, i);
-                blend(type, b * c + a * s, beta, y, i + half);
+                blend(type, b * c + a * s, beta, y, j);
             }
+            for (int64_t i = at + width; i < at + d->head_dim; i++)
+                blend(type, get(type, x, i), beta, y, i);
         }
+        for (int64_t i = at; i < at + d->behind; i++)
+            blend(type, get(type, x, i), beta, y, i);
     }
 }
 

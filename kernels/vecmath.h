@@ -71,8 +71,8 @@ VEC_INLINE float vec_exp(float x)
     return p * power;
 }
 
-/* 1 - tanh a, of a >= 0; leaves tanh a. Both within 4 ulp up to VEC_TANH_END, and as there beyond it: of
- * exp(2a) - 1, so that nothing cancels at either end. */
+/* 1 - tanh a of a >= 0, within 2 ulp down to 2^-126, and 0 below; leaves tanh a, within 4 ulp from 0 on. Both
+ * of exp(2a) - 1, so that nothing cancels at either end. */
 #define VEC_TANH_END 43.7f
 VEC_INLINE float vec_tanh_tail(float a, float *tanh)
 {

@@ -61,4 +61,5 @@ const ModelFamilyRow bert_family = {
     .attention_at = offsetof(ModelPreset, config.bert.attention),
     .dropout_at = offsetof(ModelPreset, config.bert.dropout),
     .classes_at = offsetof(ModelPreset, config.bert.classes),
+    .head_dropout_at = offsetof(ModelPreset, config.bert.head_dropout),
 };

@@ -19,11 +19,12 @@ static Module *head_layer(Module *model, const char *name, const LinearOptions *
 
 int module_add_classifier(Module *model, Classifier *head, const ClassifierKind *kind, const BertConfig *c)
 {
+    float p = c->head_dropout < 0 ? 0 : c->head_dropout > 0 ? c->head_dropout : c->dropout;
     const LinearOptions dense = {.in = c->dim, .out = c->dim, .bias = 1, .act = kind->act};
     const LinearOptions out = {.in = c->dim, .out = c->classes, .bias = 1, .head = 1};
-    head->before = kind->dropout_before ? nn_add(model, "dropout_before", nn_dropout(c->dropout)) : NULL;
+    head->before = kind->dropout_before ? nn_add(model, "dropout_before", nn_dropout(p)) : NULL;
     head->dense = head_layer(model, kind->dense, &dense, kind->dense_stays);
-    head->dropout = nn_add(model, "dropout", nn_dropout(c->dropout));
+    head->dropout = nn_add(model, "dropout", nn_dropout(p));
     head->out = head_layer(model, kind->out, &out, 1);
     return error_code();
 }

@@ -1,4 +1,5 @@
 /* See encoder_.h. */
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "encoder_.h"
@@ -66,8 +67,21 @@ static Tensor *token_types(const Encoder *self, Tensor *hidden, const Batch *bat
                       tensor_donate(tensor_embedding(module_own_ids(batch->types), self->types)));
 }
 
+/* The table has rows before the first position, too, of which whoever reads the message knows nothing. */
+static int check_positions(const Encoder *self, const Batch *batch)
+{
+    int64_t tokens = tensor_dim(batch->ids, 1), fits = tensor_dim(self->positions, 0) - self->first_position;
+    if (!self->first_position || tokens <= fits)
+        return 0;
+    return error_raise(ERROR_SHAPE,
+                       "%s: a sequence of %" PRId64 " is longer than the model's %" PRId64 " positions",
+                       self->kind->whole->name, tokens, fits);
+}
+
 static Tensor *embeddings(const Encoder *self, const Batch *batch)
 {
+    if (check_positions(self, batch))
+        return NULL;
     Tensor *hidden = nn_forward(self->words, batch->ids, batch); /* (B,T,C) */
     hidden = module_add_rows(tensor_donate(hidden), self->positions, self->first_position, batch);
     hidden = token_types(self, hidden, batch);
@@ -242,6 +256,8 @@ Module *encoder_model(const EncoderKind *kind, const BertConfig *config)
     module_init_normal(module, 0.02f);
     if (error_code())
         return NULL;
+    if (kind->begin)
+        kind->begin(self, &c);
     if (is_masked(&c))
         nn_offer_head(module, &(ModuleHead){.hidden = hidden_states,
                                             .weight = self->word_table,

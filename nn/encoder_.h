@@ -6,11 +6,13 @@
 
 #include "module_.h"
 
+typedef struct Encoder Encoder;
 typedef struct EncoderKind {
     const ModuleClass *whole, *block; /* below; the first one's name is the family's */
     AttentionStyle style;
     int plain_attention; /* no dropout behind it */
     int first_position;  /* the row of the positions that is the first token's, unless the model says it */
+    void (*begin)(Encoder *self, const BertConfig *config); /* behind the initial values; NULL: nothing */
     /* Of the model: */
     const char *words, *positions, *types, *norm, *dropout; /* types NULL: it has none */
     const char *layers;                                     /* of which each block is a number */
@@ -31,13 +33,13 @@ typedef struct EncoderBlock {
 } EncoderBlock;
 Tensor *encoder_block_forward(Module *module, Tensor *x, const Batch *batch); /* (B,T,C) */
 
-typedef struct Encoder {
+struct Encoder {
     const EncoderKind *kind;
     Module *words, *norm, *dropout, *pooler, *transform, *head_norm, *decoder;
     Classifier classifier; /* in place of the decoder, where there are classes */
     Tensor *word_table, *positions, *types, *decoder_bias;
     int first_position;
-} Encoder;
+};
 Tensor *encoder_forward(Module *module, Tensor *x,
                         const Batch *batch); /* (B,T,V), (B,classes), or hidden states */
 

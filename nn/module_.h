@@ -221,6 +221,8 @@ void module_draw_later(const Module *model, int later);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
  * with 0. */
 void module_init_normal(Module *module, float std);
+/* nn_rms_norm by plus + weight, which is 1 at first: Gemma's weights are 0 then. */
+Module *module_rms_norm_plus(int64_t dim, float eps, float plus);
 /* nn_swiglu, with or without biases. */
 Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
 /* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
@@ -229,13 +231,13 @@ Tensor *module_hidden(Module *model, const Batch *batch);
 Tensor *module_head(Module *model, Tensor *hidden);
 /* nn_attention's projection into the residual stream. */
 Module *module_attention_output(const Module *attention);
-/* nn_attention's width of a cache, for modules that are one: 1, 0 for others, -1 for one that is not causal.
- */
-int module_attention_cache(const Module *module, int *kv_heads, int *head_dim);
+/* nn_attention's width of a cache, and its window, for modules that are one: 1, 0 for others, -1 for one that
+ * is not causal. */
+int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, int *window);
 /* Tokens read before those of the batch. */
 int module_past(const Batch *batch);
-/* This attention's keys and values, (2,B*kv_heads,max_tokens,head_dim), to be extended by `tokens`; NULL
- * after an error. */
+/* This attention's keys and values, (2,B*kv_heads,max_tokens or its window,head_dim), to be extended by
+ * `tokens`; NULL after an error. */
 Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t tokens);
 /* Makes the cache claim to hold so many tokens: on meta, where they are not read. */
 void module_cache_pretend(KvCache *cache, int tokens);
@@ -277,8 +279,10 @@ int config_undivided(const char *function, const char *what);
 int config_heads(const char *model, int64_t dim, int heads, int kv_heads);
 /* The width of a head: head_dim, or where that is 0 dim / heads. 0 after an error. */
 int config_head_dim(const char *model, int dim, int heads, int kv_heads, int head_dim);
-/* Rotary positions turn pairs. */
-int config_rotary(const char *model, int head_dim);
+/* Rotary positions turn pairs. Raises where this part of a head is none. Returns non-zero on error. */
+int config_rotary(const char *model, int head_dim, float partial);
+/* With the configuration's divisors, where its kind needs some. */
+RopeScaling config_rope_scaling(const LlamaConfig *config);
 
 /* The families' rows, each at the end of its file: mlp_family, bert_family, … */
 #define MODEL_FAMILY_ROW(id, config, name) extern const ModelFamilyRow name##_family;

@@ -193,7 +193,8 @@ BRIM_API int nn_set_gather_blocks(Module *model, int blocks);
 typedef struct KvCache KvCache;
 
 /* Room for max_tokens tokens of `batch` sequences: 2 x batch x kv_heads x max_tokens x head_dim floats,
- * charged to each attention's module path, component KV_CACHE, all at once and uninitialised. Goes with the
+ * charged to each attention's module path, component KV_CACHE, all at once and uninitialised. An attention
+ * with a window has room for `window` tokens where those are fewer: the last that were read. Goes with the
  * current scope, or before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles
  * LLAMA and GPT2: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
 BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
@@ -206,13 +207,17 @@ BRIM_API void nn_kv_cache_free(KvCache *cache);                                 
 BRIM_API int nn_kv_cache_tokens(const KvCache *cache);                          /* of each sequence, so far */
 BRIM_API int nn_kv_cache_max_tokens(const KvCache *cache); /* of each sequence, at most */
 BRIM_API uint64_t nn_kv_cache_bytes(const KvCache *cache); /* as charged: each layer rounded up */
-/* Forgets all but the first `tokens` tokens; 0 empties the cache. No bytes are freed. */
+/* Forgets all but the first `tokens` tokens; 0 empties the cache. No bytes are freed. Attentions with a
+ * window let go of tokens once more than that were read: then only the last token can be forgotten, or all
+ * (else ERROR_STATE). */
 BRIM_API void nn_kv_cache_truncate(KvCache *cache, int tokens);
 
 /* nn_forward of batch->ids (B,T) as the tokens that follow those in the cache, which then holds them too:
  * positions continue, and every token sees itself and all before. Equal to the rows of nn_forward on the
- * whole sequence, up to rounding. Any T; after an error the cache is as before. Logits (B,T,vocab). Only
- * without recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call nn_eval before. */
+ * whole sequence, up to rounding. Any T; after an error the cache is as before, unless a window's attentions
+ * have let go of what comes next: then the next call says that the cache is to be emptied. Logits
+ * (B,T,vocab). Only without recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call
+ * nn_eval before. */
 BRIM_API Tensor *nn_forward_cached(Module *model, const Batch *batch, KvCache *cache);
 /* The same with the logits of the last position only, (B,vocab): the head is not computed for the rest. For
  * models that offer a head (nn_offer_head). */
@@ -234,18 +239,37 @@ BRIM_API Module *nn_activation(TensorActivation act);      /* of each element */
 BRIM_API Module *nn_sequential(void);
 #define nn_append(sequential, child) nn_add(sequential, NULL, child)
 
-/* Attention of the three families: projections named as in Hugging Face's checkpoints. */
-typedef enum AttentionStyle { ATTENTION_LLAMA, ATTENTION_GPT2, ATTENTION_BERT } AttentionStyle;
+/* Attention of the families: projections named as in Hugging Face's checkpoints. */
+typedef enum AttentionStyle {
+    ATTENTION_LLAMA,
+    ATTENTION_GPT2,
+    ATTENTION_BERT,
+    ATTENTION_DISTILBERT /* BERT's under other names */
+} AttentionStyle;
+/* RMS norms on queries and keys, before they are rotated. */
+typedef enum AttentionNorm {
+    ATTENTION_NORM_NONE,
+    ATTENTION_NORM_HEADS, /* of each head: Qwen3 */
+    ATTENTION_NORM_ALL    /* of all heads together: OLMo 2 */
+} AttentionNorm;
 typedef struct AttentionConfig {
     AttentionStyle style;
     int dim, heads;
     int kv_heads; /* 0 = heads */
     int head_dim; /* 0 = dim / heads */
     AttentionKind kind;
-    float rope_theta; /* LLaMA; 0 = 10000 */
+    float rope_theta; /* LLaMA, as the three below; 0 = 10000 */
     RopeScaling rope_scaling;
-    int qkv_bias; /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
-    int o_bias;   /* LLaMA: a bias on the output */
+    float partial_rotary;  /* the part of each head that turns, from its beginning on; 0 = 1 */
+    int rope_interleaved;  /* 1: pairs of neighbours turn, as in GPT-J */
+    int qkv_bias;          /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
+    int o_bias;            /* LLaMA: a bias on the output */
+    int no_rope;           /* LLaMA: 1: nothing is rotated */
+    AttentionNorm qk_norm; /* LLaMA */
+    float norm_eps;        /* of these norms; 0 = 1e-5 */
+    int window;            /* as in AttentionOptions: 0 = every token is seen */
+    float scale;           /* of scores; 0 = 1/sqrt(head_dim) */
+    float softcap;         /* of scores; 0 = none */
 } AttentionConfig;
 BRIM_API Module *nn_attention(const AttentionConfig *config);
 BRIM_API Module *nn_swiglu(int64_t dim, int64_t hidden); /* gate_proj, up_proj, down_proj; no biases */
@@ -259,25 +283,61 @@ typedef struct MlpConfig {
 } MlpConfig;
 BRIM_API Module *nn_mlp(const MlpConfig *config);
 
-/* Llama (arXiv 2302.13971, 2307.09288), and Mistral and Qwen2, which are the same with other sizes:
- * pre-RMSNorm, rotary positions, SwiGLU, grouped-query attention. Reads batch->ids; logits (B,T,vocab).
- * Initialised normal(0, 0.02), norms 1, as transformers does. */
+/* Some of a model's layers, by number; those from LAYER_SET_MOST on are never in it. */
+enum { LAYER_SET_MOST = 256 };
+typedef struct LayerSet {
+    uint64_t bits[LAYER_SET_MOST / 64];
+} LayerSet;
+static inline int layer_in(const LayerSet *set, int layer)
+{
+    return layer >= 0 && layer < LAYER_SET_MOST && (set->bits[layer / 64] >> (layer % 64) & 1);
+}
+
+/* The elements of a head that turn, of the part that a configuration says: as transformers rounds it. 0 = 1.
+ * A part of 0.7 is a float below 0.7; what it lacks must not cost an element. */
+static inline int rotary_width(int head_dim, float partial)
+{
+    return partial > 0 && partial < 1 ? (int)(head_dim * ((double)partial + 1e-6)) : head_dim;
+}
+
+/* Llama (arXiv 2302.13971, 2307.09288), and the families that are made of its parts: pre-RMSNorm, rotary
+ * positions, SwiGLU, grouped-query attention. Reads batch->ids; logits (B,T,vocab). Initialised
+ * normal(0, 0.02), norms 1, as transformers does.
+ * nn_llama: also Mistral and Qwen2, which are fields of the configuration.
+ * nn_smollm3: the same with layers in no_rope. nn_granite: the same with factors.
+ * nn_qwen3: with RMS norms on the queries and keys of each head (arXiv 2505.09388).
+ * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656). */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
-    int kv_heads;     /* 0 = heads */
-    int head_dim;     /* 0 = dim / heads */
-    int max_seq;      /* positions; 0 = 4096 */
-    int window;       /* of sliding attention, which is not computed: no sequence may be longer; 0 = none */
-    int tied;         /* the head is the embedding */
-    float rope_theta; /* 0 = 10000 */
+    int kv_heads;             /* 0 = heads */
+    int head_dim;             /* 0 = dim / heads */
+    int max_seq;              /* positions; 0 = 4096 */
+    int window;               /* a token sees itself and the window - 1 tokens before it; 0 = all before it */
+    LayerSet sliding;         /* the layers that have the window; empty = all */
+    int tied;                 /* the head is the embedding */
+    float rope_theta;         /* 0 = 10000 */
     RopeScaling rope_scaling; /* Llama 3.1 and later; zero = none */
-    float norm_eps;           /* 0 = 1e-5 */
+    RopeDivisors rope_divisors; /* of longrope, where rope_scaling points to none */
+    float partial_rotary;       /* the part of each head that turns, from its beginning on; 0 = 1 */
+    int rope_interleaved;       /* 1: pairs of neighbours turn, as in GPT-J */
+    float local_theta; /* of layers with the window, which are not scaled then: Gemma 3; 0 = rope_theta,
+                          scaled */
+    float norm_eps;    /* 0 = 1e-5 */
     AttentionKind attention;
-    int qkv_bias; /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
-    int o_bias;   /* on o_proj */
-    int mlp_bias; /* on gate_proj, up_proj, down_proj */
+    int qkv_bias;     /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
+    int o_bias;       /* on o_proj */
+    int mlp_bias;     /* on gate_proj, up_proj, down_proj */
+    LayerSet no_rope; /* layers whose queries and keys are not rotated: SmolLM3 */
+    /* Granite's factors; 0 = 1. On what the embedding gives, on each branch before it is added, and what
+     * logits are divided by. */
+    float embedding_factor, branch_factor, logits_divisor;
+    float attention_scale; /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
+BRIM_API Module *nn_smollm3(const LlamaConfig *config);
+BRIM_API Module *nn_granite(const LlamaConfig *config);
+BRIM_API Module *nn_qwen3(const LlamaConfig *config);
+BRIM_API Module *nn_olmo2(const LlamaConfig *config);
 
 /* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
  * initialised with 0.02/sqrt(2 layers), the rest normal(0, 0.02), as transformers does. Dropout on embeddings
@@ -294,7 +354,7 @@ BRIM_API Module *nn_gpt2(const Gpt2Config *config);
 
 /* BERT (arXiv 1810.04805): post-LayerNorm, GELU, token types, padding mask, masked-language-model head with
  * the tied decoder; logits (B,T,vocab). Initialised normal(0, 0.02). Dropout on embeddings and residual
- * branches. The configuration of RoBERTa too. */
+ * branches. The configuration of RoBERTa and DistilBERT too. */
 typedef struct BertConfig {
     int vocab, dim, layers, heads;
     int ffn;     /* 0 = 4 dim */
@@ -302,13 +362,15 @@ typedef struct BertConfig {
     int types;   /* 0 = 2 */
     int pooler;  /* 1: the encoder with the pooler's parameters and no head; forward returns the hidden states
                     (B,T,dim) */
-    int classes; /* 1 or more: a sequence classifier in place of the masked head: a dense layer with tanh of
-                    the first token (the pooler), dropout, logits (B,classes); 0 = none */
+    int classes; /* 1 or more: a sequence classifier in place of the masked head: of the first token a dense
+                    layer with an activation, dropout, logits (B,classes); 0 = none */
+    float head_dropout; /* of the classifier; 0 = as dropout, negative = none */
     float dropout;
     float norm_eps; /* 0 = 1e-12 */
     AttentionKind attention;
     int first_position; /* RoBERTa: the row of the positions that is a sequence's first, behind that of the
                            padding token; of its max_seq + first_position rows. 0 = 2; BERT's is the first */
+    int sinusoidal;     /* DistilBERT: 1: positions begin as sines; they are trained all the same */
 } BertConfig;
 BRIM_API Module *nn_bert(const BertConfig *config);
 /* RoBERTa (arXiv 1907.11692), and XLM-RoBERTa (arXiv 1911.02116), which is the same with another vocabulary:
@@ -316,6 +378,9 @@ BRIM_API Module *nn_bert(const BertConfig *config);
  * position of its place, padding and what is like it too: rows that are padded on the right, with a mask, are
  * those of transformers. */
 BRIM_API Module *nn_roberta(const BertConfig *config);
+/* DistilBERT (arXiv 1910.01108): BERT without token types (batch->types is not read) and without dropout
+ * behind attention, with parts of other names. It has no pooler: pooler is the encoder alone. */
+BRIM_API Module *nn_distilbert(const BertConfig *config);
 
 /* One block of each family, (B,T,dim) -> (B,T,dim), for models of one's own: reads dim, heads, feed-forward
  * width, attention, dropout and epsilon of the config, with the same defaults. Linear layers are initialised
@@ -331,9 +396,14 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
 #define MODEL_FAMILIES(X)                                                                                    \
     X(MODEL_MLP, MlpConfig, mlp)                                                                             \
     X(MODEL_BERT, BertConfig, bert)                                                                          \
-    X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
     X(MODEL_GPT2, Gpt2Config, gpt2)                                                                          \
-    X(MODEL_LLAMA, LlamaConfig, llama)
+    X(MODEL_LLAMA, LlamaConfig, llama)                                                                       \
+    X(MODEL_SMOLLM3, LlamaConfig, smollm3)                                                                   \
+    X(MODEL_GRANITE, LlamaConfig, granite)                                                                   \
+    X(MODEL_QWEN3, LlamaConfig, qwen3)                                                                       \
+    X(MODEL_OLMO2, LlamaConfig, olmo2)                                                                       \
+    X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
+    X(MODEL_DISTILBERT, BertConfig, distilbert)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;
@@ -364,8 +434,8 @@ typedef struct ModelSizes {
     int layers;  /* the blocks of nn_block_count */
     int inputs;  /* features of a sample */
     int vocab;   /* tokens, or classes */
-    int max_seq; /* the longest sequence: its positions, or a window that ends before them */
-    int window;  /* 0 = none, also where it is no shorter than the positions */
+    int max_seq; /* the longest sequence: its positions */
+    int window;  /* of sliding attention; 0 = none, also where it is no shorter than the positions */
     int dim, heads, kv_heads, head_dim;
 } ModelSizes;
 
@@ -380,7 +450,9 @@ typedef struct ModelFamilyRow {
     Module *(*make)(const ModelPreset *preset);
     ModelSizes (*sizes)(const ModelPreset *preset); /* kv_heads and head_dim are 0 where they are usual */
     /* Bytes from the start of a ModelPreset to the field that a user may change; 0 = there is none. */
-    size_t vocab_at, attention_at, dropout_at, classes_at; /* classes: of a sequence classifier */
+    size_t vocab_at, attention_at, dropout_at;
+    size_t classes_at, head_dropout_at; /* of a sequence classifier */
+    const struct DecoderParts *decoder; /* of decoders made of Llama's parts; for the library */
 } ModelFamilyRow;
 BRIM_API const ModelFamilyRow *nn_family(ModelFamily family); /* NULL for a number that is none */
 
@@ -396,8 +468,7 @@ BRIM_API void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind);
 BRIM_API void nn_preset_set_dropout(ModelPreset *preset, float p); /* ignored by families without dropout */
 BRIM_API float nn_preset_dropout(const ModelPreset *preset);       /* 0 for families without */
 BRIM_API int nn_preset_max_seq(const ModelPreset *preset);         /* the longest sequence; 0 for mlp */
-BRIM_API int
-nn_preset_window(const ModelPreset *preset); /* that ends them before the positions do; 0 = none */
+BRIM_API int nn_preset_window(const ModelPreset *preset);          /* of sliding attention; 0 = none */
 BRIM_API int nn_preset_vocab(const ModelPreset *preset);           /* classes, for mlp */
 BRIM_API void nn_preset_set_vocab(ModelPreset *preset, int vocab); /* nothing for mlp */
 /* What it learns: the family's objective, or where it has classes of texts OBJECTIVE_CLASSIFICATION. */

@@ -15,6 +15,7 @@
 #define nn_block_count brim_nn_block_count
 #define nn_checkpoints brim_nn_checkpoints
 #define nn_class_name brim_nn_class_name
+#define nn_distilbert brim_nn_distilbert
 #define nn_dropout brim_nn_dropout
 #define nn_embedding brim_nn_embedding
 #define nn_enter brim_nn_enter
@@ -26,6 +27,7 @@
 #define nn_generate brim_nn_generate
 #define nn_gpt2 brim_nn_gpt2
 #define nn_gpt2_block brim_nn_gpt2_block
+#define nn_granite brim_nn_granite
 #define nn_hook_add brim_nn_hook_add
 #define nn_hook_remove brim_nn_hook_remove
 #define nn_is_training brim_nn_is_training
@@ -52,6 +54,7 @@
 #define nn_model brim_nn_model
 #define nn_module brim_nn_module
 #define nn_offer_head brim_nn_offer_head
+#define nn_olmo2 brim_nn_olmo2
 #define nn_parameter brim_nn_parameter
 #define nn_parameter_count brim_nn_parameter_count
 #define nn_parameters brim_nn_parameters
@@ -69,6 +72,7 @@
 #define nn_preset_vocab brim_nn_preset_vocab
 #define nn_preset_window brim_nn_preset_window
 #define nn_quantize brim_nn_quantize
+#define nn_qwen3 brim_nn_qwen3
 #define nn_rms_norm brim_nn_rms_norm
 #define nn_roberta brim_nn_roberta
 #define nn_run_blocks brim_nn_run_blocks
@@ -83,6 +87,7 @@
 #define nn_set_selective brim_nn_set_selective
 #define nn_set_skip_unlabelled brim_nn_set_skip_unlabelled
 #define nn_set_weights brim_nn_set_weights
+#define nn_smollm3 brim_nn_smollm3
 #define nn_state brim_nn_state
 #define nn_swiglu brim_nn_swiglu
 #define nn_train brim_nn_train

@@ -4,11 +4,13 @@
 
 #include "module_.h"
 
-#define MLP(...)     .family = MODEL_MLP, .config.mlp = {__VA_ARGS__}
-#define BERT(...)    .family = MODEL_BERT, .config.bert = {__VA_ARGS__}
-#define ROBERTA(...) .family = MODEL_ROBERTA, .config.roberta = {.types = 1, .norm_eps = 1e-5f, __VA_ARGS__}
-#define GPT2(...)    .family = MODEL_GPT2, .config.gpt2 = {__VA_ARGS__}
-#define LLAMA(...)   .family = MODEL_LLAMA, .config.llama = {__VA_ARGS__}
+#define MLP(...)         .family = MODEL_MLP, .config.mlp = {__VA_ARGS__}
+#define BERT(...)        .family = MODEL_BERT, .config.bert = {__VA_ARGS__}
+#define ROBERTA(...)     .family = MODEL_ROBERTA, .config.roberta = {.types = 1, .norm_eps = 1e-5f, __VA_ARGS__}
+#define DISTILBERT(...)  .family = MODEL_DISTILBERT, .config.distilbert = {__VA_ARGS__}
+#define GPT2(...)        .family = MODEL_GPT2, .config.gpt2 = {__VA_ARGS__}
+#define LLAMA(...)       .family = MODEL_LLAMA, .config.llama = {__VA_ARGS__}
+#define DECODER(id, ...) .family = id, .config.llama = {__VA_ARGS__}
 #define LLAMA3(stretch)                                                                                      \
     .rope_theta = 500000, .rope_scaling = {ROPE_SCALING_LLAMA3, .factor = stretch, .low_freq_factor = 1,     \
                                            .high_freq_factor = 4, .original_max_seq = 8192}
@@ -37,8 +39,10 @@ static const ModelPreset presets[] = {
      ROBERTA(.vocab = 50265, .dim = 768, .layers = 12, .heads = 12)},
     {"roberta-large", "355M", .batch = 1, .seq = 512,
      ROBERTA(.vocab = 50265, .dim = 1024, .layers = 24, .heads = 16)},
-    {"distilroberta-base", "82M", .batch = 1, .seq = 512,
+    {"distilroberta-base", "82M, half of the layers", .batch = 1, .seq = 512,
      ROBERTA(.vocab = 50265, .dim = 768, .layers = 6, .heads = 12)},
+    {"distilbert-base", "67M, half of bert-base's layers", .batch = 1, .seq = 512,
+     DISTILBERT(.vocab = 30522, .dim = 768, .layers = 6, .heads = 12)},
     {"xlm-roberta-base", "278M", .batch = 1, .seq = 512,
      ROBERTA(.vocab = 250002, .dim = 768, .layers = 12, .heads = 12)},
     {"xlm-roberta-large", "560M", .batch = 1, .seq = 512,
@@ -135,6 +139,52 @@ static const ModelPreset presets[] = {
     {"deepseek-r1-distill-llama-70b", "70.6B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 128256, .dim = 8192, .layers = 80, .heads = 64, .kv_heads = 8, .hidden = 28672,
            .max_seq = 131072, LLAMA3(8))},
+
+    {"qwen3-0.6b", "596M, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_QWEN3, .vocab = 151936, .dim = 1024, .layers = 28, .heads = 16, .kv_heads = 8,
+             .head_dim = 128, .hidden = 3072, .max_seq = 40960, .tied = 1, .rope_theta = 1000000,
+             .norm_eps = 1e-6f)},
+    {"qwen3-1.7b", "1.72B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_QWEN3, .vocab = 151936, .dim = 2048, .layers = 28, .heads = 16, .kv_heads = 8,
+             .head_dim = 128, .hidden = 6144, .max_seq = 40960, .tied = 1, .rope_theta = 1000000,
+             .norm_eps = 1e-6f)},
+    {"qwen3-4b", "4.02B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_QWEN3, .vocab = 151936, .dim = 2560, .layers = 36, .heads = 32, .kv_heads = 8,
+             .head_dim = 128, .hidden = 9728, .max_seq = 40960, .tied = 1, .rope_theta = 1000000,
+             .norm_eps = 1e-6f)},
+    {"qwen3-8b", "8.19B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_QWEN3, .vocab = 151936, .dim = 4096, .layers = 36, .heads = 32, .kv_heads = 8,
+             .head_dim = 128, .hidden = 12288, .max_seq = 40960, .rope_theta = 1000000, .norm_eps = 1e-6f)},
+    {"qwen3-14b", "14.8B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_QWEN3, .vocab = 151936, .dim = 5120, .layers = 40, .heads = 40, .kv_heads = 8,
+             .head_dim = 128, .hidden = 17408, .max_seq = 40960, .rope_theta = 1000000, .norm_eps = 1e-6f)},
+    {"qwen3-32b", "32.8B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_QWEN3, .vocab = 151936, .dim = 5120, .layers = 64, .heads = 64, .kv_heads = 8,
+             .head_dim = 128, .hidden = 25600, .max_seq = 40960, .rope_theta = 1000000, .norm_eps = 1e-6f)},
+    {"smollm3-3b", "3.08B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_SMOLLM3, .vocab = 128256, .dim = 2048, .layers = 36, .heads = 16, .kv_heads = 4,
+             .hidden = 11008, .max_seq = 65536, .tied = 1, .rope_theta = 5000000, .norm_eps = 1e-6f,
+             .no_rope = {{0x888888888}})},
+    {"olmo2-1b", "1.48B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_OLMO2, .vocab = 100352, .dim = 2048, .layers = 16, .heads = 16, .hidden = 8192,
+             .max_seq = 4096, .rope_theta = 500000, .norm_eps = 1e-6f)},
+    {"olmo2-7b", "7.30B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_OLMO2, .vocab = 100352, .dim = 4096, .layers = 32, .heads = 32, .hidden = 11008,
+             .max_seq = 4096, .rope_theta = 500000, .norm_eps = 1e-6f)},
+    {"olmo2-13b", "13.7B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_OLMO2, .vocab = 100352, .dim = 5120, .layers = 40, .heads = 40, .hidden = 13824,
+             .max_seq = 4096, .rope_theta = 500000, .norm_eps = 1e-6f)},
+    {"olmo2-32b", "32.2B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_OLMO2, .vocab = 100352, .dim = 5120, .layers = 64, .heads = 40, .kv_heads = 8,
+             .hidden = 27648, .max_seq = 4096, .rope_theta = 500000, .norm_eps = 1e-6f)},
+    {"granite-3.1-2b", "2.53B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GRANITE, .vocab = 49155, .dim = 2048, .layers = 40, .heads = 32, .kv_heads = 8,
+             .hidden = 8192, .max_seq = 131072, .tied = 1, .rope_theta = 5000000, .embedding_factor = 12,
+             .branch_factor = 0.22f, .logits_divisor = 8, .attention_scale = 0.015625f)},
+    {"granite-3.1-8b", "8.17B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GRANITE, .vocab = 49155, .dim = 4096, .layers = 40, .heads = 32, .kv_heads = 8,
+             .hidden = 12800, .max_seq = 131072, .tied = 1, .rope_theta = 10000000, .embedding_factor = 12,
+             .branch_factor = 0.22f, .logits_divisor = 16, .attention_scale = 0.0078125f)},
 
     /* What textbooks calculate with. At 128 tokens a sample their 20 to 40 GB of activations hold. */
     {"textbook-10b", "10.0B, the example of textbooks", .batch = 32, .seq = 128,
@@ -268,6 +318,9 @@ void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
 void nn_preset_set_dropout(ModelPreset *preset, float p)
 {
     float *at = field(preset, row_of(preset)->dropout_at);
+    float *head = field(preset, row_of(preset)->head_dropout_at);
+    if (head && *at != p) /* one that differs is for all */
+        *head = 0;
     if (at)
         *at = p;
 }

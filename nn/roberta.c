@@ -62,4 +62,5 @@ const ModelFamilyRow roberta_family = {
     .attention_at = offsetof(ModelPreset, config.roberta.attention),
     .dropout_at = offsetof(ModelPreset, config.roberta.dropout),
     .classes_at = offsetof(ModelPreset, config.roberta.classes),
+    .head_dropout_at = offsetof(ModelPreset, config.roberta.head_dropout),
 };

@@ -143,6 +143,19 @@ int check_vector(const OpCall *call, int i, int64_t n, const char *input);
 /* Raises unless inputs i and j have the same shape and type: f32, bf16 or f16. */
 int check_same(const OpCall *call, int i, int j);
 
+/* ---- Attention, with and without a cache (ops_attention.c). Inputs are q, k, v, or qkv alone */
+
+/* Elements of q's rows. */
+int64_t attention_width_(const OpCall *call);
+/* Without `past`, and with input 3 as the mask. A window is one that shuts some key out. */
+AttentionDims attention_dims_(const OpCall *call);
+/* Pointers of q, k, v, or of their gradients, whether packed or not. */
+void attention_split_(const OpCall *call, void *const base[], void *part[3]);
+/* Raises unless heads, window, scale and cap are such, and shapes fit. */
+int attention_check_(const OpCall *call, const char *name);
+/* Pairs of a query and a key that it sees, masks aside. */
+double attention_pairs_(const AttentionDims *d);
+
 /* y = what dropout leaves of input 0, or of its gradient, + beta y; by call->attr.dropout. Of input 0's type.
  */
 void dropout_run(const OpCall *call, const void *x, float beta, void *y);

@@ -1,7 +1,6 @@
-/* Operations that keep the shape: add, mul, scale, activations, swiglu, rope, dropout, and reshape, which
- * moves nothing. */
+/* Operations that keep the shape: add, mul, scale, activations, swiglu, dropout, and reshape, which moves
+ * nothing. */
 #include <inttypes.h>
-#include <limits.h>
 #include <math.h>
 
 #include "ops_.h"
@@ -39,9 +38,6 @@ _Static_assert((int)TENSOR_IDENTITY == ACT_NONE && (int)TENSOR_GELU == ACT_GELU 
                    (int)TENSOR_GELU_TANH == ACT_GELU_TANH && (int)TENSOR_SILU == ACT_SILU &&
                    (int)TENSOR_RELU == ACT_RELU && (int)TENSOR_TANH == ACT_TANH,
                "activations go to kernels as they are");
-_Static_assert((int)ROPE_SCALING_NONE == ROPE_PLAIN && (int)ROPE_SCALING_LINEAR == ROPE_LINEAR &&
-                   (int)ROPE_SCALING_LLAMA3 == ROPE_LLAMA3,
-               "so do the ways of stretching positions");
 
 int check_activation(const OpCall *call, int act)
 {
@@ -317,103 +313,6 @@ static const OpRow swiglu_row = {
 Tensor *tensor_swiglu(Tensor *gate, Tensor *up)
 {
     return gate && up ? tensor_apply(&swiglu_row, NULL, 2, (Tensor *[]){gate, up}) : NULL;
-}
-
-/* ---- Rotary positions ------------------------------------------------------------------------ */
-
-_Static_assert((int)ROPE_SCALING_NONE == ROPE_PLAIN && (int)ROPE_SCALING_LINEAR == ROPE_LINEAR &&
-                   (int)ROPE_SCALING_LLAMA3 == ROPE_LLAMA3,
-               "the kernels' numbers");
-
-static RopeDims rope_dims(const OpCall *call)
-{
-    Shape x = call->shape[0];
-    int heads = call->attr.rope.heads;
-    const RopeScaling *s = &call->attr.rope.scaling;
-    return (RopeDims){.batch = (int)x.dim[0],
-                      .seq = (int)x.dim[1],
-                      .heads = heads,
-                      .head_dim = (int)(x.dim[2] / heads),
-                      .ld = x.dim[2],
-                      .theta = call->attr.rope.theta,
-                      .offset = call->attr.rope.offset,
-                      .stretch = (RopeStretch)s->kind,
-                      .factor = s->factor,
-                      .low_freq_factor = s->low_freq_factor,
-                      .high_freq_factor = s->high_freq_factor,
-                      .original_seq = (float)s->original_max_seq};
-}
-
-static int rope_scaling_check(const RopeScaling *s)
-{
-    if (s->kind == ROPE_SCALING_NONE)
-        return 0;
-    if ((unsigned)s->kind > ROPE_SCALING_LLAMA3 || !(s->factor > 0))
-        return error_raise(ERROR_ARGUMENT,
-                           "rope: the scaling has kind %d and factor %g; linear and llama3 "
-                           "need a factor above 0",
-                           (int)s->kind, (double)s->factor);
-    if (s->kind == ROPE_SCALING_LLAMA3 &&
-        !(s->low_freq_factor > 0 && s->high_freq_factor > s->low_freq_factor && s->original_max_seq > 0))
-        return error_raise(ERROR_ARGUMENT,
-                           "rope: llama3 scaling needs 0 < low_freq_factor < high_freq_factor "
-                           "and original_max_seq above 0, not %g, %g and %d",
-                           (double)s->low_freq_factor, (double)s->high_freq_factor, s->original_max_seq);
-    return 0;
-}
-
-static int rope_shape(OpCall *call)
-{
-    Shape x = call->shape[0];
-    int heads = call->attr.rope.heads;
-    if (x.ndim != 3 || heads < 1 || x.dim[2] % (2 * (int64_t)heads))
-        return error_raise(ERROR_SHAPE, "rope: x %s does not divide into %d heads of an even width",
-                           shape_text(x).text, heads);
-    if (!(call->attr.rope.theta > 0))
-        return error_raise(ERROR_ARGUMENT, "rope: theta is %g; it must be above 0",
-                           (double)call->attr.rope.theta);
-    if (rope_scaling_check(&call->attr.rope.scaling))
-        return error_code();
-    if (call->attr.rope.offset < 0 || x.dim[1] > INT_MAX - call->attr.rope.offset)
-        return error_raise(ERROR_ARGUMENT, "rope: %" PRId64 " positions from %d on; positions are 0 to %d",
-                           x.dim[1], call->attr.rope.offset, INT_MAX - 1);
-    return unary_shape(call);
-}
-
-static void rope_forward(OpCall *call)
-{
-    RopeDims d = rope_dims(call);
-    call->kernels->rope(&d, call->dtype[0], call->in[0], 0, call->out, call->run);
-}
-
-static void rope_backward(OpCall *call)
-{
-    RopeDims d = rope_dims(call);
-    d.inverse = 1;
-    call->kernels->rope(&d, call->dtype[0], call->dout, call->beta[0], call->din[0], call->run);
-}
-
-static const OpRow rope_row = {
-    .name = "rope",
-    .shape = rope_shape,
-    .forward = rope_forward,
-    .backward = rope_backward,
-    .in_place = OP_INPUT(0),
-    .grad_in_dout = OP_INPUT(0),
-    .accumulates = OP_INPUT(0),
-};
-
-Tensor *tensor_rope_with(Tensor *x, const RopeOptions *o)
-{
-    if (!x || !o)
-        return NULL;
-    OpAttr attr = {.rope = {.heads = o->heads, .theta = o->theta, .offset = o->first, .scaling = o->scaling}};
-    return tensor_apply(&rope_row, &attr, 1, (Tensor *[]){x});
-}
-
-Tensor *tensor_rope(Tensor *x, int heads, float theta)
-{
-    return tensor_rope_with(x, &(RopeOptions){.heads = heads, .theta = theta});
 }
 
 /* ---- Dropout --------------------------------------------------------------------------------- */

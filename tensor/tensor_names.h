@@ -75,6 +75,7 @@
 #define tensor_requires_grad brim_tensor_requires_grad
 #define tensor_reshape brim_tensor_reshape
 #define tensor_rms_norm brim_tensor_rms_norm
+#define tensor_rms_norm_plus brim_tensor_rms_norm_plus
 #define tensor_rope brim_tensor_rope
 #define tensor_rope_with brim_tensor_rope_with
 #define tensor_scale brim_tensor_scale

@@ -14,7 +14,7 @@
 
 typedef struct Seen {
     MemEvent event;
-    char path[48]; /* places are compared by name: ids are given in order of first use */
+    char path[64]; /* places are compared by name: ids are given in order of first use */
 } Seen;
 
 enum { SEEN_MAX = 1 << 16 };
@@ -206,11 +206,6 @@ static inline Loader *case_table(const Case *c, int held_out)
                                       .seed = 5});
 }
 
-static inline int case_masked(const Case *c)
-{
-    return nn_family(c->family)->objective == OBJECTIVE_MASKED;
-}
-
 /* 13 samples in batches of 3: the last of an epoch is of one sample; with accumulate 3 the last step has two
  * micro-batches. */
 static inline Loader *case_loader(const Case *c, int held_out)
@@ -223,7 +218,7 @@ static inline Loader *case_loader(const Case *c, int held_out)
                                                .seed = 5,
                                                .split = held_out ? DATA_HELD_OUT : DATA_TRAIN,
                                                .held_out = 0.2f,
-                                               .mask_probability = case_masked(c) ? 0.3f : 0,
+                                               .mask_probability = is_masked(c->family) ? 0.3f : 0,
                                                .max_samples = case_samples(c, held_out),
                                                .corpus_bytes = 300});
 }
@@ -245,6 +240,10 @@ static inline Module *case_model(const Case *c)
         preset.config.bert = (BertConfig){
             .vocab = vocab(c, 260), .dim = 16, .layers = layers, .heads = 2, .ffn = 40, .max_seq = 16};
         break;
+    case MODEL_DISTILBERT:
+        preset.config.distilbert = (BertConfig){
+            .vocab = vocab(c, 260), .dim = 16, .layers = layers, .heads = 2, .ffn = 40, .max_seq = 16};
+        break;
     case MODEL_ROBERTA:
         preset.config.roberta = (BertConfig){.vocab = vocab(c, 260),
                                              .dim = 16,
@@ -260,6 +259,10 @@ static inline Module *case_model(const Case *c)
             .vocab = vocab(c, 256), .dim = 24, .layers = layers, .heads = 3, .ffn = 40, .max_seq = 16};
         break;
     case MODEL_LLAMA:
+    case MODEL_SMOLLM3:
+    case MODEL_GRANITE:
+    case MODEL_QWEN3:
+    case MODEL_OLMO2:
         preset.config.llama = (LlamaConfig){.vocab = vocab(c, 256),
                                             .dim = 24,
                                             .layers = layers,

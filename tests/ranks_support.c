@@ -82,11 +82,11 @@ double numbers_apart(const float *a, const float *b)
 ModelPreset preset_of_text(const Setting *setting, int tied)
 {
     ModelPreset preset = small_preset(setting);
-    if (setting->family == MODEL_BERT)
+    if (is_bert(setting->family))
         preset.config.bert.vocab = TOKEN_VOCAB;
     else if (setting->family == MODEL_GPT2)
         preset.config.gpt2.vocab = 257;
-    else if (setting->family == MODEL_LLAMA) {
+    else if (nn_family(setting->family)->decoder) {
         preset.config.llama.vocab = 257;
         preset.config.llama.tied = tied;
     }

@@ -328,13 +328,17 @@ ModelPreset small_preset(const Setting *s)
         preset.config.bert = (BertConfig){
             .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
         break;
+    case MODEL_DISTILBERT:
+        preset.config.distilbert = (BertConfig){
+            .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
+        break;
     case MODEL_ROBERTA:
         preset.config.roberta = (BertConfig){.vocab = SMALL_VOCAB,
                                              .dim = 32,
                                              .layers = layers,
                                              .heads = 4,
                                              .ffn = 48,
-                                             .max_seq = 21,
+                                             .max_seq = 24,
                                              .first_position = 3};
         break;
     case MODEL_GPT2:
@@ -349,6 +353,44 @@ ModelPreset small_preset(const Setting *s)
                                             .kv_heads = 2,
                                             .hidden = 48,
                                             .max_seq = 24};
+        break;
+    case MODEL_SMOLLM3:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .hidden = 48,
+                                            .max_seq = 24,
+                                            .tied = 1,
+                                            .no_rope = {{2}}};
+        break;
+    case MODEL_GRANITE:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .hidden = 48,
+                                            .max_seq = 24,
+                                            .embedding_factor = 12,
+                                            .branch_factor = 0.22f,
+                                            .logits_divisor = 8,
+                                            .attention_scale = 0.1f};
+        break;
+    case MODEL_QWEN3:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .head_dim = 12,
+                                            .hidden = 48,
+                                            .max_seq = 24};
+        break;
+    case MODEL_OLMO2:
+        preset.config.llama = (LlamaConfig){
+            .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .hidden = 48, .max_seq = 24};
         break;
     }
     nn_preset_set_attention(&preset, s->attention);
@@ -415,7 +457,7 @@ Batch small_batch(ModelFamily family, int64_t step, int64_t first, int count)
     }
     Shape shape = SHAPE(count, SMALL_SEQ);
     batch.ids = tensor_from(DTYPE_I32, shape, MEM_INPUT, ids);
-    if (nn_family(family)->objective == OBJECTIVE_MASKED) {
+    if (is_masked(family)) {
         batch.types = tensor_from(DTYPE_I32, shape, MEM_INPUT, types);
         batch.mask = tensor_from(DTYPE_I32, shape, MEM_INPUT, mask);
     }

@@ -110,7 +110,13 @@ static void forward_layer_norm(Probe *p)
 static void forward_rms_norm(Probe *p)
 {
     float rstd[ROWS];
-    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, p->parts[0], p->parts[1], p->out, rstd, on(1));
+    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, 0, p->parts[0], p->parts[1], p->out, rstd, on(1));
+}
+
+static void forward_rms_norm_plus(Probe *p)
+{
+    float rstd[ROWS];
+    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, 1, p->parts[0], p->parts[1], p->out, rstd, on(1));
 }
 
 static void test_norms(void **state)
@@ -129,11 +135,17 @@ static void test_norms(void **state)
     check_gradient("layer norm weight", &p, 1, C, w, N, dweight);
     check_gradient("layer norm bias", &p, 2, C, w, N, dbias);
     p.forward = forward_rms_norm;
-    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, p.parts[0], p.parts[1], y, rstd, on(1));
-    plain()->rms_norm_backward(DTYPE_F32, ROWS, C, p.parts[0], p.parts[1], rstd, w, 0.0f, dx, DTYPE_F32, 0.0f,
-                               dweight, NULL, on(1));
+    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, 0, p.parts[0], p.parts[1], y, rstd, on(1));
+    plain()->rms_norm_backward(DTYPE_F32, ROWS, C, 0, p.parts[0], p.parts[1], rstd, w, 0.0f, dx, DTYPE_F32,
+                               0.0f, dweight, NULL, on(1));
     check_gradient("rms norm x", &p, 0, N, w, N, dx);
     check_gradient("rms norm weight", &p, 1, C, w, N, dweight);
+    p.forward = forward_rms_norm_plus;
+    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, 1, p.parts[0], p.parts[1], y, rstd, on(1));
+    plain()->rms_norm_backward(DTYPE_F32, ROWS, C, 1, p.parts[0], p.parts[1], rstd, w, 0.0f, dx, DTYPE_F32,
+                               0.0f, dweight, NULL, on(1));
+    check_gradient("rms norm plus x", &p, 0, N, w, N, dx);
+    check_gradient("rms norm plus weight", &p, 1, C, w, N, dweight);
     release();
 }
 

@@ -293,14 +293,15 @@ static void test_dropout(void **state)
 
 typedef struct Norm {
     int layer; /* or RMSNorm */
+    float plus;
     int64_t rows, c;
     Half x, dy;
     float *weight, *bias, *mean, *rstd, *workspace;
 } Norm;
 
-static Norm norm_take(const Kernels *k, int layer, int64_t rows, int64_t c, int threads)
+static Norm norm_take(const Kernels *k, int kind, int64_t rows, int64_t c, int threads)
 {
-    Norm t = {.layer = layer, .rows = rows, .c = c};
+    Norm t = {.layer = kind == 1, .plus = kind == 2 ? 1.0f : 0.0f, .rows = rows, .c = c};
     t.x = take_random_half(rows * c, 2.0f);
     t.dy = take_random_half(rows * c, 1.0f);
     t.weight = take_random(c, 1.0f);
@@ -317,7 +318,7 @@ static void norm_forward(const Kernels *k, const Norm *t, DType type, const void
         k->layer_norm_forward(type, t->rows, t->c, 1e-5f, x, t->weight, t->bias, y, t->mean, t->rstd,
                               on(threads));
     else
-        k->rms_norm_forward(type, t->rows, t->c, 1e-5f, x, t->weight, y, t->rstd, on(threads));
+        k->rms_norm_forward(type, t->rows, t->c, 1e-5f, t->plus, x, t->weight, y, t->rstd, on(threads));
 }
 
 /* grad: of dw and db. */
@@ -328,8 +329,8 @@ static void norm_backward(const Kernels *k, const Norm *t, DType type, const voi
         k->layer_norm_backward(type, t->rows, t->c, x, t->weight, t->mean, t->rstd, dy, beta, dx, grad, beta,
                                dw, grad, beta, db, t->workspace, on(threads));
     else
-        k->rms_norm_backward(type, t->rows, t->c, x, t->weight, t->rstd, dy, beta, dx, grad, beta, dw,
-                             t->workspace, on(threads));
+        k->rms_norm_backward(type, t->rows, t->c, t->plus, x, t->weight, t->rstd, dy, beta, dx, grad, beta,
+                             dw, t->workspace, on(threads));
 }
 
 static void check_norm_backward(const Kernels *k, const Norm *t, float beta, int threads)
@@ -359,8 +360,8 @@ static void check_norm_backward(const Kernels *k, const Norm *t, float beta, int
 
 static void check_norm(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    for (int layer = 0; layer < 2; layer++) {
-        Norm t = norm_take(k, layer, rows, c, threads);
+    for (int kind = 0; kind < 3; kind++) {
+        Norm t = norm_take(k, kind, rows, c, threads);
         Half y = take_output_half(rows * c, 0.0f), e = take_copy_half(y), d = take_copy_half(t.dy);
         float *rstd = take(rows, NAN);
         norm_forward(plain(), &t, half_type, t.x.half, e.half, 1);
@@ -375,6 +376,7 @@ static void check_norm(const Kernels *k, int64_t rows, int64_t c, int threads)
         norm_backward(k, &t, half_type, t.x.half, d.half, 0.0f, d.half, half_type, NULL, NULL, threads);
         norm_backward(k, &t, DTYPE_F32, t.x.wide, d.wide, 0.0f, d.wide, DTYPE_F32, NULL, NULL, threads);
         assert_rounded("norm dx over dy", d);
+        release();
     }
 }
 
@@ -382,8 +384,8 @@ static void check_norm(const Kernels *k, int64_t rows, int64_t c, int threads)
 static void check_wide_norm(const Kernels *k, int threads)
 {
     enum { ROWS = 3, C = 10007 };
-    for (int layer = 0; layer < 2; layer++) {
-        Norm t = norm_take(k, layer, ROWS, C, threads);
+    for (int kind = 0; kind < 3; kind++) {
+        Norm t = norm_take(k, kind, ROWS, C, threads);
         Half y = take_output_half(ROWS * C, 0.0f), e = take_copy_half(y), dw = take_output_half(C, 0.0f);
         Half ew = take_copy_half(dw), db = take_copy_half(dw), eb = take_copy_half(dw),
              d = take_copy_half(t.dy);
@@ -429,13 +431,23 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
 
 static void check_rope(const Kernels *k, int threads)
 {
-    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, .offset = 0}, threads);
-    release();
-    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 5, 10000.0f, .offset = 7}, threads);
-    release();
-    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, .offset = 1}, threads);
-    release();
-    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, .offset = 131000}, threads);
+    static const float divisors[] = {1.0f, 1.5f, 2.25f, 4.0f, 7.5f, 12.0f, 20.0f, 31.5f};
+    static const RopeDims cases[] = {
+        {1, 1, 1, 2, 2, 10000.0f, .offset = 0},
+        {2, 5, 3, 6, 18 + 5, 10000.0f, .offset = 7},
+        {2, 33, 2, 160, 320, 500000.0f, .offset = 1},
+        {1, 300, 4, 64, 3 * 256, 10000.0f, .offset = 131000},
+        {2, 9, 3, 7, 21 + 2, 100.0f, .rotary_dim = 4, .offset = 3},
+        {1, 5, 2, 1100, 2200 + 1500, 10000.0f, .rotary_dim = 2, .behind = 1500, .offset = 1},
+        {2, 9, 5, 16, 80 + 32 + 1, 100.0f, .behind = 32, .stretch = ROPE_DIVIDED, .divisors = divisors,
+         .scale = 1.19f},
+        {2, 33, 3, 10, 30, 10000.0f, .interleaved = 1},
+        {1, 9, 2, 160, 330, 10000.0f, .interleaved = 1, .rotary_dim = 150, .behind = 9, .offset = 4},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        release();
+        check_rope_dims(k, cases[i], threads);
+    }
 }
 
 static void test_rope(void **state)

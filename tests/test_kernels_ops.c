@@ -212,6 +212,7 @@ static void test_swiglu(void **state)
 typedef struct NormCase {
     int64_t rows, c, n;
     int layer; /* else RMS */
+    float plus;
     float *x, *weight, *bias, *dy, *y, *mean, *rstd;
     float *workspace;
 } NormCase;
@@ -222,7 +223,8 @@ static void norm_forward(const Kernels *k, const NormCase *t, const float *bias,
         k->layer_norm_forward(DTYPE_F32, t->rows, t->c, 1e-5f, t->x, t->weight, bias, y, t->mean, t->rstd,
                               on(threads));
     else
-        k->rms_norm_forward(DTYPE_F32, t->rows, t->c, 1e-5f, t->x, t->weight, y, t->rstd, on(threads));
+        k->rms_norm_forward(DTYPE_F32, t->rows, t->c, 1e-5f, t->plus, t->x, t->weight, y, t->rstd,
+                            on(threads));
 }
 
 static void norm_backward(const Kernels *k, const NormCase *t, const float *dy, float beta, float *dx,
@@ -232,8 +234,8 @@ static void norm_backward(const Kernels *k, const NormCase *t, const float *dy, 
         k->layer_norm_backward(DTYPE_F32, t->rows, t->c, t->x, t->weight, t->mean, t->rstd, dy, beta, dx,
                                DTYPE_F32, beta, dw, DTYPE_F32, beta, db, t->workspace, on(threads));
     else
-        k->rms_norm_backward(DTYPE_F32, t->rows, t->c, t->x, t->weight, t->rstd, dy, beta, dx, DTYPE_F32,
-                             beta, dw, t->workspace, on(threads));
+        k->rms_norm_backward(DTYPE_F32, t->rows, t->c, t->plus, t->x, t->weight, t->rstd, dy, beta, dx,
+                             DTYPE_F32, beta, dw, t->workspace, on(threads));
 }
 
 static void check_norm_backward(const Kernels *k, const NormCase *t, float beta, int threads)
@@ -267,7 +269,9 @@ static void check_norm(const Kernels *k, int64_t rows, int64_t c, int threads)
     t.workspace = take((int64_t)(k->norm_workspace(rows, c, on(threads)) / sizeof(float)), NAN);
     for (int64_t i = 0; i < t.n; i++)
         t.x[i] += 5.0f; /* a mean that must be taken off before squaring */
-    for (t.layer = 0; t.layer < 2; t.layer++) {
+    for (int kind = 0; kind < 3; kind++) {
+        t.layer = kind == 1;
+        t.plus = kind == 2 ? 1.0f : 0.0f;
         for (int with_bias = 0; with_bias < 2; with_bias++) {
             float *y = take(t.n, NAN), *expected = take(t.n, NAN);
             norm_forward(k, &t, with_bias ? t.bias : NULL, y, threads);
@@ -300,7 +304,7 @@ static void check_norm_extremes(const Kernels *k, int threads)
     assert_near("rstd beside a large mean", 1, rstd, ones, 1e-6);
     for (int j = 0; j < C; j++)
         assert_true(isnan(y[C + j]) && !isnan(y[2 * C + j]) && fabsf(fabsf(y[j]) - 1.0f) < 1e-5f);
-    k->rms_norm_forward(DTYPE_F32, 3, C, 1e-5f, x, ones, y, rstd, on(threads));
+    k->rms_norm_forward(DTYPE_F32, 3, C, 1e-5f, 0, x, ones, y, rstd, on(threads));
     assert_true(isnan(y[C]) && isnan(rstd[1]) && !isnan(rstd[2]));
 }
 
@@ -388,7 +392,7 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
     for (int i = 0; i < 6; i++) {
         float *y = take_output(n, betas[i % 3]);
         for (int64_t j = 0; j < n; j++)
-            y[j] = j % d.ld < d.heads * d.head_dim ? y[j] : 7.0f; /* nobody's: must stay */
+            y[j] = j % d.ld < d.heads * d.head_dim + d.behind ? y[j] : 7.0f; /* nobody's: must stay */
         float *expected = take_copy(n, y);
         d.inverse = i / 3;
         k->rope(&d, DTYPE_F32, x, betas[i % 3], y, on(threads));
@@ -400,12 +404,49 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
     k->rope(&d, DTYPE_F32, y, 0.0f, y, on(threads));
     k->rope(&d, DTYPE_F32, twice, 1.0f, twice, on(threads));
     for (int64_t j = 0; j < n; j++)
-        if (j % d.ld < d.heads * d.head_dim)
+        if (j % d.ld < d.heads * d.head_dim + d.behind)
             twice[j] -= x[j];
     assert_near("rope in place", n, twice, y, 1e-6);
     d.inverse = 1;
+    d.scale = d.scale > 0 ? 1 / d.scale : 0;
     k->rope(&d, DTYPE_F32, y, 0.0f, y, on(threads));
     assert_near("rope and back", n, y, x, 1e-6);
+}
+
+/* What does not turn passes, to the bit, and what is nobody's stays. */
+static void check_rope_passes(const Kernels *k, RopeDims d, int threads)
+{
+    int64_t n = (int64_t)d.batch * d.seq * d.ld, own = (int64_t)d.heads * d.head_dim;
+    for (int i = 0; i < 3; i++) {
+        float *x = take_random(n, 1.0f), *y = take_random(n, 1.0f), *before = take_copy(n, y);
+        k->rope(&d, DTYPE_F32, x, betas[i], y, on(threads));
+        for (int64_t j = 0; j < n; j++) {
+            int64_t column = j % d.ld;
+            if (column >= own + d.behind)
+                assert_float_equal(y[j], before[j], 0);
+            else if (column >= own || column % d.head_dim >= rope_width(&d))
+                assert_float_equal(y[j], betas[i] == 0.0f ? x[j] : x[j] + betas[i] * before[j], 1e-6);
+        }
+        k->rope(&d, DTYPE_F32, x, 0.0f, before, on(threads));
+        k->rope(&d, DTYPE_F32, x, 0.0f, x, on(threads));
+        for (int64_t j = 0; j < n; j++)
+            assert_true(j % d.ld >= own + d.behind || x[j] == before[j]);
+    }
+}
+
+/* Pairs of neighbours are pairs half a head apart, in another order. */
+static void check_rope_neighbours(const Kernels *k, int threads)
+{
+    enum { T = 7, H = 3, D = 10, N = T * H * D };
+    RopeDims apart = {1, T, H, D, H * D, 100.0f, .offset = 2}, beside = apart;
+    beside.interleaved = 1;
+    float *x = take_random(N, 1.0f), *turned = take(N, NAN), *y = take(N, NAN), *z = take(N, NAN);
+    for (int i = 0; i < N; i++)
+        turned[i / D * D + i % D / 2 + i % 2 * D / 2] = x[i];
+    k->rope(&apart, DTYPE_F32, turned, 0.0f, y, on(threads));
+    k->rope(&beside, DTYPE_F32, x, 0.0f, z, on(threads));
+    for (int i = 0; i < N; i++)
+        assert_float_equal(z[i], y[i / D * D + i % D / 2 + i % 2 * D / 2], 1e-6);
 }
 
 /* Rows of a longer sequence, from the middle on: the same bits. */
@@ -419,34 +460,49 @@ static void check_rope_offset(const Kernels *k, int threads)
     assert_same("rope from the middle on", 4 * 12, y + 5 * 12, z);
 }
 
+static const float divisors[] = {1.0f, 1.5f, 2.25f, 4.0f, 7.5f, 12.0f, 20.0f, 31.5f};
+/* Whole heads and parts of them, of one pair and of more than a kernel takes at a time; every stretch. */
+static const RopeDims rope_cases[] = {
+    {1, 1, 1, 2, 2, 10000.0f, .offset = 0},
+    {2, 5, 3, 6, 18 + 4, 10000.0f, .offset = 7},
+    {2, 33, 2, 160, 320, 500000.0f, .offset = 1},
+    {1, 300, 4, 64, 3 * 256, 10000.0f, .offset = 131000},
+    {2, 9, 2, 16, 32, 5000.0f, .stretch = ROPE_LINEAR, .factor = 2.5f},
+    {.batch = 2,
+     .seq = 90,
+     .heads = 2,
+     .head_dim = 64,
+     .ld = 128,
+     .theta = 5000.0f,
+     .stretch = ROPE_LLAMA3,
+     .factor = 8,
+     .low_freq_factor = 1,
+     .high_freq_factor = 4,
+     .original_seq = 100},
+    {2, 90, 2, 64, 128, 5000.0f, .stretch = ROPE_YARN, .factor = 8, .ramp_from = 3.5f, .ramp_width = 9,
+     .scale = 1.2f},
+    {2, 90, 3, 16, 48, 5000.0f, .stretch = ROPE_DIVIDED, .divisors = divisors, .scale = 1.19f},
+    {2, 9, 3, 7, 21 + 2, 100.0f, .rotary_dim = 4, .offset = 3},
+    {1, 40, 4, 96, 4 * 96, 10000.0f, .rotary_dim = 16, .behind = 0},
+    {2, 5, 2, 12, 24 + 13, 10000.0f, .behind = 13, .offset = 1},
+    {2, 5, 5, 16, 80 + 32 + 1, 10000.0f, .rotary_dim = 16, .behind = 32, .offset = 1},
+    {1, 5, 2, 1100, 2200 + 1500, 10000.0f, .rotary_dim = 2, .behind = 1500, .offset = 1},
+    {1, 7, 2, 400, 800, 10000.0f, .rotary_dim = 300, .offset = 9},
+    {2, 33, 3, 10, 30, 10000.0f, .interleaved = 1},
+    {1, 9, 2, 160, 330, 10000.0f, .interleaved = 1, .rotary_dim = 150, .behind = 9, .offset = 4},
+    {1, 90, 3, 64, 64 * 5, 5000.0f, .stretch = ROPE_DIVIDED, .divisors = divisors, .scale = 1.3f,
+     .rotary_dim = 16, .interleaved = 1, .behind = 128},
+};
+
 static void check_rope(const Kernels *k, int threads)
 {
     check_rope_offset(k, threads);
-    release();
-    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, .offset = 0}, threads);
-    release();
-    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 4, 10000.0f, .offset = 7}, threads);
-    release();
-    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, .offset = 1},
-                    threads); /* more pairs than a chunk */
-    release();
-    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, .offset = 131000}, threads);
-    release();
-    RopeDims linear = {2, 9, 2, 16, 32, 5000.0f, .stretch = ROPE_LINEAR, .factor = 2.5f};
-    check_rope_dims(k, linear, threads);
-    release();
-    RopeDims llama3 = {2,
-                       90,
-                       2,
-                       64,
-                       128,
-                       5000.0f,
-                       .stretch = ROPE_LLAMA3,
-                       .factor = 8,
-                       .low_freq_factor = 1,
-                       .high_freq_factor = 4,
-                       .original_seq = 100};
-    check_rope_dims(k, llama3, threads);
+    check_rope_neighbours(k, threads);
+    for (size_t i = 0; i < sizeof rope_cases / sizeof rope_cases[0]; i++) {
+        release();
+        check_rope_dims(k, rope_cases[i], threads);
+        check_rope_passes(k, rope_cases[i], threads);
+    }
 }
 
 static void test_rope(void **state)

@@ -77,6 +77,19 @@ static Tensor *run_rms_norm(const Case *c, Tensor **in)
     return tensor_rms_norm(in[0], in[1], c->f);
 }
 
+static Tensor *run_rms_norm_plus(const Case *c, Tensor **in)
+{
+    return tensor_rms_norm_plus(in[0], in[1], c->f, 1);
+}
+
+/* Of each head, as Qwen3 has it of queries and keys. */
+static Tensor *run_rms_norm_heads(const Case *c, Tensor **in)
+{
+    Shape whole = tensor_shape(in[0]);
+    Tensor *heads = tensor_reshape(in[0], SHAPE(whole.dim[0], whole.dim[1], c->a, whole.dim[2] / c->a));
+    return tensor_reshape(tensor_rms_norm(tensor_donate(heads), in[1], c->f), whole);
+}
+
 static Tensor *run_activation(const Case *c, Tensor **in)
 {
     static Tensor *(*const functions[])(Tensor *) = {NULL,        tensor_gelu, tensor_gelu_tanh,
@@ -98,8 +111,20 @@ static Tensor *run_swiglu_same(const Case *c, Tensor **in)
 
 static Tensor *run_rope(const Case *c, Tensor **in)
 {
-    return c->b ? tensor_rope_with(in[0], &(RopeOptions){c->a, c->f, c->b, {0}})
-                : tensor_rope(in[0], c->a, c->f);
+    RopeOptions from = {.heads = c->a, .theta = c->f, .first = c->b};
+    return c->b ? tensor_rope_with(in[0], &from) : tensor_rope(in[0], c->a, c->f);
+}
+
+/* Heads of 4, of which some turn; b 1: pairs of neighbours. */
+static Tensor *run_rope_part(const Case *c, Tensor **in)
+{
+    return tensor_rope_with(
+        in[0], &(RopeOptions){.heads = c->a,
+                              .theta = 100,
+                              .head_dim = 4,
+                              .rotary_dim = (int)c->f,
+                              .interleaved = c->b,
+                              .scaling = {.kind = ROPE_SCALING_YARN, .factor = 4, .original_max_seq = 64}});
 }
 
 static AttentionOptions attention_options(const Case *c)
@@ -263,6 +288,8 @@ static const Case cases[] = {
     {"layer_norm of 1", run_layer_norm, {S(3, 1), S(1), S(1)}, 1, 0, 0, 1, 0},
     {"rms_norm", run_rms_norm, {S(2, 3, 7), S(7), NONE}, 1, 0, 0, 1e-5f, 0},
     {"rms_norm vector", run_rms_norm, {S(17), S(17), NONE}, 1, 0, 0, 1e-2f, 0},
+    {"rms_norm plus", run_rms_norm_plus, {S(2, 3, 7), S(7), NONE}, 1, 0, 0, 1e-5f, 0},
+    {"rms_norm of heads", run_rms_norm_heads, {S(2, 3, 12), S(4), NONE}, 1, 3, 0, 1e-5f, 0},
     {"gelu", run_activation, {S(3, 7), NONE, NONE}, 3, TENSOR_GELU, 0, 0, 0},
     {"gelu_tanh", run_activation, {S(2, 2, 2, 3), NONE, NONE}, 3, TENSOR_GELU_TANH, 0, 0, 0},
     {"silu", run_activation, {S(17), NONE, NONE}, 3, TENSOR_SILU, 0, 0, 0},
@@ -273,6 +300,9 @@ static const Case cases[] = {
     {"rope", run_rope, {S(2, 3, 12), NONE, NONE}, 1, 3, 0, 10000, 0},
     {"rope of one pair", run_rope, {S(1, 7, 2), NONE, NONE}, 1, 1, 0, 100, 0},
     {"rope from 5", run_rope, {S(2, 3, 12), NONE, NONE}, 1, 3, 5, 100, 0},
+    {"rope of a part", run_rope_part, {S(2, 3, 8), NONE, NONE}, 1, 2, 0, 2, 0},
+    {"rope of q and k beside v", run_rope_part, {S(2, 3, 17), NONE, NONE}, 1, 3, 0, 0, 0},
+    {"rope of neighbours", run_rope_part, {S(1, 7, 9), NONE, NONE}, 1, 2, 1, 4, 0},
     {"attention flash causal", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 10, 0, 0},
     {"attention eager causal", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 110, 0, 0},
     {"attention flash grouped", run_attention, {S(1, 7, 9), S(1, 7, 3), S(1, 7, 3)}, 1.5, 3, 11, 0, 0},

@@ -52,6 +52,17 @@ static Tensor *run_rope(const Case *c, Tensor **in)
     return tensor_rope(in[0], c->a, c->f);
 }
 
+static Tensor *run_rope_part(const Case *c, Tensor **in)
+{
+    return tensor_rope_with(in[0],
+                            &(RopeOptions){.heads = c->a, .theta = c->f, .head_dim = 6, .rotary_dim = 4});
+}
+
+static Tensor *run_rms_norm_plus(const Case *c, Tensor **in)
+{
+    return tensor_rms_norm_plus(in[0], in[1], c->f, 1);
+}
+
 static Tensor *run_dropout(const Case *c, Tensor **in)
 {
     tensor_random_begin(3, 5); /* the same mask each time */
@@ -134,11 +145,13 @@ static const Case cases[] = {
     {"tanh", run_activation, {S(7, 29)}, 0, TENSOR_TANH, 0},
     {"swiglu", run_swiglu, {S(31, 67), S(31, 67)}, 0, 0, 0},
     {"rope", run_rope, {S(2, 3, 12)}, 0, 3, 10000},
+    {"rope of a part", run_rope_part, {S(2, 3, 19)}, 0, 3, 10000},
     {"dropout", run_dropout, {S(3, 77)}, 0, 0, 0.4f},
     {"reshape", run_reshape, {S(2, 3, 5)}, 0, 10, 0},
     {"layer_norm", run_layer_norm, {S(5, 3, 33), S(33), S(33)}, OP_INPUT(1) | OP_INPUT(2), 0, 1e-5f},
     {"layer_norm no bias", run_layer_norm, {S(5, 17), S(17)}, OP_INPUT(1), 0, 1e-5f},
     {"rms_norm", run_rms_norm, {S(2, 9, 65), S(65)}, OP_INPUT(1), 0, 1e-5f},
+    {"rms_norm plus", run_rms_norm_plus, {S(2, 9, 65), S(65)}, OP_INPUT(1), 0, 1e-5f},
     {"embedding", run_embedding, {S(7, 33)}, OP_INPUT(0), 99, 0},
     {"embedding of one row", run_embedding, {S(1, 5)}, OP_INPUT(0), 200, 0},
     {"add_rows", run_add_rows, {S(9, 5, 17), S(8, 17)}, OP_INPUT(1), 5, 0},

@@ -33,7 +33,7 @@ enum { NORM_HELD = 4 /* packs of 8 that a thread holds */, NORM_PARTS = 256 };
 typedef struct NormArguments {
     int64_t rows, c;
     int layer, team, aligned;
-    float eps, beta_dx;
+    float eps, plus, beta_dx; /* plus: norm_plus, -0 of layer norm */
     const void *x, *dy;
     const float *weight, *bias;
     float *mean, *rstd, *partial; /* partial (blocks, 2, c); NULL: no gradients of the weights */
@@ -91,14 +91,14 @@ typedef struct SortArguments {
     int32_t *counts; /* (units + 1, digits): of a unit, then where it begins; last, where the digit does */
 } SortArguments;
 
-/* rope.cu: pairs [first, first + pairs) of every head */
+/* rope.cu: pairs [first, first + pairs) of every head; passes: what does not turn is written too */
 enum { ROPE_PAIRS = 64 };
 typedef struct RopeArguments {
-    int64_t ld;
-    int batch, seq, heads, half, inverse, offset, first, pairs, aligned;
+    int64_t ld, behind;
+    int batch, seq, heads, head_dim, half, inverse, interleaved, passes, offset, first, pairs, aligned;
     const void *x;
     void *y;
-    float beta, frequency[ROPE_PAIRS];
+    float beta, scale, frequency[ROPE_PAIRS];
 } RopeArguments;
 
 /* rows.cu */
@@ -227,7 +227,8 @@ typedef struct HeadStrides {
     int64_t sample, head, row;
 } HeadStrides;
 
-/* attention*.cu. keys: rows of k and v; those of attention_cached end before d.capacity. stats (B,H,T,2):
+/* attention*.cu. keys: rows of k and v; those of attention_cached end before d.capacity, and are at most as
+ * many. attention_unroll: of cache to out. stats (B,H,T,2):
  * what is subtracted from a row's scores, and what their exponentials are multiplied by. part: keys of a part
  * of attention_token, whose results and (max, sum) are parts (B,H,splits,D + 2). */
 typedef struct AttentionArguments {

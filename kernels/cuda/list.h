@@ -34,6 +34,7 @@ PLAIN(attention_mma_dk_128_f16)
 PLAIN(attention_mma_dv_128_bf16)
 PLAIN(attention_mma_dv_128_f16)
 PLAIN(attention_append)
+PLAIN(attention_unroll)
 PLAIN(attention_token)
 PLAIN(attention_join)
 

@@ -25,6 +25,7 @@ static const Kernels cuda_table = {
     .attention_flash_backward = cuda_attention_flash_backward,
     .attention_workspace = cuda_attention_workspace,
     .attention_append = cuda_attention_append,
+    .attention_unroll = cuda_attention_unroll,
     .attention_cached = cuda_attention_cached,
     .attention_cached_workspace = cuda_attention_cached_workspace,
 

@@ -15,8 +15,11 @@ import sys
 import tempfile
 
 import adapters
+import decoders
+import encoders
 import numpy as np
 import quantised
+import sizes
 import torch
 import transformers
 import torch.nn.functional as F
@@ -216,6 +219,7 @@ def cases():
     yield 'bert', BertForMaskedLM, BertConfig(**BERT)
     yield 'bert, three types, one head', BertForMaskedLM, BertConfig(
         **{**BERT, 'type_vocab_size': 3, 'num_attention_heads': 1, 'layer_norm_eps': 1e-5})
+    yield from decoders.cases()
 
 
 def tied_or_odd(name):
@@ -488,8 +492,10 @@ def main():
     transformers.logging.disable_progress_bar()
     check_rounding()
     check_families()
+    sizes.check_sizes(check, BUILD)
     check_published()
     adapters.check_adapters(check, driver, worst, random_inputs)
+    encoders.check_encoders(check, BUILD, driver, worst, compare, randomised)
     quantised.check_quantised(check, driver, worst, random_inputs)
     print(f'{passes} passed, {len(failures)} failed')
     sys.exit(1 if failures else 0)

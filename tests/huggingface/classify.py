@@ -24,7 +24,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM,
-                          BertForSequenceClassification, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM,
+                          BertForSequenceClassification, DistilBertConfig, DistilBertForMaskedLM,
+                          DistilBertForSequenceClassification, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM,
                           RobertaForSequenceClassification, XLMRobertaConfig, XLMRobertaForSequenceClassification)
 
 TOLERANCE = 2e-5
@@ -78,7 +79,13 @@ def xlm_roberta(labels):
         XLMRobertaConfig(**SMALL, max_position_embeddings=42, type_vocab_size=1, **labels))
 
 
-FAMILIES = [('bert', bert), ('roberta', roberta), ('xlm-roberta', xlm_roberta)]
+def distilbert(labels):
+    return DistilBertForSequenceClassification(
+        DistilBertConfig(vocab_size=97, dim=48, n_layers=2, n_heads=4, hidden_dim=80, max_position_embeddings=40, dropout=0.0,
+                         attention_dropout=0.0, seq_classif_dropout=0.0, attn_implementation='eager', **labels))
+
+
+FAMILIES = [('bert', bert), ('roberta', roberta), ('distilbert', distilbert), ('xlm-roberta', xlm_roberta)]
 
 
 def random_inputs(model, rows=6, length=40, seed=5):
@@ -88,7 +95,7 @@ def random_inputs(model, rows=6, length=40, seed=5):
     mask = np.arange(length)[None] < r.integers(length // 3, length + 1, (rows, 1))
     ids = np.where(mask, r.integers(3, config.vocab_size, (rows, length)), config.pad_token_id)
     out = {'ids': ids, 'mask': mask, 'labels': r.integers(0, config.num_labels, rows)}
-    if config.type_vocab_size > 1:
+    if getattr(config, 'type_vocab_size', 1) > 1:
         out['types'] = np.arange(length)[None] >= r.integers(2, length, (rows, 1))
     return {k: torch.from_numpy(np.ascontiguousarray(v.astype(np.int32))) for k, v in out.items()}
 
@@ -192,8 +199,8 @@ def read_table(path):
 
 def tokenizer_of(kind, folder):
     """WordPiece with BERT's template, or byte-level BPE with RoBERTa's post-processor."""
-    special = {'bert': ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'], 'roberta': ['<s>', '<pad>', '</s>', '<unk>', '<mask>']}[kind]
-    if kind == 'bert':
+    special = {'bert': ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'], 'roberta': ['<s>', '<pad>', '</s>', '<unk>', '<mask>']}[kind if kind == 'roberta' else 'bert']
+    if kind != 'roberta':
         t = Tokenizer(models.WordPiece(unk_token='[UNK]'))
         t.normalizer, t.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
         t.train_from_iterator([' '.join(WORDS)] * 9, trainers.WordPieceTrainer(show_progress=False, vocab_size=97, special_tokens=special))
@@ -218,6 +225,10 @@ def checkpoint(kind, folder, masked, seed=3, **labels):
     if kind == 'bert':
         config = BertConfig(**small, max_position_embeddings=40, **labels)
         model = BertForMaskedLM(config) if masked else BertForSequenceClassification(config)
+    elif kind == 'distilbert':
+        config = DistilBertConfig(vocab_size=vocab, dim=48, n_layers=2, n_heads=4, hidden_dim=80, max_position_embeddings=40,
+                                  dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0, **labels)
+        model = DistilBertForMaskedLM(config) if masked else DistilBertForSequenceClassification(config)
     else:
         config = RobertaConfig(**small, max_position_embeddings=42, type_vocab_size=1, pad_token_id=1, **labels)
         model = RobertaForMaskedLM(config) if masked else RobertaForSequenceClassification(config)
@@ -231,7 +242,7 @@ def theirs_held_out(export, table, seq):
     tokenizer = AutoTokenizer.from_pretrained(export)
     held = max(1, int(len(labels) * 0.05))
     batch = tokenizer(first[-held:], second[-held:] if second else None, truncation=True, max_length=seq,
-                      padding='max_length', return_tensors='pt', return_token_type_ids=model.config.type_vocab_size > 1)
+                      padding='max_length', return_tensors='pt', return_token_type_ids=getattr(model.config, 'type_vocab_size', 1) > 1)
     wanted = torch.tensor([model.config.label2id[l] if l in model.config.label2id else int(l) for l in labels[-held:]])
     with torch.no_grad():
         logits = model(**batch).logits
@@ -268,6 +279,7 @@ def check_commands(folder):
     check('bert: numbers have transformers\' names', config.id2label == {i: f'LABEL_{i}' for i in range(3)})
     check_command('bert', True, two, 40, {}, 'pairs')
     check_command('bert', True, tabs, 24, {}, 'tabs, two numbers')
+    check_command('distilbert', True, two, 17, {}, 'pairs, cut')
     check_command('roberta', True, one, 33, {}, 'names of labels')
     check_command('roberta', True, two, 18, {}, 'pairs, cut')
     check_command('roberta', False, two, 40, {'num_labels': 3}, 'a classifier\'s pairs')
@@ -323,7 +335,7 @@ def main():
     torch.set_num_threads(1)
     for name, make in FAMILIES:
         check_model(name, make)
-    for name, make in FAMILIES[:2]:
+    for name, make in FAMILIES[:3]:
         check_adapter(name, make)
     with tempfile.TemporaryDirectory() as folder:
         check_commands(folder)

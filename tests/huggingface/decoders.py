@@ -1,0 +1,37 @@
+"""Decoders made of Llama's parts, as cases for check.py and generate.py: a name, transformers' class, a configuration."""
+from transformers import (GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
+                          Olmo3Config, Olmo3ForCausalLM,
+                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, SmolLM3Config, SmolLM3ForCausalLM)
+
+SMALL = dict(vocab_size=97, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
+             intermediate_size=80, max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+             attn_implementation='eager')
+
+
+def cases():
+    yield 'qwen3', Qwen3ForCausalLM, Qwen3Config(**SMALL, head_dim=12)
+    yield 'qwen3, biases, tied', Qwen3ForCausalLM, Qwen3Config(
+        **SMALL, head_dim=8, attention_bias=True, tie_word_embeddings=True)
+    yield 'olmo2', Olmo2ForCausalLM, Olmo2Config(**SMALL)
+    yield 'olmo2, biases', Olmo2ForCausalLM, Olmo2Config(**SMALL, attention_bias=True, rope_theta=5000.0)
+    yield 'smollm3', SmolLM3ForCausalLM, SmolLM3Config(**SMALL, no_rope_layer_interval=2)
+    yield 'smollm3, a list', SmolLM3ForCausalLM, SmolLM3Config(
+        **SMALL, no_rope_layers=[0, 1, 1], tie_word_embeddings=False, attention_bias=True, mlp_bias=True)
+    yield 'granite', GraniteForCausalLM, GraniteConfig(
+        **SMALL, embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.1, logits_scaling=8.0)
+    # Windows: shorter than a text, as long, of one token, and one token longer than that.
+    for window in (17, 59, 60, 61, 1, 2):
+        yield f'mistral, a window of {window}', MistralForCausalLM, MistralConfig(**SMALL, sliding_window=window)
+    yield 'qwen2, a window in some layers', Qwen2ForCausalLM, Qwen2Config(
+        **SMALL, use_sliding_window=True, sliding_window=13, max_window_layers=1)
+    yield 'qwen3, a window in the layers listed', Qwen3ForCausalLM, Qwen3Config(
+        **SMALL, head_dim=8, use_sliding_window=True, sliding_window=7,
+        layer_types=['sliding_attention', 'full_attention', 'sliding_attention'])
+    yield 'smollm3, windows', SmolLM3ForCausalLM, SmolLM3Config(
+        **SMALL, no_rope_layer_interval=2, use_sliding_window=True, sliding_window=9)
+    yield 'olmo3', Olmo3ForCausalLM, Olmo3Config(
+        **SMALL, sliding_window=11, layer_types=['sliding_attention', 'sliding_attention', 'full_attention'])
+    yield 'olmo3, yarn in layers without windows', Olmo3ForCausalLM, Olmo3Config(
+        **SMALL, sliding_window=16, layer_types=['sliding_attention', 'full_attention', 'full_attention'],
+        rope_scaling={'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 32, 'beta_fast': 16.0,
+                      'beta_slow': 1.0, 'attention_factor': 1.2})
