@@ -302,7 +302,7 @@ def check_adapter(name, make):
         base.save_pretrained(directory)
         save_file(inputs, given)
         model = get_peft_model(base, LoraConfig(task_type='SEQ_CLS', r=3, lora_alpha=5, init_lora_weights=False,
-                                                target_modules=['query', 'value']))
+                                                target_modules=['q_lin', 'v_lin'] if name == 'distilbert' else ['query', 'value']))
         with torch.no_grad():
             for n, p in model.named_parameters():
                 if 'modules_to_save' in n:
