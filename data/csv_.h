@@ -62,8 +62,9 @@ struct DataLabels {
     int64_t classes;
     int given;           /* by the model: the file's are looked up */
     int64_t count, room; /* of names; 0: labels are numbers */
-    char **names;        /* of each class; owned */
-    int32_t *sorted;     /* classes in the order of their names */
+    int64_t sorted_room;
+    char **names;    /* of each class; owned */
+    int32_t *sorted; /* classes in the order of their names */
 };
 /* The labels of a file, or, with options->classes, those of the model, which the file's must be. */
 DataLabels *csv_labels(CsvFile *file, const CsvOptions *options);

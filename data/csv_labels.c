@@ -85,25 +85,26 @@ static int no_memory(const CsvFile *f)
     return error_raise(ERROR_HOST_MEMORY, CSV_MAKER "(): no host memory for the labels of %s", f->shown);
 }
 
+/* Each list has a room of its own: where there is no memory for the second one, the first has grown. */
 static int names_grow(const CsvFile *f, DataLabels *l)
 {
-    if (l->count < l->room)
-        return ERROR_NONE;
-    int64_t room = l->room ? 2 * l->room : 16;
-    char **names =
-        memtrack_host_realloc(NULL, l->names, (size_t)l->room * sizeof *names, (size_t)room * sizeof *names);
-    if (!names)
-        return no_memory(f);
-    l->names = names;
-    int32_t *sorted = memtrack_host_realloc(NULL, l->sorted, (size_t)l->room * sizeof *sorted,
-                                            (size_t)room * sizeof *sorted);
-    if (!sorted) {
-        l->names = memtrack_host_realloc(NULL, names, (size_t)room * sizeof *names,
-                                         (size_t)(l->room ? l->room : 1) * sizeof *names);
-        return no_memory(f);
+    if (l->count == l->room) {
+        int64_t room = l->room ? 2 * l->room : 16;
+        char **names = memtrack_host_realloc(NULL, l->names, (size_t)l->room * sizeof *names,
+                                             (size_t)room * sizeof *names);
+        if (!names)
+            return no_memory(f);
+        l->names = names;
+        l->room = room;
     }
-    l->sorted = sorted;
-    l->room = room;
+    if (l->count == l->sorted_room) {
+        int32_t *sorted = memtrack_host_realloc(NULL, l->sorted, (size_t)l->sorted_room * sizeof *sorted,
+                                                (size_t)l->room * sizeof *sorted);
+        if (!sorted)
+            return no_memory(f);
+        l->sorted = sorted;
+        l->sorted_room = l->room;
+    }
     return ERROR_NONE;
 }
 
@@ -145,10 +146,10 @@ static void names_free(DataLabels *l)
     for (int64_t i = 0; i < l->count; i++)
         memtrack_host_free(NULL, l->names[i], strlen(l->names[i]) + 1);
     memtrack_host_free(NULL, l->names, (size_t)l->room * sizeof *l->names);
-    memtrack_host_free(NULL, l->sorted, (size_t)l->room * sizeof *l->sorted);
+    memtrack_host_free(NULL, l->sorted, (size_t)l->sorted_room * sizeof *l->sorted);
     l->names = NULL;
     l->sorted = NULL;
-    l->count = l->room = 0;
+    l->count = l->room = l->sorted_room = 0;
 }
 
 /* ---- A record -------------------------------------------------------------------------------- */

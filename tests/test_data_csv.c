@@ -188,14 +188,15 @@ static void check_tokens(const char *tokenizer, const char *text, const int32_t 
     }
 }
 
-/* [CLS] a [SEP] b [SEP] with types, and <s> a </s> </s> b </s> without. */
+/* [CLS] a [SEP] b [SEP] with types, and RoBERTa's, with its separator twice between them, without. */
 static void test_pairs_of_tokens(void **state)
 {
     (void)state;
     static const struct {
         const char *file, *cls, *sep;
         int twice;
-    } kinds[] = {{FIXTURES "bert.json", "[CLS]", "[SEP]", 0}, {FIXTURES "roberta.json", "<s>", "</s>", 1}};
+    } kinds[] = {{FIXTURES "bert.json", "[CLS]", "[SEP]", 0},
+                 {FIXTURES "roberta.json", "a", "<|endoftext|>", 1}};
     for (size_t k = 0; k < COUNT(kinds); k++) {
         int32_t wanted[16];
         int64_t n = 0, zeros;
