@@ -158,7 +158,9 @@ Module *module_vocabulary(int64_t vocab, int64_t dim);
 Tensor *module_class_bias(Module *module, const char *name, int64_t classes);
 /* The weight of an embedding, for a model that reads it by itself. */
 Tensor *module_embedding_parts(Module *module);
-/* The weight and bias of nn_layer_norm, and its epsilon; NULL for a module of another class. */
+/* nn_layer_norm with or without a bias. */
+Module *module_layer_norm(int64_t dim, float eps, int bias);
+/* The weight and bias (or NULL) of nn_layer_norm, and its epsilon; NULL for a module of another class. */
 Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps);
 /* y + scale B A x, in y's storage; an embedding's x is ids. Without an adapter, y. */
 Tensor *module_adapt(const Module *module, const Adapter *adapter, Tensor *y, Tensor *x);

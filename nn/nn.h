@@ -244,7 +244,8 @@ typedef enum AttentionStyle {
     ATTENTION_LLAMA,
     ATTENTION_GPT2,
     ATTENTION_BERT,
-    ATTENTION_DISTILBERT /* BERT's under other names */
+    ATTENTION_DISTILBERT, /* BERT's under other names */
+    ATTENTION_MODERNBERT  /* the same of one projection, with rotary positions; window and biases */
 } AttentionStyle;
 /* RMS norms on queries and keys, before they are rotated. */
 typedef enum AttentionNorm {
@@ -379,6 +380,26 @@ BRIM_API Module *nn_roberta(const BertConfig *config);
  * behind attention, with parts of other names. It has no pooler: pooler is the encoder alone. */
 BRIM_API Module *nn_distilbert(const BertConfig *config);
 
+/* ModernBERT (arXiv 2412.13663): an encoder with LayerNorm before the branches, rotary positions, windows in
+ * most layers, and feed-forwards with a gate of GELU; a masked-language-model head with the tied decoder;
+ * logits (B,T,vocab). Initialised normal(0, 0.02), what adds to the residual stream and the head by 1/sqrt(2
+ * layers) smaller. Dropout on embeddings and in feed-forwards. */
+typedef struct ModernBertConfig {
+    int vocab, dim, layers, heads;
+    int ffn;                         /* 0 = 3/2 dim */
+    int max_seq;                     /* 0 = 8192 */
+    int window;                      /* a token sees those at most window / 2 away; 0 = 128 */
+    LayerSet global;                 /* the layers that see all; empty = every third, from the first on */
+    float global_theta, local_theta; /* of those, and of layers with the window; 0 = 160000 and 10000 */
+    int attention_bias, mlp_bias, norm_bias, head_bias; /* 1: there are biases; of the head's dense layer */
+    int no_decoder_bias;
+    int headless; /* 1: the encoder alone; forward returns the hidden states (B,T,dim) */
+    float dropout;
+    float norm_eps; /* 0 = 1e-5 */
+    AttentionKind attention;
+} ModernBertConfig;
+BRIM_API Module *nn_modernbert(const ModernBertConfig *config);
+
 /* One block of each family, (B,T,dim) -> (B,T,dim), for models of one's own: reads dim, heads, feed-forward
  * width, attention, dropout and epsilon of the config, with the same defaults. Linear layers are initialised
  * as nn_linear does. */
@@ -400,7 +421,8 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_QWEN3, LlamaConfig, qwen3)                                                                       \
     X(MODEL_OLMO2, LlamaConfig, olmo2)                                                                       \
     X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
-    X(MODEL_DISTILBERT, BertConfig, distilbert)
+    X(MODEL_DISTILBERT, BertConfig, distilbert)                                                              \
+    X(MODEL_MODERNBERT, ModernBertConfig, modernbert)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;
