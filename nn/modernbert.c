@@ -106,6 +106,7 @@ static Module *block(const ModernBertConfig *c, int layer)
 
 typedef struct ModernBert {
     Module *words, *norm, *dropout, *final_norm, *dense, *head_norm, *decoder;
+    int max_seq;
 } ModernBert;
 
 static Tensor *body(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
@@ -113,6 +114,11 @@ static Tensor *body(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
     const ModernBert *self = nn_state(module);
     if (!batch || !batch->ids) {
         error_raise(ERROR_DATA, "modernbert: the batch has no token ids");
+        return NULL;
+    }
+    if (tensor_dim(batch->ids, 1) > self->max_seq) {
+        error_raise(ERROR_SHAPE, "modernbert: a sequence of %lld is longer than the model's %d positions",
+                    (long long)tensor_dim(batch->ids, 1), self->max_seq);
         return NULL;
     }
     Tensor *hidden = x;
@@ -224,6 +230,7 @@ Module *nn_modernbert(const ModernBertConfig *config)
     ModernBert *self = nn_state(module);
     if (!self || module_stages_begin(module, c.layers, c.dim))
         return NULL;
+    self->max_seq = c.max_seq;
     module_draw_later(module, 1);
     add_parts(module, self, &c);
     module_draw_later(module, 0);
