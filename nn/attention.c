@@ -1,5 +1,5 @@
-/* Attention of the three families and LLaMA's feed-forward. What belongs together differs only in names,
- * biases and whether q, k, v are one product. */
+/* Attention of the three families. What belongs together differs only in names, biases and whether q, k, v
+ * are one product. */
 #include <math.h>
 
 #include "module_.h"
@@ -224,40 +224,4 @@ Module *nn_attention(const AttentionConfig *config)
     self->config.heads /= ranks; /* from here on, this rank's */
     self->config.kv_heads /= ranks;
     return error_code() ? NULL : module;
-}
-
-/* ---- LLaMA's feed-forward -------------------------------------------------------------------- */
-
-typedef struct Swiglu {
-    Module *gate, *up, *down;
-} Swiglu;
-
-static Tensor *swiglu_forward(Module *module, Tensor *x, const Batch *batch)
-{
-    const Swiglu *self = nn_state(module);
-    x = module_enter(x, batch);
-    Tensor *gate = nn_forward(self->gate, x, batch), *up = nn_forward(self->up, x, batch);
-    Tensor *hidden = tensor_swiglu(tensor_donate(gate), tensor_donate(up));
-    return nn_forward(self->down, tensor_donate(hidden), batch);
-}
-
-static const ModuleClass swiglu_class = {"swiglu", sizeof(Swiglu), swiglu_forward};
-
-Module *module_swiglu(int64_t dim, int64_t hidden, int bias)
-{
-    if (config_divided("swiglu", "hidden", hidden))
-        return NULL;
-    Module *module = nn_module(&swiglu_class);
-    Swiglu *self = nn_state(module);
-    if (!self)
-        return NULL;
-    self->gate = nn_add(module, "gate_proj", module_linear_split(dim, hidden, bias, LINEAR_BY_OUTPUTS));
-    self->up = nn_add(module, "up_proj", module_linear_split(dim, hidden, bias, LINEAR_BY_OUTPUTS));
-    self->down = nn_add(module, "down_proj", module_linear_split(hidden, dim, bias, LINEAR_BY_INPUTS));
-    return error_code() ? NULL : module;
-}
-
-Module *nn_swiglu(int64_t dim, int64_t hidden)
-{
-    return module_swiglu(dim, hidden, 0);
 }

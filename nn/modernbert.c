@@ -213,7 +213,7 @@ static int check(const ModernBertConfig *c)
 {
     static const char name[] = "modernbert";
     int head_dim = config_head_dim(name, c->dim, c->heads, c->heads, 0);
-    return !head_dim || config_rotary(name, head_dim) || config_positive(name, "vocab", c->vocab) ||
+    return !head_dim || config_rotary(name, head_dim, 0) || config_positive(name, "vocab", c->vocab) ||
            config_positive(name, "dim", c->dim) || config_positive(name, "layers", c->layers) ||
            config_positive(name, "ffn", c->ffn) || config_positive(name, "max_seq", c->max_seq) ||
            config_positive(name, "window", c->window);

@@ -101,8 +101,10 @@ BRIM_API void nn_set_loss_chunk(Module *model, int rows);
  * Off by default, for other frameworks compute all rows. For models that offer a head. */
 BRIM_API void nn_set_skip_unlabelled(Module *model, int on);
 /* What a model offers for the two; its constructor calls nn_offer_head. nn_forward's logits must be
- * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY); where body is not NULL, hidden must
- * be norm(dense(body(model, x, batch))), which then is computed for rows with a label only, too. */
+ * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY), with tensor_softcap of them where
+ * softcap is not 0, which the head does by itself where it is a linear layer of the model; where body is not
+ * NULL, hidden must be norm(dense(body(model, x, batch))), which then is computed for rows with a label only,
+ * too. */
 typedef struct ModuleHead {
     Tensor *(*hidden)(Module *self, Tensor *x, const Batch *batch); /* the forward up to the head: (…,C) */
     Tensor *weight;                                                 /* (classes,C) */
@@ -110,6 +112,7 @@ typedef struct ModuleHead {
     const char *path; /* of the head, within the model's: "lm_head". Must outlive the model */
     Tensor *(*body)(Module *self, Tensor *x, const Batch *batch); /* (…,C); NULL: there is no more to skip */
     Module *dense, *norm; /* nn_linear_act's and nn_layer_norm's, with body */
+    float softcap;        /* of the logits, in nn_forward and in nn_loss; 0 = none */
 } ModuleHead;
 BRIM_API void nn_offer_head(Module *model, const ModuleHead *head);
 
@@ -125,8 +128,8 @@ BRIM_API int nn_is_training(const Module *module);
 /* Checkpoint this module: forward keeps only its input. */
 BRIM_API void nn_set_checkpoint(Module *module, int on);
 /* Selective recomputation, for the module and all below: what is cheap to recompute for its bytes (outputs of
- * norms, activation functions and swiglu, eager attention's scores) is not kept, but recomputed in backward.
- * Gradients are bitwise the same. */
+ * norms, activation functions and gated ones (SwiGLU), eager attention's scores) is not kept, but recomputed
+ * in backward. Gradients are bitwise the same. */
 BRIM_API void nn_set_selective(Module *module, int on);
 BRIM_API const char *nn_class_name(const Module *module);
 

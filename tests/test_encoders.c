@@ -280,7 +280,8 @@ static void test_biases(void **state)
         {"head.dense.bias", {.head_bias = 1}, 1},
         {"decoder.bias", {.no_decoder_bias = 1}, 0},
     };
-    Module *plain = nn_modernbert(&family(MODEL_MODERNBERT).config.modernbert);
+    ModelPreset preset = family(MODEL_MODERNBERT);
+    Module *plain = nn_model(&preset);
     assert_null(nn_parameter(plain, "model.layers.0.attn_norm.weight"));
     assert_non_null(nn_parameter(plain, "model.layers.1.attn_norm.weight"));
     for (size_t i = 0; i < COUNT(rows); i++) {
