@@ -35,7 +35,7 @@ static const Unread unread[] = {
     {"ministral ministral3 mistral3 ", "it is newer than Mistral 7B and differs from it", "mistral-7b-v0.3"},
     {"xlm-roberta-xl ", "its norms are before the branches", "xlm-roberta-large"},
     {"mpnet ", "its attention has relative positions", "roberta-base"},
-    {"albert electra deberta deberta-v2 mobilebert modernbert nomic_bert ernie ",
+    {"albert electra deberta deberta-v2 mobilebert nomic_bert ernie ",
      "its layers are not those of BERT", "bert-base"},
     {"t5 mt5 bart mbart pegasus marian led encoder-decoder ",
      "models of an encoder and a decoder are not computed", NULL},

@@ -61,6 +61,19 @@ typedef struct AttentionDims {
     DType cached;       /* what the cache holds: f32 (0), bf16, f16 */
 } AttentionDims;
 
+/* act(gate) up of rows of c elements. Rows of gate and up, and of their gradients, are ld apart: where the
+ * two lie side by side, up begins c behind gate and ld is 2c. Those of the result follow each other. */
+typedef struct GatedDims {
+    Activation act;
+    int64_t rows, c;
+    int64_t ld; /* 0: c */
+} GatedDims;
+
+static inline int64_t gated_ld(const GatedDims *d)
+{
+    return d->ld ? d->ld : d->c;
+}
+
 /* What attention keeps from forward to backward: eager its probabilities or nothing, flash the log-sum-exp.
  */
 typedef enum AttentionKept { KEPT_PROBS, KEPT_LSE, KEPT_NOTHING } AttentionKept;
@@ -73,6 +86,7 @@ typedef struct CrossEntropyDims {
     int64_t first_class, all_classes; /* of a part of the classes; all_classes 0: it is no part */
     int64_t ld;                       /* elements between rows of logits, and of their gradient; 0: classes */
     int64_t padding; /* of a part: elements behind its classes whose gradient is 0; ld has room for them */
+    float softcap;   /* logits x count as softcap tanh(x / softcap); 0: as they are */
 } CrossEntropyDims;
 
 /* What cross_entropy_part knows of a row: the largest of its logits, the sum of exponentials below it, and

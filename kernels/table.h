@@ -92,13 +92,22 @@ KERNEL(void, activation_backward,
        (DType type, Activation act, int64_t n, const void *x, const void *dy, float beta, void *dx,
         const KernelRun *run))
 
-/* y = silu(gate) * up. dgate may equal gate, dup may equal up, either may equal dy, where its beta is 0
- * (each element is read before it is written). dgate or dup may be NULL. */
-KERNEL(void, swiglu_forward,
-       (DType type, int64_t n, const void *gate, const void *up, void *y, const KernelRun *run))
-KERNEL(void, swiglu_backward,
-       (DType type, int64_t n, const void *gate, const void *up, const void *dy, float beta_gate, void *dgate,
-        float beta_up, void *dup, const KernelRun *run))
+/* y = act(gate) * up. y may equal gate or up where ld is c. dgate may equal gate, dup may equal up, either
+ * may equal dy where ld is c, where its beta is 0 (each element is read before it is written). dgate or dup
+ * may be NULL. */
+KERNEL(void, gated_forward,
+       (const GatedDims *d, DType type, const void *gate, const void *up, void *y, const KernelRun *run))
+KERNEL(void, gated_backward,
+       (const GatedDims *d, DType type, const void *gate, const void *up, const void *dy, float beta_gate,
+        void *dgate, float beta_up, void *dup, const KernelRun *run))
+
+/* y = cap tanh(x / cap), cap above 0; y may equal x. dx = (1 - tanh^2(x / cap)) dy + beta dx; dx may equal dy
+ * when beta is 0. */
+KERNEL(void, softcap_forward,
+       (DType type, int64_t n, float cap, const void *x, void *y, const KernelRun *run))
+KERNEL(void, softcap_backward,
+       (DType type, int64_t n, float cap, const void *x, const void *dy, float beta, void *dx,
+        const KernelRun *run))
 
 /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
 KERNEL(void, rope, (const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run))
@@ -146,7 +155,8 @@ KERNEL(void, attention_cached,
 /* bytes; whatever `past` is */
 KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const KernelRun *run))
 
-/* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
+/* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward. With
+ * d->softcap logits are capped as they are read; dlogits is of those that are not.
  * A row whose label is neither ignore_index nor in [0, classes) is a fault. Rows of logits and dlogits are
  * d->ld apart; what lies between the end of one and the next is neither read nor written. */
 KERNEL(void, cross_entropy_forward,

@@ -1,5 +1,5 @@
-/* Attention of the three families and LLaMA's feed-forward. What belongs together differs only in names,
- * biases and whether q, k, v are one product. */
+/* Attention of the three families. What belongs together differs only in names, biases and whether q, k, v
+ * are one product. */
 #include <math.h>
 
 #include "module_.h"
@@ -19,7 +19,7 @@ typedef struct DividedAttention {
 /* Tokens see those behind them, too, and padding is masked. */
 static int both_ways(const AttentionConfig *c)
 {
-    return c->style == ATTENTION_BERT || c->style == ATTENTION_DISTILBERT;
+    return c->style == ATTENTION_BERT || c->style == ATTENTION_DISTILBERT || c->style == ATTENTION_MODERNBERT;
 }
 
 static AttentionOptions options_of(const Attention *self, Tensor *mask)
@@ -34,11 +34,17 @@ static AttentionOptions options_of(const Attention *self, Tensor *mask)
                               .softcap = self->config.softcap};
 }
 
-static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
+/* Query, key and value from one projection. */
+static Tensor *packed_attention(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
-    AttentionOptions options = options_of(self, NULL);
+    const AttentionConfig *c = &self->config;
+    AttentionOptions options = options_of(self, both_ways(c) && batch ? batch->mask : NULL);
     Tensor *qkv = nn_forward(self->qkv, module_enter(x, batch), batch); /* (B,T,3C) */
+    if (c->style == ATTENTION_MODERNBERT)
+        qkv = tensor_rope_with(
+            tensor_donate(qkv),
+            &(RopeOptions){.heads = c->heads + c->kv_heads, .theta = c->rope_theta, .head_dim = c->head_dim});
     Tensor *out;
     if (batch && batch->cache)
         out = tensor_attention_cached_packed(tensor_donate(qkv),
@@ -65,8 +71,8 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
-    if (c->style == ATTENTION_GPT2)
-        return gpt2_attention(module, x, batch);
+    if (self->qkv)
+        return packed_attention(module, x, batch);
     x = module_enter(x, batch);
     Tensor *q = nn_forward(self->q, x, batch);
     Tensor *k = nn_forward(self->k, x, batch);
@@ -126,6 +132,18 @@ static void four_projections(Module *module, const char *const names[4], int qkv
     self->output = nn_add(module, names[3], module_linear_split(inner, dim, output_bias, LINEAR_BY_INPUTS));
 }
 
+static void modernbert_projections(Module *module)
+{
+    Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
+    int64_t dim = c->dim;
+    self->qkv =
+        nn_add(module, "Wqkv",
+               module_linear(&(LinearOptions){
+                   .in = dim, .out = 3 * dim, .bias = c->qkv_bias, .split = LINEAR_BY_OUTPUTS, .packed = 3}));
+    self->output = nn_add(module, "Wo", module_linear_split(dim, dim, c->o_bias, LINEAR_BY_INPUTS));
+}
+
 static void gpt2_projections(Module *module)
 {
     Attention *self = nn_state(module);
@@ -165,6 +183,8 @@ static void add_projections(Module *module)
     const AttentionConfig *c = &self->config;
     if (c->style == ATTENTION_GPT2)
         gpt2_projections(module);
+    else if (c->style == ATTENTION_MODERNBERT)
+        modernbert_projections(module);
     else if (both_ways(c))
         four_projections(module, c->style == ATTENTION_BERT ? bert : distilbert, 1, 1);
     else
@@ -204,40 +224,4 @@ Module *nn_attention(const AttentionConfig *config)
     self->config.heads /= ranks; /* from here on, this rank's */
     self->config.kv_heads /= ranks;
     return error_code() ? NULL : module;
-}
-
-/* ---- LLaMA's feed-forward -------------------------------------------------------------------- */
-
-typedef struct Swiglu {
-    Module *gate, *up, *down;
-} Swiglu;
-
-static Tensor *swiglu_forward(Module *module, Tensor *x, const Batch *batch)
-{
-    const Swiglu *self = nn_state(module);
-    x = module_enter(x, batch);
-    Tensor *gate = nn_forward(self->gate, x, batch), *up = nn_forward(self->up, x, batch);
-    Tensor *hidden = tensor_swiglu(tensor_donate(gate), tensor_donate(up));
-    return nn_forward(self->down, tensor_donate(hidden), batch);
-}
-
-static const ModuleClass swiglu_class = {"swiglu", sizeof(Swiglu), swiglu_forward};
-
-Module *module_swiglu(int64_t dim, int64_t hidden, int bias)
-{
-    if (config_divided("swiglu", "hidden", hidden))
-        return NULL;
-    Module *module = nn_module(&swiglu_class);
-    Swiglu *self = nn_state(module);
-    if (!self)
-        return NULL;
-    self->gate = nn_add(module, "gate_proj", module_linear_split(dim, hidden, bias, LINEAR_BY_OUTPUTS));
-    self->up = nn_add(module, "up_proj", module_linear_split(dim, hidden, bias, LINEAR_BY_OUTPUTS));
-    self->down = nn_add(module, "down_proj", module_linear_split(hidden, dim, bias, LINEAR_BY_INPUTS));
-    return error_code() ? NULL : module;
-}
-
-Module *nn_swiglu(int64_t dim, int64_t hidden)
-{
-    return module_swiglu(dim, hidden, 0);
 }

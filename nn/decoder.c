@@ -74,7 +74,7 @@ Module *module_decoder_block(const DecoderParts *parts, const LlamaConfig *c, in
         return NULL;
     self->branch_factor = c->branch_factor;
     self->attention = nn_add(module, "self_attn", attention(parts, c, layer));
-    self->mlp = nn_add(module, "mlp", module_swiglu(c->dim, c->hidden, c->mlp_bias));
+    self->mlp = nn_add(module, "mlp", module_gated(c->dim, c->hidden, c->mlp_bias, TENSOR_SILU, 0));
     self->before_attention = add_norm(module, parts->before_attention, c);
     self->after_attention = add_norm(module, parts->after_attention, c);
     self->before_mlp = add_norm(module, parts->before_mlp, c);

@@ -101,8 +101,10 @@ BRIM_API void nn_set_loss_chunk(Module *model, int rows);
  * Off by default, for other frameworks compute all rows. For models that offer a head. */
 BRIM_API void nn_set_skip_unlabelled(Module *model, int on);
 /* What a model offers for the two; its constructor calls nn_offer_head. nn_forward's logits must be
- * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY); where body is not NULL, hidden must
- * be norm(dense(body(model, x, batch))), which then is computed for rows with a label only, too. */
+ * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY), with tensor_softcap of them where
+ * softcap is not 0, which the head does by itself where it is a linear layer of the model; where body is not
+ * NULL, hidden must be norm(dense(body(model, x, batch))), which then is computed for rows with a label only,
+ * too. */
 typedef struct ModuleHead {
     Tensor *(*hidden)(Module *self, Tensor *x, const Batch *batch); /* the forward up to the head: (…,C) */
     Tensor *weight;                                                 /* (classes,C) */
@@ -110,6 +112,7 @@ typedef struct ModuleHead {
     const char *path; /* of the head, within the model's: "lm_head". Must outlive the model */
     Tensor *(*body)(Module *self, Tensor *x, const Batch *batch); /* (…,C); NULL: there is no more to skip */
     Module *dense, *norm; /* nn_linear_act's and nn_layer_norm's, with body */
+    float softcap;        /* of the logits, in nn_forward and in nn_loss; 0 = none */
 } ModuleHead;
 BRIM_API void nn_offer_head(Module *model, const ModuleHead *head);
 
@@ -125,8 +128,8 @@ BRIM_API int nn_is_training(const Module *module);
 /* Checkpoint this module: forward keeps only its input. */
 BRIM_API void nn_set_checkpoint(Module *module, int on);
 /* Selective recomputation, for the module and all below: what is cheap to recompute for its bytes (outputs of
- * norms, activation functions and swiglu, eager attention's scores) is not kept, but recomputed in backward.
- * Gradients are bitwise the same. */
+ * norms, activation functions and gated ones (SwiGLU), eager attention's scores) is not kept, but recomputed
+ * in backward. Gradients are bitwise the same. */
 BRIM_API void nn_set_selective(Module *module, int on);
 BRIM_API const char *nn_class_name(const Module *module);
 
@@ -244,7 +247,8 @@ typedef enum AttentionStyle {
     ATTENTION_LLAMA,
     ATTENTION_GPT2,
     ATTENTION_BERT,
-    ATTENTION_DISTILBERT /* BERT's under other names */
+    ATTENTION_DISTILBERT, /* BERT's under other names */
+    ATTENTION_MODERNBERT  /* the same of one projection, with rotary positions; window and biases */
 } AttentionStyle;
 /* RMS norms on queries and keys, before they are rotated. */
 typedef enum AttentionNorm {
@@ -382,6 +386,26 @@ BRIM_API Module *nn_roberta(const BertConfig *config);
  * behind attention, with parts of other names. It has no pooler: pooler is the encoder alone. */
 BRIM_API Module *nn_distilbert(const BertConfig *config);
 
+/* ModernBERT (arXiv 2412.13663): an encoder with LayerNorm before the branches, rotary positions, windows in
+ * most layers, and feed-forwards with a gate of GELU; a masked-language-model head with the tied decoder;
+ * logits (B,T,vocab). Initialised normal(0, 0.02), what adds to the residual stream and the head by 1/sqrt(2
+ * layers) smaller. Dropout on embeddings and in feed-forwards. */
+typedef struct ModernBertConfig {
+    int vocab, dim, layers, heads;
+    int ffn;                         /* 0 = 3/2 dim */
+    int max_seq;                     /* 0 = 8192 */
+    int window;                      /* a token sees those at most window / 2 away; 0 = 128 */
+    LayerSet global;                 /* the layers that see all; empty = every third, from the first on */
+    float global_theta, local_theta; /* of those, and of layers with the window; 0 = 160000 and 10000 */
+    int attention_bias, mlp_bias, norm_bias, head_bias; /* 1: there are biases; of the head's dense layer */
+    int no_decoder_bias;
+    int headless; /* 1: the encoder alone; forward returns the hidden states (B,T,dim) */
+    float dropout;
+    float norm_eps; /* 0 = 1e-5 */
+    AttentionKind attention;
+} ModernBertConfig;
+BRIM_API Module *nn_modernbert(const ModernBertConfig *config);
+
 /* One block of each family, (B,T,dim) -> (B,T,dim), for models of one's own: reads dim, heads, feed-forward
  * width, attention, dropout and epsilon of the config, with the same defaults. Linear layers are initialised
  * as nn_linear does. */
@@ -403,7 +427,8 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_QWEN3, LlamaConfig, qwen3)                                                                       \
     X(MODEL_OLMO2, LlamaConfig, olmo2)                                                                       \
     X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
-    X(MODEL_DISTILBERT, BertConfig, distilbert)
+    X(MODEL_DISTILBERT, BertConfig, distilbert)                                                              \
+    X(MODEL_MODERNBERT, ModernBertConfig, modernbert)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;

@@ -52,6 +52,7 @@
 #define nn_merge brim_nn_merge
 #define nn_mlp brim_nn_mlp
 #define nn_model brim_nn_model
+#define nn_modernbert brim_nn_modernbert
 #define nn_module brim_nn_module
 #define nn_offer_head brim_nn_offer_head
 #define nn_olmo2 brim_nn_olmo2

@@ -8,6 +8,7 @@
 #define BERT(...)        .family = MODEL_BERT, .config.bert = {__VA_ARGS__}
 #define ROBERTA(...)     .family = MODEL_ROBERTA, .config.roberta = {.types = 1, .norm_eps = 1e-5f, __VA_ARGS__}
 #define DISTILBERT(...)  .family = MODEL_DISTILBERT, .config.distilbert = {__VA_ARGS__}
+#define MODERNBERT(...)  .family = MODEL_MODERNBERT, .config.modernbert = {__VA_ARGS__}
 #define GPT2(...)        .family = MODEL_GPT2, .config.gpt2 = {__VA_ARGS__}
 #define LLAMA(...)       .family = MODEL_LLAMA, .config.llama = {__VA_ARGS__}
 #define DECODER(id, ...) .family = id, .config.llama = {__VA_ARGS__}
@@ -43,6 +44,10 @@ static const ModelPreset presets[] = {
      ROBERTA(.vocab = 50265, .dim = 768, .layers = 6, .heads = 12)},
     {"distilbert-base", "67M, half of bert-base's layers", .batch = 1, .seq = 512,
      DISTILBERT(.vocab = 30522, .dim = 768, .layers = 6, .heads = 12)},
+    {"modernbert-base", "150M", .batch = 1, .seq = 1024,
+     MODERNBERT(.vocab = 50368, .dim = 768, .layers = 22, .heads = 12, .ffn = 1152)},
+    {"modernbert-large", "396M", .batch = 1, .seq = 1024,
+     MODERNBERT(.vocab = 50368, .dim = 1024, .layers = 28, .heads = 16, .ffn = 2624)},
     {"xlm-roberta-base", "278M", .batch = 1, .seq = 512,
      ROBERTA(.vocab = 250002, .dim = 768, .layers = 12, .heads = 12)},
     {"xlm-roberta-large", "560M", .batch = 1, .seq = 512,

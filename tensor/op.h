@@ -63,6 +63,7 @@ typedef union OpAttr {
     } dropout;
     struct {
         float scale;
+        float softcap; /* 0 = none */
         int ignore_index;
         int64_t chunk_rows; /* of linear_cross_entropy and labelled_cross_entropy */
         int act;            /* of labelled_cross_entropy's transform */

@@ -39,14 +39,19 @@ BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, floa
 BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps); /* the same without mean and bias */
 /* By plus + weight: Gemma's, with plus 1, has weights around 0. */
 BRIM_API Tensor *tensor_rms_norm_plus(Tensor *x, Tensor *weight, float eps, float plus);
-BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act); /* of each element */
-BRIM_API Tensor *tensor_gelu(Tensor *x);                             /* exact, by erf */
-BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                        /* GPT-2's approximation */
-BRIM_API Tensor *tensor_silu(Tensor *x);                             /* x sigmoid(x) */
-BRIM_API Tensor *tensor_relu(Tensor *x);                             /* max(x, 0) */
-BRIM_API Tensor *tensor_tanh(Tensor *x);                             /* hyperbolic tangent */
-/* silu(gate) * up; shapes and types equal. */
-BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
+BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);    /* of each element */
+BRIM_API Tensor *tensor_gelu(Tensor *x);                                /* exact, by erf */
+BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                           /* GPT-2's approximation */
+BRIM_API Tensor *tensor_silu(Tensor *x);                                /* x sigmoid(x) */
+BRIM_API Tensor *tensor_relu(Tensor *x);                                /* max(x, 0) */
+BRIM_API Tensor *tensor_tanh(Tensor *x);                                /* hyperbolic tangent */
+/* cap tanh(x / cap): what is small stays, and nothing goes beyond (Gemma 2). cap = 0 returns x. */
+BRIM_API Tensor *tensor_softcap(Tensor *x, float cap);
+/* act(gate) * up; shapes and types equal. */
+BRIM_API Tensor *tensor_gated(Tensor *gate, Tensor *up, TensorActivation act);
+/* The same of rows in which gate and up lie side by side, gate first: (…, 2n) -> (…, n). */
+BRIM_API Tensor *tensor_gated_packed(Tensor *gate_up, TensorActivation act);
+BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up); /* silu(gate) * up */
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
 BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
 
@@ -154,12 +159,21 @@ BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
  * logits (…, classes), labels i32 (…). */
 BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);
+typedef struct LossOptions {
+    int ignore_index; /* rows with this label count nothing */
+    float scale;
+    float softcap;      /* logits count as tensor_softcap makes them, without a tensor of them; 0 = none */
+    int64_t chunk_rows; /* of tensor_linear_cross_entropy_with */
+} LossOptions;
+BRIM_API Tensor *tensor_cross_entropy_with(Tensor *logits, Tensor *labels, const LossOptions *options);
 /* tensor_cross_entropy(tensor_linear(hidden, weight, bias, TENSOR_IDENTITY), labels, …), equal to rounding,
  * without logits: forward computes those of chunk_rows rows at a time in workspace and keeps a log-sum-exp a
  * row; backward computes them once more. hidden (…, c), weight (classes, c), bias (classes) or NULL, labels
  * i32 (…) -> (1). chunk_rows is 1 or more; more than there are rows means all at once. */
 BRIM_API Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
                                              int ignore_index, float scale, int64_t chunk_rows);
+BRIM_API Tensor *tensor_linear_cross_entropy_with(Tensor *hidden, Tensor *weight, Tensor *bias,
+                                                  Tensor *labels, const LossOptions *options);
 /* What comes after a model's last block: logits = normed weight^T + bias, where normed is hidden, or with
  * `dense` layer_norm(act(hidden dense^T + dense_bias)) with norm, norm_bias and eps, BERT's transform. */
 typedef struct LossHead {
@@ -168,6 +182,7 @@ typedef struct LossHead {
     Tensor *norm, *norm_bias;   /* (n), with dense; (n) or NULL */
     TensorActivation act;
     float eps;
+    float softcap; /* of the logits, as of LossOptions; 0 = none */
 } LossHead;
 /* tensor_cross_entropy of a head's logits, equal to rounding, that computes only rows with a label other than
  * ignore_index: they are gathered into chunks of `rows` rows, in workspace, so that what is allocated does

@@ -155,6 +155,11 @@ void attention_split_(const OpCall *call, void *const base[], void *part[3]);
 int attention_check_(const OpCall *call, const char *name);
 /* Pairs of a query and a key that it sees, masks aside. */
 double attention_pairs_(const AttentionDims *d);
+/* Raises unless a soft cap is finite and above 0, or 0: none. */
+int check_softcap(const OpCall *call, float cap);
+/* The output is as input 0, whose type must be a float's; of two, as both are. */
+int unary_shape(OpCall *call);
+int binary_shape(OpCall *call);
 
 /* y = what dropout leaves of input 0, or of its gradient, + beta y; by call->attr.dropout. Of input 0's type.
  */

@@ -244,6 +244,17 @@ static inline Module *case_model(const Case *c)
         preset.config.distilbert = (BertConfig){
             .vocab = vocab(c, 260), .dim = 16, .layers = layers, .heads = 2, .ffn = 40, .max_seq = 16};
         break;
+    case MODEL_MODERNBERT:
+        preset.config.modernbert = (ModernBertConfig){.vocab = vocab(c, 260),
+                                                      .dim = 16,
+                                                      .layers = layers,
+                                                      .heads = 2,
+                                                      .ffn = 20,
+                                                      .max_seq = 16,
+                                                      .window = 4,
+                                                      .attention_bias = 1,
+                                                      .mlp_bias = 1};
+        break;
     case MODEL_ROBERTA:
         preset.config.roberta = (BertConfig){.vocab = vocab(c, 260),
                                              .dim = 16,

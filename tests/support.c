@@ -332,6 +332,15 @@ ModelPreset small_preset(const Setting *s)
         preset.config.distilbert = (BertConfig){
             .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
         break;
+    case MODEL_MODERNBERT:
+        preset.config.modernbert = (ModernBertConfig){.vocab = SMALL_VOCAB,
+                                                      .dim = 32,
+                                                      .layers = layers,
+                                                      .heads = 4,
+                                                      .ffn = 24,
+                                                      .max_seq = 24,
+                                                      .window = 6};
+        break;
     case MODEL_ROBERTA:
         preset.config.roberta = (BertConfig){.vocab = SMALL_VOCAB,
                                              .dim = 32,

@@ -65,6 +65,18 @@ static const Kept kept[] = {
      "'XLMRobertaForMaskedLM'],'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
      "'max_position_embeddings':66,'layer_norm_eps':1e-05," ODD_BUT_PADDING "}",
      NULL},
+    {"{'model_type':'modernbert','hidden_size':32,'num_attention_heads':4,'architectures':["
+     "'ModernBertForMaskedLM'],'intermediate_size':24,'num_hidden_layers':2,'vocab_size':500,'local_"
+     "attention':8,"
+     "'global_attn_every_n_layers':3,'global_rope_theta':1.6e5,'layer_norm_eps':1e-05,'reference_compile':"
+     "true," ODD "}",
+     NULL},
+    {"{'model_type':'modernbert','hidden_size':32,'num_attention_heads':4,'architectures':["
+     "'ModernBertForMaskedLM'],'intermediate_size':24,'num_hidden_layers':2,'vocab_size':500,'layer_types':["
+     "'full_attention','sliding_attention'],'rope_parameters':{'full_attention':{'rope_theta':5e3,'rope_type'"
+     ":"
+     "'default'},'sliding_attention':null},'dtype':'float16'," ODD "}",
+     "dtype"},
     {"{'model_type':'distilbert','dim':32,'n_heads':4,'architectures':['DistilBertForMaskedLM'],'hidden_dim':"
      "48,"
      "'n_layers':2,'vocab_size':500,'max_position_embeddings':64,'sinusoidal_pos_embds':true,'tie_weights_':"

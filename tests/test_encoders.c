@@ -4,7 +4,7 @@
 
 #include "weights_support.h"
 
-static const ModelFamily families[] = {MODEL_ROBERTA, MODEL_DISTILBERT};
+static const ModelFamily families[] = {MODEL_ROBERTA, MODEL_DISTILBERT, MODEL_MODERNBERT};
 
 /* ---- As BERT --------------------------------------------------------------------------------- */
 
@@ -132,7 +132,8 @@ static void test_refused(void **state)
         assert_null(nn_forward(model, NULL, &(Batch){.ids = integers(SHAPE(1, 25), 1, 9)}));
         assert_error(ERROR_SHAPE, "a sequence of 25 is longer than the", "24 positions");
         assert_non_null(nn_forward(model, NULL, &(Batch){.ids = integers(SHAPE(1, 24), 1, 9)}));
-        preset.config.bert.heads = 5;
+        (families[f] == MODEL_MODERNBERT ? (preset.config.modernbert.heads = 5)
+                                         : (preset.config.bert.heads = 5));
         assert_null(nn_model(&preset));
         assert_error(ERROR_ARGUMENT, name, "5 heads");
     }
@@ -140,6 +141,16 @@ static void test_refused(void **state)
     assert_error(ERROR_ARGUMENT, "roberta", "NULL");
     assert_null(nn_distilbert(NULL));
     assert_error(ERROR_ARGUMENT, "distilbert", "NULL");
+    assert_null(nn_modernbert(NULL));
+    assert_error(ERROR_ARGUMENT, "modernbert", "NULL");
+    ModernBertConfig m = family(MODEL_MODERNBERT).config.modernbert;
+    m.window = -4;
+    assert_null(nn_modernbert(&m));
+    assert_error(ERROR_ARGUMENT, "modernbert: window must be 1", "-4");
+    m.window = 4;
+    m.heads = m.dim;
+    assert_null(nn_modernbert(&m));
+    assert_error(ERROR_ARGUMENT, "modernbert: rotary positions need an even head width, not 1");
     BertConfig c = family(MODEL_ROBERTA).config.roberta;
     assert_null(nn_bert(&c));
     assert_error(ERROR_ARGUMENT, "bert: first_position must be 0, not 3");
@@ -187,6 +198,113 @@ static void test_sines(void **state)
     assert_float_equal(first[0], first[1], 0);
 }
 
+/* ---- ModernBERT ------------------------------------------------------------------------------ */
+
+static double loss_with(const ModernBertConfig *c)
+{
+    Module *model = nn_modernbert(c);
+    TensorList list = nn_parameters(model);
+    for (int i = 0; i < list.count; i++)
+        fill_values(tensor_f32(list.items[i]), tensor_numel(list.items[i]), 40 + (uint32_t)i, 0.5, 0.1);
+    Batch batch = small_batch(MODEL_MODERNBERT, 0, 0, 3);
+    return loss_of(model, &batch);
+}
+
+/* Each field changes what is computed: none is forgotten. */
+static void test_fields_act(void **state)
+{
+    (void)state;
+    const ModernBertConfig c = family(MODEL_MODERNBERT).config.modernbert;
+    double before = loss_with(&c);
+    assert_float_equal(loss_with(&c), before, 0);
+    ModernBertConfig others[6] = {c, c, c, c, c, c};
+    others[0].window = 4;
+    others[1].global = (LayerSet){{3}};
+    others[2].global_theta = 50;
+    others[3].local_theta = 50;
+    others[4].norm_eps = 0.5f;
+    others[5].heads = 2;
+    for (size_t i = 0; i < COUNT(others); i++)
+        assert_true(fabs(loss_with(&others[i]) - before) > 1e-6);
+    ModernBertConfig same = c; /* the default, said */
+    same.global = (LayerSet){{1}};
+    same.global_theta = 160000;
+    same.local_theta = 10000;
+    same.norm_eps = 1e-5f;
+    assert_float_equal(loss_with(&same), before, 0);
+}
+
+/* A token reaches window / 2 places to each side, in each layer with a window. */
+static void test_reach(void **state)
+{
+    (void)state;
+    enum { TOKENS = 24, AT = 11 };
+    for (int layers = 1; layers <= 2; layers++)
+        for (int window = 2; window <= 7; window++) {
+            ModernBertConfig c = family(MODEL_MODERNBERT).config.modernbert;
+            c.layers = layers;
+            c.window = window;
+            c.global = (LayerSet){{(uint64_t)1 << 40}}; /* none of these */
+            Module *model = nn_modernbert(&c);
+            Batch batch = {.ids = integers(SHAPE(1, TOKENS), 1, SMALL_VOCAB)};
+            tensor_no_grad_begin();
+            Tensor *before = nn_forward(model, NULL, &batch);
+            tensor_i32(batch.ids)[AT] = (tensor_i32(batch.ids)[AT] + 1) % SMALL_VOCAB;
+            Tensor *after = nn_forward(model, NULL, &batch);
+            tensor_no_grad_end();
+            for (int t = 0; t < TOKENS; t++)
+                assert_int_equal(memcmp(tensor_f32(before) + t * SMALL_VOCAB,
+                                        tensor_f32(after) + t * SMALL_VOCAB,
+                                        SMALL_VOCAB * sizeof(float)) != 0,
+                                 abs(t - AT) <= layers * (window / 2));
+        }
+}
+
+static void test_biases(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        ModernBertConfig with;
+        int present;
+    } rows[] = {
+        {"model.layers.1.attn.Wqkv.bias", {.attention_bias = 1}, 1},
+        {"model.layers.1.attn.Wo.bias", {.attention_bias = 1}, 1},
+        {"model.layers.0.mlp.Wi.bias", {.mlp_bias = 1}, 1},
+        {"model.layers.0.mlp.Wo.bias", {.mlp_bias = 1}, 1},
+        {"model.layers.1.attn_norm.bias", {.norm_bias = 1}, 1},
+        {"model.layers.0.mlp_norm.bias", {.norm_bias = 1}, 1},
+        {"model.embeddings.norm.bias", {.norm_bias = 1}, 1},
+        {"model.final_norm.bias", {.norm_bias = 1}, 1},
+        {"head.norm.bias", {.norm_bias = 1}, 1},
+        {"head.dense.bias", {.head_bias = 1}, 1},
+        {"decoder.bias", {.no_decoder_bias = 1}, 0},
+    };
+    ModelPreset preset = family(MODEL_MODERNBERT);
+    Module *plain = nn_model(&preset);
+    assert_null(nn_parameter(plain, "model.layers.0.attn_norm.weight"));
+    assert_non_null(nn_parameter(plain, "model.layers.1.attn_norm.weight"));
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        ModernBertConfig c = rows[i].with;
+        c.vocab = SMALL_VOCAB;
+        c.dim = 32;
+        c.layers = 2;
+        c.heads = 4;
+        Module *model = nn_modernbert(&c);
+        assert_fine();
+        assert_int_equal(nn_parameter(model, rows[i].name) != NULL, rows[i].present);
+        assert_int_equal(nn_parameter(plain, rows[i].name) != NULL, !rows[i].present);
+        Batch batch = small_batch(MODEL_MODERNBERT, 0, 0, 2);
+        tensor_backward(nn_loss(model, &batch));
+        if (rows[i].present)
+            assert_true(tensor_has_grad(nn_parameter(model, rows[i].name)));
+        nn_set_skip_unlabelled(model, 1); /* the head's dense and norm with rows of a label only */
+        double apart = loss_of(model, &batch);
+        nn_set_skip_unlabelled(model, 0);
+        assert_float_equal(loss_of(model, &batch), apart, 1e-5);
+    }
+}
+
 /* ---- Files ----------------------------------------------------------------------------------- */
 
 static void test_files(void **state)
@@ -195,9 +313,15 @@ static void test_files(void **state)
     for (size_t f = 0; f < COUNT(families); f++)
         for (int pooler = 0; pooler < 2; pooler++) {
             ModelPreset preset = family(families[f]);
-            preset.config.bert.pooler = pooler;
-            preset.config.bert.norm_eps = families[f] == MODEL_ROBERTA ? 1e-5f : 0;
-            preset.config.bert.sinusoidal = families[f] == MODEL_DISTILBERT;
+            int modern = families[f] == MODEL_MODERNBERT;
+            if (modern) {
+                preset.config.modernbert.headless = pooler;
+                preset.config.modernbert.norm_bias = 1;
+            } else {
+                preset.config.bert.pooler = pooler;
+                preset.config.bert.norm_eps = families[f] == MODEL_ROBERTA ? 1e-5f : 0;
+                preset.config.bert.sinusoidal = families[f] == MODEL_DISTILBERT;
+            }
             Module *model = model_of(&preset, 100), *other = model_of(&preset, 900);
             assert_int_equal(nn_parameter(model, "roberta.pooler.dense.weight") != NULL,
                              pooler && families[f] == MODEL_ROBERTA);
@@ -212,6 +336,8 @@ static void test_files(void **state)
             assert_int_equal(read.preset.family, families[f]);
             const BertConfig *x = &preset.config.bert, *y = &read.preset.config.bert;
             assert_int_equal(nn_preset_max_seq(&preset), nn_preset_max_seq(&read.preset));
+            if (modern)
+                continue;
             assert_int_equal(x->first_position, y->first_position);
             assert_int_equal(x->sinusoidal, y->sinusoidal);
             assert_float_equal(x->norm_eps, y->norm_eps, 0);
@@ -228,7 +354,8 @@ int main(void)
         TEST(test_roberta_is_bert), TEST(test_distilbert_is_bert),
         TEST(test_dropout),         TEST(test_padding),
         TEST(test_refused),         TEST(test_sines),
-        TEST(test_files),
+        TEST(test_files),           TEST(test_fields_act),
+        TEST(test_reach),           TEST(test_biases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

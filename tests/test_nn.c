@@ -28,6 +28,8 @@ static void test_parameter_counts(void **state)
         {"roberta-large", 355412057},
         {"distilroberta-base", 82170201},
         {"distilbert-base", 66985530},
+        {"modernbert-base", 149655232},
+        {"modernbert-large", 395881664},
         {"xlm-roberta-base", 278295186},
         {"xlm-roberta-large", 560142482},
         {"llama-2-7b", 6738415616},

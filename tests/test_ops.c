@@ -101,6 +101,17 @@ static void test_elementwise_shapes(void **state)
     assert_refused(ERROR_SHAPE, tensor_add(a, b), "add", "(2,3)", "(3,2)");
     assert_refused(ERROR_SHAPE, tensor_mul(a, f32(SHAPE(2, 3, 1))), "mul", "(2,3)", "(2,3,1)");
     assert_refused(ERROR_SHAPE, tensor_swiglu(a, f32(SHAPE(3))), "swiglu", "(2,3)", "(3)");
+    assert_refused(ERROR_SHAPE, tensor_gated(a, b, TENSOR_GELU), "gated", "(2,3)", "(3,2)");
+    assert_refused(ERROR_ARGUMENT, tensor_gated(a, a, (TensorActivation)9), "gated", "9");
+    assert_refused(ERROR_SHAPE, tensor_gated_packed(a, TENSOR_GELU), "gated_packed", "(2,3)",
+                   "3 is not even");
+    assert_refused(ERROR_ARGUMENT, tensor_gated_packed(b, (TensorActivation)-1), "gated_packed", "-1");
+    assert_refused(ERROR_ARGUMENT, tensor_gated_packed(i32(SHAPE(2, 2)), TENSOR_SILU), "gated_packed", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(whole, 2), "softcap", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(a, -2), "softcap", "-2", "above 0");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(a, NAN), "softcap", "nan");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(a, INFINITY), "softcap", "inf");
+    assert_ptr_equal(tensor_softcap(a, 0), a);
     assert_refused(ERROR_SHAPE, tensor_add(a, whole), "add", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_gelu(whole), "activation", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_scale(whole, 2), "scale", "f32");
@@ -175,6 +186,8 @@ static void test_other_shapes(void **state)
     Tensor *x = f32(SHAPE(2, 3, 12)), *labels = i32(SHAPE(2, 3));
     assert_refused(ERROR_SHAPE, tensor_cross_entropy(x, i32(SHAPE(5)), -100, 1), "cross_entropy", "(2,3,12)",
                    "6 labels", "(5)");
+    assert_refused(ERROR_ARGUMENT, tensor_cross_entropy_with(x, labels, &(LossOptions){.softcap = -1}),
+                   "cross_entropy", "soft cap of -1", "0 for none");
     assert_refused(ERROR_ARGUMENT, tensor_cross_entropy(x, f32(SHAPE(2, 3)), -100, 1), "cross_entropy",
                    "labels", "i32");
     assert_refused(ERROR_ARGUMENT, tensor_cross_entropy(i32(SHAPE(6, 2)), labels, -100, 1), "cross_entropy",
@@ -276,6 +289,10 @@ static void test_null_gives_null(void **state)
         tensor_silu(no),
         tensor_relu(no),
         tensor_tanh(no),
+        tensor_softcap(no, 1),
+        tensor_gated(no, x, TENSOR_GELU),
+        tensor_gated(x, no, TENSOR_GELU),
+        tensor_gated_packed(no, TENSOR_GELU),
         tensor_swiglu(no, x),
         tensor_swiglu(x, no),
         tensor_rope(no, 1, 1),
@@ -304,6 +321,10 @@ static void test_null_gives_null(void **state)
         tensor_reshape(no, SHAPE(1)),
         tensor_sum(no),
         tensor_mean(no),
+        tensor_cross_entropy_with(no, x, &(LossOptions){0}),
+        tensor_cross_entropy_with(x, no, &(LossOptions){0}),
+        tensor_cross_entropy_with(x, x, NULL),
+        tensor_linear_cross_entropy_with(x, x, NULL, x, NULL),
         tensor_cross_entropy(no, x, 0, 1),
         tensor_cross_entropy(x, no, 0, 1),
         tensor_keep(no),

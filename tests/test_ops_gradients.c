@@ -103,6 +103,21 @@ static Tensor *run_swiglu(const Case *c, Tensor **in)
     return tensor_swiglu(in[0], in[1]);
 }
 
+static Tensor *run_gated(const Case *c, Tensor **in)
+{
+    return tensor_gated(in[0], in[1], (TensorActivation)c->a);
+}
+
+static Tensor *run_gated_packed(const Case *c, Tensor **in)
+{
+    return tensor_gated_packed(in[0], (TensorActivation)c->a);
+}
+
+static Tensor *run_softcap(const Case *c, Tensor **in)
+{
+    return tensor_softcap(in[0], c->f);
+}
+
 static Tensor *run_swiglu_same(const Case *c, Tensor **in)
 {
     (void)c;
@@ -231,7 +246,8 @@ static Tensor *run_cross_entropy(const Case *c, Tensor **in)
     Tensor *labels = integers(SHAPE(tensor_numel(in[0]) / c->a), 13, c->a);
     for (int64_t i = 0; i < tensor_numel(labels); i += 3)
         tensor_i32(labels)[i] = -7;
-    return tensor_cross_entropy(in[0], labels, -7, c->f);
+    return tensor_cross_entropy_with(in[0], labels,
+                                     &(LossOptions){.ignore_index = -7, .scale = c->f, .softcap = c->b});
 }
 
 /* Two rows, of which label 1 is ignored, are a chunk. */
@@ -241,7 +257,8 @@ static Tensor *run_head(const Case *c, Tensor **in)
     Tensor *labels = integers(SHAPE(rows), 13, (int)classes);
     if (rows > 1)
         tensor_i32(labels)[1] = -7;
-    return tensor_linear_cross_entropy(in[0], in[1], in[2], labels, -7, c->f, c->a);
+    LossOptions o = {.ignore_index = -7, .scale = c->f, .softcap = c->b, .chunk_rows = c->a};
+    return tensor_linear_cross_entropy_with(in[0], in[1], in[2], labels, &o);
 }
 
 #define S(...)                                                                                               \
@@ -296,6 +313,18 @@ static const Case cases[] = {
     {"relu", run_activation, {S(1, 19), NONE, NONE}, 3, TENSOR_RELU, 0, 0, 1},
     {"tanh", run_activation, {S(5, 7), NONE, NONE}, 2, TENSOR_TANH, 0, 0, 0},
     {"swiglu", run_swiglu, {S(3, 11), S(3, 11), NONE}, 2, 0, 0, 0, 0},
+    {"gated identity", run_gated, {S(3, 11), S(3, 11), NONE}, 2, TENSOR_IDENTITY, 0, 0, 0},
+    {"gated gelu", run_gated, {S(2, 3, 5), S(2, 3, 5), NONE}, 2, TENSOR_GELU, 0, 0, 0},
+    {"gated gelu_tanh", run_gated, {S(17), S(17), NONE}, 2, TENSOR_GELU_TANH, 0, 0, 0},
+    {"gated relu", run_gated, {S(3, 7), S(3, 7), NONE}, 3, TENSOR_RELU, 0, 0, 1},
+    {"gated tanh", run_gated, {S(3, 7), S(3, 7), NONE}, 2, TENSOR_TANH, 0, 0, 0},
+    {"gated_packed identity", run_gated_packed, {S(3, 10), NONE, NONE}, 2, TENSOR_IDENTITY, 0, 0, 0},
+    {"gated_packed gelu", run_gated_packed, {S(2, 3, 14), NONE, NONE}, 2, TENSOR_GELU, 0, 0, 0},
+    {"gated_packed gelu_tanh", run_gated_packed, {S(34), NONE, NONE}, 2, TENSOR_GELU_TANH, 0, 0, 0},
+    {"gated_packed silu", run_gated_packed, {S(5, 2), NONE, NONE}, 2, TENSOR_SILU, 0, 0, 0},
+    {"gated_packed relu", run_gated_packed, {S(3, 6), NONE, NONE}, 3, TENSOR_RELU, 0, 0, 1},
+    {"softcap", run_softcap, {S(3, 7), NONE, NONE}, 3, 0, 0, 2, 0},
+    {"softcap beyond", run_softcap, {S(2, 2, 5), NONE, NONE}, 3, 0, 0, 0.5f, 0},
     {"swiglu same", run_swiglu_same, {S(3, 11), NONE, NONE}, 2, 0, 0, 0, 0},
     {"rope", run_rope, {S(2, 3, 12), NONE, NONE}, 1, 3, 0, 10000, 0},
     {"rope of one pair", run_rope, {S(1, 7, 2), NONE, NONE}, 1, 1, 0, 100, 0},
@@ -334,6 +363,8 @@ static const Case cases[] = {
     {"head of one chunk", run_head, {S(5, 3), S(11, 3), NONE}, 1, 5, 0, 1, 0},
     {"head row by row", run_head, {S(5, 2), S(3, 2), S(3)}, 2, 1, 0, 1, 0},
     {"head, a chunk too large", run_head, {S(3, 7), S(2, 7), NONE}, 1, 99, 0, 2, 0},
+    {"head, capped", run_head, {S(2, 3, 5), S(7, 5), S(7)}, 1, 2, 2, 0.5f, 0},
+    {"cross_entropy capped", run_cross_entropy, {S(7, 11), NONE, NONE}, 3, 11, 2, 0.25f, 0},
     {"cross_entropy 3 dimensions", run_cross_entropy, {S(2, 3, 5), NONE, NONE}, 3, 5, 0, 1, 0},
 };
 

@@ -272,18 +272,19 @@ static void segments_and_selective(void **state)
 static void encoders(void **state)
 {
     (void)state;
-    static const ModelFamily families[] = {MODEL_ROBERTA, MODEL_DISTILBERT};
-    static const char *const lora[] = {NULL, "all", NULL, "word_embeddings,decoder,vocab_projector"},
-                             *const precisions[] = {"fp32", "bf16", "bf16-mixed", "fp16-autocast"};
-    for (int i = 0; i < 2 * 4 * 4 * 2; i++) {
-        int rest = i / 2, adapted = lora[rest % 4] != NULL;
-        Case c = {.family = families[i % 2],
+    static const ModelFamily families[] = {MODEL_ROBERTA, MODEL_DISTILBERT, MODEL_MODERNBERT};
+    static const char *const lora[] = {NULL, "all", NULL, "all"}, *const precisions[] = {"fp32", "bf16",
+                                                                                         "bf16-mixed",
+                                                                                         "fp16-autocast"};
+    for (int i = 0; i < 3 * 4 * 4 * 2; i++) {
+        int rest = i / 3, adapted = lora[rest % 4] != NULL;
+        Case c = {.family = families[i % 3],
                   .lora = lora[rest % 4],
                   .precision = precisions[rest / 4 % 4],
                   .checkpoint = rest / 16,
                   .attention = (i + rest) % 2 ? ATTENTION_EAGER : ATTENTION_FLASH,
-                  .accumulate = i % 3 ? 1 : 3,
-                  .in_backward = i % 3 && i % 7 == 1,
+                  .accumulate = i % 4 ? 1 : 3,
+                  .in_backward = i % 4 && i % 7 == 1,
                   .chunk = i % 5 < 2 ? 7 : 0,
                   .skip = i % 4 == 2,
                   .optimizer = optim_rule_at(i % optimizer_count())->name,

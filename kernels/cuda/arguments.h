@@ -16,16 +16,25 @@ typedef struct Fault {
     unsigned long long *at, operation;
 } Fault;
 
-/* elements.cu: y (and z) from a, b and d; c columns, where b is a row. aligned: every array begins on 16
+/* elements.cu: y from a and b; c columns, where b is a row. aligned: every array begins on 16
  * bytes.
  */
 typedef struct ElementArguments {
     int64_t n, c;
-    const void *a, *b, *d;
-    void *y, *z;
-    float alpha, beta, beta2;
+    const void *a, *b;
+    void *y;
+    float alpha, beta;
     int kind, aligned;
 } ElementArguments;
+
+/* aligned: every row begins on 16 bytes. */
+typedef struct GatedArguments {
+    GatedDims d;
+    const void *gate, *up, *dy;
+    void *y, *dgate, *dup;
+    float beta_gate, beta_up;
+    int aligned;
+} GatedArguments;
 
 /* norm.cu. A team of threads has a row: a warp, or the block of 256. aligned: every array may be loaded by 16
  * bytes. */

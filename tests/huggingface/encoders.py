@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sizes import brims
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (AutoModelForMaskedLM, CamembertConfig, CamembertForMaskedLM, DistilBertConfig,
-                          DistilBertForMaskedLM, RobertaConfig, RobertaForMaskedLM, RobertaModel, XLMRobertaConfig,
+                          DistilBertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM, RobertaConfig, RobertaForMaskedLM, RobertaModel, XLMRobertaConfig,
                           XLMRobertaForMaskedLM)
 
 TOLERANCE = 2e-5
@@ -20,6 +20,9 @@ IGNORE = -100
 SMALL = dict(vocab_size=97, hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=80,
              max_position_embeddings=66, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, type_vocab_size=1,
              layer_norm_eps=1e-5, attn_implementation='eager')
+MODERN = dict(vocab_size=97, hidden_size=48, num_hidden_layers=4, num_attention_heads=4, intermediate_size=40,
+              max_position_embeddings=64, local_attention=10, pad_token_id=3, bos_token_id=1, eos_token_id=2,
+              cls_token_id=1, sep_token_id=2, attn_implementation='eager')
 DISTIL = dict(vocab_size=97, dim=48, n_layers=3, n_heads=4, hidden_dim=80, max_position_embeddings=64, dropout=0.0,
               attention_dropout=0.0, attn_implementation='eager')
 
@@ -33,6 +36,15 @@ def cases():
     yield 'distilbert', DistilBertForMaskedLM, DistilBertConfig(**DISTIL)
     yield 'distilbert, three heads, sines', DistilBertForMaskedLM, DistilBertConfig(
         **{**DISTIL, 'n_heads': 3, 'sinusoidal_pos_embds': True})
+    yield 'modernbert', ModernBertForMaskedLM, ModernBertConfig(**MODERN)
+    yield 'modernbert, all biases, one head, an odd window', ModernBertForMaskedLM, ModernBertConfig(
+        **{**MODERN, 'num_attention_heads': 1, 'local_attention': 7}, attention_bias=True, mlp_bias=True, norm_bias=True,
+        classifier_bias=True, global_attn_every_n_layers=2)
+    yield 'modernbert, no bias of the decoder, layers and bases by version 5', ModernBertForMaskedLM, ModernBertConfig(
+        **{**MODERN, 'local_attention': 34}, decoder_bias=False, norm_eps=1e-3, layer_types=[
+            'sliding_attention', 'full_attention', 'sliding_attention', 'sliding_attention'], rope_parameters={
+                'full_attention': {'rope_type': 'default', 'rope_theta': 500.0},
+                'sliding_attention': {'rope_type': 'default', 'rope_theta': 77.0}})
 
 
 def inputs_of(config, rows, length, seed=5):
@@ -79,12 +91,14 @@ def check_stored(check, driver, worst, randomised):
         model, inputs = randomised(kind(config), 12), inputs_of(config, 2, 20)
         state = {n: t.contiguous().clone() for n, t in model.state_dict().items()}
         prefix = model.base_model_prefix + '.'
-        head = ('vocab_projector' if name == 'distilbert' else 'lm_head.decoder')
+        head = {'distilbert': 'vocab_projector', 'modernbert': 'decoder'}.get(name, 'lm_head.decoder')
+        table = 'embeddings.' + ('tok_embeddings' if name == 'modernbert' else 'word_embeddings')
         bare = {n.removeprefix(prefix): t for n, t in state.items()}
-        bare['embeddings.position_ids'] = torch.arange(4)[None]
-        bare[head + '.weight'] = state[f'{prefix}embeddings.word_embeddings.weight'].clone()
+        bare[head + '.weight'] = state[f'{prefix}{table}.weight'].clone()
         bare['classifier.weight'] = torch.zeros(2, 48)
-        if name != 'distilbert':
+        if name != 'modernbert':
+            bare['embeddings.position_ids'] = torch.arange(4)[None]
+        if name not in ('distilbert', 'modernbert'):
             bare['lm_head.decoder.bias'] = state['lm_head.bias'].clone()
             bare['pooler.dense.weight'] = torch.zeros(48, 48)
         with tempfile.TemporaryDirectory() as folder:
@@ -146,6 +160,8 @@ def check_command(check, build, driver, worst):
     """`brim train --init DIR --export` with masked tokens; transformers' logits with what it wrote are brim's."""
     rows = [('roberta', RobertaForMaskedLM, RobertaConfig(**{**SMALL, 'vocab_size': 300}), ['<s>', '<pad>', '</s>', '<mask>']),
             ('distilbert', DistilBertForMaskedLM, DistilBertConfig(**{**DISTIL, 'vocab_size': 300, 'pad_token_id': 1}),
+             ['[CLS]', '[PAD]', '[SEP]', '[MASK]']),
+            ('modernbert', ModernBertForMaskedLM, ModernBertConfig(**{**MODERN, 'vocab_size': 300, 'pad_token_id': 1}),
              ['[CLS]', '[PAD]', '[SEP]', '[MASK]'])]
     for name, kind, config, special in rows:
         with tempfile.TemporaryDirectory() as folder:
@@ -194,17 +210,24 @@ def distilbert():
                                                   initializer_range=0.1))
 
 
+def modernbert():
+    return ModernBertForMaskedLM(ModernBertConfig(**{**MODERN, 'vocab_size': 61, 'attn_implementation': None},
+                                                  initializer_range=0.1))
+
+
 ADAPTERS = [('roberta, all-linear', roberta, {'target_modules': 'all-linear', 'r': 4}),
             ('roberta, biases', roberta, {'target_modules': ['query', 'value'], 'bias': 'lora_only'}),
             ('distilbert, all-linear', distilbert, {'target_modules': 'all-linear', 'r': 3, 'lora_alpha': 5}),
-            ('distilbert, biases', distilbert, {'target_modules': ['q_lin', 'v_lin'], 'bias': 'all'})]
+            ('distilbert, biases', distilbert, {'target_modules': ['q_lin', 'v_lin'], 'bias': 'all'}),
+            ('modernbert, all-linear', modernbert, {'target_modules': 'all-linear', 'r': 3}),
+            ('modernbert, fused projections', modernbert, {'target_modules': ['Wqkv', 'Wi'], 'use_rslora': True})]
 
 
 def check_adapters(check, driver, worst):
     for what, make, options in ADAPTERS:
         with tempfile.TemporaryDirectory() as folder:
             adapters.check_case(what, make, options, check, driver, worst, drawn, folder)
-    for what, make in (('roberta', roberta), ('distilbert', distilbert)):
+    for what, make in (('roberta', roberta), ('distilbert', distilbert), ('modernbert', modernbert)):
         with tempfile.TemporaryDirectory() as folder:
             adapters.check_trained(what, make, check, driver, drawn, folder)
 
@@ -217,7 +240,9 @@ PUBLISHED = [('roberta-base', RobertaConfig(**BASE)), ('roberta-large', RobertaC
              ('distilroberta-base', RobertaConfig(**BASE, num_hidden_layers=6)),
              ('xlm-roberta-base', XLMRobertaConfig(**{**BASE, 'vocab_size': 250002})),
              ('xlm-roberta-large', XLMRobertaConfig(**{**LARGE, 'vocab_size': 250002})),
-             ('distilbert-base', DistilBertConfig())]
+             ('distilbert-base', DistilBertConfig()), ('modernbert-base', ModernBertConfig()),
+             ('modernbert-large', ModernBertConfig(hidden_size=1024, num_hidden_layers=28, num_attention_heads=16,
+                                                   intermediate_size=2624))]
 
 
 def check_sizes(check, build):
