@@ -328,7 +328,9 @@ static void evaluate(Session *s, int64_t step)
     double start = clock_now();
     double loss = 0;
     int64_t labels = 0, right = 0, samples = 0;
-    int classify = nn_preset_objective(&s->options->preset) == OBJECTIVE_CLASSIFICATION;
+    /* Of a model in stages only the last one has logits; the loss they all have. */
+    int classify = nn_preset_objective(&s->options->preset) == OBJECTIVE_CLASSIFICATION &&
+                   s->options->ranks.stages == 1;
     tensor_no_grad_begin();
     nn_eval(s->model);
     data_seek(s->held_out, (DataCursor){.seed = s->options->seed});

@@ -62,7 +62,7 @@ static int describe(const Walk *walk, const Module *module, const char *path, Lo
                          .in = whole.dim[first_is_out],
                          .out = whole.dim[!first_is_out],
                          .embedding = embedding != NULL,
-                         .head = linear && linear->head,
+                         .head = linear && (linear->head || module->stays),
                          .tied = is_tied(walk->root, weight),
                          .weight = weight,
                          .a = adapter->a,

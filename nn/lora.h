@@ -40,7 +40,7 @@ typedef struct LoraLayer {
     const char *path; /* of the module, within the model; valid during the call */
     int64_t in, out;  /* of an embedding: vocabulary and width */
     int embedding;    /* 1: an embedding, 0: a linear layer */
-    int head;         /* 1: the output head */
+    int head;         /* 1: the output head, or of a sequence classifier's */
     int tied;         /* 1: its weight is another layer's as well: an embedding and its tied head */
     Tensor *weight;
     Tensor *a, *b; /* NULL = no adapter */
