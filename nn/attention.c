@@ -17,11 +17,17 @@ typedef struct DividedAttention {
     RopeDivisors divisors;
 } DividedAttention;
 
+/* Tokens see those behind them, too, and padding is masked. */
+static int both_ways(const AttentionConfig *c)
+{
+    return c->style == ATTENTION_BERT || c->style == ATTENTION_DISTILBERT || c->style == ATTENTION_MODERNBERT;
+}
+
 static AttentionOptions options_of(const Attention *self, Tensor *mask)
 {
     return (AttentionOptions){.heads = self->config.heads,
                               .kv_heads = self->config.kv_heads,
-                              .causal = self->config.style != ATTENTION_BERT,
+                              .causal = !both_ways(&self->config),
                               .kind = self->config.kind,
                               .mask = mask,
                               .window = self->config.window,
@@ -47,9 +53,9 @@ static Tensor *packed_attention(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
-    AttentionOptions options = options_of(self, NULL);
+    AttentionOptions options = options_of(self, both_ways(c) && batch ? batch->mask : NULL);
     Tensor *qkv = nn_forward(self->qkv, module_enter(x, batch), batch); /* (B,T,(heads + 2 kv_heads) D) */
-    if (c->style == ATTENTION_LLAMA && !c->no_rope) {
+    if (c->style != ATTENTION_GPT2 && !c->no_rope) {
         RopeOptions rope = rope_of(self, c->heads + c->kv_heads, tensor_dim(qkv, 1), batch);
         qkv = tensor_rope_with(tensor_donate(qkv), &rope);
     }
@@ -94,7 +100,7 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
         rope.heads = c->kv_heads;
         k = tensor_rope_with(tensor_donate(k), &rope);
     }
-    AttentionOptions options = options_of(self, c->style == ATTENTION_BERT && batch ? batch->mask : NULL);
+    AttentionOptions options = options_of(self, both_ways(c) && batch ? batch->mask : NULL);
     Tensor *out;
     if (batch && batch->cache)
         out = tensor_attention_cached(tensor_donate(q), tensor_donate(k), tensor_donate(v),
@@ -116,7 +122,7 @@ int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, i
     *kv_heads = c->kv_heads;
     *head_dim = c->head_dim;
     *window = c->window;
-    return c->style == ATTENTION_BERT ? -1 : 1;
+    return both_ways(c) ? -1 : 1;
 }
 
 int module_attention_turn(const Module *attention)
@@ -142,6 +148,18 @@ static void four_projections(Module *module, const char *const names[4], int qkv
     self->k = nn_add(module, names[1], module_linear_split(dim, kv, qkv_bias, LINEAR_BY_OUTPUTS));
     self->v = nn_add(module, names[2], module_linear_split(dim, kv, qkv_bias, LINEAR_BY_OUTPUTS));
     self->output = nn_add(module, names[3], module_linear_split(inner, dim, output_bias, LINEAR_BY_INPUTS));
+}
+
+static void modernbert_projections(Module *module)
+{
+    Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
+    int64_t dim = c->dim;
+    self->qkv =
+        nn_add(module, "Wqkv",
+               module_linear(&(LinearOptions){
+                   .in = dim, .out = 3 * dim, .bias = c->qkv_bias, .split = LINEAR_BY_OUTPUTS, .packed = 3}));
+    self->output = nn_add(module, "Wo", module_linear_split(dim, dim, c->o_bias, LINEAR_BY_INPUTS));
 }
 
 static void gpt2_projections(Module *module)
@@ -199,12 +217,15 @@ static void add_projections(Module *module)
 {
     static const char *const llama[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
     static const char *const bert[] = {"self.query", "self.key", "self.value", "output.dense"};
+    static const char *const distilbert[] = {"q_lin", "k_lin", "v_lin", "out_lin"};
     const Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
     if (c->style == ATTENTION_GPT2)
         gpt2_projections(module);
-    else if (c->style == ATTENTION_BERT)
-        four_projections(module, bert, 1, 1);
+    else if (c->style == ATTENTION_MODERNBERT)
+        modernbert_projections(module);
+    else if (both_ways(c))
+        four_projections(module, c->style == ATTENTION_BERT ? bert : distilbert, 1, 1);
     else if (c->fused)
         fused_projections(module);
     else

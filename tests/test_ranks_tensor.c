@@ -110,7 +110,7 @@ static Loader *data_of(const Job *job, int accumulate)
                                     .accumulate = accumulate,
                                     .seed = 1,
                                     .held_out = -1,
-                                    .mask_probability = job->setting.family == MODEL_BERT ? 0.3f : 0});
+                                    .mask_probability = is_masked(job->setting.family) ? 0.3f : 0});
 }
 
 static int script(void *config)
@@ -260,14 +260,17 @@ static Setting setting_of(int i)
                                        {.family = MODEL_GPT2, .attention = ATTENTION_FLASH},
                                        {.family = MODEL_QWEN3},
                                        {.family = MODEL_SMOLLM3},
-                                       {.family = MODEL_GRANITE}};
+                                       {.family = MODEL_GRANITE},
+                                       {.family = MODEL_ROBERTA, .dropout = 0.1f},
+                                       {.family = MODEL_DISTILBERT, .dropout = 0.1f},
+                                       {.family = MODEL_MODERNBERT, .dropout = 0.1f}};
     return settings[i];
 }
 
 static void test_ranks_are_one_process(void **state)
 {
     (void)state;
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 11; i++)
         for (int tensor = 2; tensor <= (i < 5 ? 4 : 2); tensor += 2)
             assert_equal_to_one((Job){.setting = setting_of(i),
                                       .ranks = tensor,
@@ -339,7 +342,7 @@ static void test_precisions(void **state)
 static void test_rows(void **state)
 {
     (void)state;
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 11; i++)
         for (int tensor = 2; tensor <= (i < 5 ? 4 : 2); tensor += 2)
             for (int sums = 0; sums < 2; sums++)
                 assert_equal_to_one((Job){.setting = setting_of(i),

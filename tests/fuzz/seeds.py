@@ -345,6 +345,23 @@ def pairs():
             yield bytes([how, 0]) + data
 
 
+TABLES = (b"text,label\nab,good\n\"a, \"\"b\"\"\",bad\nb a,good\n", b"label,idx,sentence\r\n0,1,a\r\n2.0,2,\"b\nb\"\r\n1,,\r\n",
+          b"\xef\xbb\xbfsentence2,label,sentence1\na b a b a b a b,1,a\nb,0,a b a b a b\n", b"text\tlabel\na\tx\n\"b\tb\"\ty\n")
+
+
+def csv():
+    for how in (32, 36, 40, 56, 96, 128, 160, 168):
+        for more in (0, 9, 41, 64, 73, 128, 137, 169, 192, 201, 208):
+            for table in TABLES:
+                yield bytes([how, more]) + table
+    for table in TABLES:
+        for broken in (table[:-1], table[1:], table.replace(b'"', b""), table.replace(b"\n", b"\r"), table + table,
+                       table.replace(b"a", b"\xff"), table.replace(b"\n", b"\n\n"), table.replace(b",", b",,"), gzip.compress(table),
+                       table.replace(b"1", b"-1"), table.replace(b"1", b"0.5"), table.replace(b"1", b"9" * 30), table + b'"' + b"a" * 3000):
+            for more in (9, 73, 137):
+                yield bytes([32, more]) + broken
+
+
 def bpe_train():
     for data in TEXTS:
         for vocab, how in ((3, 0), (10, 1), (255, 0), (40, 4), (40, 12), (40, 28)):
