@@ -239,7 +239,7 @@ static void test_labels(void **state)
 static void test_weights(void **state)
 {
     (void)state;
-    char command[160], masked_folder[96], other[96];
+    char command[256], masked_folder[96], other[96];
     snprintf(masked_folder, sizeof masked_folder, "%s/masked", folder);
     snprintf(other, sizeof other, "%s/other", folder);
     for (size_t i = 0; i < COUNT(families); i++) {
