@@ -20,6 +20,7 @@ struct KvCache {
     int batch, max_tokens, tokens;
     int window;  /* the smallest of its attentions; 0 = none has one */
     int written; /* tokens that may have been put in since it was empty, forgotten ones too */
+    int whole;   /* tokens of the sequence that is read in parts; 0 = those that have been read */
     DType dtype;
 };
 
@@ -179,11 +180,35 @@ void nn_kv_cache_truncate(KvCache *cache, int tokens)
         cache->written = 0;
 }
 
+void module_cache_whole(KvCache *cache, int tokens)
+{
+    if (cache)
+        cache->whole = tokens;
+}
+
+int module_cache_turn(const KvCache *cache)
+{
+    int turn = INT_MAX;
+    for (int i = 0; cache && i < cache->layer_count; i++) {
+        int of_layer = module_attention_turn(cache->layers[i].attention);
+        turn = of_layer < turn ? of_layer : turn;
+    }
+    return turn;
+}
+
 /* ---- What attention asks --------------------------------------------------------------------- */
 
 int module_past(const Batch *batch)
 {
     return batch && batch->cache ? batch->cache->tokens : 0;
+}
+
+int module_whole(const Batch *batch, int64_t tokens)
+{
+    if (!batch || !batch->cache)
+        return 0;
+    int64_t read = batch->cache->tokens + tokens;
+    return read > batch->cache->whole ? (int)read : batch->cache->whole;
 }
 
 static int check_recording(void)

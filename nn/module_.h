@@ -230,6 +230,13 @@ int module_past(const Batch *batch);
 Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t tokens);
 /* Makes the cache claim to hold so many tokens: on meta, where they are not read. */
 void module_cache_pretend(KvCache *cache, int tokens);
+/* Says how many tokens the sequence has of which the next forwards read parts, for positions that depend on
+ * it; 0: as many as have been read. And so many, of a batch whose ids have `tokens`; 0 without a cache. */
+void module_cache_whole(KvCache *cache, int tokens);
+int module_whole(const Batch *batch, int64_t tokens);
+/* With more tokens than this, those that were read before have other positions: longrope's; else INT_MAX. */
+int module_cache_turn(const KvCache *cache);
+int module_attention_turn(const Module *attention);
 /* Adds to `generating`, of the module and all below: while texts are written modules evaluate, and afterwards
  * each is in the mode that it was in. */
 void module_write(Module *module, int by);

@@ -220,7 +220,9 @@ BRIM_API void nn_kv_cache_truncate(KvCache *cache, int tokens);
  * whole sequence, up to rounding. Any T; after an error the cache is as before, unless a window's attentions
  * have let go of what comes next: then the next call says that the cache is to be emptied. Logits
  * (B,T,vocab). Only without recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call
- * nn_eval before. */
+ * nn_eval before. Longrope's positions are those of as many tokens as there are with these: keys that were
+ * put in before, with fewer than original_max_seq tokens, stay as they are, and nn_generate reads them again.
+ */
 BRIM_API Tensor *nn_forward_cached(Module *model, const Batch *batch, KvCache *cache);
 /* The same with the logits of the last position only, (B,vocab): the head is not computed for the rest. For
  * models that offer a head (nn_offer_head). */
@@ -271,6 +273,8 @@ typedef struct AttentionConfig {
     int no_rope;           /* LLaMA: 1: nothing is rotated */
     AttentionNorm qk_norm; /* LLaMA */
     float norm_eps;        /* of these norms; 0 = 1e-5 */
+    float norm_plus;       /* they multiply by this plus their weight: Gemma 3 has 1 */
+    int fused;             /* LLaMA: one projection qkv_proj in place of three: Phi-3. Without qk_norm */
     int window;            /* as in AttentionOptions: 0 = every token is seen */
     float scale;           /* of scores; 0 = 1/sqrt(head_dim) */
     float softcap;         /* of scores; 0 = none */
@@ -310,7 +314,11 @@ static inline int rotary_width(int head_dim, float partial)
  * nn_llama: also Mistral and Qwen2, which are fields of the configuration.
  * nn_smollm3: the same with layers in no_rope. nn_granite: the same with factors.
  * nn_qwen3: with RMS norms on the queries and keys of each head (arXiv 2505.09388).
- * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656). */
+ * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656).
+ * nn_phi3: projections that read the same are one (arXiv 2404.14219); without biases.
+ * nn_gemma (arXiv 2403.08295): GELU in the gate, norms by 1 + weight, embeddings times sqrt(dim); nn_gemma2
+ * (arXiv 2408.00118): norms behind the branches too, soft caps; nn_gemma3 (arXiv 2503.19786): norms on
+ * queries and keys. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;             /* 0 = heads */
@@ -335,13 +343,18 @@ typedef struct LlamaConfig {
     /* Granite's factors; 0 = 1. On what the embedding gives, on each branch before it is added, and what
      * logits are divided by. */
     float embedding_factor, branch_factor, logits_divisor;
-    float attention_scale; /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
+    float attention_scale;           /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
+    float attention_cap, logits_cap; /* soft caps of scores and of logits: Gemma 2; 0 = none */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
 BRIM_API Module *nn_smollm3(const LlamaConfig *config);
 BRIM_API Module *nn_granite(const LlamaConfig *config);
 BRIM_API Module *nn_qwen3(const LlamaConfig *config);
 BRIM_API Module *nn_olmo2(const LlamaConfig *config);
+BRIM_API Module *nn_phi3(const LlamaConfig *config);
+BRIM_API Module *nn_gemma(const LlamaConfig *config);
+BRIM_API Module *nn_gemma2(const LlamaConfig *config);
+BRIM_API Module *nn_gemma3(const LlamaConfig *config);
 
 /* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
  * initialised with 0.02/sqrt(2 layers), the rest normal(0, 0.02), as transformers does. Dropout on embeddings
@@ -423,6 +436,10 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_GRANITE, LlamaConfig, granite)                                                                   \
     X(MODEL_QWEN3, LlamaConfig, qwen3)                                                                       \
     X(MODEL_OLMO2, LlamaConfig, olmo2)                                                                       \
+    X(MODEL_PHI3, LlamaConfig, phi3)                                                                         \
+    X(MODEL_GEMMA, LlamaConfig, gemma)                                                                       \
+    X(MODEL_GEMMA2, LlamaConfig, gemma2)                                                                     \
+    X(MODEL_GEMMA3, LlamaConfig, gemma3)                                                                     \
     X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
     X(MODEL_DISTILBERT, BertConfig, distilbert)                                                              \
     X(MODEL_MODERNBERT, ModernBertConfig, modernbert)

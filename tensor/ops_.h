@@ -101,9 +101,15 @@ static inline StoredArray stored_input(const OpCall *call, int i)
     return (StoredArray){call->in[i], call->dtype[i], call->shape[i].dim[0], call->shape[i].dim[1]};
 }
 
-/* A tensor as kernels take it: a matrix, or all its elements as one row. */
+/* A tensor as kernels take it: a matrix, or all its elements as one row; of quantised matrices the first. */
 StoredArray tensor_stored_(const Tensor *tensor);
-/* The same of this rank's part of a quantised one that ranks have divided: an array by itself. */
+/* How many arrays like that lie one after the other, each by itself: matrices that are quantised, else 1. */
+static inline int64_t tensor_matrices_(const Tensor *tensor)
+{
+    return tensor->shape.ndim == 3 && dtype_is_quantized(tensor->dtype) ? tensor->shape.dim[0] : 1;
+}
+/* The same of this rank's part of a quantised one that ranks have divided: an array by itself, or whole
+ * matrices, of which it is the first. */
 StoredArray quantized_part_(const Tensor *tensor);
 /* For store_cut.c: elements of a source into an fp32 storage; encoded into another one, of whose type `to`
  * says what it is, from its first element on. before: elements of the tensor in front of those. 0, or raises.

@@ -201,7 +201,8 @@ typedef struct ShapeText {
 } ShapeText;
 ShapeText shape_text(Shape shape);
 
-/* Bytes of such an array; a quantised one is a matrix. */
+/* Bytes of such an array; a quantised one is a matrix, or with three dimensions some of them, each quantised
+ * by itself (base/quant_layout_.h: quant_stride). */
 uint64_t shape_bytes(DType dtype, Shape shape);
 
 /* A parameter that is owned by whoever made it. What is trained is f32, or of the type that the context's

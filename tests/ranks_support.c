@@ -57,7 +57,7 @@ void write_parts(TensorList list, float *to)
         if (list.items[i]->absent || part.count <= 0 || !part.counts)
             continue;
         if (!dtype_is_float(part.type))
-            memset(to + at, 0, (size_t)part.count * sizeof *to);
+            memset(to + at + part.first, 0, (size_t)part.count * sizeof *to);
         else if (part.master)
             memcpy(to + at + part.first, storage_f32(part.master), (size_t)part.count * sizeof *to);
         else

@@ -171,6 +171,14 @@ static void test_attention_shapes(void **state)
     o.mask = NULL;
     assert_refused(ERROR_SHAPE, tensor_attention_packed(q, &o), "attention", "qkv (2,3,12)", "4 heads",
                    "twice 2 key-value");
+    o = (AttentionOptions){.heads = 4, .window = -1};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "window of -1");
+    o = (AttentionOptions){.heads = 4, .softcap = -1};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at -1");
+    o = (AttentionOptions){.heads = 4, .scale = INFINITY};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "scaled by inf");
+    o = (AttentionOptions){.heads = 4, .softcap = NAN};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at nan");
     o = (AttentionOptions){.heads = 4};
     assert_refused(ERROR_SHAPE, tensor_attention_packed(f32(SHAPE(2, 3, 10)), &o), "attention",
                    "qkv (2,3,10)");
@@ -252,11 +260,24 @@ static void test_continued(void **state)
                    "f32");
     assert_refused(ERROR_SHAPE, tensor_attention_cached_packed(k, cache, 0, &(AttentionOptions){.heads = 1}),
                    "qkv (2,3,4)");
-    assert_refused(ERROR_ARGUMENT, tensor_attention_cached_packed(x, cache, 0, &o), "heads");
+    assert_refused(ERROR_SHAPE, tensor_attention_cached_packed(x, cache, 0, &o), "qkv (2,3,12)", "6 heads",
+                   "twice 2 key-value");
+    o.window = 7;
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 0, &o), "cache of 8 tokens",
+                   "window of 7");
+    o.window = 9; /* it holds all that a window sees, and no more */
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 6, &o), "3 more tokens after 6",
+                   "cache of 8");
+    o.window = 8; /* it holds the last ones */
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, INT32_MAX - 2, &o),
+                   "3 more tokens");
+    o.window = 0;
     Tensor *trained = f32(SHAPE(2, 3, 12));
     tensor_set_requires_grad(trained, 1);
     assert_refused(ERROR_STATE, tensor_attention_cached(trained, k, k, cache, 0, &o), "tensor_no_grad_begin");
     assert_non_null(tensor_attention_cached(x, k, k, cache, 5, &o)); /* the last three that fit */
+    o.window = 8;
+    assert_non_null(tensor_attention_cached(x, k, k, cache, 1000, &o));
     assert_fine();
 }
 

@@ -6,7 +6,7 @@
 #include "../tensor/tensor_.h"
 #include "support.h"
 
-enum { MAX_INPUTS = 3, MAX_NUMEL = 600 };
+enum { MAX_INPUTS = 4, MAX_NUMEL = 600, ALL_INPUTS = (1 << MAX_INPUTS) - 1 };
 
 typedef struct Case Case;
 struct Case {
@@ -149,7 +149,10 @@ static AttentionOptions attention_options(const Case *c)
         .kv_heads = c->b % 10,
         .causal = c->b / 10 % 2,
         .kind = c->b / 100 % 2 ? ATTENTION_EAGER : ATTENTION_FLASH,
-        .mask = c->b / 1000 ? integers(SHAPE(c->shape[0].dim[0], c->shape[0].dim[1]), 11, 2) : NULL};
+        .window = c->b / 10000,
+        .softcap = c->f,
+        .scale = c->f > 0 ? 0.8f : 0,
+        .mask = c->b / 1000 % 10 ? integers(SHAPE(c->shape[0].dim[0], c->shape[0].dim[1]), 11, 2) : NULL};
 }
 
 static Tensor *run_attention(const Case *c, Tensor **in)
@@ -255,6 +258,29 @@ static Tensor *run_head(const Case *c, Tensor **in)
     return tensor_linear_cross_entropy_with(in[0], in[1], in[2], labels, &o);
 }
 
+/* Logits so far apart that the experts of a token stay what they are: a token's first experts differ, and of
+ * three experts one has no token. */
+static Tensor *run_experts_apart(const Case *c, Tensor **in)
+{
+    int64_t experts = tensor_dim(in[2], 0), tokens = tensor_numel(in[1]) / experts;
+    Tensor *apart = tensor_new(DTYPE_F32, tensor_shape(in[1]), MEM_INPUT);
+    for (int64_t i = 0; i < tokens * experts; i++)
+        tensor_f32(apart)[i] = i % experts == 2                                               ? -9
+                               : i % experts == (i / experts * 3 + i / experts / 2) % experts ? 4
+                                                                                              : 2;
+    for (int64_t i = 0; i < tokens; i++) /* the second one */
+        tensor_f32(apart)[i * experts + (i % 2 ? experts - 1 : 0)] += 1;
+    return tensor_experts(in[0], tensor_add(in[1], apart), in[2], in[3],
+                          &(ExpertsOptions){.active = c->a, .normalise = c->b % 2, .act = TENSOR_GELU});
+}
+
+/* All experts of every token. */
+static Tensor *run_experts(const Case *c, Tensor **in)
+{
+    return tensor_experts(in[0], in[1], in[2], in[3],
+                          &(ExpertsOptions){.active = c->a, .normalise = c->b % 2});
+}
+
 #define S(...)                                                                                               \
     {                                                                                                        \
         (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)),                                           \
@@ -336,6 +362,29 @@ static const Case cases[] = {
     {"attention flash same", run_attention_same, {S(2, 5, 6), NONE, NONE}, 1, 2, 10, 0, 0},
     {"attention eager same", run_attention_same, {S(2, 5, 6), NONE, NONE}, 1, 2, 100, 0, 0},
     {"attention key is value", run_attention_key_is_value, {S(1, 5, 6), S(1, 5, 3), NONE}, 1, 2, 1, 0, 0},
+    {"attention flash window", run_attention, {S(2, 7, 6), S(2, 7, 6), S(2, 7, 6)}, 1.5, 2, 30010, 0, 0},
+    {"attention eager window", run_attention, {S(2, 7, 6), S(2, 7, 6), S(2, 7, 6)}, 1.5, 2, 30110, 0, 0},
+    {"attention flash to both sides",
+     run_attention,
+     {S(1, 7, 6), S(1, 7, 3), S(1, 7, 3)},
+     1.5,
+     2,
+     41001,
+     0,
+     0},
+    {"attention eager to both sides",
+     run_attention,
+     {S(1, 7, 6), S(1, 7, 3), S(1, 7, 3)},
+     1.5,
+     2,
+     41101,
+     0,
+     0},
+    {"attention flash capped", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 1010, 0.7f, 0},
+    {"attention eager capped", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 1110, 0.7f, 0},
+    {"attention capped window", run_attention, {S(2, 7, 6), S(2, 7, 3), S(2, 7, 3)}, 1.5, 2, 20011, 1.5f, 0},
+    {"attention packed grouped", run_attention_packed, {S(2, 5, 24), NONE, NONE}, 1.5, 4, 12, 0, 0},
+    {"attention packed eager window", run_attention_packed, {S(1, 5, 15), NONE, NONE}, 1.5, 3, 20111, 0, 0},
     {"attention packed flash", run_attention_packed, {S(2, 3, 18), NONE, NONE}, 1.5, 2, 10, 0, 0},
     {"attention packed eager", run_attention_packed, {S(2, 3, 9), NONE, NONE}, 1.5, 3, 1100, 0, 0},
     {"add", run_add, {S(3, 7), S(3, 7), NONE}, 1, 0, 0, 0, 0},
@@ -357,6 +406,28 @@ static const Case cases[] = {
     {"head, a chunk too large", run_head, {S(3, 7), S(2, 7), NONE}, 1, 99, 0, 2, 0},
     {"head, capped", run_head, {S(2, 3, 5), S(7, 5), S(7)}, 1, 2, 2, 0.5f, 0},
     {"cross_entropy capped", run_cross_entropy, {S(7, 11), NONE, NONE}, 3, 11, 2, 0.25f, 0},
+    {"experts", run_experts, {S(2, 3, 5), S(2, 3, 3), S(3, 8, 5), S(3, 5, 4)}, 1, 3, 0, 0, 0},
+    {"experts normalised", run_experts, {S(5, 3), S(5, 2), S(2, 2, 3), S(2, 3, 1)}, 1, 2, 1, 0, 0},
+    {"experts, the only one", run_experts, {S(7, 2), S(7, 1), S(1, 6, 2), S(1, 2, 3)}, 1, 1, 0, 0, 0},
+    {"experts of one token", run_experts, {S(1, 5), S(1, 3), S(3, 4, 5), S(3, 5, 2)}, 1, 3, 1, 0, 0},
+    {"experts 1 of 4", run_experts_apart, {S(2, 3, 5), S(2, 3, 4), S(4, 6, 5), S(4, 5, 3)}, 0.4, 1, 0, 0, 0},
+    {"experts 1 of 4 normalised",
+     run_experts_apart,
+     {S(5, 2), S(5, 4), S(4, 6, 2), S(4, 2, 3)},
+     0.4,
+     1,
+     1,
+     0,
+     0},
+    {"experts 2 of 4", run_experts_apart, {S(7, 5), S(7, 4), S(4, 2, 5), S(4, 5, 1)}, 0.3, 2, 0, 0, 0},
+    {"experts 2 of 4 normalised",
+     run_experts_apart,
+     {S(7, 3), S(7, 4), S(4, 6, 3), S(4, 3, 3)},
+     0.3,
+     2,
+     1,
+     0,
+     0},
     {"cross_entropy 3 dimensions", run_cross_entropy, {S(2, 3, 5), NONE, NONE}, 3, 5, 0, 1, 0},
 };
 
@@ -547,7 +618,7 @@ static void test_finite_differences(void **state)
         double largest = 0.05;
         for (int i = 0; i < input_count(c); i++)
             in[i] = make_input(c, i);
-        run_backward(c, DIRECT, 7, &result);
+        run_backward(c, DIRECT, ALL_INPUTS, &result);
         for (int i = 0; i < input_count(c); i++)
             for (int64_t k = 0; k < result.in_numel[i]; k++)
                 largest = fmax(largest, fabs(result.grad[i][k]));
@@ -576,13 +647,13 @@ static void test_situations(void **state)
     (void)state;
     static Result plain, result;
     for (size_t n = 0; n < COUNT(cases); n++) {
-        run_backward(&cases[n], DIRECT, 7, &plain);
+        run_backward(&cases[n], DIRECT, ALL_INPUTS, &plain);
         for (Situation s = MADE; s < SITUATIONS; s++) {
             if (s == RESIDUAL && (!keeps_shape(&cases[n], &plain) || cases[n].run == run_embedding))
                 continue;
             if (s == MOVED && cases[n].run == run_tied)
                 continue; /* it reads its input twice */
-            run_backward(&cases[n], s, 7, &result);
+            run_backward(&cases[n], s, ALL_INPUTS, &result);
             compare(&cases[n], s, &plain, &result);
             if (s == MADE || s == KEPT || s == SHARED)
                 assert_memory_equal(plain.y, result.y, (size_t)plain.numel * sizeof(float));
@@ -598,7 +669,7 @@ static void test_some_inputs_only(void **state)
     static Result plain, result;
     for (size_t n = 0; n < COUNT(cases); n++) {
         const Case *c = &cases[n];
-        run_backward(c, DIRECT, 7, &plain);
+        run_backward(c, DIRECT, ALL_INPUTS, &plain);
         for (unsigned wanted = 1; wanted < 1u << input_count(c); wanted++) {
             for (int made = 0; made < 2; made++) {
                 run_backward(c, made ? MADE : DIRECT, wanted, &result);

@@ -57,6 +57,20 @@ PLAIN(labelled_rows)
 PLAIN(move_rows)
 TYPED(add_to_rows)
 
+/* experts */
+PLAIN(experts_route)
+PLAIN(experts_sort)
+PLAIN(experts_count)
+PLAIN(experts_route_backward)
+PLAIN(experts_gather)
+TYPED(experts_rows)
+TYPED(experts_weights)
+TYPED(experts_gate)
+TYPED(experts_gate_backward)
+TYPED(experts_combine)
+PLAIN(experts_balance_forward)
+PLAIN(experts_balance_backward)
+
 /* elements, reductions, random */
 TYPED(fill)
 PLAIN(copy)

@@ -48,6 +48,15 @@ static const Kernels cuda_table = {
     .scatter_rows = cuda_scatter_rows,
     .rope = cuda_rope,
 
+    /* experts */
+    .experts_route = cuda_experts_route,
+    .experts_forward = cuda_experts_forward,
+    .experts_backward = cuda_experts_backward,
+    .experts_route_backward = cuda_experts_route_backward,
+    .experts_workspace = cuda_experts_workspace,
+    .experts_balance_forward = cuda_experts_balance_forward,
+    .experts_balance_backward = cuda_experts_balance_backward,
+
     /* elements, reductions, random */
     .fill = cuda_fill,
     .copy = cuda_copy,
