@@ -263,7 +263,7 @@ static Setting setting_of(int i)
                                        {.family = MODEL_GRANITE},
                                        {.family = MODEL_ROBERTA, .dropout = 0.1f},
                                        {.family = MODEL_DISTILBERT, .dropout = 0.1f},
-                                       {.family = MODEL_MODERNBERT, .dropout = 0.1f}};
+                                       {.family = MODEL_MODERNBERT}};
     return settings[i];
 }
 
