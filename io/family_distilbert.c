@@ -25,14 +25,16 @@ static void read_distilbert(Fields *f, const void *kind)
     fields_must(f, "tie_word_embeddings", 1, "the head of DistilBERT is its embedding here");
     fields_flag(f, "tie_weights_", 1);
     fields_probability(f, "qa_dropout", 0.1); /* of heads that are not read */
-    fields_probability(f, "seq_classif_dropout", 0.2);
+    c->head_dropout = read_head_dropout(f, "seq_classif_dropout", 0.2);
     note_attention_dropout(f, "attention_dropout", 0.1);
 }
 
 static void write_distilbert(json_t **o, const ModelPreset *preset)
 {
     const BertConfig *c = &preset->config.distilbert;
-    config_put(o, "architectures", json_pack("[s]", c->pooler ? "DistilBertModel" : "DistilBertForMaskedLM"));
+    config_put(
+        o, "architectures",
+        json_pack("[s]", c->pooler ? "DistilBertModel" : config_class(&distilbert_files.types[0], preset)));
     config_put(o, "model_type", json_string("distilbert"));
     config_put(o, "vocab_size", json_integer(c->vocab));
     config_put(o, "dim", json_integer(c->dim));
@@ -43,6 +45,8 @@ static void write_distilbert(json_t **o, const ModelPreset *preset)
     config_put(o, "max_position_embeddings", json_integer(nn_preset_max_seq(preset)));
     config_put(o, "sinusoidal_pos_embds", json_boolean(c->sinusoidal));
     config_put(o, "dropout", config_decimal(c->dropout));
+    if (c->classes && c->head_dropout != 0)
+        config_put(o, "seq_classif_dropout", config_decimal(c->head_dropout > 0 ? c->head_dropout : 0));
     config_put(o, "attention_dropout", json_real(0));
     config_put(o, "tie_word_embeddings", json_true());
 }
@@ -60,12 +64,14 @@ static int check_eps(const ModelPreset *preset)
 }
 
 const FamilyFiles distilbert_files = {
-    .types = {{"distilbert", "DistilBertForMaskedLM", read_distilbert, NULL}},
+    .types = {{"distilbert", "DistilBertForMaskedLM", read_distilbert, NULL,
+               "DistilBertForSequenceClassification"}},
     .write = write_distilbert,
     .check = check_eps,
     .names = {.prefix = "distilbert.",
               .tied = {{"vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"}},
               .buffers = {"embeddings.position_ids"},
-              .other_heads = {"vocab_", "pre_classifier.", "classifier.", "qa_outputs."}},
+              .other_heads = {"vocab_", "pre_classifier.", "classifier.", "qa_outputs."},
+              .classifier = {"classifier.", "pre_classifier."}},
     .adapted = {"q_lin", "v_lin"},
 };

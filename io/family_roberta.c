@@ -30,7 +30,8 @@ static void write_roberta(json_t **o, const ModelPreset *preset)
 {
     const BertConfig *c = &preset->config.roberta;
     int first = c->first_position ? c->first_position : 2;
-    config_put(o, "architectures", json_pack("[s]", c->pooler ? "RobertaModel" : "RobertaForMaskedLM"));
+    config_put(o, "architectures",
+               json_pack("[s]", c->pooler ? "RobertaModel" : config_class(&roberta_files.types[0], preset)));
     config_put(o, "model_type", json_string("roberta"));
     write_encoder(o, c, nn_preset_max_seq(preset) + first);
     config_put(o, "pad_token_id", json_integer(first - 1));
@@ -40,15 +41,18 @@ static const RobertaKind roberta = {"RoBERTa", 50265}, xlm_roberta = {"XLM-RoBER
                          camembert = {"CamemBERT", 30522};
 
 const FamilyFiles roberta_files = {
-    .types = {{"roberta", "RobertaForMaskedLM", read_roberta, &roberta},
-              {"xlm-roberta", "XLMRobertaForMaskedLM", read_roberta, &xlm_roberta},
-              {"camembert", "CamembertForMaskedLM", read_roberta, &camembert}},
+    .types = {{"roberta", "RobertaForMaskedLM", read_roberta, &roberta, "RobertaForSequenceClassification"},
+              {"xlm-roberta", "XLMRobertaForMaskedLM", read_roberta, &xlm_roberta,
+               "XLMRobertaForSequenceClassification"},
+              {"camembert", "CamembertForMaskedLM", read_roberta, &camembert,
+               "CamembertForSequenceClassification"}},
     .write = write_roberta,
     .names = {.prefix = "roberta.",
               .tied = {{"lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"},
                        {"lm_head.decoder.bias", "lm_head.bias"}},
               .buffers = {"embeddings.position_ids", "embeddings.token_type_ids"},
-              .other_heads = {"roberta.pooler.", "lm_head.", "classifier.", "qa_outputs."}},
+              .other_heads = {"roberta.pooler.", "lm_head.", "classifier.", "qa_outputs."},
+              .classifier = {"classifier."}},
     .adapted = {"query", "value"},
     .padding_places = 1,
 };

@@ -19,6 +19,7 @@ static const EncoderKind bert = {
     .transform = "transform.dense",
     .head_norm = "transform.LayerNorm",
     .decoder = "cls.predictions.decoder",
+    .classifier = {.dense = "bert.pooler.dense", .out = "classifier", .act = TENSOR_TANH},
     .attention = "attention",
     .attention_norm = "attention.output.LayerNorm",
     .up = "intermediate.dense",
@@ -59,4 +60,6 @@ const ModelFamilyRow bert_family = {
     .vocab_at = offsetof(ModelPreset, config.bert.vocab),
     .attention_at = offsetof(ModelPreset, config.bert.attention),
     .dropout_at = offsetof(ModelPreset, config.bert.dropout),
+    .classes_at = offsetof(ModelPreset, config.bert.classes),
+    .head_dropout_at = offsetof(ModelPreset, config.bert.head_dropout),
 };

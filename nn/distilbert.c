@@ -52,6 +52,7 @@ static const EncoderKind distilbert = {
     .transform = "vocab_transform",
     .head_norm = "vocab_layer_norm",
     .decoder = "vocab_projector",
+    .classifier = {.dense = "pre_classifier", .out = "classifier", .act = TENSOR_RELU, .dense_stays = 1},
     .attention = "attention",
     .attention_norm = "sa_layer_norm",
     .up = "ffn.lin1",
@@ -87,4 +88,6 @@ const ModelFamilyRow distilbert_family = {
     .vocab_at = offsetof(ModelPreset, config.distilbert.vocab),
     .attention_at = offsetof(ModelPreset, config.distilbert.attention),
     .dropout_at = offsetof(ModelPreset, config.distilbert.dropout),
+    .classes_at = offsetof(ModelPreset, config.distilbert.classes),
+    .head_dropout_at = offsetof(ModelPreset, config.distilbert.head_dropout),
 };

@@ -114,17 +114,27 @@ Tensor *encoder_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Encoder *self = nn_state(module);
     Tensor *hidden = hidden_states(module, x, batch);
-    if (!self->decoder || !module_last_stage(module))
+    if (!module_last_stage(module))
+        return hidden;
+    if (self->classifier.out)
+        return module_classify(&self->classifier, tensor_donate(hidden), batch); /* (B,classes) */
+    if (!self->decoder)
         return hidden;
     return nn_forward(self->decoder, tensor_donate(hidden), batch); /* (B,T,V) */
 }
 
 /* ---- Its parts ------------------------------------------------------------------------------- */
 
+/* Whether it has the masked-language-model head, which is tied to the embedding. */
+static int is_masked(const BertConfig *c)
+{
+    return !c->pooler && !c->classes;
+}
+
 static void add_embeddings(Module *module, Encoder *self, const BertConfig *c)
 {
     const EncoderKind *kind = self->kind;
-    module_of_ends(1, !c->pooler);
+    module_of_ends(1, is_masked(c));
     self->words = nn_add(module, kind->words, module_vocabulary(c->vocab, c->dim));
     module_of_ends(1, 0);
     Module *positions =
@@ -135,7 +145,7 @@ static void add_embeddings(Module *module, Encoder *self, const BertConfig *c)
     if (error_code())
         return;
     self->word_table = module_own(self->words, "weight");
-    if (!c->pooler)
+    if (is_masked(c))
         module_tie_stages(self->word_table);
     self->positions = module_embedding_parts(positions);
     self->types = module_embedding_parts(types);
@@ -192,6 +202,12 @@ static int complete(const EncoderKind *kind, BertConfig *c)
         config_heads(family, c->dim, c->heads, c->heads))
         return error_code();
     c->ffn = (int)ffn;
+    if (c->classes && (c->classes < 0 || c->pooler || !kind->classifier.out))
+        return error_raise(ERROR_ARGUMENT,
+                           "%s: classes is %d%s; a classifier has 1 or more, and what pools "
+                           "tokens is part of it%s",
+                           family, c->classes, c->pooler ? " beside pooler 1" : "",
+                           kind->classifier.out ? "" : "; this family has none");
     if (c->first_position < 0 || (c->first_position && !kind->first_position))
         return error_raise(ERROR_ARGUMENT, "%s: first_position must be %s, not %d", family,
                            kind->first_position ? "0 or more" : "0", c->first_position);
@@ -208,8 +224,10 @@ static void add_parts(Module *module, Encoder *self, const BertConfig *c)
         nn_mark_block(module, nn_add(module, name, encoder_block(self->kind, c)));
     }
     module_of_ends(0, 1);
-    if (!c->pooler)
+    if (is_masked(c))
         add_head(module, self, c);
+    else if (c->classes)
+        module_add_classifier(module, &self->classifier, &self->kind->classifier, c);
     else if (self->kind->pooler)
         self->pooler = nn_add(module, self->kind->pooler, nn_linear(c->dim, c->dim, 1));
     module_of_all();
@@ -229,7 +247,8 @@ Module *encoder_model(const EncoderKind *kind, const BertConfig *config)
         return NULL;
     self->kind = kind;
     self->first_position = c.first_position;
-    if (module_stages_begin(module, c.layers, c.dim) || (c.pooler && config_no_rows(family, "the pooler is")))
+    if (module_stages_begin(module, c.layers, c.dim) ||
+        (!is_masked(&c) && config_no_rows(family, c.classes ? "the classifier is" : "the pooler is")))
         return NULL;
     module_draw_later(module, 1);
     add_parts(module, self, &c);
@@ -239,7 +258,7 @@ Module *encoder_model(const EncoderKind *kind, const BertConfig *config)
         return NULL;
     if (kind->begin)
         kind->begin(self, &c);
-    if (!c.pooler)
+    if (is_masked(&c))
         nn_offer_head(module, &(ModuleHead){.hidden = hidden_states,
                                             .weight = self->word_table,
                                             .bias = self->decoder_bias,

@@ -21,6 +21,7 @@ typedef struct EncoderKind {
     const char *predictions;
     const char *transform, *head_norm; /* within that */
     const char *decoder;
+    ClassifierKind classifier; /* of a model with classes; out NULL: it has none */
     /* Of a block: */
     const char *attention, *attention_norm, *up, *down, *output_norm;
 } EncoderKind;
@@ -35,10 +36,12 @@ Tensor *encoder_block_forward(Module *module, Tensor *x, const Batch *batch); /*
 struct Encoder {
     const EncoderKind *kind;
     Module *words, *norm, *dropout, *pooler, *transform, *head_norm, *decoder;
+    Classifier classifier; /* in place of the decoder, where there are classes */
     Tensor *word_table, *positions, *types, *decoder_bias;
     int first_position;
 };
-Tensor *encoder_forward(Module *module, Tensor *x, const Batch *batch); /* (B,T,V), or hidden states */
+Tensor *encoder_forward(Module *module, Tensor *x,
+                        const Batch *batch); /* (B,T,V), (B,classes), or hidden states */
 
 Module *encoder_block(const EncoderKind *kind, const BertConfig *config);
 Module *encoder_model(const EncoderKind *kind, const BertConfig *config);

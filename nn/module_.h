@@ -71,6 +71,7 @@ struct Module {
     int path_outside;                            /* between nn_enter and nn_leave: where that was */
     int training, checkpoint, selective, absent; /* absent: what it owns is another stage's */
     int generating;                              /* texts: dropout is off, whatever `training` says */
+    int stays;                                   /* its own parameters are trained beside adapters */
     void *state;
 };
 
@@ -167,6 +168,23 @@ Module *module_layer_norm(int64_t dim, float eps, int bias);
 Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps);
 /* y + scale B A x, in y's storage; an embedding's x is ids. Without an adapter, y. */
 Tensor *module_adapt(const Module *module, const Adapter *adapter, Tensor *y, Tensor *x);
+
+/* ---- Sequence classifiers (classifier.c) */
+
+typedef struct Classifier {
+    Module *before, *dense, *dropout, *out; /* before: NULL = none */
+} Classifier;
+
+typedef struct ClassifierKind {
+    const char *dense, *out; /* the names of the layers within the model */
+    TensorActivation act;    /* of the dense layer */
+    int dropout_before;      /* of the first token, too */
+    int dense_stays;         /* adapters leave the dense layer trained, as they do the classes */
+} ClassifierKind;
+/* Makes the layers, children of the model. Returns non-zero on error. */
+int module_add_classifier(Module *model, Classifier *head, const ClassifierKind *kind, const BertConfig *c);
+/* hidden (B,T,dim) to logits (B,classes). */
+Tensor *module_classify(const Classifier *head, Tensor *hidden, const Batch *batch);
 
 /* An array with room for one more, and texts; both raise without memory. */
 void *module_grow(const Module *module, void *old, int count, size_t size);

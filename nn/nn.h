@@ -379,6 +379,9 @@ typedef struct BertConfig {
     int types;   /* 0 = 2 */
     int pooler;  /* 1: the encoder with the pooler's parameters and no head; forward returns the hidden states
                     (B,T,dim) */
+    int classes; /* 1 or more: a sequence classifier in place of the masked head: of the first token a dense
+                    layer with an activation, dropout, logits (B,classes); 0 = none */
+    float head_dropout; /* of the classifier; 0 = as dropout, negative = none */
     float dropout;
     float norm_eps; /* 0 = 1e-12 */
     AttentionKind attention;
@@ -465,7 +468,7 @@ typedef enum ModelInput { MODEL_READS_TEXT, MODEL_READS_FEATURES } ModelInput;
 typedef enum ModelObjective {
     OBJECTIVE_CAUSAL,        /* the next token, at every position */
     OBJECTIVE_MASKED,        /* the tokens that were hidden */
-    OBJECTIVE_CLASSIFICATION /* one of the classes */
+    OBJECTIVE_CLASSIFICATION /* one of the classes, of a whole sample */
 } ModelObjective;
 
 /* With the family's defaults in place of zeros. What a family has not is 0. */
@@ -481,8 +484,8 @@ typedef struct ModelSizes {
 typedef struct ModelFamilyRow {
     const char *name; /* "llama" */
     ModelInput reads;
-    ModelObjective objective;
-    int writes;    /* 1: a causal language model: nn_generate can continue a text */
+    ModelObjective objective; /* but of a classifier of texts: nn_preset_objective knows */
+    int writes;               /* 1: a causal language model: nn_generate can continue a text */
     int gpt_block; /* 1: a block is of the shape that Korthikanti et al. (arXiv 2205.05198) count */
     int gpt_terms; /* 1: it keeps what estimate_formula_item says, term by term */
     float lr;      /* usual for training from scratch, with the optimizers that scale each element's step */
@@ -490,6 +493,7 @@ typedef struct ModelFamilyRow {
     ModelSizes (*sizes)(const ModelPreset *preset); /* kv_heads and head_dim are 0 where they are usual */
     /* Bytes from the start of a ModelPreset to the field that a user may change; 0 = there is none. */
     size_t vocab_at, attention_at, dropout_at;
+    size_t classes_at, head_dropout_at; /* of a sequence classifier */
     const struct DecoderParts *decoder; /* of decoders made of Llama's parts; for the library */
 } ModelFamilyRow;
 BRIM_API const ModelFamilyRow *nn_family(ModelFamily family); /* NULL for a number that is none */
@@ -509,6 +513,11 @@ BRIM_API int nn_preset_max_seq(const ModelPreset *preset);         /* the longes
 BRIM_API int nn_preset_window(const ModelPreset *preset);          /* of sliding attention; 0 = none */
 BRIM_API int nn_preset_vocab(const ModelPreset *preset);           /* classes, for mlp */
 BRIM_API void nn_preset_set_vocab(ModelPreset *preset, int vocab); /* nothing for mlp */
+/* What it learns: the family's objective, or where it has classes of texts OBJECTIVE_CLASSIFICATION. */
+BRIM_API ModelObjective nn_preset_objective(const ModelPreset *preset);
+BRIM_API int nn_preset_classes(const ModelPreset *preset); /* of a classifier, images' or texts'; else 0 */
+/* Makes it a classifier of texts, with 0 none; ignored by families that have none. */
+BRIM_API void nn_preset_set_classes(ModelPreset *preset, int classes);
 
 #ifdef __cplusplus
 }

@@ -65,9 +65,12 @@
 #define nn_phi3 brim_nn_phi3
 #define nn_preset brim_nn_preset
 #define nn_preset_at brim_nn_preset_at
+#define nn_preset_classes brim_nn_preset_classes
 #define nn_preset_dropout brim_nn_preset_dropout
 #define nn_preset_max_seq brim_nn_preset_max_seq
+#define nn_preset_objective brim_nn_preset_objective
 #define nn_preset_set_attention brim_nn_preset_set_attention
+#define nn_preset_set_classes brim_nn_preset_set_classes
 #define nn_preset_set_dropout brim_nn_preset_set_dropout
 #define nn_preset_set_vocab brim_nn_preset_set_vocab
 #define nn_preset_sizes brim_nn_preset_sizes

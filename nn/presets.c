@@ -345,6 +345,32 @@ void nn_preset_set_vocab(ModelPreset *preset, int vocab)
         *at = vocab;
 }
 
+/* Classes of texts; 0 where there are none. */
+static int text_classes(const ModelPreset *preset)
+{
+    size_t at = row_of(preset)->classes_at;
+    return at ? *(const int *)((const char *)preset + at) : 0;
+}
+
+ModelObjective nn_preset_objective(const ModelPreset *preset)
+{
+    return text_classes(preset) ? OBJECTIVE_CLASSIFICATION : row_of(preset)->objective;
+}
+
+int nn_preset_classes(const ModelPreset *preset)
+{
+    if (nn_preset_objective(preset) != OBJECTIVE_CLASSIFICATION)
+        return 0;
+    return text_classes(preset) ? text_classes(preset) : nn_preset_vocab(preset);
+}
+
+void nn_preset_set_classes(ModelPreset *preset, int classes)
+{
+    int *at = field(preset, row_of(preset)->classes_at);
+    if (at)
+        *at = classes;
+}
+
 void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
 {
     AttentionKind *at = field(preset, row_of(preset)->attention_at);
@@ -355,6 +381,9 @@ void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
 void nn_preset_set_dropout(ModelPreset *preset, float p)
 {
     float *at = field(preset, row_of(preset)->dropout_at);
+    float *head = field(preset, row_of(preset)->head_dropout_at);
+    if (head && *at != p) /* one that differs is for all */
+        *head = 0;
     if (at)
         *at = p;
 }

@@ -21,6 +21,11 @@ static const EncoderKind roberta = {
     .transform = "dense",
     .head_norm = "layer_norm",
     .decoder = "lm_head.decoder",
+    .classifier = {.dense = "classifier.dense",
+                   .out = "classifier.out_proj",
+                   .act = TENSOR_TANH,
+                   .dropout_before = 1,
+                   .dense_stays = 1},
     .attention = "attention",
     .attention_norm = "attention.output.LayerNorm",
     .up = "intermediate.dense",
@@ -56,4 +61,6 @@ const ModelFamilyRow roberta_family = {
     .vocab_at = offsetof(ModelPreset, config.roberta.vocab),
     .attention_at = offsetof(ModelPreset, config.roberta.attention),
     .dropout_at = offsetof(ModelPreset, config.roberta.dropout),
+    .classes_at = offsetof(ModelPreset, config.roberta.classes),
+    .head_dropout_at = offsetof(ModelPreset, config.roberta.head_dropout),
 };
