@@ -23,6 +23,12 @@ static int both_ways(const AttentionConfig *c)
     return c->style == ATTENTION_BERT || c->style == ATTENTION_DISTILBERT || c->style == ATTENTION_MODERNBERT;
 }
 
+/* Queries and keys are rotated. */
+static int turns(const AttentionConfig *c)
+{
+    return c->style == ATTENTION_MODERNBERT || (c->style == ATTENTION_LLAMA && !c->no_rope);
+}
+
 static AttentionOptions options_of(const Attention *self, Tensor *mask)
 {
     return (AttentionOptions){.heads = self->config.heads,
@@ -48,14 +54,14 @@ static RopeOptions rope_of(const Attention *self, int heads, int64_t tokens, con
                          .seq = module_whole(batch, tokens)};
 }
 
-/* GPT-2's, and the fused one of LLaMA's style: q, k and v lie side by side. */
+/* GPT-2's, ModernBERT's, and the fused one of LLaMA's style: q, k and v lie side by side. */
 static Tensor *packed_attention(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
     AttentionOptions options = options_of(self, both_ways(c) && batch ? batch->mask : NULL);
     Tensor *qkv = nn_forward(self->qkv, module_enter(x, batch), batch); /* (B,T,(heads + 2 kv_heads) D) */
-    if (c->style != ATTENTION_GPT2 && !c->no_rope) {
+    if (turns(c)) {
         RopeOptions rope = rope_of(self, c->heads + c->kv_heads, tensor_dim(qkv, 1), batch);
         qkv = tensor_rope_with(tensor_donate(qkv), &rope);
     }
@@ -94,7 +100,7 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     Tensor *v = nn_forward(self->v, x, batch);
     q = normed(self, self->q_norm, q, c->heads, batch);
     k = normed(self, self->k_norm, k, c->kv_heads, batch);
-    if (c->style == ATTENTION_LLAMA && !c->no_rope) {
+    if (turns(c)) {
         RopeOptions rope = rope_of(self, c->heads, tensor_dim(q, 1), batch);
         q = tensor_rope_with(tensor_donate(q), &rope);
         rope.heads = c->kv_heads;
@@ -128,9 +134,8 @@ int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, i
 int module_attention_turn(const Module *attention)
 {
     const AttentionConfig *c = &((const Attention *)attention->state)->config;
-    return c->style == ATTENTION_LLAMA && !c->no_rope && c->rope_scaling.kind == ROPE_SCALING_LONGROPE
-               ? c->rope_scaling.original_max_seq
-               : INT_MAX;
+    return turns(c) && c->rope_scaling.kind == ROPE_SCALING_LONGROPE ? c->rope_scaling.original_max_seq
+                                                                     : INT_MAX;
 }
 
 Module *module_attention_output(const Module *attention)
@@ -148,18 +153,6 @@ static void four_projections(Module *module, const char *const names[4], int qkv
     self->k = nn_add(module, names[1], module_linear_split(dim, kv, qkv_bias, LINEAR_BY_OUTPUTS));
     self->v = nn_add(module, names[2], module_linear_split(dim, kv, qkv_bias, LINEAR_BY_OUTPUTS));
     self->output = nn_add(module, names[3], module_linear_split(inner, dim, output_bias, LINEAR_BY_INPUTS));
-}
-
-static void modernbert_projections(Module *module)
-{
-    Attention *self = nn_state(module);
-    const AttentionConfig *c = &self->config;
-    int64_t dim = c->dim;
-    self->qkv =
-        nn_add(module, "Wqkv",
-               module_linear(&(LinearOptions){
-                   .in = dim, .out = 3 * dim, .bias = c->qkv_bias, .split = LINEAR_BY_OUTPUTS, .packed = 3}));
-    self->output = nn_add(module, "Wo", module_linear_split(dim, dim, c->o_bias, LINEAR_BY_INPUTS));
 }
 
 static void gpt2_projections(Module *module)
@@ -191,13 +184,23 @@ static void add_norms(Module *module)
             module_own(i ? self->k_norm : self->q_norm, "weight")->partial = 1;
 }
 
+static Module *fused_linear(const AttentionConfig *c)
+{
+    int64_t rows = (c->heads + 2 * (int64_t)c->kv_heads) * c->head_dim;
+    return module_linear(&(LinearOptions){.in = c->dim,
+                                          .out = rows,
+                                          .bias = c->qkv_bias,
+                                          .split = LINEAR_BY_OUTPUTS,
+                                          .packed = c->heads == c->kv_heads ? 3 : 1});
+}
+
 /* One linear layer. Ranks that compute a layer together cannot each have some of its heads: what belongs
  * together lies apart. */
 static void fused_projections(Module *module)
 {
     Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
-    int64_t inner = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    int64_t inner = (int64_t)c->heads * c->head_dim;
     if (c->qk_norm)
         error_raise(ERROR_ARGUMENT, "attention: a fused projection has no norms on queries and keys");
     if (c->qk_norm ||
@@ -205,12 +208,18 @@ static void fused_projections(Module *module)
                                                                   "projection with fewer key heads are")))
         return;
     self->output = nn_add(module, "o_proj", module_linear_split(inner, c->dim, c->o_bias, LINEAR_BY_INPUTS));
-    self->qkv = nn_add(module, "qkv_proj",
-                       module_linear(&(LinearOptions){.in = c->dim,
-                                                      .out = inner + 2 * kv,
-                                                      .bias = c->qkv_bias,
-                                                      .split = LINEAR_BY_OUTPUTS,
-                                                      .packed = c->heads == c->kv_heads ? 3 : 1}));
+    self->qkv = nn_add(module, "qkv_proj", fused_linear(c));
+}
+
+static void modernbert_projections(Module *module)
+{
+    Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
+    int64_t inner = (int64_t)c->heads * c->head_dim;
+    if (c->kv_heads != c->heads)
+        error_raise(ERROR_ARGUMENT, "attention: ModernBERT's has as many key-value heads as heads");
+    self->qkv = nn_add(module, "Wqkv", fused_linear(c));
+    self->output = nn_add(module, "Wo", module_linear_split(inner, c->dim, c->o_bias, LINEAR_BY_INPUTS));
 }
 
 static void add_projections(Module *module)
@@ -241,7 +250,8 @@ Module *nn_attention(const AttentionConfig *config)
         return NULL;
     int head_dim = config_head_dim("attention", config->dim, config->heads, kv_heads, config->head_dim);
     if (!head_dim ||
-        (config->style == ATTENTION_LLAMA && config_rotary("attention", head_dim, config->partial_rotary)) ||
+        ((config->style == ATTENTION_LLAMA || config->style == ATTENTION_MODERNBERT) &&
+         config_rotary("attention", head_dim, config->partial_rotary)) ||
         config_divided("attention", "heads", config->heads) ||
         config_divided("attention", "kv_heads", kv_heads))
         return NULL;

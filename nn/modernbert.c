@@ -28,7 +28,9 @@ static const ModuleClass gated_class = {"modernbert_mlp", sizeof(Gated), gated_f
 
 static Module *gated(const ModernBertConfig *c)
 {
-    if (config_divided("modernbert", "ffn", c->ffn))
+    /* Each rank would draw the masks of its own columns. */
+    if (config_divided("modernbert", "ffn", c->ffn) ||
+        (c->dropout > 0 && config_undivided("modernbert", "dropout within feed-forwards is")))
         return NULL;
     Module *module = nn_module(&gated_class);
     Gated *self = nn_state(module);
