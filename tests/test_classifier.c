@@ -244,11 +244,7 @@ static void test_labels(void **state)
 static void test_weights(void **state)
 {
     (void)state;
-<<<<<<< HEAD
-    char command[256], masked_folder[96], other[96];
-=======
     char command[240], masked_folder[96], other[96];
->>>>>>> classify
     snprintf(masked_folder, sizeof masked_folder, "%s/masked", folder);
     snprintf(other, sizeof other, "%s/other", folder);
     for (size_t i = 0; i < COUNT(families); i++) {
