@@ -18,7 +18,7 @@
 #include "../base/dtype.h"
 #include "../base/kernel_run.h"
 
-typedef enum Activation { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_SILU, ACT_RELU } Activation;
+typedef enum Activation { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_SILU, ACT_RELU, ACT_TANH } Activation;
 
 /* y (rows, out) = act(x (rows, in) W^T + bias). W is (out, in), or (in, out) when in_out is set (GPT-2's
  * Conv1D). */
@@ -61,6 +61,19 @@ typedef struct AttentionDims {
     DType cached;       /* what the cache holds: f32 (0), bf16, f16 */
 } AttentionDims;
 
+/* act(gate) up of rows of c elements. Rows of gate and up, and of their gradients, are ld apart: where the
+ * two lie side by side, up begins c behind gate and ld is 2c. Those of the result follow each other. */
+typedef struct GatedDims {
+    Activation act;
+    int64_t rows, c;
+    int64_t ld; /* 0: c */
+} GatedDims;
+
+static inline int64_t gated_ld(const GatedDims *d)
+{
+    return d->ld ? d->ld : d->c;
+}
+
 /* What attention keeps from forward to backward: eager its probabilities or nothing, flash the log-sum-exp.
  */
 typedef enum AttentionKept { KEPT_PROBS, KEPT_LSE, KEPT_NOTHING } AttentionKept;
@@ -73,6 +86,7 @@ typedef struct CrossEntropyDims {
     int64_t first_class, all_classes; /* of a part of the classes; all_classes 0: it is no part */
     int64_t ld;                       /* elements between rows of logits, and of their gradient; 0: classes */
     int64_t padding; /* of a part: elements behind its classes whose gradient is 0; ld has room for them */
+    float softcap;   /* logits x count as softcap tanh(x / softcap); 0: as they are */
 } CrossEntropyDims;
 
 /* What cross_entropy_part knows of a row: the largest of its logits, the sum of exponentials below it, and
@@ -136,6 +150,40 @@ static inline int rope_width(const RopeDims *d)
 {
     return d->rotary_dim ? d->rotary_dim : d->head_dim;
 }
+/* A mixture of experts: each of `rows` tokens goes to `active` of the experts, so that there are rows *
+ * active pairs of a token and an expert, whatever the routing. */
+typedef struct ExpertsDims {
+    int64_t rows, width, hidden; /* tokens; elements of each; of what an expert has between its products */
+    int experts, active;
+    int normalise; /* a token's weights are divided by their sum */
+    Activation act;
+    DType type, router; /* of x, y, what is kept, and their gradients; of the logits and their gradient */
+} ExpertsDims;
+
+/* Of `rows` tokens and `experts`, by the sorted place of a pair (t,j), j < active. */
+typedef struct ExpertsRouting {
+    float *weight;   /* (rows,active): the largest logit's first */
+    int32_t *expert; /* (rows,active) */
+    int32_t *place;  /* (rows,active): of the pair among all, sorted by expert, then by token */
+    int32_t *pair;   /* (pairs): t * active + j of the pair at this place */
+    int32_t *offset; /* (experts + 1): the place of an expert's first pair */
+} ExpertsRouting;
+
+/* For the loss that balances experts. stats (3,experts): how many tokens went to each, the sums of their
+ * probabilities, and the gradient of those sums. */
+typedef struct ExpertsBalance {
+    float *stats;
+    const int32_t *mask; /* (rows), 0 = a token that does not count; NULL: all do */
+} ExpertsBalance;
+
+/* What backward finds; NULL = it is not wanted. The gradients of weights are (experts,2 hidden,width) and
+ * (experts,width,hidden); dweight is of each pair's weight, (rows,active). */
+typedef struct ExpertsGradients {
+    void *dx, *dgate_up, *ddown;
+    float *dweight;
+    float beta_x, beta_gate_up, beta_down;
+    DType gate_up_type, down_type;
+} ExpertsGradients;
 
 /* Hyper-parameters of one update; field meanings are PyTorch's. weight_decay is decoupled in AdamW, added to
  * the gradient elsewhere. */

@@ -92,13 +92,22 @@ KERNEL(void, activation_backward,
        (DType type, Activation act, int64_t n, const void *x, const void *dy, float beta, void *dx,
         const KernelRun *run))
 
-/* y = silu(gate) * up. dgate may equal gate, dup may equal up, either may equal dy, where its beta is 0
- * (each element is read before it is written). dgate or dup may be NULL. */
-KERNEL(void, swiglu_forward,
-       (DType type, int64_t n, const void *gate, const void *up, void *y, const KernelRun *run))
-KERNEL(void, swiglu_backward,
-       (DType type, int64_t n, const void *gate, const void *up, const void *dy, float beta_gate, void *dgate,
-        float beta_up, void *dup, const KernelRun *run))
+/* y = act(gate) * up. y may equal gate or up where ld is c. dgate may equal gate, dup may equal up, either
+ * may equal dy where ld is c, where its beta is 0 (each element is read before it is written). dgate or dup
+ * may be NULL. */
+KERNEL(void, gated_forward,
+       (const GatedDims *d, DType type, const void *gate, const void *up, void *y, const KernelRun *run))
+KERNEL(void, gated_backward,
+       (const GatedDims *d, DType type, const void *gate, const void *up, const void *dy, float beta_gate,
+        void *dgate, float beta_up, void *dup, const KernelRun *run))
+
+/* y = cap tanh(x / cap), cap above 0; y may equal x. dx = (1 - tanh^2(x / cap)) dy + beta dx; dx may equal dy
+ * when beta is 0. */
+KERNEL(void, softcap_forward,
+       (DType type, int64_t n, float cap, const void *x, void *y, const KernelRun *run))
+KERNEL(void, softcap_backward,
+       (DType type, int64_t n, float cap, const void *x, const void *dy, float beta, void *dx,
+        const KernelRun *run))
 
 /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
 KERNEL(void, rope, (const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run))
@@ -146,7 +155,46 @@ KERNEL(void, attention_cached,
 /* bytes; whatever `past` is */
 KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const KernelRun *run))
 
-/* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
+/* A mixture of experts, its weights given as the first expert's matrix, gate_up (2 hidden,width), rows of the
+ * gate first, and down (width,hidden); the other experts' follow (experts_matrix). routing (experts_routing):
+ * the experts of each token, those of the largest logits, of equal ones the first; their weights, those of
+ * softmax(router); and pairs in the order of their experts. balance may be NULL; else adds to its counts and
+ * sums. */
+KERNEL(void, experts_route,
+       (const ExpertsDims *d, const void *router, const ExpertsBalance *balance, void *routing,
+        void *workspace, const KernelRun *run))
+/* y (rows,width) = the sum over a token's experts of weight down (act(gate x) * up x). kept (pairs,2 hidden):
+ * gate x and up x, in the order of experts. */
+KERNEL(void, experts_forward,
+       (const ExpertsDims *d, const void *x, const StoredArray *gate_up, const StoredArray *down,
+        const void *routing, void *kept, void *y, void *workspace, const KernelRun *run))
+/* The gradients that are wanted; dx may equal x or dy. An expert without tokens has zeros. kept is written
+ * over. gate_up is not read without dx. */
+KERNEL(void, experts_backward,
+       (const ExpertsDims *d, const void *x, const StoredArray *gate_up, const StoredArray *down,
+        const void *routing, void *kept, const void *dy, const ExpertsGradients *g, void *workspace,
+        const KernelRun *run))
+/* drouter (rows,experts) = the gradient through the weights, and through the sums of balance where that is
+ * not NULL, + beta drouter; drouter may equal router when beta is 0. router is read only where weights are
+ * not normalised, or with balance. */
+KERNEL(void, experts_route_backward,
+       (const ExpertsDims *d, const void *router, const ExpertsBalance *balance, const void *routing,
+        const float *dweight, float beta, void *drouter, const KernelRun *run))
+/* bytes; of route and of forward, or of backward with gradients of these types. wanted: bits 1, 2 and 4 say
+ * whether dx, dgate_up and ddown are. */
+KERNEL(size_t, experts_workspace,
+       (const ExpertsDims *d, int backward, int wanted, DType dgate_up, DType ddown, const KernelRun *run))
+/* y[0] = loss[0] + factor * experts * sum over experts of count/R * sum/R, R = the counts / active: how many
+ * tokens, of all layers, have counted. Without any, loss[0]. y may equal loss. Backward: the gradient of the
+ * sums, into stats. */
+KERNEL(void, experts_balance_forward,
+       (int experts, int active, float factor, const float *stats, const float *loss, float *y,
+        const KernelRun *run))
+KERNEL(void, experts_balance_backward,
+       (int experts, int active, float factor, const float *dy, float *stats, const KernelRun *run))
+
+/* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward. With
+ * d->softcap logits are capped as they are read; dlogits is of those that are not.
  * A row whose label is neither ignore_index nor in [0, classes) is a fault. Rows of logits and dlogits are
  * d->ld apart; what lies between the end of one and the next is neither read nor written. */
 KERNEL(void, cross_entropy_forward,

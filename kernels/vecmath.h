@@ -84,6 +84,20 @@ VEC_INLINE float vec_tanh_tail(float a, float *tanh)
     return tail;
 }
 
+/* cap tanh(x / cap) of a cap above 0, and its slope. */
+VEC_INLINE float vec_softcap(float cap, float x)
+{
+    float t;
+    vec_tanh_tail(fabsf(x) / cap, &t);
+    return copysignf(cap * t, x);
+}
+
+VEC_INLINE float vec_softcap_slope(float cap, float x)
+{
+    float t, tail = vec_tanh_tail(fabsf(x) / cap, &t);
+    return tail * (1.0f + t);
+}
+
 /* The standard normal distribution beyond a, with a in [0, VEC_NORMAL_END]: leaves e = exp(-a^2 / 2) and
  * returns q, so that e q is the probability of more than a, and e / sqrt(2 pi) the density. Both
  * within 1.2e-7. One exponential serves a function and its slope, and nothing cancels far out: at the end e

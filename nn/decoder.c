@@ -1,6 +1,7 @@
 /* Decoders: an embedding, blocks of attention and feed-forward with norms around the branches, a norm, a
  * head. A family (llama.c, qwen3.c, …) says which parts a block has; sizes and factors are in its
  * configuration. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,9 +31,9 @@ Tensor *module_decoder_block_forward(Module *module, Tensor *x, const Batch *bat
     return tensor_add(tensor_donate(middle), tensor_donate(y));
 }
 
-static Module *add_norm(Module *module, const char *name, const LlamaConfig *c)
+static Module *add_norm(Module *module, const DecoderParts *parts, const char *name, const LlamaConfig *c)
 {
-    return name ? nn_add(module, name, nn_rms_norm(c->dim, c->norm_eps)) : NULL;
+    return name ? nn_add(module, name, module_rms_norm_plus(c->dim, c->norm_eps, parts->norm_plus)) : NULL;
 }
 
 /* Whether a layer has the window, where there is one. */
@@ -58,8 +59,11 @@ static Module *attention(const DecoderParts *parts, const LlamaConfig *c, int la
                                            .no_rope = layer_in(&c->no_rope, layer),
                                            .qk_norm = parts->qk_norm,
                                            .norm_eps = c->norm_eps,
+                                           .norm_plus = parts->norm_plus,
+                                           .fused = parts->fused,
                                            .window = local ? c->window : 0,
                                            .scale = c->attention_scale,
+                                           .softcap = c->attention_cap,
                                            .qkv_bias = c->qkv_bias,
                                            .o_bias = c->o_bias});
 }
@@ -74,11 +78,13 @@ Module *module_decoder_block(const DecoderParts *parts, const LlamaConfig *c, in
         return NULL;
     self->branch_factor = c->branch_factor;
     self->attention = nn_add(module, "self_attn", attention(parts, c, layer));
-    self->mlp = nn_add(module, "mlp", module_swiglu(c->dim, c->hidden, c->mlp_bias));
-    self->before_attention = add_norm(module, parts->before_attention, c);
-    self->after_attention = add_norm(module, parts->after_attention, c);
-    self->before_mlp = add_norm(module, parts->before_mlp, c);
-    self->after_mlp = add_norm(module, parts->after_mlp, c);
+    self->mlp = nn_add(
+        module, "mlp",
+        module_gated(c->dim, c->hidden, c->mlp_bias, parts->act ? parts->act : TENSOR_SILU, parts->fused));
+    self->before_attention = add_norm(module, parts, parts->before_attention, c);
+    self->after_attention = add_norm(module, parts, parts->after_attention, c);
+    self->before_mlp = add_norm(module, parts, parts->before_mlp, c);
+    self->after_mlp = add_norm(module, parts, parts->after_mlp, c);
     return error_code() ? NULL : module;
 }
 
@@ -154,7 +160,7 @@ static void add_parts(Module *module, const DecoderParts *parts, const LlamaConf
     self->embedding = nn_add(module, "model.embed_tokens", module_vocabulary(c->vocab, c->dim));
     add_blocks(module, parts, c);
     module_of_ends(0, 1);
-    self->norm = add_norm(module, "model.norm", c);
+    self->norm = add_norm(module, parts, "model.norm", c);
     self->head = nn_add(module, "lm_head",
                         c->tied ? module_linear_tied(module_own(self->embedding, "weight"), NULL)
                                 : module_linear(&(LinearOptions){
@@ -178,7 +184,7 @@ Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config)
     if (!self)
         return NULL;
     self->max_seq = c.max_seq;
-    self->embedding_factor = c.embedding_factor;
+    self->embedding_factor = parts->root_embedding ? sqrtf((float)c.dim) : c.embedding_factor;
     self->hidden_factor = c.logits_divisor > 0 ? 1 / c.logits_divisor : 0;
     if (module_stages_begin(module, c.layers, c.dim))
         return NULL;
@@ -188,7 +194,10 @@ Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config)
     if (c.tied)
         module_tie_stages(module_own(self->embedding, "weight"));
     const Linear *head = module_as_linear(self->head);
-    nn_offer_head(module, &(ModuleHead){.hidden = decoder_hidden, .weight = head->weight, .path = "lm_head"});
+    nn_offer_head(module, &(ModuleHead){.hidden = decoder_hidden,
+                                        .weight = head->weight,
+                                        .path = "lm_head",
+                                        .softcap = c.logits_cap});
     module_has_rows(module);
     return module;
 }

@@ -11,6 +11,10 @@ typedef struct DecoderParts {
     const ModuleClass *type, *block; /* the model's and a block's; the first is called as the family is */
     const char *before_attention, *after_attention, *before_mlp, *after_mlp;
     AttentionNorm qk_norm;
+    float norm_plus;      /* norms multiply by this plus their weight */
+    TensorActivation act; /* of the gate; 0 = SiLU */
+    int fused;            /* q, k and v are one linear layer, gate and up another */
+    int root_embedding;   /* embeddings times the root of their width */
 } DecoderParts;
 
 typedef struct DecoderBlock {

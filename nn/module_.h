@@ -71,6 +71,7 @@ struct Module {
     int path_outside;                            /* between nn_enter and nn_leave: where that was */
     int training, checkpoint, selective, absent; /* absent: what it owns is another stage's */
     int generating;                              /* texts: dropout is off, whatever `training` says */
+    int stays;                                   /* its own parameters are trained beside adapters */
     void *state;
 };
 
@@ -96,8 +97,9 @@ typedef struct Linear {
     int packed;            /* layers whose outputs lie side by side, of each of which it has that */
     int sums;              /* ranks have a part of the inputs each, and the result is their sum */
     TensorActivation act;
-    int head; /* the output: logits come from it */
-    int tied; /* weight and bias are another module's */
+    int head;      /* the output: logits come from it */
+    float softcap; /* of these; 0 = none */
+    int tied;      /* the weight is another module's, and the bias may be */
     Adapter adapter;
 } Linear;
 
@@ -120,12 +122,16 @@ Module *module_linear_split(int64_t in, int64_t out, int bias, LinearSplit split
 Module *module_conv1d(int64_t in, int64_t out, TensorActivation act, LinearSplit split, int packed);
 /* A head with a weight (out,in), and a bias or NULL, that other modules own and name. */
 Module *module_linear_tied(Tensor *weight, Tensor *bias);
+/* The same with a bias of its own, of the head's classes. */
+Module *module_linear_tied_biased(Tensor *weight, int64_t classes);
 /* What it is made of, for its owner to read and change; NULL for a module of another class. */
 Linear *module_as_linear(const Module *module);
 
-/* Its tensor_logits_, where it is a head without adapter and activation: of this rank's classes. hidden is
- * given away. */
+/* Its tensor_logits_, where it is a head without adapter and activation: of this rank's classes, and without
+ * a soft cap. hidden is given away. */
 Tensor *module_logits(const Module *module, Tensor *hidden, const Batch *batch);
+/* nn_forward of a linear layer, without a soft cap. */
+Tensor *module_uncapped(Module *module, Tensor *x, const Batch *batch);
 
 /* ---- Between what ranks compute together (rows.c). With sequence parallel each has some of the rows. */
 
@@ -156,10 +162,29 @@ Module *module_vocabulary(int64_t vocab, int64_t dim);
 Tensor *module_class_bias(Module *module, const char *name, int64_t classes);
 /* The weight of an embedding, for a model that reads it by itself. */
 Tensor *module_embedding_parts(Module *module);
-/* The weight and bias of nn_layer_norm, and its epsilon; NULL for a module of another class. */
+/* nn_layer_norm with or without a bias. */
+Module *module_layer_norm(int64_t dim, float eps, int bias);
+/* The weight and bias (or NULL) of nn_layer_norm, and its epsilon; NULL for a module of another class. */
 Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps);
 /* y + scale B A x, in y's storage; an embedding's x is ids. Without an adapter, y. */
 Tensor *module_adapt(const Module *module, const Adapter *adapter, Tensor *y, Tensor *x);
+
+/* ---- Sequence classifiers (classifier.c) */
+
+typedef struct Classifier {
+    Module *before, *dense, *dropout, *out; /* before: NULL = none */
+} Classifier;
+
+typedef struct ClassifierKind {
+    const char *dense, *out; /* the names of the layers within the model */
+    TensorActivation act;    /* of the dense layer */
+    int dropout_before;      /* of the first token, too */
+    int dense_stays;         /* adapters leave the dense layer trained, as they do the classes */
+} ClassifierKind;
+/* Makes the layers, children of the model. Returns non-zero on error. */
+int module_add_classifier(Module *model, Classifier *head, const ClassifierKind *kind, const BertConfig *c);
+/* hidden (B,T,dim) to logits (B,classes). */
+Tensor *module_classify(const Classifier *head, Tensor *hidden, const Batch *batch);
 
 /* An array with room for one more, and texts; both raise without memory. */
 void *module_grow(const Module *module, void *old, int count, size_t size);
@@ -203,11 +228,13 @@ void module_draw_later(const Module *model, int later);
 void module_init_normal(Module *module, float std);
 /* nn_rms_norm by plus + weight, which is 1 at first: Gemma's weights are 0 then. */
 Module *module_rms_norm_plus(int64_t dim, float eps, float plus);
-/* nn_swiglu, with or without biases. */
-Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
+/* nn_swiglu with another activation or biases: down_proj(act(gate_proj(x)) up_proj(x)). fused: one layer
+ * gate_up_proj in place of the two, whose outputs lie side by side, gate first. (gated.c) */
+Module *module_gated(int64_t dim, int64_t hidden, int bias, TensorActivation act, int fused);
 /* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
 Tensor *module_hidden(Module *model, const Batch *batch);
-/* logits = hidden weight^T + bias of the head that a model offers, charged to the head's module path. */
+/* logits = hidden weight^T + bias of the head that a model offers, capped as it says, charged to the head's
+ * module path. */
 Tensor *module_head(Module *model, Tensor *hidden);
 /* nn_attention's projection into the residual stream. */
 Module *module_attention_output(const Module *attention);

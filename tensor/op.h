@@ -63,6 +63,7 @@ typedef union OpAttr {
     } dropout;
     struct {
         float scale;
+        float softcap; /* 0 = none */
         int ignore_index;
         int64_t chunk_rows; /* of linear_cross_entropy and labelled_cross_entropy */
         int act;            /* of labelled_cross_entropy's transform */
@@ -72,8 +73,15 @@ typedef union OpAttr {
         int64_t first_class, classes, all_classes; /* that are here, of all; all 0: it is not divided */
     } loss;
     struct {
+        int first; /* 1: the first one, 0: the last */
+    } position;
+    struct {
         int64_t first, all; /* rows of a table that are here; all 0: it is whole */
     } embedding;
+    struct {
+        int active, normalise, act;
+        float factor; /* of balance_loss */
+    } experts;
     Shape shape;
     struct {
         int64_t i[4];

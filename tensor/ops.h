@@ -19,7 +19,8 @@ typedef enum TensorActivation { /* values match the kernels' */
                                 TENSOR_GELU,
                                 TENSOR_GELU_TANH,
                                 TENSOR_SILU,
-                                TENSOR_RELU
+                                TENSOR_RELU,
+                                TENSOR_TANH
 } TensorActivation;
 
 /* act(x (…, in) W^T + bias): W (out, in), bias (out) or NULL -> (…, out). */
@@ -38,13 +39,19 @@ BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, floa
 BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps); /* the same without mean and bias */
 /* By plus + weight: Gemma's, with plus 1, has weights around 0. */
 BRIM_API Tensor *tensor_rms_norm_plus(Tensor *x, Tensor *weight, float eps, float plus);
-BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act); /* of each element */
-BRIM_API Tensor *tensor_gelu(Tensor *x);                             /* exact, by erf */
-BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                        /* GPT-2's approximation */
-BRIM_API Tensor *tensor_silu(Tensor *x);                             /* x sigmoid(x) */
-BRIM_API Tensor *tensor_relu(Tensor *x);                             /* max(x, 0) */
-/* silu(gate) * up; shapes and types equal. */
-BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
+BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);    /* of each element */
+BRIM_API Tensor *tensor_gelu(Tensor *x);                                /* exact, by erf */
+BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                           /* GPT-2's approximation */
+BRIM_API Tensor *tensor_silu(Tensor *x);                                /* x sigmoid(x) */
+BRIM_API Tensor *tensor_relu(Tensor *x);                                /* max(x, 0) */
+BRIM_API Tensor *tensor_tanh(Tensor *x);                                /* hyperbolic tangent */
+/* cap tanh(x / cap): what is small stays, and nothing goes beyond (Gemma 2). cap = 0 returns x. */
+BRIM_API Tensor *tensor_softcap(Tensor *x, float cap);
+/* act(gate) * up; shapes and types equal. */
+BRIM_API Tensor *tensor_gated(Tensor *gate, Tensor *up, TensorActivation act);
+/* The same of rows in which gate and up lie side by side, gate first: (…, 2n) -> (…, n). */
+BRIM_API Tensor *tensor_gated_packed(Tensor *gate_up, TensorActivation act);
+BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up); /* silu(gate) * up */
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
 BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
 
@@ -136,6 +143,36 @@ BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor
 BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past,
                                                 const AttentionOptions *options);
 
+typedef struct ExpertsOptions {
+    int active;           /* experts a token, k: 1 to E */
+    int normalise;        /* their weights are divided by their sum (Mixtral; Qwen3-MoE's norm_topk_prob) */
+    TensorActivation act; /* of the gate; 0 = SILU */
+    Tensor *balance;      /* what tensor_balance_loss counts this layer's tokens in; NULL = nothing does */
+    Tensor *mask;         /* of that count: i32, as many as there are tokens, 0 = padding; NULL = none */
+} ExpertsOptions;
+/* Mixture of experts: router (…,E), E <= 1024, are logits; a token's k largest of softmax(router) weigh the
+ * outputs of those experts, down_e(act(gate_e x) * up_e x). Of equal logits the expert of the lower number is
+ * taken. x (…,C), gate_up (E,2I,C) gate rows first then up rows, down (E,C,I) -> (…,C). Keeps x, the routing,
+ * and gate_e x and up_e x of k experts a token, whatever the routing. Every expert has a gradient every step:
+ * zeros where it had no token. */
+BRIM_API Tensor *tensor_experts(Tensor *x, Tensor *router, Tensor *gate_up, Tensor *down,
+                                const ExpertsOptions *options);
+
+/* The loss that balances experts over all layers of a model, transformers' load_balancing_loss_func: E times
+ * the sum over experts of (the share of tokens that went to it) times (its mean probability). What it needs
+ * of each layer is counted as the layer runs, so that no logits are kept for it, and layers may be
+ * checkpointed: stats = tensor_zeros(DTYPE_F32, SHAPE(3, E), MEM_BUFFER), once a model;
+ *     tensor_balance_begin(stats) before a forward pass;
+ *     tensor_experts with .balance = stats in each layer: a run that backward repeats counts nothing;
+ *     loss = tensor_balance_loss(loss, stats, k, coefficient).
+ * Backward of the last comes before that of any layer: it leaves in stats the gradient of the probabilities,
+ * which every layer adds to that of its router. So one forward pass at a time is between begin and the end of
+ * its backward. stats (3,E): tokens, sums of probabilities, their gradient. */
+BRIM_API void tensor_balance_begin(Tensor *stats);
+/* loss (1) + coefficient times the loss above -> (1); without a counted token that is loss. The gradient of
+ * the loss (its scale too) is that of both. */
+BRIM_API Tensor *tensor_balance_loss(Tensor *loss, Tensor *stats, int active, float coefficient);
+
 BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b);      /* shapes and types equal */
 BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b);      /* shapes and types equal */
 BRIM_API Tensor *tensor_scale(Tensor *x, float factor); /* factor x */
@@ -146,17 +183,27 @@ BRIM_API Tensor *tensor_cast(Tensor *x, DType type);
 BRIM_API Tensor *tensor_dropout(Tensor *x, float p);
 BRIM_API Tensor *tensor_reshape(Tensor *x, Shape shape); /* shares storage */
 BRIM_API Tensor *tensor_last(Tensor *x);                 /* (B,T,c) -> (B,c): the last position */
+BRIM_API Tensor *tensor_first(Tensor *x);                /* the same of the first one */
 BRIM_API Tensor *tensor_sum(Tensor *x);                  /* -> (1) */
 BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
  * logits (…, classes), labels i32 (…). */
 BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);
+typedef struct LossOptions {
+    int ignore_index; /* rows with this label count nothing */
+    float scale;
+    float softcap;      /* logits count as tensor_softcap makes them, without a tensor of them; 0 = none */
+    int64_t chunk_rows; /* of tensor_linear_cross_entropy_with */
+} LossOptions;
+BRIM_API Tensor *tensor_cross_entropy_with(Tensor *logits, Tensor *labels, const LossOptions *options);
 /* tensor_cross_entropy(tensor_linear(hidden, weight, bias, TENSOR_IDENTITY), labels, …), equal to rounding,
  * without logits: forward computes those of chunk_rows rows at a time in workspace and keeps a log-sum-exp a
  * row; backward computes them once more. hidden (…, c), weight (classes, c), bias (classes) or NULL, labels
  * i32 (…) -> (1). chunk_rows is 1 or more; more than there are rows means all at once. */
 BRIM_API Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
                                              int ignore_index, float scale, int64_t chunk_rows);
+BRIM_API Tensor *tensor_linear_cross_entropy_with(Tensor *hidden, Tensor *weight, Tensor *bias,
+                                                  Tensor *labels, const LossOptions *options);
 /* What comes after a model's last block: logits = normed weight^T + bias, where normed is hidden, or with
  * `dense` layer_norm(act(hidden dense^T + dense_bias)) with norm, norm_bias and eps, BERT's transform. */
 typedef struct LossHead {
@@ -165,6 +212,7 @@ typedef struct LossHead {
     Tensor *norm, *norm_bias;   /* (n), with dense; (n) or NULL */
     TensorActivation act;
     float eps;
+    float softcap; /* of the logits, as of LossOptions; 0 = none */
 } LossHead;
 /* tensor_cross_entropy of a head's logits, equal to rounding, that computes only rows with a label other than
  * ignore_index: they are gathered into chunks of `rows` rows, in workspace, so that what is allocated does

@@ -101,9 +101,15 @@ static inline StoredArray stored_input(const OpCall *call, int i)
     return (StoredArray){call->in[i], call->dtype[i], call->shape[i].dim[0], call->shape[i].dim[1]};
 }
 
-/* A tensor as kernels take it: a matrix, or all its elements as one row. */
+/* A tensor as kernels take it: a matrix, or all its elements as one row; of quantised matrices the first. */
 StoredArray tensor_stored_(const Tensor *tensor);
-/* The same of this rank's part of a quantised one that ranks have divided: an array by itself. */
+/* How many arrays like that lie one after the other, each by itself: matrices that are quantised, else 1. */
+static inline int64_t tensor_matrices_(const Tensor *tensor)
+{
+    return tensor->shape.ndim == 3 && dtype_is_quantized(tensor->dtype) ? tensor->shape.dim[0] : 1;
+}
+/* The same of this rank's part of a quantised one that ranks have divided: an array by itself, or whole
+ * matrices, of which it is the first. */
 StoredArray quantized_part_(const Tensor *tensor);
 /* For store_cut.c: elements of a source into an fp32 storage; encoded into another one, of whose type `to`
  * says what it is, from its first element on. before: elements of the tensor in front of those. 0, or raises.
@@ -155,6 +161,11 @@ void attention_split_(const OpCall *call, void *const base[], void *part[3]);
 int attention_check_(const OpCall *call, const char *name);
 /* Pairs of a query and a key that it sees, masks aside. */
 double attention_pairs_(const AttentionDims *d);
+/* Raises unless a soft cap is finite and above 0, or 0: none. */
+int check_softcap(const OpCall *call, float cap);
+/* The output is as input 0, whose type must be a float's; of two, as both are. */
+int unary_shape(OpCall *call);
+int binary_shape(OpCall *call);
 
 /* y = what dropout leaves of input 0, or of its gradient, + beta y; by call->attr.dropout. Of input 0's type.
  */

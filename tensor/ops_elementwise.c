@@ -1,5 +1,5 @@
-/* Operations that keep the shape: add, mul, scale, activations, swiglu, dropout, and reshape, which moves
- * nothing. */
+/* Operations that keep the shape: add, mul, scale, dropout, and reshape, which moves nothing; and what
+ * operations check. */
 #include <inttypes.h>
 #include <math.h>
 
@@ -32,18 +32,6 @@ int check_float(const OpCall *call, int i, const char *input)
         return check_gradient(call, i, input);
     return error_raise(ERROR_ARGUMENT, "%s: %s must be f32, bf16 or f16, not %s", call->row->name, input,
                        dtype_name(call->dtype[i]));
-}
-
-_Static_assert((int)TENSOR_IDENTITY == ACT_NONE && (int)TENSOR_GELU == ACT_GELU &&
-                   (int)TENSOR_GELU_TANH == ACT_GELU_TANH && (int)TENSOR_SILU == ACT_SILU &&
-                   (int)TENSOR_RELU == ACT_RELU,
-               "activations go to kernels as they are");
-
-int check_activation(const OpCall *call, int act)
-{
-    if (act >= TENSOR_IDENTITY && act <= TENSOR_RELU)
-        return 0;
-    return error_raise(ERROR_ARGUMENT, "%s: there is no activation %d", call->row->name, act);
 }
 
 int check_weight(const OpCall *call, int i, int quantized, const char *input)
@@ -93,14 +81,14 @@ int check_same(const OpCall *call, int i, int j)
                        shape_text(call->shape[j]).text);
 }
 
-static int unary_shape(OpCall *call)
+int unary_shape(OpCall *call)
 {
     call->plan.out = call->shape[0];
     call->plan.out_type = call->dtype[0];
     return check_float(call, 0, "x");
 }
 
-static int binary_shape(OpCall *call)
+int binary_shape(OpCall *call)
 {
     call->plan.out = call->shape[0];
     call->plan.out_type = call->dtype[0];
@@ -194,120 +182,6 @@ static const OpRow scale_row = {
 Tensor *tensor_scale(Tensor *x, float factor)
 {
     return x ? tensor_apply(&scale_row, &(OpAttr){.scale = {.factor = factor}}, 1, (Tensor *[]){x}) : NULL;
-}
-
-/* ---- Activations ----------------------------------------------------------------------------- */
-
-static int activation_shape(OpCall *call)
-{
-    int relu = call->attr.activation.kind == ACT_RELU;
-    call->plan.saves = relu ? OP_OUTPUT : OP_INPUT(0);
-    call->plan.recomputes = relu ? 0 : OP_OUTPUT | OP_INPUT(0);
-    if (check_activation(call, call->attr.activation.kind))
-        return error_code();
-    return unary_shape(call);
-}
-
-static void activation_forward(OpCall *call)
-{
-    call->kernels->activation_forward(call->dtype[0], (Activation)call->attr.activation.kind,
-                                      call_numel(call, 0), call->in[0], call->out, call->run);
-}
-
-static void activation_recompute(OpCall *call)
-{
-    activation_forward(call);
-}
-
-static void activation_backward(OpCall *call)
-{
-    Activation kind = (Activation)call->attr.activation.kind;
-    call->kernels->activation_backward(call->dtype[0], kind, call_numel(call, 0),
-                                       kind == ACT_RELU ? call->out : call->in[0], call->dout, call->beta[0],
-                                       call->din[0], call->run);
-}
-
-static const OpRow activation_row = {
-    .name = "activation",
-    .shape = activation_shape,
-    .forward = activation_forward,
-    .backward = activation_backward,
-    .recompute = activation_recompute,
-    .in_place = OP_INPUT(0),
-    .grad_in_dout = OP_INPUT(0),
-    .accumulates = OP_INPUT(0),
-};
-
-_Static_assert((int)TENSOR_IDENTITY == ACT_NONE && (int)TENSOR_GELU == ACT_GELU &&
-                   (int)TENSOR_GELU_TANH == ACT_GELU_TANH && (int)TENSOR_SILU == ACT_SILU &&
-                   (int)TENSOR_RELU == ACT_RELU,
-               "the kernels' numbers");
-
-Tensor *tensor_activation(Tensor *x, TensorActivation act)
-{
-    if (!x || act == TENSOR_IDENTITY)
-        return x;
-    return tensor_apply(&activation_row, &(OpAttr){.activation = {.kind = (int)act}}, 1, (Tensor *[]){x});
-}
-
-Tensor *tensor_gelu(Tensor *x)
-{
-    return tensor_activation(x, TENSOR_GELU);
-}
-
-Tensor *tensor_gelu_tanh(Tensor *x)
-{
-    return tensor_activation(x, TENSOR_GELU_TANH);
-}
-
-Tensor *tensor_silu(Tensor *x)
-{
-    return tensor_activation(x, TENSOR_SILU);
-}
-
-Tensor *tensor_relu(Tensor *x)
-{
-    return tensor_activation(x, TENSOR_RELU);
-}
-
-static int swiglu_shape(OpCall *call)
-{
-    call->plan.saves = OP_INPUT(0) | OP_INPUT(1);
-    call->plan.recomputes = OP_OUTPUT | call->plan.saves;
-    return binary_shape(call);
-}
-
-static void swiglu_forward(OpCall *call)
-{
-    call->kernels->swiglu_forward(call->dtype[0], call_numel(call, 0), call->in[0], call->in[1], call->out,
-                                  call->run);
-}
-
-static void swiglu_recompute(OpCall *call)
-{
-    swiglu_forward(call);
-}
-
-static void swiglu_backward(OpCall *call)
-{
-    call->kernels->swiglu_backward(call->dtype[0], call_numel(call, 0), call->in[0], call->in[1], call->dout,
-                                   call->beta[0], call->din[0], call->beta[1], call->din[1], call->run);
-}
-
-static const OpRow swiglu_row = {
-    .name = "swiglu",
-    .shape = swiglu_shape,
-    .forward = swiglu_forward,
-    .backward = swiglu_backward,
-    .recompute = swiglu_recompute,
-    .in_place = OP_INPUT(0) | OP_INPUT(1),
-    .grad_in_saved = OP_INPUT(0) | OP_INPUT(1),
-    .accumulates = OP_INPUT(0) | OP_INPUT(1),
-};
-
-Tensor *tensor_swiglu(Tensor *gate, Tensor *up)
-{
-    return gate && up ? tensor_apply(&swiglu_row, NULL, 2, (Tensor *[]){gate, up}) : NULL;
 }
 
 /* ---- Dropout --------------------------------------------------------------------------------- */

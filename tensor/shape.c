@@ -3,6 +3,7 @@
 #include <limits.h>
 #include <stdio.h>
 
+#include "../base/quant_layout_.h"
 #include "tensor_.h"
 
 int64_t shape_numel(Shape shape)
@@ -62,5 +63,7 @@ ShapeText shape_text(Shape shape)
 uint64_t shape_bytes(DType dtype, Shape shape)
 {
     int64_t cols = shape.ndim > 0 ? shape.dim[shape.ndim - 1] : 1;
+    if (shape.ndim == 3 && dtype_is_quantized(dtype)) /* a matrix after the other */
+        return (uint64_t)shape.dim[0] * quant_stride(dtype, shape.dim[1], cols);
     return dtype_bytes(dtype, cols > 0 ? shape_numel(shape) / cols : 0, cols);
 }

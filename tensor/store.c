@@ -23,16 +23,22 @@ typedef struct Store {
     Storage *buffer, *scales; /* floats to be encoded; NF4's scales until their mean is known */
     int64_t buffered;         /* the first element that is in the buffer */
     int64_t before;           /* elements of the tensor in front of the array */
+    int stacked;              /* it is the first of so many, each quantised by itself; a rank may have none */
+    int64_t matrices;
 } Store;
 
 StoredArray tensor_stored_(const Tensor *tensor)
 {
     Shape shape = tensor->shape;
-    int matrix = shape.ndim == 2;
+    int matrix = shape.ndim == 2, first = shape.ndim == 3 && dtype_is_quantized(tensor->dtype);
     return (StoredArray){.at = storage_data(tensor->storage),
                          .dtype = tensor->dtype,
-                         .rows = matrix ? shape.dim[0] : 1,
-                         .cols = matrix ? shape.dim[1] : shape_numel(shape)};
+                         .rows = matrix  ? shape.dim[0]
+                                 : first ? shape.dim[1]
+                                         : 1,
+                         .cols = matrix  ? shape.dim[1]
+                                 : first ? shape.dim[2]
+                                         : shape_numel(shape)};
 }
 
 /* ---- The values ------------------------------------------------------------------------------ */
@@ -117,7 +123,7 @@ static int64_t piece_of(const Store *s)
 static float *own_scales(const Store *s)
 {
     float *all = storage_f32(s->scales);
-    return all ? all + s->before / NF4_BLOCK : NULL;
+    return all && !s->stacked ? all + s->before / NF4_BLOCK : all;
 }
 
 /* Encodes count elements of the array from `first` on, the buffer's first being s->buffered. 0, or raises. */
@@ -163,7 +169,7 @@ static int64_t blocks_of(int64_t n)
 static int64_t scales_of(const Store *s)
 {
     const Tensor *t = s->tensor;
-    int ranks = shard_is_apart(t) ? t->item.context->ranks->count[RANKS_SHARD] : 1;
+    int ranks = shard_is_apart(t) && !s->stacked ? t->item.context->ranks->count[RANKS_SHARD] : 1;
     return blocks_of(s->array.rows * s->array.cols) * ranks;
 }
 
@@ -172,17 +178,33 @@ static int64_t scales_of(const Store *s)
 static int store_scales(const Store *s, int failed)
 {
     Context *context = s->tensor->item.context;
-    int64_t all = shape_numel(s->tensor->shape), n = s->array.rows * s->array.cols;
-    if (shard_is_apart(s->tensor)) {
+    int64_t n = s->array.rows * s->array.cols, all = s->stacked ? n : shape_numel(s->tensor->shape);
+    if (shard_is_apart(s->tensor) && !s->stacked) {
         failed = ranks_agree_parts_(context);
         if (!failed)
             failed = collective_gather(context, shard_group(context), s->scales, 0,
                                        (uint64_t)blocks_of(n) * sizeof(float));
     }
     if (!failed && !context->meta)
-        context->kernels->encode_scales(blocks_of(all), storage_f32(s->scales), s->before / NF4_BLOCK,
-                                        blocks_of(s->count), n, (void *)(uintptr_t)s->array.at,
-                                        &context->run);
+        context->kernels->encode_scales(blocks_of(all), storage_f32(s->scales),
+                                        s->stacked ? 0 : s->before / NF4_BLOCK, blocks_of(s->count), n,
+                                        (void *)(uintptr_t)s->array.at, &context->run);
+    return failed;
+}
+
+/* Matrices one after the other, in the same buffers. */
+static int encode_matrices(Store *s, int64_t piece)
+{
+    Context *context = s->tensor->item.context;
+    int failed = 0;
+    s->count = s->array.rows * s->array.cols;
+    for (int64_t i = 0; i < s->matrices && !failed && !context->meta; i++) {
+        failed = encode_pieces(s, piece);
+        if (!failed && s->array.dtype == DTYPE_NF4)
+            failed = store_scales(s, 0);
+        s->before += s->count;
+        s->array.at = (const char *)s->array.at + quant_stride(s->array.dtype, s->array.rows, s->array.cols);
+    }
     return failed;
 }
 
@@ -200,9 +222,11 @@ static int store_encoded(Store *s)
         s->buffer = storage_new(context, piece * (int64_t)sizeof(float), MEM_TEMPORARY);
         failed = s->buffer ? 0 : error_code();
     }
-    if (!failed && !context->meta)
+    if (!failed && s->stacked)
+        failed = encode_matrices(s, piece);
+    else if (!failed && !context->meta)
         failed = encode_pieces(s, piece);
-    if (s->array.dtype == DTYPE_NF4)
+    if (s->array.dtype == DTYPE_NF4 && !s->stacked)
         failed = store_scales(s, failed);
     storage_release(context, s->buffer);
     storage_release(context, s->scales);
@@ -261,6 +285,8 @@ static int store_part(Tensor *tensor, TensorSource source, void *user)
         store.array = quantized_part_(tensor);
         store.before = part.first;
         store.count = part.count;
+        store.stacked = tensor->shape.ndim == 3;
+        store.matrices = store.stacked ? part.count / (store.array.rows * store.array.cols) : 0;
         return store_encoded(&store);
     }
     if (part.type == DTYPE_F32)
@@ -294,7 +320,8 @@ void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count)
 
 int tensor_store_meets_(const Tensor *tensor)
 {
-    return tensor->dtype == DTYPE_NF4 && shard_is_apart(tensor) && !tensor->item.context->meta;
+    return tensor->dtype == DTYPE_NF4 && tensor->shape.ndim == 2 && shard_is_apart(tensor) &&
+           !tensor->item.context->meta;
 }
 
 int tensor_store_(Tensor *tensor, TensorSource source, void *user)
@@ -313,6 +340,8 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
                    .count = shape_numel(tensor->shape),
                    .source = source,
                    .user = user};
+    store.stacked = tensor->shape.ndim == 3 && dtype_is_quantized(tensor->dtype);
+    store.matrices = store.stacked ? tensor_matrices_(tensor) : 0;
     int apart = shard_is_apart(tensor);
     if (apart && dtype_is_float(tensor->dtype))
         return store_part(tensor, source, user);
@@ -337,10 +366,33 @@ int tensor_is_own_(const Tensor *tensor, const float *values)
     return tensor->dtype == DTYPE_F32 || (own && values >= own && values < own + part.each);
 }
 
-static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t count, float *values)
+static void decode_array(const Tensor *tensor, const StoredArray *from, int transposed, int64_t first,
+                         int64_t count, float *values)
 {
     Context *context = tensor->item.context;
     const Kernels *k = context->kernels;
+    if (context->card && from->at)
+        card_decode_(context, from, transposed, first, count, values);
+    else if (!context->meta && from->at)
+        (transposed ? k->decode_transposed : k->decode)(from, first, count, values, &context->run);
+}
+
+/* Of matrices one after the other. */
+static void decode_matrices(const Tensor *tensor, StoredArray from, int64_t first, int64_t count,
+                            float *values)
+{
+    int64_t each = from.rows * from.cols;
+    const char *at = from.at;
+    for (int64_t done = 0, n; done < count && at; done += n) {
+        int64_t matrix = (first + done) / each, inside = (first + done) % each;
+        n = each - inside < count - done ? each - inside : count - done;
+        from.at = at + (uint64_t)matrix * quant_stride(from.dtype, from.rows, from.cols);
+        decode_array(tensor, &from, 0, inside, n, values + done);
+    }
+}
+
+static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t count, float *values)
+{
     StoredArray from = tensor_stored_(tensor);
     TensorPart part = tensor_part_(tensor);
     if (shard_is_apart(tensor) && !tensor->storage) { /* elements of this rank's part */
@@ -350,10 +402,10 @@ static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t 
         first -= part.first;
     } else if (tensor->master && part.count == from.rows * from.cols) /* else it is not all here */
         from = (StoredArray){storage_data(tensor->master), DTYPE_F32, from.rows, from.cols};
-    if (context->card && from.at)
-        card_decode_(context, &from, transposed, first, count, values);
-    else if (!context->meta && from.at)
-        (transposed ? k->decode_transposed : k->decode)(&from, first, count, values, &context->run);
+    if (tensor->shape.ndim == 3 && dtype_is_quantized(from.dtype))
+        decode_matrices(tensor, from, first, count, values);
+    else
+        decode_array(tensor, &from, transposed, first, count, values);
 }
 
 void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values)

@@ -328,6 +328,28 @@ ModelPreset small_preset(const Setting *s)
         preset.config.bert = (BertConfig){
             .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
         break;
+    case MODEL_DISTILBERT:
+        preset.config.distilbert = (BertConfig){
+            .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
+        break;
+    case MODEL_MODERNBERT:
+        preset.config.modernbert = (ModernBertConfig){.vocab = SMALL_VOCAB,
+                                                      .dim = 32,
+                                                      .layers = layers,
+                                                      .heads = 4,
+                                                      .ffn = 24,
+                                                      .max_seq = 24,
+                                                      .window = 6};
+        break;
+    case MODEL_ROBERTA:
+        preset.config.roberta = (BertConfig){.vocab = SMALL_VOCAB,
+                                             .dim = 32,
+                                             .layers = layers,
+                                             .heads = 4,
+                                             .ffn = 48,
+                                             .max_seq = 24,
+                                             .first_position = 3};
+        break;
     case MODEL_GPT2:
         preset.config.gpt2 = (Gpt2Config){
             .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
@@ -374,6 +396,38 @@ ModelPreset small_preset(const Setting *s)
                                             .head_dim = 12,
                                             .hidden = 48,
                                             .max_seq = 24};
+        break;
+    case MODEL_PHI3:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .hidden = 48,
+                                            .max_seq = 24,
+                                            .partial_rotary = 0.75f,
+                                            .window = 5};
+        break;
+    case MODEL_GEMMA:
+    case MODEL_GEMMA2:
+    case MODEL_GEMMA3:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .head_dim = 12,
+                                            .hidden = 48,
+                                            .max_seq = 24,
+                                            .tied = 1};
+        if (s->family != MODEL_GEMMA) {
+            preset.config.llama.window = 5;
+            preset.config.llama.sliding = (LayerSet){{1}};
+        }
+        if (s->family == MODEL_GEMMA2)
+            preset.config.llama.attention_cap = 2, preset.config.llama.logits_cap = 3;
+        if (s->family == MODEL_GEMMA3)
+            preset.config.llama.local_theta = 100;
         break;
     case MODEL_OLMO2:
         preset.config.llama = (LlamaConfig){
@@ -444,7 +498,7 @@ Batch small_batch(ModelFamily family, int64_t step, int64_t first, int count)
     }
     Shape shape = SHAPE(count, SMALL_SEQ);
     batch.ids = tensor_from(DTYPE_I32, shape, MEM_INPUT, ids);
-    if (family == MODEL_BERT) {
+    if (is_masked(family)) {
         batch.types = tensor_from(DTYPE_I32, shape, MEM_INPUT, types);
         batch.mask = tensor_from(DTYPE_I32, shape, MEM_INPUT, mask);
     }

@@ -126,7 +126,7 @@ static void test_norms(void **state)
 
 static void check_loss(int64_t rows, int64_t classes, DType type)
 {
-    CrossEntropyDims d = {rows, classes, -100, 0, 0, 0, 0, 0};
+    CrossEntropyDims d = {.rows = rows, .classes = classes, .ignore_index = -100};
     int64_t n = rows * classes;
     float *from = take_random(n, 9.0f), loss[3], dloss = 0.7f;
     float *lse = take(rows, NAN), *expected = take(rows, NAN), *room = take(rows, NAN);

@@ -101,6 +101,17 @@ static void test_elementwise_shapes(void **state)
     assert_refused(ERROR_SHAPE, tensor_add(a, b), "add", "(2,3)", "(3,2)");
     assert_refused(ERROR_SHAPE, tensor_mul(a, f32(SHAPE(2, 3, 1))), "mul", "(2,3)", "(2,3,1)");
     assert_refused(ERROR_SHAPE, tensor_swiglu(a, f32(SHAPE(3))), "swiglu", "(2,3)", "(3)");
+    assert_refused(ERROR_SHAPE, tensor_gated(a, b, TENSOR_GELU), "gated", "(2,3)", "(3,2)");
+    assert_refused(ERROR_ARGUMENT, tensor_gated(a, a, (TensorActivation)9), "gated", "9");
+    assert_refused(ERROR_SHAPE, tensor_gated_packed(a, TENSOR_GELU), "gated_packed", "(2,3)",
+                   "3 is not even");
+    assert_refused(ERROR_ARGUMENT, tensor_gated_packed(b, (TensorActivation)-1), "gated_packed", "-1");
+    assert_refused(ERROR_ARGUMENT, tensor_gated_packed(i32(SHAPE(2, 2)), TENSOR_SILU), "gated_packed", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(whole, 2), "softcap", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(a, -2), "softcap", "-2", "above 0");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(a, NAN), "softcap", "nan");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(a, INFINITY), "softcap", "inf");
+    assert_ptr_equal(tensor_softcap(a, 0), a);
     assert_refused(ERROR_SHAPE, tensor_add(a, whole), "add", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_gelu(whole), "activation", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_scale(whole, 2), "scale", "f32");
@@ -160,6 +171,14 @@ static void test_attention_shapes(void **state)
     o.mask = NULL;
     assert_refused(ERROR_SHAPE, tensor_attention_packed(q, &o), "attention", "qkv (2,3,12)", "4 heads",
                    "twice 2 key-value");
+    o = (AttentionOptions){.heads = 4, .window = -1};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "window of -1");
+    o = (AttentionOptions){.heads = 4, .softcap = -1};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at -1");
+    o = (AttentionOptions){.heads = 4, .scale = INFINITY};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "scaled by inf");
+    o = (AttentionOptions){.heads = 4, .softcap = NAN};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at nan");
     o = (AttentionOptions){.heads = 4};
     assert_refused(ERROR_SHAPE, tensor_attention_packed(f32(SHAPE(2, 3, 10)), &o), "attention",
                    "qkv (2,3,10)");
@@ -175,6 +194,8 @@ static void test_other_shapes(void **state)
     Tensor *x = f32(SHAPE(2, 3, 12)), *labels = i32(SHAPE(2, 3));
     assert_refused(ERROR_SHAPE, tensor_cross_entropy(x, i32(SHAPE(5)), -100, 1), "cross_entropy", "(2,3,12)",
                    "6 labels", "(5)");
+    assert_refused(ERROR_ARGUMENT, tensor_cross_entropy_with(x, labels, &(LossOptions){.softcap = -1}),
+                   "cross_entropy", "soft cap of -1", "0 for none");
     assert_refused(ERROR_ARGUMENT, tensor_cross_entropy(x, f32(SHAPE(2, 3)), -100, 1), "cross_entropy",
                    "labels", "i32");
     assert_refused(ERROR_ARGUMENT, tensor_cross_entropy(i32(SHAPE(6, 2)), labels, -100, 1), "cross_entropy",
@@ -227,6 +248,8 @@ static void test_continued(void **state)
     assert_refused(ERROR_SHAPE, tensor_add_rows_from(x, table, -1, 3), "add_rows");
     assert_refused(ERROR_SHAPE, tensor_last(table), "last", "(9,12)");
     assert_refused(ERROR_ARGUMENT, tensor_last(i32(SHAPE(1, 2, 3))), "last", "f32");
+    assert_refused(ERROR_SHAPE, tensor_first(table), "first", "(9,12)");
+    assert_refused(ERROR_ARGUMENT, tensor_first(i32(SHAPE(1, 2, 3))), "first", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 6, &o), "3 more tokens after 6",
                    "cache of 8");
     assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, -1, &o), "after -1");
@@ -239,11 +262,24 @@ static void test_continued(void **state)
                    "f32");
     assert_refused(ERROR_SHAPE, tensor_attention_cached_packed(k, cache, 0, &(AttentionOptions){.heads = 1}),
                    "qkv (2,3,4)");
-    assert_refused(ERROR_ARGUMENT, tensor_attention_cached_packed(x, cache, 0, &o), "heads");
+    assert_refused(ERROR_SHAPE, tensor_attention_cached_packed(x, cache, 0, &o), "qkv (2,3,12)", "6 heads",
+                   "twice 2 key-value");
+    o.window = 7;
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 0, &o), "cache of 8 tokens",
+                   "window of 7");
+    o.window = 9; /* it holds all that a window sees, and no more */
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 6, &o), "3 more tokens after 6",
+                   "cache of 8");
+    o.window = 8; /* it holds the last ones */
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, INT32_MAX - 2, &o),
+                   "3 more tokens");
+    o.window = 0;
     Tensor *trained = f32(SHAPE(2, 3, 12));
     tensor_set_requires_grad(trained, 1);
     assert_refused(ERROR_STATE, tensor_attention_cached(trained, k, k, cache, 0, &o), "tensor_no_grad_begin");
     assert_non_null(tensor_attention_cached(x, k, k, cache, 5, &o)); /* the last three that fit */
+    o.window = 8;
+    assert_non_null(tensor_attention_cached(x, k, k, cache, 1000, &o));
     assert_fine();
 }
 
@@ -273,6 +309,11 @@ static void test_null_gives_null(void **state)
         tensor_gelu_tanh(no),
         tensor_silu(no),
         tensor_relu(no),
+        tensor_tanh(no),
+        tensor_softcap(no, 1),
+        tensor_gated(no, x, TENSOR_GELU),
+        tensor_gated(x, no, TENSOR_GELU),
+        tensor_gated_packed(no, TENSOR_GELU),
         tensor_swiglu(no, x),
         tensor_swiglu(x, no),
         tensor_rope(no, 1, 1),
@@ -280,6 +321,7 @@ static void test_null_gives_null(void **state)
         tensor_add_rows_from(no, x, 1, 1),
         tensor_add_rows_from(x, no, 1, 1),
         tensor_last(no),
+        tensor_first(no),
         tensor_attention_cached(no, x, x, x, 0, &o),
         tensor_attention_cached(x, x, x, no, 0, &o),
         tensor_attention_cached(x, x, x, x, 0, NULL),
@@ -300,6 +342,10 @@ static void test_null_gives_null(void **state)
         tensor_reshape(no, SHAPE(1)),
         tensor_sum(no),
         tensor_mean(no),
+        tensor_cross_entropy_with(no, x, &(LossOptions){0}),
+        tensor_cross_entropy_with(x, no, &(LossOptions){0}),
+        tensor_cross_entropy_with(x, x, NULL),
+        tensor_linear_cross_entropy_with(x, x, NULL, x, NULL),
         tensor_cross_entropy(no, x, 0, 1),
         tensor_cross_entropy(x, no, 0, 1),
         tensor_keep(no),

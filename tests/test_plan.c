@@ -268,6 +268,36 @@ static void segments_and_selective(void **state)
     }
 }
 
+/* Families that are made of BERT's parts: what differs from it, under everything that keeps less. */
+static void encoders(void **state)
+{
+    (void)state;
+    static const ModelFamily families[] = {MODEL_ROBERTA, MODEL_DISTILBERT, MODEL_MODERNBERT};
+    static const char *const lora[] = {NULL, "all", NULL, "all"}, *const precisions[] = {"fp32", "bf16",
+                                                                                         "bf16-mixed",
+                                                                                         "fp16-autocast"};
+    for (int i = 0; i < 3 * 4 * 4 * 2; i++) {
+        int rest = i / 3, adapted = lora[rest % 4] != NULL;
+        Case c = {.family = families[i % 3],
+                  .lora = lora[rest % 4],
+                  .precision = precisions[rest / 4 % 4],
+                  .checkpoint = rest / 16,
+                  .attention = (i + rest) % 2 ? ATTENTION_EAGER : ATTENTION_FLASH,
+                  .accumulate = i % 4 ? 1 : 3,
+                  .in_backward = i % 4 && i % 7 == 1,
+                  .chunk = i % 5 < 2 ? 7 : 0,
+                  .skip = i % 4 == 2,
+                  .optimizer = optim_rule_at(i % optimizer_count())->name,
+                  .dropout = i % 3 == 2 ? 0.1f : 0,
+                  .every = i % 7 == 3 ? 2 : 0,
+                  .selective = i / 3 % 4 == 1,
+                  .epochs = 1};
+        if (adapted && rest / 4 % 4 == 0)
+            c.weights = (Weights){.dtype = DTYPE_BF16, .quantized = rest % 4 == 1 ? DTYPE_NF4 : DTYPE_INT8};
+        check_case(&c, 1 + i % 2, i % 3 == 0);
+    }
+}
+
 static const Case typical[] = {
     {.family = MODEL_MLP, .accumulate = 3, .optimizer = "adam"},
     {.family = MODEL_BERT, .accumulate = 1, .optimizer = "adamw", .dropout = 0.1f},
@@ -522,6 +552,7 @@ int main(void)
         cmocka_unit_test(precisions),
         cmocka_unit_test(unlabelled_rows_skipped),
         cmocka_unit_test(segments_and_selective),
+        cmocka_unit_test(encoders),
         cmocka_unit_test(threads_are_planned),
         cmocka_unit_test(the_record_sees_the_levers),
         cmocka_unit_test(states_are_arrays_of_parameters),

@@ -112,9 +112,18 @@ static int read_normal(const Reading *r, const json_t *object, const char *type)
     static const struct {
         const char *type;
         NormalKind kind;
-    } known[] = {{"NFC", NORMAL_NFC},     {"NFD", NORMAL_NFD},         {"NFKC", NORMAL_NFKC},
-                 {"NFKD", NORMAL_NFKD},   {"Lowercase", NORMAL_LOWER}, {"StripAccents", NORMAL_STRIP_MARKS},
-                 {"Strip", NORMAL_STRIP}, {"Replace", NORMAL_REPLACE}, {"Prepend", NORMAL_PREPEND}};
+    } known[] = {{"NFC", NORMAL_NFC},
+                 {"NFD", NORMAL_NFD},
+                 {"NFKC", NORMAL_NFKC},
+                 {"NFKD", NORMAL_NFKD},
+                 {"Lowercase", NORMAL_LOWER},
+                 {"StripAccents", NORMAL_STRIP_MARKS},
+                 {"Strip", NORMAL_STRIP},
+                 {"Replace", NORMAL_REPLACE},
+                 {"Prepend", NORMAL_PREPEND},
+                 {"Nmt", NORMAL_NMT},
+                 {"Precompiled", NORMAL_CHARSMAP},
+                 {"ByteLevel", NORMAL_BYTES}};
     const char *part = "normalizer";
     if (!strcmp(type, "BertNormalizer"))
         return read_bert(r, object);
@@ -130,6 +139,8 @@ static int read_normal(const Reading *r, const json_t *object, const char *type)
         return read_pattern(r, object, part, &step->finder)
                    ? error_code()
                    : required_text(r, object, part, "content", &step->content);
+    if (step->kind == NORMAL_CHARSMAP)
+        return (step->map = reading_charsmap(r, object)) ? ERROR_NONE : error_code();
     if (step->kind == NORMAL_PREPEND)
         return required_text(r, object, part, "prepend", &step->content);
     if (step->kind == NORMAL_STRIP) {
@@ -356,17 +367,18 @@ static int read_template(const Reading *r, const json_t *object, TokenIds *befor
     }
     if (texts != 1)
         return reading_fail(r, "post_processor: single must hold the Sequence A once");
-    return wrap(r, before, after);
+    return pair_template(r, object, template_token) ? error_code() : wrap(r, before, after);
 }
 
-/* ["[SEP]", 102] */
-static int read_around(const Reading *r, const json_t *object, TokenIds *before, TokenIds *after)
+/* ["[SEP]", 102]; twice: between two texts it stands twice. */
+static int read_around(const Reading *r, const json_t *object, int twice, TokenIds *before, TokenIds *after)
 {
     Context *context = r->tokenizer->context;
     int32_t cls = 0, sep = 0;
     if (known_id(r, json_array_get(json_object_get(object, "cls"), 1), &cls) ||
         known_id(r, json_array_get(json_object_get(object, "sep"), 1), &sep) ||
-        ids_add(context, before, cls) || ids_add(context, after, sep))
+        ids_add(context, before, cls) || ids_add(context, after, sep) ||
+        pair_around(r->tokenizer, cls, sep, twice))
         return error_code();
     return wrap(r, before, after);
 }
@@ -380,7 +392,7 @@ static int read_post(const Reading *r, const json_t *object, const char *type)
     if (!strcmp(type, "TemplateProcessing"))
         status = read_template(r, object, &before, &after);
     else if (!strcmp(type, "BertProcessing") || !strcmp(type, "RobertaProcessing"))
-        status = read_around(r, object, &before, &after);
+        status = read_around(r, object, type[0] == 'R', &before, &after);
     else
         status = unsupported(r, "post_processor", type);
     ids_free(r->tokenizer->context, &before);
@@ -463,8 +475,9 @@ static int normalize_added(const Reading *r)
         token->found = token->content;
         if (!token->normalized)
             continue;
+        size_t origin = 0;
         t->left = text_most(token->content.length);
-        if (normalize(t, token->content, &token->found))
+        if (normalize(t, token->content, &origin, &token->found))
             return error_code();
         if (!token->found.length)
             return reading_fail(r, "added_tokens: the normalizer leaves nothing of %s",
@@ -495,7 +508,8 @@ int reading_steps(const Reading *r, const json_t *root)
         read_component(r, &decode, decoder, 0))
         return error_code();
     t->has_decoder = decoder && !json_is_null(decoder);
-    t->bpe.raw = !t->is_wordpiece && t->split_count && t->splits[t->split_count - 1].kind == SPLIT_BYTES &&
-                 !t->bpe.prefix.length && !t->bpe.suffix.length && !t->bpe.byte_fallback;
+    t->bpe.raw = t->model == MODEL_BPE && t->split_count &&
+                 t->splits[t->split_count - 1].kind == SPLIT_BYTES && !t->bpe.prefix.length &&
+                 !t->bpe.suffix.length && !t->bpe.byte_fallback;
     return ERROR_NONE;
 }

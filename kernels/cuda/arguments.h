@@ -16,16 +16,25 @@ typedef struct Fault {
     unsigned long long *at, operation;
 } Fault;
 
-/* elements.cu: y (and z) from a, b and d; c columns, where b is a row. aligned: every array begins on 16
+/* elements.cu: y from a and b; c columns, where b is a row. aligned: every array begins on 16
  * bytes.
  */
 typedef struct ElementArguments {
     int64_t n, c;
-    const void *a, *b, *d;
-    void *y, *z;
-    float alpha, beta, beta2;
+    const void *a, *b;
+    void *y;
+    float alpha, beta;
     int kind, aligned;
 } ElementArguments;
+
+/* aligned: every row begins on 16 bytes. */
+typedef struct GatedArguments {
+    GatedDims d;
+    const void *gate, *up, *dy;
+    void *y, *dgate, *dup;
+    float beta_gate, beta_up;
+    int aligned;
+} GatedArguments;
 
 /* norm.cu. A team of threads has a row: a warp, or the block of 256. aligned: every array may be loaded by 16
  * bytes. */
@@ -283,5 +292,53 @@ typedef struct RoundArguments {
     DType type;
     float beta;
 } RoundArguments;
+
+/* experts.cu: a mixture of experts. Of routing and its gradient. row (rows,2): of each token the largest
+ * logit, and the sum of exponentials below it; NULL: nobody counts. */
+typedef struct ExpertsRouteArguments {
+    ExpertsDims d;
+    ExpertsRouting r;
+    const void *router;
+    float *row, *stats;
+    const int32_t *mask;
+    const float *dweight;
+    void *drouter;
+    float beta;
+} ExpertsRouteArguments;
+
+/* What is done by pair, or by token: y from x and z, with the pairs' weights where those are given. */
+typedef struct ExpertsRowsArguments {
+    ExpertsDims d;
+    ExpertsRouting r;
+    const void *x;
+    void *y, *z;
+    const float *weight;
+    float *dweight;
+    float beta;
+    int64_t bytes; /* of a row that is moved */
+    int aligned;   /* such rows begin on 16 bytes */
+} ExpertsRowsArguments;
+
+/* Of each expert: c (its rows,n) = a op(w) of k terms; or c (m,n) = a^T b + beta c over its rows. */
+enum { EXPERTS_TILE = 64, EXPERTS_DEPTH = 16 };
+typedef struct ExpertsProductArguments {
+    int experts, trans_b;
+    const int32_t *offset;
+    const void *a, *b;
+    StoredArray w; /* the first expert's matrix */
+    QuantLayout layout;
+    uint64_t stride; /* bytes from one expert's to the next one's, of w, or of c in the second product */
+    int64_t m, n, k;
+    void *c;
+    DType c_type;
+    float beta;
+} ExpertsProductArguments;
+
+typedef struct ExpertsBalanceArguments {
+    int experts, active;
+    float factor, *stats;
+    const float *x; /* the loss, or its gradient */
+    float *y;
+} ExpertsBalanceArguments;
 
 #endif

@@ -132,6 +132,36 @@ def elementwise_cases(cases):
         cases.add('mean', {'x': a}, lambda x: x.mean())
 
 
+def tanh_cases(cases):
+    for shape in ((1,), (7, 33), (2, 17, 3)):
+        x = cases.floats(*shape, scale=6.0)
+        if x.size > 60:
+            x.reshape(-1)[:12] = [0, -0.0, 1e-6, -1e-6, 8, -8, 30, -30, 100, -100, 1, -1]
+        cases.add('tanh', {'x': x}, torch.tanh)
+    cases.add('linear', {'x': cases.floats(7, 31), 'weight': cases.floats(5, 31), 'bias': cases.floats(5)},
+              lambda x, weight, bias: torch.tanh(F.linear(x, weight, bias)), act='tanh', bias=1, in_out=0)
+
+
+def gated_cases(cases):
+    """Phi-3's and ModernBERT's order: what is activated comes first; and Gemma 2's caps."""
+    acts = {name: ACTIVATIONS[name] for name in ('gelu', 'gelu_tanh', 'silu', 'relu')}
+    for (act, function), shape in zip(acts.items(), ((7, 31), (2, 17, 3), (1, 33), (1,))):
+        def compute(gate_up):
+            gate, up = gate_up.chunk(2, dim=-1)
+            return function(gate) * up
+        cases.add('gated', {'gate': cases.floats(*shape, scale=6.0), 'up': cases.floats(*shape)},
+                  lambda gate, up: function(gate) * up, act=act)
+        cases.add('gated_packed', {'gate_up': cases.floats(*shape[:-1], 2 * shape[-1], scale=6.0)}, compute, act=act)
+    for cap in (30.0, 0.5, 4.0):
+        cases.add('softcap', {'x': cases.floats(7, 33, scale=6.0)}, lambda x: cap * torch.tanh(x / cap), cap=cap)
+        logits, labels = cases.floats(7, 31, scale=9.0), cases.ids(7, below=31)
+        labels[2] = -100
+        cases.add('cross_entropy', {'logits': logits, 'labels': labels},
+                  lambda logits, labels: 0.25 * F.cross_entropy(cap * torch.tanh(logits / cap), labels,
+                                                                reduction='sum'),
+                  ignore_index=-100, scale=0.25, softcap=cap)
+
+
 def rope_cases(cases):
     for batch, seq, heads, head_dim, theta in ((1, 1, 1, 2, 10000.0), (2, 7, 3, 6, 10000.0), (1, 17, 2, 10, 500000.0),
                                                (1, 31, 1, 8, 10000.0)):
@@ -141,17 +171,23 @@ def rope_cases(cases):
         cases.add('rope', {'x': cases.floats(batch, seq, heads * head_dim)}, compute, heads=heads, theta=theta)
 
 
-def attention(q, k, v, mask, heads, kv_heads, causal):
-    """(B, T, heads*D) …; a row with no key left is zero."""
+def attention(q, k, v, mask, heads, kv_heads, causal, window=0, scale=0.0, softcap=0.0):
+    """(B, T, heads*D) …; a row with no key left is zero. Windows and caps as transformers has them (masking_utils.py,
+    Gemma 2)."""
     b, t, c = q.shape
     q, k, v = models.heads_first(q, heads), models.heads_first(k, kv_heads), models.heads_first(v, kv_heads)
     k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
     allowed = torch.ones(b, 1, t, t, dtype=torch.bool)
     if causal:
         allowed = allowed.tril()
+    if window:
+        ahead = torch.arange(t)[None, :] - torch.arange(t)[:, None]
+        allowed = allowed & (ahead > -window if causal else ahead.abs() <= window // 2)
     if mask is not None:
         allowed = allowed & (mask[:, None, None, :] != 0)
-    scores = q @ k.transpose(-1, -2) * (1 / math.sqrt(c // heads))
+    scores = q @ k.transpose(-1, -2) * (scale or 1 / math.sqrt(c // heads))
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
     probs = scores.masked_fill(~allowed, -1e30).softmax(-1) * allowed
     return models.heads_last(probs @ v)
 
@@ -185,6 +221,24 @@ def attention_cases(cases):
             cases.add('attention_packed', {'qkv': qkv, **extra}, run_packed, **items)
     cases.add('attention', {'q': cases.floats(2, 7, 15)}, lambda q: attention(q, q, q, None, 3, 3, True),
               heads=3, kv_heads=3, causal=1, mask=0, same=1)
+
+
+def window_cases(cases):
+    for batch, seq, heads, kv_heads, head_dim, causal, window, scale, softcap in (
+            (2, 7, 4, 2, 5, 1, 3, 0.0, 0.0), (1, 17, 3, 1, 8, 0, 6, 0.0, 0.0), (1, 17, 2, 2, 4, 1, 2, 0.3, 0.0),
+            (1, 9, 2, 1, 4, 1, 0, 0.0, 1.5), (1, 131, 1, 1, 3, 1, 65, 0.0, 2.0), (1, 131, 2, 1, 3, 0, 64, 0.0, 0.0)):
+        c, kv = heads * head_dim, kv_heads * head_dim
+        items = dict(heads=heads, kv_heads=kv_heads, causal=causal, mask=0, window=window, scale=scale, softcap=softcap)
+
+        def run(q, k, v):
+            return attention(q, k, v, None, heads, kv_heads, causal, window, scale, softcap)
+
+        def run_packed(qkv):
+            return run(*qkv.split((c, kv, kv), -1))
+        cases.add('attention', {'q': cases.floats(batch, seq, c, scale=2.0), 'k': cases.floats(batch, seq, kv, scale=2.0),
+                                'v': cases.floats(batch, seq, kv)}, run, **items, same=0)
+        if seq < 100:
+            cases.add('attention_packed', {'qkv': cases.floats(batch, seq, c + 2 * kv, scale=1.5)}, run_packed, **items)
 
 
 def cross_entropy_cases(cases):
@@ -229,7 +283,7 @@ def write_ops(path):
     writer = Writer(path)
     cases = Cases(writer)
     for group in (linear_cases, embedding_cases, norm_cases, elementwise_cases, rope_cases, attention_cases,
-                  cross_entropy_cases, parts_cases):
+                  window_cases, cross_entropy_cases, tanh_cases, gated_cases, parts_cases):
         group(cases)
     writer.write()
 
