@@ -22,7 +22,7 @@ int command_models(const Options *o, int count)
     (void)count;
     json_t *all = json_array();
     if (!o->json)
-        printf("%-18s %-6s %16s %6s %5s\n", "model", "family", "parameters", "batch", "seq");
+        printf("%-29s %-10s %16s %6s %5s\n", "model", "family", "parameters", "batch", "seq");
     for (int i = 0; nn_preset_at(i); i++) {
         const ModelPreset *p = nn_preset_at(i);
         int64_t parameters = preset_parameters(p);
@@ -34,7 +34,7 @@ int command_models(const Options *o, int count)
                                                  nn_family(p->family)->name, "parameters",
                                                  (json_int_t)parameters));
         else
-            printf("%-18s %-6s %16s %6d %5s  %s\n", p->name, nn_family(p->family)->name,
+            printf("%-29s %-10s %16s %6d %5s  %s\n", p->name, nn_family(p->family)->name,
                    report_count(parameters).text, p->batch, seq, p->about);
     }
     if (o->json)

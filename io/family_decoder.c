@@ -147,10 +147,15 @@ void write_decoder(json_t **o, const LlamaConfig *c, const char *type, const cha
     config_put(o, "attention_dropout", json_real(0));
 }
 
-json_t *layer_types_json(const LlamaConfig *c)
+int layer_set_is_empty(const LayerSet *set)
 {
     static const LayerSet none;
-    int all = !memcmp(&c->sliding, &none, sizeof none);
+    return !memcmp(set, &none, sizeof none);
+}
+
+json_t *layer_types_json(const LlamaConfig *c)
+{
+    int all = layer_set_is_empty(&c->sliding);
     json_t *list = json_array();
     for (int i = 0; i < c->layers && list; i++) {
         int slides = c->window && (all || layer_in(&c->sliding, i));

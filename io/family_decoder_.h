@@ -35,6 +35,7 @@ void take_windows(Fields *f, int window, int count, const LayerSet *sliding, Lla
 void read_qwen_windows(Fields *f, LlamaConfig *c);
 void write_qwen_windows(json_t **object, const LlamaConfig *c);
 void layer_set_add(LayerSet *set, int layer);
+int layer_set_is_empty(const LayerSet *set);
 /* Adds all layers but every n-th; returns how many. */
 int layer_set_but_every(LayerSet *set, int layers, int n);
 /* layer_types of the configuration's windows. */

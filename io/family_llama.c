@@ -10,10 +10,11 @@
 typedef struct LlamaKind {
     DecoderKind decoder;
     int window; /* sliding_window where absent; 0 = there is none */
+    int listed; /* layer_types says which layers have it; else all */
     int qkv_bias, bias_fields;
 } LlamaKind;
 
-/* Of the three Mistral has windows in all layers, Qwen2 may have them in some, and Llama's code reads no
+/* Mistral has windows in all layers, Ministral and Qwen2 may have them in some, and Llama's code reads no
  * field about them. */
 static void read_window(Fields *f, const LlamaKind *kind, LlamaConfig *c)
 {
@@ -26,8 +27,11 @@ static void read_window(Fields *f, const LlamaKind *kind, LlamaConfig *c)
     fields_flag(f, "use_sliding_window", 0);
     if (!fields_null(f, "max_window_layers"))
         fields_count(f, "max_window_layers", 0, 0, MOST_LAYERS);
-    read_layer_types(f, c->layers, &none);
-    if (kind->window)
+    LayerSet sliding = {{0}};
+    int count = read_layer_types(f, c->layers, &sliding);
+    if (kind->listed && count >= 0)
+        take_windows(f, window, count, &sliding, c);
+    else if (kind->window)
         take_windows(f, window, c->layers, &none, c);
     else if (window && window < c->max_seq)
         model_note(f->model, "sliding_window %d is not used: Llama's attention has no window.", window);
@@ -98,12 +102,15 @@ static int check_biases(const ModelPreset *preset)
 static const LlamaKind llama = {{.vocab = 32000, .hidden = 11008, .max_seq = 2048}, .bias_fields = 1};
 static const LlamaKind mistral = {{.vocab = 32000, .hidden = 14336, .kv_heads = 8, .max_seq = 131072},
                                   .window = 4096};
+static const LlamaKind ministral = {
+    {.vocab = 32000, .hidden = 14336, .kv_heads = 8, .max_seq = 131072}, .window = 4096, .listed = 1};
 static const LlamaKind qwen2 = {{.vocab = 151936, .hidden = 22016, .kv_heads = 32, .max_seq = 32768},
                                 .qkv_bias = 1};
 
 const FamilyFiles llama_files = {
     .types = {{"llama", "LlamaForCausalLM", read_llama, &llama},
               {"mistral", "MistralForCausalLM", read_llama, &mistral},
+              {"ministral", "MinistralForCausalLM", read_llama, &ministral},
               {"qwen2", "Qwen2ForCausalLM", read_llama, &qwen2}},
     .write = write_llama,
     .check = check_biases,

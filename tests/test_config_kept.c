@@ -46,6 +46,11 @@ static const Kept kept[] = {
      "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'sliding_window':"
      "null," ODD "}",
      NULL},
+    {"{'model_type':'ministral','hidden_size':32,'num_attention_heads':4,'architectures':"
+     "['MinistralForCausalLM'],'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,"
+     "'vocab_size':500,'sliding_window':16,'layer_types':['sliding_attention','full_attention'],"
+     "'max_position_embeddings':64," ODD "}",
+     NULL},
     {"{'model_type':'qwen2','hidden_size':32,'num_attention_heads':4,'architectures':['Qwen2ForCausalLM'],"
      "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':3,'vocab_size':500,"
      "'use_sliding_window':true,'sliding_window':16,'max_window_layers':1,'max_position_embeddings':64," ODD

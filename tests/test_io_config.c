@@ -175,6 +175,10 @@ static void test_windows(void **state)
         {"{'model_type': 'mistral'}", 4096, NULL},
         {"{'model_type': 'mistral', 'num_hidden_layers': 1, 'layer_types': ['full_attention']}", 4096,
          NULL}, /* transformers' Mistral does not read layer_types */
+        {"{'model_type': 'ministral'}", 4096, NULL},
+        {"{'model_type': 'ministral', 'num_hidden_layers': 3, 'sliding_window': 8, 'layer_types': "
+         "['sliding_attention', 'full_attention', 'sliding_attention']}",
+         8, "s.s"},
         {"{'model_type': 'mistral', 'sliding_window': 99, 'max_position_embeddings': 99}", 0, NULL},
         {"{'model_type': 'qwen2'}", 0, NULL},
         {"{'model_type': 'qwen2', 'use_sliding_window': true, 'num_hidden_layers': 30}", 4096,

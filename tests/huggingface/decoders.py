@@ -1,6 +1,6 @@
 """Decoders made of Llama's parts, as cases for check.py and generate.py: a name, transformers' class, a configuration."""
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig,
-                          GemmaForCausalLM, GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
+                          GemmaForCausalLM, GraniteConfig, GraniteForCausalLM, MinistralConfig, MinistralForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
                           Olmo3Config, Olmo3ForCausalLM,
                           Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Phi3Config, Phi3ForCausalLM,
                           SmolLM3Config, SmolLM3ForCausalLM)
@@ -24,6 +24,8 @@ def cases():
     # Windows: shorter than a text, as long, of one token, and one token longer than that.
     for window in (17, 59, 60, 61, 1, 2):
         yield f'mistral, a window of {window}', MistralForCausalLM, MistralConfig(**SMALL, sliding_window=window)
+    yield 'ministral, windows in some layers', MinistralForCausalLM, MinistralConfig(
+        **SMALL, sliding_window=10, layer_types=['sliding_attention', 'full_attention', 'sliding_attention'])
     yield 'qwen2, a window in some layers', Qwen2ForCausalLM, Qwen2Config(
         **SMALL, use_sliding_window=True, sliding_window=13, max_window_layers=1)
     yield 'qwen3, a window in the layers listed', Qwen3ForCausalLM, Qwen3Config(
