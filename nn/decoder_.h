@@ -11,6 +11,8 @@ typedef struct DecoderParts {
     const ModuleClass *type, *block; /* the model's and a block's; the first is called as the family is */
     const char *before_attention, *after_attention, *before_mlp, *after_mlp;
     AttentionNorm qk_norm;
+    /* Makes the feed-forward of a layer; NULL: SwiGLU. */
+    Module *(*feed_forward)(const LlamaConfig *c, int layer);
 } DecoderParts;
 
 typedef struct DecoderBlock {
@@ -27,6 +29,11 @@ typedef struct Decoder {
 /* Embedding, blocks, norm and head; and a block as layer `layer` has it. */
 Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config);
 Module *module_decoder_block(const DecoderParts *parts, const LlamaConfig *config, int layer);
+
+/* For DecoderParts.feed_forward: a mixture of experts, but in layers that are dense. (experts.c) */
+Module *module_experts(const LlamaConfig *c, int layer);
+/* Raises what no experts can be. Returns non-zero on error. */
+int config_experts(const char *model, const LlamaConfig *c);
 
 Tensor *module_decoder_forward(Module *module, Tensor *x, const Batch *batch);
 Tensor *module_decoder_block_forward(Module *module, Tensor *x, const Batch *batch);

@@ -38,6 +38,11 @@ typedef struct Model {
     ModuleHook gather; /* of nn_set_gather_blocks */
     int gathers;       /* how many blocks at a time */
     Module *coming;    /* the one whose weights are on their way */
+    /* Of a model with experts that a loss balances: what their layers count, of how many of them a token goes
+     * to, and the loss's coefficient. stats NULL = none */
+    Tensor *balance_stats;
+    int balance_active;
+    float balance;
 } Model;
 
 /* The blocks that this rank has. */
@@ -123,6 +128,9 @@ Module *module_linear_tied(Tensor *weight, Tensor *bias);
 /* What it is made of, for its owner to read and change; NULL for a module of another class. */
 Linear *module_as_linear(const Module *module);
 
+/* A weight as it is multiplied with x. */
+Tensor *module_weight_for(Tensor *weight, const Tensor *x);
+
 /* Its tensor_logits_, where it is a head without adapter and activation: of this rank's classes. hidden is
  * given away. */
 Tensor *module_logits(const Module *module, Tensor *hidden, const Batch *batch);
@@ -207,6 +215,13 @@ Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
 Tensor *module_hidden(Module *model, const Batch *batch);
 /* logits = hidden weight^T + bias of the head that a model offers, charged to the head's module path. */
 Tensor *module_head(Module *model, Tensor *hidden);
+/* The loss that balances experts is part of the model's from now on, where it has a coefficient; each forward
+ * pass begins it; and what layers count in, of the model that a module is in: NULL = nothing. (experts.c) */
+int module_balance(Module *model, const ExpertsConfig *experts);
+void module_balance_begin(const Module *model);
+Tensor *module_balance_stats(const Module *module);
+/* Of a module's own parameters, the elements that a token passes through, of so many. (experts.c) */
+int64_t module_active_share(const Module *module, int64_t elements);
 /* nn_attention's projection into the residual stream. */
 Module *module_attention_output(const Module *attention);
 /* nn_attention's width of a cache, for modules that are one: 1, 0 for others, -1 for one that is not causal.

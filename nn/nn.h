@@ -118,6 +118,8 @@ BRIM_API void nn_offer_head(Module *model, const ModuleHead *head);
 BRIM_API TensorList nn_parameters(Module *module);
 BRIM_API Tensor *nn_parameter(Module *module, const char *name); /* by full name; NULL if there is none */
 BRIM_API int64_t nn_parameter_count(Module *module);             /* elements */
+/* Those of them that a token passes through: of experts, as many as it goes to. */
+BRIM_API int64_t nn_active_count(Module *module);
 /* Dropout on / off, for the module and all below. Modules start in training mode. */
 BRIM_API void nn_train(Module *module);
 BRIM_API void nn_eval(Module *module);
@@ -278,13 +280,27 @@ static inline int layer_in(const LayerSet *set, int layer)
     return layer >= 0 && layer < LAYER_SET_MOST && (set->bits[layer / 64] >> (layer % 64) & 1);
 }
 
+/* A mixture of experts in place of a layer's feed-forward: each token goes to some of them (arXiv 2401.04088). */
+typedef struct ExpertsConfig {
+    int count;     /* of a layer; 0: a feed-forward, as elsewhere */
+    int active;    /* that a token goes to */
+    int hidden;    /* of each; 0 = the configuration's */
+    int normalise; /* the weights of a token's experts are divided by their sum */
+    /* Of the loss that balances them, which nn_loss adds once a batch, as transformers does: so losses and
+     * gradients of a batch in pieces are those of the whole where it is 0. Not in stages. */
+    float balance;
+    LayerSet dense; /* layers that have a feed-forward */
+} ExpertsConfig;
+
 /* Llama (arXiv 2302.13971, 2307.09288), and the families that are made of its parts: pre-RMSNorm, rotary
  * positions, SwiGLU, grouped-query attention. Reads batch->ids; logits (B,T,vocab). Initialised
  * normal(0, 0.02), norms 1, as transformers does.
  * nn_llama: also Mistral and Qwen2, which are fields of the configuration.
  * nn_smollm3: the same with layers in no_rope. nn_granite: the same with factors.
  * nn_qwen3: with RMS norms on the queries and keys of each head (arXiv 2505.09388).
- * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656). */
+ * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656).
+ * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts. Layers with
+ * experts are not divided among ranks that compute a layer together. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;     /* 0 = heads */
@@ -304,12 +320,15 @@ typedef struct LlamaConfig {
      * logits are divided by. */
     float embedding_factor, branch_factor, logits_divisor;
     float attention_scale; /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
+    ExpertsConfig experts; /* nn_mixtral and nn_qwen3_moe: they have some, and no other */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
 BRIM_API Module *nn_smollm3(const LlamaConfig *config);
 BRIM_API Module *nn_granite(const LlamaConfig *config);
 BRIM_API Module *nn_qwen3(const LlamaConfig *config);
 BRIM_API Module *nn_olmo2(const LlamaConfig *config);
+BRIM_API Module *nn_mixtral(const LlamaConfig *config);
+BRIM_API Module *nn_qwen3_moe(const LlamaConfig *config);
 
 /* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
  * initialised with 0.02/sqrt(2 layers), the rest normal(0, 0.02), as transformers does. Dropout on embeddings
@@ -359,7 +378,9 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_SMOLLM3, LlamaConfig, smollm3)                                                                   \
     X(MODEL_GRANITE, LlamaConfig, granite)                                                                   \
     X(MODEL_QWEN3, LlamaConfig, qwen3)                                                                       \
-    X(MODEL_OLMO2, LlamaConfig, olmo2)
+    X(MODEL_OLMO2, LlamaConfig, olmo2)                                                                       \
+    X(MODEL_MIXTRAL, LlamaConfig, mixtral)                                                                   \
+    X(MODEL_QWEN3_MOE, LlamaConfig, qwen3_moe)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;
