@@ -17,6 +17,8 @@
 #include "attention_cached.c"
 #include "elementwise.c"
 #include "activation.c"
+#include "experts_products.c"
+#include "experts.c"
 #include "norm.c"
 #include "embedding.c"
 #include "rope.c"
@@ -49,5 +51,7 @@ const Kernels kernels_cpu_dots = {
     .linear_forward = dots_linear_forward,
     .linear_backward_input = dots_linear_backward_input,
     .linear_backward_weight = dots_linear_backward_weight,
+    .experts_forward = dots_experts_forward,
+    .experts_backward = dots_experts_backward,
 };
 #endif

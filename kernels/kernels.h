@@ -113,6 +113,32 @@ typedef struct RopeDims {
     int offset;                                            /* position of x's first row */
 } RopeDims;
 
+/* A mixture of experts: each of `rows` tokens goes to `active` of the experts, so that there are rows *
+ * active pairs of a token and an expert, whatever the routing. */
+typedef struct ExpertsDims {
+    int64_t rows, width, hidden; /* tokens; elements of each; of what an expert has between its products */
+    int experts, active;
+    int normalise; /* a token's weights are divided by their sum */
+    Activation act;
+    DType type, router; /* of x, y, what is kept, and their gradients; of the logits and their gradient */
+} ExpertsDims;
+
+/* For the loss that balances experts. stats (3,experts): how many tokens went to each, the sums of their
+ * probabilities, and the gradient of those sums. */
+typedef struct ExpertsBalance {
+    float *stats;
+    const int32_t *mask; /* (rows), 0 = a token that does not count; NULL: all do */
+} ExpertsBalance;
+
+/* What backward finds; NULL = it is not wanted. The gradients of weights are (experts,2 hidden,width) and
+ * (experts,width,hidden); dweight is of each pair's weight, (rows,active). */
+typedef struct ExpertsGradients {
+    void *dx, *dgate_up, *ddown;
+    float *dweight;
+    float beta_x, beta_gate_up, beta_down;
+    DType gate_up_type, down_type;
+} ExpertsGradients;
+
 /* Hyper-parameters of one update; field meanings are PyTorch's. weight_decay is decoupled in AdamW, added to
  * the gradient elsewhere. */
 typedef struct UpdateScalars {

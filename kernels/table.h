@@ -137,6 +137,44 @@ KERNEL(void, attention_cached,
 /* bytes; whatever `past` is */
 KERNEL(size_t, attention_cached_workspace, (const AttentionDims *d, const KernelRun *run))
 
+/* A mixture of experts, its weights given as the first expert's matrix, gate_up (2 hidden,width), rows of the
+ * gate first, and down (width,hidden); the other experts' follow (experts_matrix). routing (experts_routing):
+ * the experts of each token, those of the largest logits, of equal ones the first; their weights, those of
+ * softmax(router); and pairs in the order of their experts. balance may be NULL; else adds to its counts and
+ * sums. */
+KERNEL(void, experts_route,
+       (const ExpertsDims *d, const void *router, const ExpertsBalance *balance, void *routing,
+        void *workspace, const KernelRun *run))
+/* y (rows,width) = the sum over a token's experts of weight down (act(gate x) * up x). kept (pairs,2 hidden):
+ * gate x and up x, in the order of experts. */
+KERNEL(void, experts_forward,
+       (const ExpertsDims *d, const void *x, const StoredArray *gate_up, const StoredArray *down,
+        const void *routing, void *kept, void *y, void *workspace, const KernelRun *run))
+/* The gradients that are wanted; dx may equal x or dy. An expert without tokens has zeros. kept is written
+ * over. gate_up is not read without dx. */
+KERNEL(void, experts_backward,
+       (const ExpertsDims *d, const void *x, const StoredArray *gate_up, const StoredArray *down,
+        const void *routing, void *kept, const void *dy, const ExpertsGradients *g, void *workspace,
+        const KernelRun *run))
+/* drouter (rows,experts) = the gradient through the weights, and through the sums of balance where that is
+ * not NULL, + beta drouter; drouter may equal router when beta is 0. router is read only where weights are
+ * not normalised, or with balance. */
+KERNEL(void, experts_route_backward,
+       (const ExpertsDims *d, const void *router, const ExpertsBalance *balance, const void *routing,
+        const float *dweight, float beta, void *drouter, const KernelRun *run))
+/* bytes; of route and of forward, or of backward with gradients of these types. wanted: bits 1, 2 and 4 say
+ * whether dx, dgate_up and ddown are. */
+KERNEL(size_t, experts_workspace,
+       (const ExpertsDims *d, int backward, int wanted, DType dgate_up, DType ddown, const KernelRun *run))
+/* y[0] = loss[0] + factor * experts * sum over experts of count/R * sum/R, R = the counts / active: how many
+ * tokens, of all layers, have counted. Without any, loss[0]. y may equal loss. Backward: the gradient of the
+ * sums, into stats. */
+KERNEL(void, experts_balance_forward,
+       (int experts, int active, float factor, const float *stats, const float *loss, float *y,
+        const KernelRun *run))
+KERNEL(void, experts_balance_backward,
+       (int experts, int active, float factor, const float *dy, float *stats, const KernelRun *run))
+
 /* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
  * A row whose label is neither ignore_index nor in [0, classes) is a fault. Rows of logits and dlogits are
  * d->ld apart; what lies between the end of one and the next is neither read nor written. */

@@ -77,6 +77,10 @@ typedef union OpAttr {
     struct {
         int64_t first, all; /* rows of a table that are here; all 0: it is whole */
     } embedding;
+    struct {
+        int active, normalise, act;
+        float factor; /* of balance_loss */
+    } experts;
     Shape shape;
     struct {
         int64_t i[4];

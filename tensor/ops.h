@@ -98,6 +98,36 @@ BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor
 BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past,
                                                 const AttentionOptions *options);
 
+typedef struct ExpertsOptions {
+    int active;           /* experts a token, k: 1 to E */
+    int normalise;        /* their weights are divided by their sum (Mixtral; Qwen3-MoE's norm_topk_prob) */
+    TensorActivation act; /* of the gate; 0 = SILU */
+    Tensor *balance;      /* what tensor_balance_loss counts this layer's tokens in; NULL = nothing does */
+    Tensor *mask;         /* of that count: i32, as many as there are tokens, 0 = padding; NULL = none */
+} ExpertsOptions;
+/* Mixture of experts: router (…,E), E <= 1024, are logits; a token's k largest of softmax(router) weigh the
+ * outputs of those experts, down_e(act(gate_e x) * up_e x). Of equal logits the expert of the lower number is
+ * taken. x (…,C), gate_up (E,2I,C) gate rows first then up rows, down (E,C,I) -> (…,C). Keeps x, the routing,
+ * and gate_e x and up_e x of k experts a token, whatever the routing. Every expert has a gradient every step:
+ * zeros where it had no token. */
+BRIM_API Tensor *tensor_experts(Tensor *x, Tensor *router, Tensor *gate_up, Tensor *down,
+                                const ExpertsOptions *options);
+
+/* The loss that balances experts over all layers of a model, transformers' load_balancing_loss_func: E times
+ * the sum over experts of (the share of tokens that went to it) times (its mean probability). What it needs
+ * of each layer is counted as the layer runs, so that no logits are kept for it, and layers may be
+ * checkpointed: stats = tensor_zeros(DTYPE_F32, SHAPE(3, E), MEM_BUFFER), once a model;
+ *     tensor_balance_begin(stats) before a forward pass;
+ *     tensor_experts with .balance = stats in each layer: a run that backward repeats counts nothing;
+ *     loss = tensor_balance_loss(loss, stats, k, coefficient).
+ * Backward of the last comes before that of any layer: it leaves in stats the gradient of the probabilities,
+ * which every layer adds to that of its router. So one forward pass at a time is between begin and the end of
+ * its backward. stats (3,E): tokens, sums of probabilities, their gradient. */
+BRIM_API void tensor_balance_begin(Tensor *stats);
+/* loss (1) + coefficient times the loss above -> (1); without a counted token that is loss. The gradient of
+ * the loss (its scale too) is that of both. */
+BRIM_API Tensor *tensor_balance_loss(Tensor *loss, Tensor *stats, int active, float coefficient);
+
 BRIM_API Tensor *tensor_add(Tensor *a, Tensor *b);      /* shapes and types equal */
 BRIM_API Tensor *tensor_mul(Tensor *a, Tensor *b);      /* shapes and types equal */
 BRIM_API Tensor *tensor_scale(Tensor *x, float factor); /* factor x */

@@ -29,6 +29,8 @@
 #define tensor_attention_packed brim_tensor_attention_packed
 #define tensor_backward brim_tensor_backward
 #define tensor_backward_from brim_tensor_backward_from
+#define tensor_balance_begin brim_tensor_balance_begin
+#define tensor_balance_loss brim_tensor_balance_loss
 #define tensor_cast brim_tensor_cast
 #define tensor_checkpoint brim_tensor_checkpoint
 #define tensor_count_correct brim_tensor_count_correct
@@ -39,6 +41,7 @@
 #define tensor_dropout brim_tensor_dropout
 #define tensor_dtype brim_tensor_dtype
 #define tensor_embedding brim_tensor_embedding
+#define tensor_experts brim_tensor_experts
 #define tensor_fill brim_tensor_fill
 #define tensor_fill_normal brim_tensor_fill_normal
 #define tensor_fill_uniform brim_tensor_fill_uniform
