@@ -137,12 +137,13 @@ typedef struct Stored {
 
 /* What a training spends on a parameter, counted over the tensors as they are. (bracket.c) */
 typedef struct Bracket {
+    int64_t active;             /* of the model's own parameters: those that a token passes through */
     Stored frozen[DTYPE_COUNT]; /* in the order in which they come first */
     int frozen_kinds;
     Stored trained;
     uint64_t gradients, masters, states; /* bytes of what is trained; masters 0: there are none */
-    int ranks;  /* more than 1: what follows is of one of them; all above is of the whole model */
-    int tensor; /* of them, that compute a layer together */
+    int ranks;    /* more than 1: what follows is of one of them; all above is of the whole model */
+    int tensor;   /* of them, that compute a layer together */
     int replicas; /* of what the others divide */
     RankStrategy strategy;
     uint64_t rank_weights, rank_gradients, rank_masters,
@@ -163,6 +164,8 @@ const char *bracket_star(const Bracket *bracket);
 json_t *bracket_json(const Bracket *bracket);
 /* Where adapters are trained, how many parameters they have, as "trained". */
 void bracket_add_trained(json_t *object, const Bracket *bracket);
+/* Of so many parameters; where that is not all of them: ", 12,879,925,248 active". */
+LeverText active_text(int64_t active, int64_t parameters);
 uint64_t bracket_frozen_bytes(const Bracket *bracket);
 
 /* The script of train, plan, compare and fit; config is a Training. What a run leaves behind is in the same

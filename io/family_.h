@@ -31,8 +31,9 @@ typedef struct TiedName {
     const char *name, *parameter; /* stored beside it, or instead of it */
 } TiedName;
 
-/* What files call the parts of experts. Here those of a layer are two parameters, …mlp.experts.gate_up_proj and
- * …mlp.experts.down_proj; there each expert's matrices are tensors of their own, …mlp.experts.0.w1.weight. */
+/* What files call the parts of experts. Here those of a layer are two parameters, …mlp.experts.gate_up_proj
+ * and …mlp.experts.down_proj; there each expert's matrices are tensors of their own,
+ * …mlp.experts.0.w1.weight. */
 typedef struct ExpertNames {
     const char *block; /* "mlp", or what it is there: "block_sparse_moe" */
     const char *gate, *up, *down;

@@ -27,7 +27,8 @@ int read_max_window_layers(Fields *f, int otherwise);
 void take_window(Fields *f, int window, LlamaConfig *c);
 void layer_set_add(LayerSet *set, int layer);
 
-/* What a type takes for fields of experts that are absent; num_experts: their number may be called that, too. */
+/* What a type takes for fields of experts that are absent; num_experts: their number may be called that, too.
+ */
 typedef struct ExpertsKind {
     int count, active, num_experts;
 } ExpertsKind;

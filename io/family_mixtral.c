@@ -9,8 +9,8 @@ void read_experts(Fields *f, const ExpertsKind *kind, ExpertsConfig *e)
 {
     int local = !fields_null(f, "num_local_experts") && fields_get(f, "num_local_experts");
     int other = kind->num_experts && !fields_null(f, "num_experts") && fields_get(f, "num_experts");
-    e->count = fields_count(f, local || !kind->num_experts ? "num_local_experts" : "num_experts", kind->count, 1,
-                            MOST_EXPERTS);
+    e->count = fields_count(f, local || !kind->num_experts ? "num_local_experts" : "num_experts", kind->count,
+                            1, MOST_EXPERTS);
     if (local && other && fields_count(f, "num_experts", e->count, 1, MOST_EXPERTS) != e->count)
         fields_fail(f, "num_local_experts is %d, and num_experts another number; keep one", e->count);
     e->active = fields_count(f, "num_experts_per_tok", kind->active, 1, MOST_EXPERTS);
@@ -58,12 +58,13 @@ static int check_mixtral(const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
     static const LayerSet none;
-    const char *has = c->qkv_bias || c->o_bias || c->mlp_bias                            ? "biases"
-                      : !c->experts.normalise                                            ? "weights that do not sum to 1"
-                      : memcmp(&c->experts.dense, &none, sizeof none)                    ? "dense layers"
+    const char *has = c->qkv_bias || c->o_bias || c->mlp_bias               ? "biases"
+                      : !c->experts.normalise                               ? "weights that do not sum to 1"
+                      : memcmp(&c->experts.dense, &none, sizeof none)       ? "dense layers"
                       : c->experts.hidden && c->experts.hidden != c->hidden ? "experts.hidden of its own"
                                                                             : NULL;
-    return has ? error_raise(ERROR_ARGUMENT, "io_write_config(): transformers has no Mixtral with %s", has) : 0;
+    return has ? error_raise(ERROR_ARGUMENT, "io_write_config(): transformers has no Mixtral with %s", has)
+               : 0;
 }
 
 static const DecoderKind mixtral = {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../base/ends_.h"
+#include "../tensor/tensor_.h"
 #include "family_.h"
 #include "weights_.h"
 
@@ -22,8 +23,8 @@ static void rename_part(char name[NAME_BYTES], const char *from, const char *to)
     char whole[NAME_BYTES], sought[64];
     snprintf(sought, sizeof sought, ".%s.", from);
     const char *at = strstr(name, sought);
-    if (at && snprintf(whole, sizeof whole, "%.*s.%s.%s", (int)(at - name), name, to,
-                       at + strlen(sought)) < NAME_BYTES)
+    if (at && snprintf(whole, sizeof whole, "%.*s.%s.%s", (int)(at - name), name, to, at + strlen(sought)) <
+                  NAME_BYTES)
         strcpy(name, whole);
 }
 
@@ -55,7 +56,8 @@ int piece_of_name(const FamilyNames *family, char name[NAME_BYTES])
     if (strcmp(family->experts.block, BLOCK_HERE) != 0)
         rename_part(name, family->experts.block, BLOCK_HERE);
     const char *rest = split_expert(name, &length, &expert);
-    int gate = rest && is_weight(rest, family->experts.gate), up = rest && is_weight(rest, family->experts.up);
+    int gate = rest && is_weight(rest, family->experts.gate),
+        up = rest && is_weight(rest, family->experts.up);
     int down = rest && is_weight(rest, family->experts.down);
     if (!gate && !up && !down)
         return -1;
@@ -89,7 +91,10 @@ FilePiece file_piece(const FamilyNames *family, const Tensor *parameter, int i)
         piece.shape = SHAPE(whole.dim[1] / matrices, whole.dim[2]);
         piece.first = i * shape_numel(piece.shape);
         snprintf(piece.name, sizeof piece.name, "%.*s.%d.%s.weight", (int)(strrchr(name, '.') - name), name,
-                 i / matrices, matrices == 1 ? e->down : i % 2 ? e->up : e->gate);
+                 i / matrices,
+                 matrices == 1 ? e->down
+                 : i % 2       ? e->up
+                               : e->gate);
     } else {
         snprintf(piece.name, sizeof piece.name, "%s", name);
     }

@@ -25,8 +25,8 @@ static uint64_t eight_bit_states(TensorList list, const Optimizer *optimizer)
     return count;
 }
 
-/* At most: beside what is the same for every run, of each tensor a part's size and checksum (of an 8-bit state
- * two), and of each parameter that it has a gradient of zeros. */
+/* At most: beside what is the same for every run, of each tensor a part's size and checksum (of an 8-bit
+ * state two), and of each parameter that it has a gradient of zeros. */
 static uint64_t state_bytes(TensorList list, const Optimizer *optimizer)
 {
     uint64_t bytes = JSON_FILE;

@@ -33,7 +33,7 @@ typedef struct Loading {
     Safetensors *file;
     char shown[FILE_LABEL];
     ParameterNames names;
-    Source *source; /* of each parameter */
+    Source *source;                  /* of each parameter */
     const SafetensorsEntry **pieces; /* of all */
     int piece_count;
     const FamilyNames *family;
@@ -408,8 +408,9 @@ static int read_pieces(const Loading *l, const Source *source, Tensor *to)
     for (int k = 0; k < source->count; k++)
         copied = copied && is_copied(source->pieces[k], to);
     if (!copied)
-        return tensor_store_(to, read_joined,
-                             &(Joining){.file = l->file, .from = source, .to = to, .each = each, .piece = -1});
+        return tensor_store_(
+            to, read_joined,
+            &(Joining){.file = l->file, .from = source, .to = to, .each = each, .piece = -1});
     for (int k = 0; k < source->count && !context_is_meta(context_current()); k++)
         safetensors_copy_as(l->file, source->pieces[k],
                             (EntryPart){.as = to, .count = tensor_numel(to), .skip = k * each}, to, 0);

@@ -59,8 +59,7 @@ int config_experts(const char *model, const LlamaConfig *c)
 static Tensor *matrices(Module *module, const char *name, int64_t count, int64_t rows, int64_t columns)
 {
     float bound = 1 / sqrtf((float)columns);
-    Tensor *tensor =
-        module_add_parameter(module, name, SHAPE(count, rows, columns), module_linear_type(module));
+    Tensor *tensor = nn_add_parameter(module, name, SHAPE(count, rows, columns));
     tensor_fill_uniform(tensor, -bound, bound);
     return tensor;
 }
@@ -109,10 +108,11 @@ int module_balance(Module *module, const ExpertsConfig *e)
     if (!e->count || !(e->balance > 0))
         return 0;
     if (context_stages_(module->item.context) > 1)
-        return error_raise(ERROR_RANKS,
-                           "%s: the loss that balances experts counts all layers, and a stage has some; without "
-                           "it (router_aux_loss_coef 0), or without stages",
-                           module->type->name);
+        return error_raise(
+            ERROR_RANKS,
+            "%s: the loss that balances experts counts all layers, and a stage has some; without "
+            "it (router_aux_loss_coef 0), or without stages",
+            module->type->name);
     Model *model = module_model(module);
     Tensor *stats = model ? tensor_zeros(DTYPE_F32, SHAPE(3, e->count), MEM_BUFFER) : NULL;
     if (!stats)

@@ -280,7 +280,8 @@ static inline int layer_in(const LayerSet *set, int layer)
     return layer >= 0 && layer < LAYER_SET_MOST && (set->bits[layer / 64] >> (layer % 64) & 1);
 }
 
-/* A mixture of experts in place of a layer's feed-forward: each token goes to some of them (arXiv 2401.04088). */
+/* A mixture of experts in place of a layer's feed-forward: each token goes to some of them (arXiv
+ * 2401.04088). */
 typedef struct ExpertsConfig {
     int count;     /* of a layer; 0: a feed-forward, as elsewhere */
     int active;    /* that a token goes to */
@@ -299,8 +300,8 @@ typedef struct ExpertsConfig {
  * nn_smollm3: the same with layers in no_rope. nn_granite: the same with factors.
  * nn_qwen3: with RMS norms on the queries and keys of each head (arXiv 2505.09388).
  * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656).
- * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts. Layers with
- * experts are not divided among ranks that compute a layer together. */
+ * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts. Layers
+ * with experts are not divided among ranks that compute a layer together. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;     /* 0 = heads */

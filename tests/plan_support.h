@@ -257,6 +257,18 @@ static inline Module *case_model(const Case *c)
                                             .hidden = 40,
                                             .max_seq = 16};
         break;
+    case MODEL_MIXTRAL:
+    case MODEL_QWEN3_MOE:
+        preset.config.llama =
+            (LlamaConfig){.vocab = vocab(c, 256),
+                          .dim = 24,
+                          .layers = layers,
+                          .heads = 6,
+                          .kv_heads = 2,
+                          .hidden = 20,
+                          .max_seq = 16,
+                          .experts = {.count = 4, .active = 2, .normalise = 1, .balance = c->balance}};
+        break;
     }
     nn_preset_set_attention(&preset, c->attention);
     nn_preset_set_dropout(&preset, c->dropout);
