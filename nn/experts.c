@@ -87,8 +87,9 @@ Module *module_experts(const LlamaConfig *c, int layer)
     if (!self)
         return NULL;
     /* Logits come from it, so it is never quantised. */
-    self->gate = nn_add(module, "gate",
-                        module_linear(&(LinearOptions){.in = c->dim, .out = c->experts.count, .head = 1}));
+    self->gate = nn_add(
+        module, "gate",
+        module_linear(&(LinearOptions){.in = c->dim, .out = c->experts.count, .head = 1, .router = 1}));
     self->experts = nn_add(module, "experts", experts(c));
     return error_code() ? NULL : module;
 }

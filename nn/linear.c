@@ -141,6 +141,7 @@ Module *module_linear(const LinearOptions *o)
     LinearOptions own = own_part(o);
     self->act = o->act;
     self->head = o->head;
+    self->router = o->router;
     self->split = own.split;
     self->packed = own.packed;
     self->sums = own.split == LINEAR_BY_INPUTS;

@@ -101,8 +101,9 @@ typedef struct Linear {
     int packed;            /* layers whose outputs lie side by side, of each of which it has that */
     int sums;              /* ranks have a part of the inputs each, and the result is their sum */
     TensorActivation act;
-    int head; /* the output: logits come from it */
-    int tied; /* weight and bias are another module's */
+    int head;   /* the output: logits come from it */
+    int router; /* to experts: it takes no adapter, as it is no linear layer in transformers */
+    int tied;   /* weight and bias are another module's */
     Adapter adapter;
 } Linear;
 
@@ -110,7 +111,7 @@ typedef struct LinearOptions {
     int64_t in, out; /* of all ranks together */
     int bias;
     TensorActivation act;
-    int in_out, head;
+    int in_out, head, router;
     LinearSplit split;
     int packed;      /* layers whose outputs lie side by side, each of which is split; 0 = 1 */
     int64_t classes; /* of a rank's part, those of all; 0: it is given whole */

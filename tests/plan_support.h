@@ -144,6 +144,7 @@ typedef struct Case {
     int grad32;            /* 16-bit weights have f32 gradients */
     int skip;              /* rows without a label; ignored by mlp */
     int vocab;             /* 0 = one for bytes */
+    float balance;         /* of the loss that balances experts */
 } Case;
 
 enum {

@@ -86,7 +86,7 @@ ModelPreset preset_of_text(const Setting *setting, int tied)
         preset.config.bert.vocab = TOKEN_VOCAB;
     else if (setting->family == MODEL_GPT2)
         preset.config.gpt2.vocab = 257;
-    else if (setting->family == MODEL_LLAMA) {
+    else if (setting->family != MODEL_MLP) { /* decoders of Llama's parts */
         preset.config.llama.vocab = 257;
         preset.config.llama.tied = tied;
     }
