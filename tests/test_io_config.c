@@ -29,6 +29,8 @@ static void test_published_models(void **state)
         {LLAMA_3("3072", "24", "28", "8192", "32.0", "'head_dim': 128, 'tie_word_embeddings': true,"),
          3212749824, "llama-3.2-3b", "28 layers"},
         {MISTRAL_7B, 7241732096, "mistral-7b", "mistral, 32 layers of 4096"},
+        {MIXTRAL_8X7B, 46702792704, "mixtral-8x7b", "mixtral, 32 layers of 4096"},
+        {QWEN3_30B_A3B, 30532122624, "qwen3-30b-a3b", "qwen3_moe, 48 layers of 2048"},
         {MISTRAL_NEMO, 12247782400, NULL, "mistral, 40 layers of 5120"},
         {QWEN2("896", "14", "2", "24", "4864", "true", "151936"), 494032768, "qwen2-0.5b", "qwen2, 24"},
         {QWEN2("3584", "28", "4", "28", "18944", "false", "152064"), 7615616512, "qwen2-7b", "qwen2, 28"},
@@ -102,6 +104,46 @@ static void test_llama_fields(void **state)
     assert_int_equal(parameters(&m.preset), 1000 * 60 + 3 * (attention + mlp + 2 * 60) + 60);
 }
 
+static void test_experts_fields(void **state)
+{
+    (void)state;
+    IoModel m = good("{'model_type': 'mixtral', 'num_hidden_layers': 2, 'num_local_experts': 5, "
+                     "'num_experts_per_tok': 3, 'output_router_logits': true, 'router_aux_loss_coef': 0.25, "
+                     "'router_jitter_noise': 0.0, 'intermediate_size': 64, 'num_experts': 0}");
+    const ExpertsConfig *e = &m.preset.config.llama.experts;
+    assert_int_equal(e->count, 5);
+    assert_int_equal(e->active, 3);
+    assert_int_equal(e->normalise, 1);
+    assert_float_equal(e->balance, 0.25, 0);
+    assert_int_equal(m.preset.config.llama.hidden, 64);
+    assert_string_equal(m.note, "");
+    /* The number by either name; layers without experts by either rule. */
+    static const char *const counts[] = {"'num_experts': 9", "'num_local_experts': 9",
+                                         "'num_experts': 9, 'num_local_experts': 9"};
+    for (int i = 0; i < 3; i++) {
+        char text[256];
+        snprintf(text, sizeof text,
+                 "{'model_type': 'qwen3_moe', 'num_hidden_layers': 5, 'decoder_sparse_step': 2, "
+                 "'mlp_only_layers': [3, 70], 'moe_intermediate_size': 24, %s}",
+                 counts[i]);
+        m = good(text);
+        e = &m.preset.config.llama.experts;
+        assert_int_equal(e->count, 9);
+        assert_int_equal(e->active, 8);
+        assert_int_equal(e->hidden, 24);
+        assert_int_equal(e->normalise, 0);
+        assert_float_equal(e->balance, 0, 0); /* nobody asks for the logits of routers */
+        assert_int_equal(e->dense.bits[0], 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4);
+        assert_int_equal(m.preset.config.llama.hidden, 6144);
+    }
+    m = good("{'model_type': 'mixtral', 'sliding_window': 100}");
+    assert_int_equal(nn_preset_window(&m.preset), 100);
+    m = good("{'model_type': 'qwen3_moe', 'sliding_window': 100}");
+    assert_int_equal(nn_preset_window(&m.preset), 0);
+    m = good("{'model_type': 'qwen3_moe', 'sliding_window': 100, 'use_sliding_window': true}");
+    assert_int_equal(nn_preset_window(&m.preset), 100);
+}
+
 static void test_bert_and_gpt2_fields(void **state)
 {
     (void)state;
@@ -156,6 +198,8 @@ static void test_defaults(void **state)
         {"{'model_type': 'mistral', 'num_key_value_heads': null}", 7241732096 + 32ll * 2 * 4096 * 3072, 4096,
          0},
         {"{'model_type': 'mistral', 'sliding_window': null}", 7241732096, 131072, 0},
+        {"{'model_type': 'mixtral'}", 46702792704, 131072, 0},
+        {"{'model_type': 'qwen3_moe'}", 15350731776, 32768, 0},
         {"{'model_type': 'bert'}", 109514298, 512, 0.1f},
         {"{'model_type': 'gpt2'}", 124439808, 1024, 0.1f},
         {"{'model_type': 'gpt2', 'n_inner': null}", 124439808, 1024, 0.1f},
@@ -440,6 +484,25 @@ static void test_not_computed(void **state)
                                      {"'mlp_bias': true", "mlp_bias is true", "only Llama"},
                                      {"'sliding_window': 0", "sliding_window", "not 0"}};
     refuse_each("mistral", others, COUNT(others));
+    static const Refusal mixtral[] = {
+        {"'router_jitter_noise': 0.1", "router_jitter_noise must be 0", "noisy"},
+        {"'attention_bias': true", "attention_bias is true", "Mixtral"},
+        {"'num_experts_per_tok': 9", "num_experts_per_tok 9", "8 experts"},
+        {"'num_local_experts': 0", "num_local_experts", "1 to 1024"},
+        {"'num_local_experts': 2000", "num_local_experts", "1 to 1024"},
+        {"'router_aux_loss_coef': -1", "router_aux_loss_coef", "-1"},
+        {"'shared_expert_intermediate_size': 5", "shared_expert_intermediate_size", "experts"},
+    };
+    refuse_each("mixtral", mixtral, COUNT(mixtral));
+    static const Refusal qwen3_moe[] = {
+        {"'num_experts': 4, 'num_local_experts': 5", "num_local_experts is 5", "keep one"},
+        {"'mlp_only_layers': 3", "mlp_only_layers", "a list"},
+        {"'mlp_only_layers': ['x']", "mlp_only_layers", "numbers"},
+        {"'mlp_only_layers': [-1]", "mlp_only_layers", "numbers"},
+        {"'decoder_sparse_step': 0", "decoder_sparse_step", "not 0"},
+        {"'num_hidden_layers': 300, 'mlp_only_layers': [299]", "layer 299 has no experts", "first 256"},
+    };
+    refuse_each("qwen3_moe", qwen3_moe, COUNT(qwen3_moe));
     refuse_each("qwen2", &(Refusal){"'attention_bias': false", "attention_bias is false", "Qwen2 always"}, 1);
     assert_int_equal(good("{'model_type': 'qwen2', 'attention_bias': true}").preset.config.llama.o_bias, 0);
 }
@@ -457,21 +520,18 @@ static void test_unknown_fields(void **state)
         {"'äöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöüäöü': 1", "ä…", "unknown"},
     };
     refuse_each("llama", refusals, COUNT(refusals));
-    refuse_each("nonsense",
-                &(Refusal){"'hidden_size': 'x'", "model_type must be bert, ",
-                           "not \"nonsense\""},
+    refuse_each("nonsense", &(Refusal){"'hidden_size': 'x'", "model_type must be bert, ", "not \"nonsense\""},
                 1);
-    static const char *const unread[] = {"mixtral",     "qwen3_next",  "qwen3_moe", "gemma",    "gemma2",
-                                         "gemma3_text", "phi",         "phi3",      "gpt_neox", "falcon",
-                                         "opt",         "deepseek_v3", "roberta",   "t5",       "mamba",
+    static const char *const unread[] = {"qwen2_moe",   "qwen3_next",  "olmoe",   "gemma",    "gemma2",
+                                         "gemma3_text", "phi",         "phi3",    "gpt_neox", "falcon",
+                                         "opt",         "deepseek_v3", "roberta", "t5",       "mamba",
                                          "xlm-roberta", "whisper"};
     for (size_t i = 0; i < COUNT(unread); i++) {
         char what[64];
         snprintf(what, sizeof what, "the model_type \"%s\" is not read: ", unread[i]);
-        refuse_each(unread[i], &(Refusal){"'hidden_size': 'x'", what, "gpt2, llama, mistral, qwen2, "},
-                    1);
+        refuse_each(unread[i], &(Refusal){"'hidden_size': 'x'", what, "gpt2, llama, mistral, qwen2, "}, 1);
     }
-    refuse_each("mixtral", &(Refusal){"'a': 1", "experts", "known by name is mistral-7b-v0.3"}, 1);
+    refuse_each("qwen2_moe", &(Refusal){"'a': 1", "an expert that all tokens share", "qwen3-30b-a3b"}, 1);
     refuse_each("", &(Refusal){"'a': 1", "model_type", "not \"\""}, 1);
     IoModel m;
     assert_int_equal(read_text("{'hidden_size': 64}", &m), ERROR_DATA);
@@ -548,10 +608,10 @@ static void test_plan_of_biases(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_published_models), TEST(test_llama_fields),   TEST(test_bert_and_gpt2_fields),
-        TEST(test_defaults),         TEST(test_notes),          TEST(test_wrong_values),
-        TEST(test_nothing_said),     TEST(test_not_computed),   TEST(test_unknown_fields),
-        TEST(test_trains),           TEST(test_plan_of_biases),
+        TEST(test_published_models),     TEST(test_llama_fields), TEST(test_experts_fields),
+        TEST(test_bert_and_gpt2_fields), TEST(test_defaults),     TEST(test_notes),
+        TEST(test_wrong_values),         TEST(test_nothing_said), TEST(test_not_computed),
+        TEST(test_unknown_fields),       TEST(test_trains),       TEST(test_plan_of_biases),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
