@@ -59,7 +59,8 @@ int config_experts(const char *model, const LlamaConfig *c)
 static Tensor *matrices(Module *module, const char *name, int64_t count, int64_t rows, int64_t columns)
 {
     float bound = 1 / sqrtf((float)columns);
-    Tensor *tensor = nn_add_parameter(module, name, SHAPE(count, rows, columns));
+    Tensor *tensor =
+        module_add_parameter(module, name, SHAPE(count, rows, columns), module_linear_type(module));
     tensor_fill_uniform(tensor, -bound, bound);
     return tensor;
 }
@@ -92,6 +93,14 @@ Module *module_experts(const LlamaConfig *c, int layer)
         module_linear(&(LinearOptions){.in = c->dim, .out = c->experts.count, .head = 1, .router = 1}));
     self->experts = nn_add(module, "experts", experts(c));
     return error_code() ? NULL : module;
+}
+
+int module_quantize_experts(const Module *module, DType dtype)
+{
+    const Experts *self = module->type == &experts_class ? module->state : NULL;
+    if (!self || dtype_is_quantized(self->gate_up->dtype))
+        return 0;
+    return tensor_convert_(self->gate_up, dtype) || tensor_convert_(self->down, dtype) ? -1 : 2;
 }
 
 int64_t module_active_share(const Module *module, int64_t elements)

@@ -221,6 +221,8 @@ Tensor *module_head(Module *model, Tensor *hidden);
 int module_balance(Module *model, const ExpertsConfig *experts);
 void module_balance_begin(const Module *model);
 Tensor *module_balance_stats(const Module *module);
+/* nn_quantize of a module's experts: how many weights, or -1 after raising. (experts.c) */
+int module_quantize_experts(const Module *module, DType dtype);
 /* Of a module's own parameters, the elements that a token passes through, of so many. (experts.c) */
 int64_t module_active_share(const Module *module, int64_t elements);
 /* nn_attention's projection into the residual stream. */

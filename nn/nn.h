@@ -31,8 +31,8 @@ typedef struct ModuleClass {
 /* What the parameters of modules that are made from now on are stored as. */
 typedef struct Weights {
     DType dtype;     /* f32 (0), bf16 or f16 */
-    DType quantized; /* of linear layers' weights, but for heads and what is tied: int8, nf4 or nf4-plain; 0 =
-                        as dtype */
+    DType quantized; /* of linear layers' and experts' weights, but for heads, routers and what is tied: int8,
+                        nf4 or nf4-plain; 0 = as dtype */
     int frozen;      /* 1: no parameter requires a gradient. What is not f32 never does */
     const char *not_quantized; /* modules left out, names separated by commas: a path, its beginning up to a
                                   dot, or its end; NULL = none. Not copied */

@@ -103,6 +103,8 @@ static inline StoredArray stored_input(const OpCall *call, int i)
 
 /* A tensor as kernels take it: a matrix, or all its elements as one row. */
 StoredArray tensor_stored_(const Tensor *tensor);
+/* Of several (shape_matrices_) the i-th, given the first. (shape.c) */
+StoredArray stored_matrix_(const StoredArray *first, int64_t i);
 /* The same of this rank's part of a quantised one that ranks have divided: an array by itself. */
 StoredArray quantized_part_(const Tensor *tensor);
 /* For store_cut.c: elements of a source into an fp32 storage; encoded into another one, of whose type `to`

@@ -23,11 +23,15 @@ typedef struct Store {
     Storage *buffer, *scales; /* floats to be encoded; NF4's scales until their mean is known */
     int64_t buffered;         /* the first element that is in the buffer */
     int64_t before;           /* elements of the tensor in front of the array */
+    int64_t skip;             /* the same, in front of a matrix that is encoded by itself */
 } Store;
 
+/* Of several matrices the first. */
 StoredArray tensor_stored_(const Tensor *tensor)
 {
     Shape shape = tensor->shape;
+    if (dtype_is_quantized(tensor->dtype) && shape.ndim == 3)
+        return (StoredArray){storage_data(tensor->storage), tensor->dtype, shape.dim[1], shape.dim[2]};
     int matrix = shape.ndim == 2;
     return (StoredArray){.at = storage_data(tensor->storage),
                          .dtype = tensor->dtype,
@@ -138,7 +142,7 @@ static int encode_piece(const Store *s, int64_t first, int64_t count)
         return error_code();
     storage_read(s->buffer, (uint64_t)(at - s->buffered) * sizeof value, sizeof value, &value);
     return error_raise(ERROR_NONFINITE, "%s cannot hold %g, which is element %" PRId64 " of '%s'",
-                       dtype_name(a->dtype), (double)value, s->before + at,
+                       dtype_name(a->dtype), (double)value, s->skip + s->before + at,
                        name[0] ? name : memtrack_path_name(context->tracker, s->tensor->path));
 }
 
@@ -146,7 +150,7 @@ static int encode_pieces(Store *s, int64_t piece)
 {
     for (int64_t first = 0; first < s->count; first += piece) {
         int64_t count = piece < s->count - first ? piece : s->count - first;
-        int failed = values_into(s, s->before + first, count, s->buffer, 0);
+        int failed = values_into(s, s->skip + s->before + first, count, s->buffer, 0);
         s->buffered = first;
         if (failed || encode_piece(s, first, count))
             return error_code();
@@ -172,7 +176,8 @@ static int64_t scales_of(const Store *s)
 static int store_scales(const Store *s, int failed)
 {
     Context *context = s->tensor->item.context;
-    int64_t all = shape_numel(s->tensor->shape), n = s->array.rows * s->array.cols;
+    int64_t n = s->array.rows * s->array.cols;
+    int64_t all = shape_matrices_(s->array.dtype, s->tensor->shape) > 1 ? n : shape_numel(s->tensor->shape);
     if (shard_is_apart(s->tensor)) {
         failed = ranks_agree_parts_(context);
         if (!failed)
@@ -186,11 +191,20 @@ static int store_scales(const Store *s, int failed)
     return failed;
 }
 
+/* One matrix, or what else is an array. */
+static int store_array(Store *s, int64_t piece, int failed)
+{
+    if (!failed && !s->tensor->item.context->meta)
+        failed = encode_pieces(s, piece);
+    return s->array.dtype == DTYPE_NF4 ? store_scales(s, failed) : failed;
+}
+
 /* Everything but fp32: with a buffer, which is planned. */
 static int store_encoded(Store *s)
 {
     Context *context = s->tensor->item.context;
-    int64_t piece = piece_of(s);
+    int64_t piece = piece_of(s), matrices = shape_matrices_(s->array.dtype, s->tensor->shape);
+    StoredArray first = s->array;
     int failed = 0;
     if (s->array.dtype == DTYPE_NF4) {
         s->scales = storage_new(context, scales_of(s) * (int64_t)sizeof(float), MEM_TEMPORARY);
@@ -200,10 +214,12 @@ static int store_encoded(Store *s)
         s->buffer = storage_new(context, piece * (int64_t)sizeof(float), MEM_TEMPORARY);
         failed = s->buffer ? 0 : error_code();
     }
-    if (!failed && !context->meta)
-        failed = encode_pieces(s, piece);
-    if (s->array.dtype == DTYPE_NF4)
-        failed = store_scales(s, failed);
+    s->count /= matrices;
+    for (int64_t i = 0; i < matrices; i++) {
+        s->skip = i * s->count;
+        s->array = matrices > 1 && first.at ? stored_matrix_(&first, i) : first;
+        failed = store_array(s, piece, failed);
+    }
     storage_release(context, s->buffer);
     storage_release(context, s->scales);
     return failed;
@@ -350,10 +366,16 @@ static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t 
         first -= part.first;
     } else if (tensor->master && part.count == from.rows * from.cols) /* else it is not all here */
         from = (StoredArray){storage_data(tensor->master), DTYPE_F32, from.rows, from.cols};
-    if (context->card && from.at)
-        card_decode_(context, &from, transposed, first, count, values);
-    else if (!context->meta && from.at)
-        (transposed ? k->decode_transposed : k->decode)(&from, first, count, values, &context->run);
+    int64_t matrix = from.rows * from.cols, matrices = shape_matrices_(from.dtype, tensor->shape);
+    for (int64_t n; count > 0; first += n, count -= n, values += n) {
+        int64_t at = matrices > 1 ? first / matrix : 0, in = first - at * matrix;
+        StoredArray one = matrices > 1 && from.at ? stored_matrix_(&from, at) : from;
+        n = matrices > 1 && matrix - in < count ? matrix - in : count;
+        if (context->card && from.at)
+            card_decode_(context, &one, transposed, in, n, values);
+        else if (!context->meta && from.at)
+            (transposed ? k->decode_transposed : k->decode)(&one, in, n, values, &context->run);
+    }
 }
 
 void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values)

@@ -203,6 +203,9 @@ ShapeText shape_text(Shape shape);
 
 /* Bytes of such an array; a quantised one is a matrix. */
 uint64_t shape_bytes(DType dtype, Shape shape);
+/* How many matrices a shape is that are quantised each by itself, the one of experts_matrix behind the other:
+ * of three dimensions the first; else 1. */
+int64_t shape_matrices_(DType dtype, Shape shape);
 
 /* A parameter that is owned by whoever made it. What is trained is f32, or of the type that the context's
  * precision has for weights: then with its gradients, and its master. */

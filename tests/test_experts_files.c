@@ -127,6 +127,33 @@ static void test_types(void **state)
     }
 }
 
+/* Numbers into quantised experts, as they are quantised when they are there; and out again, decoded. */
+static void test_quantized(void **state)
+{
+    (void)state;
+    static const DType types[] = {DTYPE_INT8, DTYPE_NF4, DTYPE_NF4_PLAIN};
+    for (int i = 0; i < 6; i++) {
+        ModelPreset preset = family(families[i % 2]);
+        Module *model = model_of(&preset, 1);
+        WeightsSaving how = {.type = SAFETENSORS_F32, .overwrite = 1};
+        assert_int_equal(io_save_weights(model, &preset, at("q"), &how), 0);
+        nn_set_weights(&(Weights){.quantized = types[i / 2]});
+        Module *loaded = nn_model(&preset);
+        nn_set_weights(NULL);
+        assert_int_equal(io_load_weights(loaded, at("q"), NULL, NULL), 0);
+        nn_quantize(model, &(Quantize){.dtype = types[i / 2]});
+        assert_int_equal(io_save_weights(loaded, &preset, at("a"), &how), 0);
+        assert_int_equal(io_save_weights(model, &preset, at("b"), &how), 0);
+        size_t n, m;
+        unsigned char *a = get_file(at("a/model.safetensors"), &n),
+                      *b = get_file(at("b/model.safetensors"), &m);
+        assert_int_equal(n, m);
+        assert_memory_equal(a, b, n);
+        test_free(a);
+        test_free(b);
+    }
+}
+
 /* ---- What is read ---------------------------------------------------------------------------- */
 
 static SafetensorsItem items[256];
@@ -306,8 +333,13 @@ static void test_every_allocation_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_matrices_of_each), TEST(test_types),   TEST(test_one_tensor_for_all),
-        TEST(test_refusals),         TEST(test_partial), TEST(test_every_allocation_fails),
+        TEST(test_matrices_of_each),
+        TEST(test_types),
+        TEST(test_one_tensor_for_all),
+        TEST(test_refusals),
+        TEST(test_partial),
+        TEST(test_quantized),
+        TEST(test_every_allocation_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

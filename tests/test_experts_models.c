@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "../nn/lora.h"
+#include "../tensor/ops_.h"
 #include "support.h"
 
 static ModelPreset preset_of(ModelFamily family)
@@ -205,6 +206,75 @@ static void test_adapters(void **state)
     assert_int_equal(nn_add_lora(nn_model(&preset), &(Lora){.targets = "gate_proj"}), 1);
 }
 
+/* ---- Quantised ------------------------------------------------------------------------------- */
+
+static void assert_same_decoded(Tensor *a, int64_t first, Tensor *b)
+{
+    enum { MOST = 48 * 32 };
+    float x[MOST], y[MOST];
+    int64_t n = tensor_numel(b);
+    assert_in_range(n, 1, MOST);
+    tensor_decode_(a, first, n, x);
+    tensor_decode_(b, 0, n, y);
+    assert_memory_equal(x, y, (size_t)n * sizeof *x);
+}
+
+/* Each expert's matrix is quantised as a linear layer's is, whatever the others hold. */
+static void check_each_matrix(Tensor *quantized, Tensor *plain, DType dtype)
+{
+    Shape shape = tensor_shape(plain);
+    int64_t n = shape.dim[1] * shape.dim[2];
+    assert_int_equal(tensor_dtype(quantized), dtype);
+    for (int e = 0; e < shape.dim[0]; e++) {
+        Module *linear = nn_linear(shape.dim[2], shape.dim[1], 0);
+        Tensor *weight = nn_parameter(linear, "weight");
+        tensor_write(weight, 0, n * (int64_t)sizeof(float), tensor_f32(plain) + e * n);
+        assert_int_equal(nn_quantize(linear, &(Quantize){.dtype = dtype}), 1);
+        assert_same_decoded(quantized, e * n, weight);
+        module_free(linear);
+    }
+}
+
+static void test_quantized(void **state)
+{
+    (void)state;
+    static const DType types[] = {DTYPE_INT8, DTYPE_NF4, DTYPE_NF4_PLAIN};
+    static const char *const names[] = {"model.layers.1.mlp.experts.gate_up_proj",
+                                        "model.layers.1.mlp.experts.down_proj"};
+    for (int i = 0; i < 3; i++) {
+        Visit v = visit(&(ContextOptions){.threads = 1, .seed = 3});
+        ModelPreset preset = preset_of(i == 1 ? MODEL_QWEN3_MOE : MODEL_MIXTRAL);
+        Module *plain = nn_model(&preset), *other = nn_model(&preset);
+        for (int k = 0; k < 2; k++) {
+            Tensor *from = nn_parameter(plain, names[k]);
+            for (int64_t e = 0; e < tensor_numel(from); e++) /* another range in every expert */
+                tensor_f32(from)[e] *= (float)(1 + e * tensor_dim(from, 0) / tensor_numel(from));
+            tensor_write(nn_parameter(other, names[k]), 0, tensor_numel(from) * (int64_t)sizeof(float),
+                         tensor_f32(from));
+        }
+        /* q, k, v, o; two a layer of experts, three of the layer that has none. */
+        assert_int_equal(nn_quantize(other, &(Quantize){.dtype = types[i]}), 8 + (i == 1 ? 5 : 4));
+        assert_int_equal(nn_quantize(other, &(Quantize){.dtype = types[i]}), 0);
+        for (int k = 0; k < 2; k++)
+            check_each_matrix(nn_parameter(other, names[k]), nn_parameter(plain, names[k]), types[i]);
+        assert_int_equal(tensor_dtype(nn_parameter(other, "model.layers.1.mlp.gate.weight")), DTYPE_F32);
+        /* Those that are left out by name stay. */
+        Module *left = nn_model(&preset);
+        nn_quantize(left, &(Quantize){.dtype = types[i], .not_quantized = "experts"});
+        assert_int_equal(tensor_dtype(nn_parameter(left, names[0])), DTYPE_F32);
+        assert_int_equal(tensor_dtype(nn_parameter(left, "model.layers.1.self_attn.q_proj.weight")),
+                         types[i]);
+        nn_set_weights(&(Weights){.quantized = types[i]});
+        Module *made = nn_model(&preset);
+        nn_set_weights(NULL);
+        assert_int_equal(tensor_dtype(nn_parameter(made, names[1])), types[i]);
+        Batch batch = small_batch(preset.family, 0, 0, 2);
+        assert_true(isfinite(tensor_item(nn_loss(made, &batch))));
+        assert_int_equal(error_code(), 0);
+        leave(v);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
 
 int main(void)
@@ -212,7 +282,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_active_parameters), TEST(test_names_and_shapes), TEST(test_first_values),
         TEST(test_refusals),          TEST(test_balance),          TEST(test_every_expert_has_a_gradient),
-        TEST(test_adapters),
+        TEST(test_adapters),          TEST(test_quantized),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
