@@ -163,4 +163,26 @@ static inline int64_t parameters(const ModelPreset *preset)
     "'position_embedding_type': 'absolute', 'transformers_version': '4.6.0.dev0', 'type_vocab_size': 2, "    \
     "'use_cache': true, 'vocab_size': 30522}"
 
+/* Fields of a config.json, and two words of what is said of them. */
+typedef struct Refusal {
+    const char *fields, *word, *other;
+} Refusal;
+
+static inline void refuse_each(const char *type, const Refusal *refusals, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        char text[512];
+        snprintf(text, sizeof text, "{'model_type': '%s', %s}", type, refusals[i].fields);
+        IoModel m;
+        memset(&m, 1, sizeof m);
+        if (read_text(text, &m) != ERROR_DATA)
+            fail_msg("%s is read as %s", text, m.about);
+        if (!strstr(error_message(), refusals[i].word) || !strstr(error_message(), refusals[i].other))
+            fail_msg("%s: %s", text, error_message());
+        assert_error(ERROR_DATA, "config.json: ");
+        assert_int_equal(m.preset.batch, 0);
+        assert_string_equal(m.name, "");
+    }
+}
+
 #endif
