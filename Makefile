@@ -72,7 +72,7 @@ INNER := $(BUILD)/libbrim-inner.a
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
-        tokenizers notebook lessons pictures bench bench-decode bench-products bench-tuning bench-ranks hosts accuracy soak valgrind demo \
+        tokenizers notebook lessons pictures bench bench-decode bench-products bench-experts bench-tuning bench-ranks hosts accuracy soak valgrind demo \
         install uninstall deps clean help format stand-in cuda check-cuda gpu-tests gpu-pack \
         gpu-stand-in mpi nccl
 .SECONDARY:
@@ -362,6 +362,9 @@ bench-decode: $(BUILD)/bench/decode
 bench-products: $(BUILD)/bench/products
 	@$(BUILD)/bench/products $(ARGS)
 
+bench-experts: $(BUILD)/bench/experts
+	@$(BUILD)/bench/experts $$(tools/python-env --for bench-experts | sed 's/^/--python /' | grep . || echo --no-torch) $(ARGS)
+
 # Adapter training on bases of every type, and beside PEFT. ARGS="--quick llama-tiny"
 bench-tuning: $(BUILD)/bench/tuning
 	@$(BUILD)/bench/tuning $$(tools/python-env --for bench-tuning | sed 's/^/--python /' | grep . || echo --no-torch) $(ARGS)
@@ -412,6 +415,7 @@ help:
 	@echo "make soak       runs that look at themselves for memory and speed that drift; MINUTES=60"
 	@echo "make bench-decode  tokens a second, against the machine's reading rate and PyTorch; ARGS=\"--threads 1 gpt2\""
 	@echo "make bench-products  products with 16-bit, int8 and NF4 weights, against fp32 and BLAS; ARGS=\"--threads 1\""
+	@echo "make bench-experts  a layer of experts against its products alone, and PyTorch; ARGS=\"--threads 1\""
 	@echo "make bench-tuning  LoRA steps on fp32, bf16, int8 and NF4 bases, also in bf16, and PEFT's; ARGS=\"--quick\""
 	@echo "make hosts      ranks on two hosts, made of network namespaces: the same weights, and one host cut off"
 	@echo "make bench-ranks  two ranks over MPI beside one process: ddp, its exchange alone, zero3; ARGS=\"--rounds 3\""

@@ -23,4 +23,11 @@ typedef struct QuantLayout {
 
 QuantLayout quant_layout(DType dtype, int64_t rows, int64_t cols);
 
+/* Of several matrices one after the other, each quantised by itself: bytes from one to the next, so that each
+ * begins where loads of 16 bytes may. */
+static inline uint64_t quant_stride(DType dtype, int64_t rows, int64_t cols)
+{
+    return (quant_layout(dtype, rows, cols).bytes + 15) / 16 * 16;
+}
+
 #endif

@@ -13,11 +13,8 @@
 static uint64_t array_bytes(const Tensor *tensor)
 {
     int64_t count = tensor_whole_numel_(tensor);
-    int matrix = tensor_shape(tensor).ndim == 2 && !tensor->piece;
-    if (tensor_shape(tensor).ndim == 3)
-        return shape_bytes(tensor_dtype(tensor), tensor_shape(tensor));
-    return matrix ? dtype_bytes(tensor_dtype(tensor), tensor_dim(tensor, 0), tensor_dim(tensor, 1))
-                  : dtype_bytes(tensor_dtype(tensor), 1, count);
+    return tensor->piece ? dtype_bytes(tensor_dtype(tensor), 1, count)
+                         : shape_bytes(tensor_dtype(tensor), tensor_shape(tensor));
 }
 
 static void count_in(Stored *stored, const Tensor *tensor)

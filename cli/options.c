@@ -248,11 +248,6 @@ static int apply_model(Options *o)
     levers_to_preset(o);
     o->batch = o->batch ? o->batch : o->inference ? 1 : preset->batch;
     o->seq = o->seq || o->generate ? o->seq : preset->seq;
-    if (text && o->seq > max_seq && nn_preset_window(preset))
-        return usage(
-            "--seq %d is refused because of the window: a token of %s sees the last %d tokens, which is "
-            "not computed; up to --seq %d there is no difference",
-            o->seq, o->model, max_seq, max_seq);
     if (text && o->seq > max_seq)
         return usage("--seq %d is longer than the %d position%s of %s", o->seq, max_seq, plural(max_seq),
                      o->model);

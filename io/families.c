@@ -59,7 +59,8 @@ static void read_refusals(Fields *f)
 {
     static const char *const quantized[] = {"quantization", "compression_config"};
     for (int i = 0; i < 2; i++)
-        fields_empty(f, quantized[i], "quantised weights are not computed; take the file that is not quantised");
+        fields_empty(f, quantized[i],
+                     "quantised weights are not computed; take the file that is not quantised");
     fields_must(f, "is_encoder_decoder", 0, "models of an encoder and a decoder are not computed");
     fields_must(f, "add_cross_attention", 0, "cross-attention is not computed");
     fields_must(f, "tie_encoder_decoder", 0, "models of an encoder and a decoder are not computed");

@@ -20,9 +20,20 @@ static void check_heads_of(Fields *f, const LlamaConfig *c)
         fields_fail(f, "num_attention_heads %d x head_dim %d is more than %d", c->heads, head_dim, MOST_FFN);
 }
 
-void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+/* Newer files may say it under another name, too. */
+static void read_gate(Fields *f, const DecoderKind *kind)
 {
     static const char *const silu[] = {"silu", "swish", NULL};
+    const char *const *gates = kind->gates ? kind->gates : silu;
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, "\"%s\", the gate that is computed", gates[0]);
+    read_activation(f, "hidden_act", gates, wanted);
+    if (kind->gates && !fields_null(f, "hidden_activation"))
+        read_activation(f, "hidden_activation", gates, wanted);
+}
+
+void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+{
     c->vocab = fields_count(f, "vocab_size", kind->vocab, 1, MOST_VOCAB);
     c->dim = fields_count(f, "hidden_size", kind->dim ? kind->dim : 4096, 1, MOST_WIDTH);
     c->layers = fields_count(f, "num_hidden_layers", kind->layers ? kind->layers : 32, 1, MOST_LAYERS);
@@ -36,25 +47,26 @@ void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
     c->norm_eps =
         (float)fields_number(f, "rms_norm_eps", kind->norm_eps > 0 ? kind->norm_eps : 1e-6, 1e-30, 1);
     check_heads_of(f, c);
-    read_activation(f, "hidden_act", silu, "\"silu\", the gate that is computed");
-    read_rotary(f, kind->theta > 0 ? kind->theta : 10000, c);
+    read_gate(f, kind);
+    read_rotary(f, kind, c);
     fields_flag(f, "is_decoder", 1);
     if (!fields_null(f, "pretraining_tp"))
         fields_count(f, "pretraining_tp", 1, 1, MOST_WIDTH); /* splits products, which are the same */
     note_attention_dropout(f, "attention_dropout", 0);
 }
 
-int read_max_window_layers(Fields *f, int otherwise)
-{
-    return fields_null(f, "max_window_layers")
-               ? MOST_LAYERS
-               : fields_count(f, "max_window_layers", otherwise, 0, MOST_LAYERS);
-}
-
 void layer_set_add(LayerSet *set, int layer)
 {
     if (layer < LAYER_SET_MOST)
         set->bits[layer / 64] |= (uint64_t)1 << layer % 64;
+}
+
+int layer_set_but_every(LayerSet *set, int layers, int n)
+{
+    for (int i = 0; i < layers; i++)
+        if ((i + 1) % n)
+            layer_set_add(set, i);
+    return layers - layers / n;
 }
 
 int read_layer_types(Fields *f, int layers, LayerSet *sliding)
@@ -83,13 +95,34 @@ int read_layer_types(Fields *f, int layers, LayerSet *sliding)
     return count;
 }
 
-void take_window(Fields *f, int window, LlamaConfig *c)
+void take_windows(Fields *f, int window, int count, const LayerSet *sliding, LlamaConfig *c)
 {
-    if (!window || window >= c->max_seq)
+    if (!count || !window || window >= c->max_seq)
         return;
     c->window = window;
-    model_note(f->model, "Sequences end at %d, the sliding window: attention with a window is not computed.",
-               window);
+    if (count == c->layers)
+        return; /* all of them: no set is needed */
+    c->sliding = *sliding;
+    if (c->layers > LAYER_SET_MOST)
+        fields_fail(f, "windows in %d of %d layers; models of up to %d layers may have them in some", count,
+                    c->layers, LAYER_SET_MOST);
+}
+
+void read_qwen_windows(Fields *f, LlamaConfig *c)
+{
+    int window = fields_optional(f, "sliding_window", 4096, 0, MOST_POSITIONS);
+    int on = fields_flag(f, "use_sliding_window", 0);
+    int first = fields_null(f, "max_window_layers")
+                    ? MOST_LAYERS
+                    : fields_count(f, "max_window_layers", 28, 0, MOST_LAYERS);
+    LayerSet sliding = {{0}};
+    int count = read_layer_types(f, c->layers, &sliding);
+    if (count < 0) {
+        count = on && first < c->layers ? c->layers - first : 0;
+        for (int i = first; i < c->layers; i++)
+            layer_set_add(&sliding, i);
+    }
+    take_windows(f, window, count, &sliding, c);
 }
 
 /* ---- Writing --------------------------------------------------------------------------------- */
@@ -109,10 +142,33 @@ void write_decoder(json_t **o, const LlamaConfig *c, const char *type, const cha
     config_put(o, "hidden_act", json_string("silu"));
     config_put(o, "max_position_embeddings", json_integer(c->max_seq ? c->max_seq : 4096));
     config_put(o, "rms_norm_eps", config_decimal(c->norm_eps > 0 ? c->norm_eps : 1e-5f));
-    config_put(o, "rope_theta", config_decimal(c->rope_theta > 0 ? c->rope_theta : 10000));
-    config_put(o, "rope_scaling", rope_scaling_json(&c->rope_scaling));
+    write_rotary(o, c);
     config_put(o, "tie_word_embeddings", json_boolean(c->tied));
     config_put(o, "attention_dropout", json_real(0));
+}
+
+json_t *layer_types_json(const LlamaConfig *c)
+{
+    static const LayerSet none;
+    int all = !memcmp(&c->sliding, &none, sizeof none);
+    json_t *list = json_array();
+    for (int i = 0; i < c->layers && list; i++) {
+        int slides = c->window && (all || layer_in(&c->sliding, i));
+        if (json_array_append_new(list, json_string(slides ? "sliding_attention" : "full_attention"))) {
+            json_decref(list);
+            list = NULL;
+        }
+    }
+    return list;
+}
+
+void write_qwen_windows(json_t **o, const LlamaConfig *c)
+{
+    config_put(o, "use_sliding_window", json_boolean(c->window));
+    if (!c->window)
+        return;
+    config_put(o, "sliding_window", json_integer(c->window));
+    config_put(o, "layer_types", layer_types_json(c));
 }
 
 int check_decoder_biases(const ModelPreset *preset, const char *title, int mlp)

@@ -11,21 +11,34 @@ typedef struct DecoderKind {
     int head_dim; /* 0 = dim / heads */
     int tied;
     double norm_eps, theta;
+    /* partial_rotary_factor; 0: the family turns whole heads, and another part than 1 is refused. */
+    double partial_rotary;
+    int rope_interleaved; /* 1 or -1, that it is true or false; 0: the family's pairs are half a head apart */
+    int original_max_seq; /* of longrope, which goes before what the nested object says */
+    /* Layers with windows have rotary positions of their own, which are not scaled: this base; -1: the
+     * others'. */
+    double local_theta;
+    const char *const *gates; /* names of the activation that is computed, the default first; NULL = SiLU */
 } DecoderKind;
 
 /* Sizes, norms, activation and rotary positions; biases and windows are the families' own. */
 void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c);
-/* A base that is absent is `theta`. (family_llama.c) */
-void read_rotary(Fields *f, double theta, LlamaConfig *c);
-json_t *rope_scaling_json(const RopeScaling *scaling);
+/* Rotary positions alone, behind sizes, heads and positions. (rope.c) */
+void read_rotary(Fields *f, const DecoderKind *kind, LlamaConfig *c);
+void write_rotary(json_t **object, const LlamaConfig *c);
 
 /* layer_types: adds the layers that slide, and returns how many; -1 where there is no such field. */
 int read_layer_types(Fields *f, int layers, LayerSet *sliding);
-/* max_window_layers: the first layer that slides. */
-int read_max_window_layers(Fields *f, int otherwise);
-/* Nothing where it is no shorter than the positions. */
-void take_window(Fields *f, int window, LlamaConfig *c);
+/* The window of the `count` layers in the set; nothing where it is no shorter than the positions. */
+void take_windows(Fields *f, int window, int count, const LayerSet *sliding, LlamaConfig *c);
+/* Qwen2's and Qwen3's way to say it. */
+void read_qwen_windows(Fields *f, LlamaConfig *c);
+void write_qwen_windows(json_t **object, const LlamaConfig *c);
 void layer_set_add(LayerSet *set, int layer);
+/* Adds all layers but every n-th; returns how many. */
+int layer_set_but_every(LayerSet *set, int layers, int n);
+/* layer_types of the configuration's windows. */
+json_t *layer_types_json(const LlamaConfig *c);
 
 /* What a type takes for fields of experts that are absent; num_experts: their number may be called that, too.
  */

@@ -40,17 +40,17 @@ static void read_mixtral(Fields *f, const void *kind)
     read_decoder(f, kind, c);
     read_experts(f, &experts, &c->experts);
     c->experts.normalise = 1;
-    take_window(f, fields_optional(f, "sliding_window", 0, 0, MOST_POSITIONS), c);
+    LayerSet none = {{0}};
+    take_windows(f, fields_optional(f, "sliding_window", 0, 0, MOST_POSITIONS), c->layers, &none, c);
     fields_must(f, "attention_bias", 0, "Mixtral has no biases");
 }
 
 static void write_mixtral(json_t **o, const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
-    int window = nn_preset_window(preset);
     write_decoder(o, c, "mixtral", "MixtralForCausalLM");
     write_experts(o, &c->experts, "num_local_experts");
-    config_put(o, "sliding_window", window ? json_integer(window) : json_null());
+    config_put(o, "sliding_window", c->window ? json_integer(c->window) : json_null());
     config_put(o, "router_jitter_noise", json_real(0));
 }
 
@@ -61,6 +61,7 @@ static int check_mixtral(const ModelPreset *preset)
     const char *has = c->qkv_bias || c->o_bias || c->mlp_bias               ? "biases"
                       : !c->experts.normalise                               ? "weights that do not sum to 1"
                       : memcmp(&c->experts.dense, &none, sizeof none)       ? "dense layers"
+                      : memcmp(&c->sliding, &none, sizeof none) ? "windows in some layers"
                       : c->experts.hidden && c->experts.hidden != c->hidden ? "experts.hidden of its own"
                                                                             : NULL;
     return has ? error_raise(ERROR_ARGUMENT, "io_write_config(): transformers has no Mixtral with %s", has)

@@ -1,4 +1,6 @@
 /* Qwen3-MoE in files of others. Names, defaults and meanings are those of transformers' Qwen3MoeConfig. */
+#include <string.h>
+
 #include "family_decoder_.h"
 
 /* Layers without experts: each but every decoder_sparse_step-th, and those in the list. */
@@ -42,9 +44,11 @@ static void read_qwen3_moe(Fields *f, const void *kind)
     c->experts.normalise = fields_flag(f, "norm_topk_prob", 0);
     read_dense(f, c->layers, &c->experts.dense);
     int window = fields_optional(f, "sliding_window", 4096, 0, MOST_POSITIONS);
+    LayerSet none = {{0}};
     if (fields_flag(f, "use_sliding_window", 0))
-        take_window(f, window, c);
-    read_max_window_layers(f, 28); /* all layers slide, or none */
+        take_windows(f, window, c->layers, &none, c);
+    if (!fields_null(f, "max_window_layers"))
+        fields_count(f, "max_window_layers", 0, 0, MOST_LAYERS); /* all layers slide, or none */
 }
 
 static void write_qwen3_moe(json_t **o, const ModelPreset *preset)
@@ -65,13 +69,17 @@ static void write_qwen3_moe(json_t **o, const ModelPreset *preset)
     config_put(o, "norm_topk_prob", json_boolean(e->normalise));
     config_put(o, "decoder_sparse_step", json_integer(1));
     config_put(o, "mlp_only_layers", dense);
-    config_put(o, "use_sliding_window", json_boolean(nn_preset_window(preset)));
-    if (nn_preset_window(preset))
-        config_put(o, "sliding_window", json_integer(nn_preset_window(preset)));
+    config_put(o, "use_sliding_window", json_boolean(c->window > 0));
+    if (c->window)
+        config_put(o, "sliding_window", json_integer(c->window));
 }
 
 static int check_qwen3_moe(const ModelPreset *preset)
 {
+    static const LayerSet none;
+    if (memcmp(&preset->config.llama.sliding, &none, sizeof none) != 0)
+        return error_raise(ERROR_ARGUMENT,
+                           "io_write_config(): transformers has no Qwen3-MoE with windows in some layers");
     return check_decoder_biases(preset, "Qwen3-MoE", 0);
 }
 

@@ -28,6 +28,21 @@ static void read_no_rope(Fields *f, LlamaConfig *c)
     }
 }
 
+/* Where windows are on, the layers that are not rotated have them. */
+static void read_windows(Fields *f, LlamaConfig *c)
+{
+    int window = fields_optional(f, "sliding_window", 0, 0, MOST_POSITIONS);
+    int on = fields_flag(f, "use_sliding_window", 0), count = 0;
+    LayerSet sliding = {{0}};
+    if (!fields_null(f, "max_window_layers"))
+        fields_count(f, "max_window_layers", 0, 0,
+                     MOST_LAYERS); /* Qwen2's, which SmolLM3's code does not read */
+    int listed = read_layer_types(f, c->layers, &sliding);
+    for (int i = 0; i < c->layers; i++)
+        count += layer_in(&c->no_rope, i);
+    take_windows(f, on ? window : 0, listed < 0 ? count : listed, listed < 0 ? &c->no_rope : &sliding, c);
+}
+
 static void read_smollm3(Fields *f, const void *kind)
 {
     LlamaConfig *c = &f->model->preset.config.llama;
@@ -35,12 +50,7 @@ static void read_smollm3(Fields *f, const void *kind)
     c->qkv_bias = c->o_bias = fields_flag(f, "attention_bias", 0);
     c->mlp_bias = fields_flag(f, "mlp_bias", 0);
     read_no_rope(f, c);
-    LayerSet sliding = {0};
-    int window = fields_optional(f, "sliding_window", 0, 0, MOST_POSITIONS);
-    int slides = fields_flag(f, "use_sliding_window", 0), layers = read_layer_types(f, c->layers, &sliding);
-    fields_count(f, "max_window_layers", 0, 0, MOST_LAYERS); /* Qwen2's, which this code does not read */
-    if (slides && layers)
-        take_window(f, window, c);
+    read_windows(f, c);
 }
 
 static json_t *no_rope_layers(const LlamaConfig *c)
@@ -59,7 +69,7 @@ static void write_smollm3(json_t **o, const ModelPreset *preset)
     config_put(o, "no_rope_layers", no_rope_layers(c));
     config_put(o, "attention_bias", json_boolean(c->qkv_bias));
     config_put(o, "mlp_bias", json_boolean(c->mlp_bias));
-    config_put(o, "use_sliding_window", json_false());
+    write_qwen_windows(o, c);
 }
 
 static int check_smollm3(const ModelPreset *preset)

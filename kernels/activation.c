@@ -1,5 +1,6 @@
-/* Activations and SwiGLU, one pass each way. One loop serves all activations: it is inlined with the
- * activation as a constant, so that every instance vectorises, and computes in f32 on blocks (values.h). */
+/* Activations, gated ones (SwiGLU and its kind) and soft caps, one pass each way. One loop serves all
+ * activations: it is inlined with the activation as a constant, so that every instance vectorises, and
+ * computes in f32 on blocks (values.h). */
 #include <stdint.h>
 
 #include "kernels/kernels.h"
@@ -39,6 +40,9 @@ VEC_INLINE float activation_value(Activation act, float x)
         return x * activation_sigmoid(x);
     case ACT_RELU:
         return x < 0.0f ? 0.0f : x; /* NaN stays */
+    case ACT_TANH:
+        vec_tanh_tail(fabsf(x), &a);
+        return copysignf(a, x);
     case ACT_NONE:
         break;
     }
@@ -63,6 +67,9 @@ VEC_INLINE float activation_slope(Activation act, float x)
         return s * (1.0f + x * (1.0f - s));
     case ACT_RELU:
         return x <= 0.0f ? 0.0f : 1.0f;
+    case ACT_TANH: /* 1 - tanh^2 = (1 - tanh) (1 + tanh) */
+        s = vec_tanh_tail(fabsf(x), &a);
+        return s * (1.0f + a);
     case ACT_NONE:
         break;
     }
@@ -86,6 +93,9 @@ VEC_INLINE float activation_slope(Activation act, float x)
         break;                                                                                               \
     case ACT_RELU:                                                                                           \
         loop(ACT_RELU, __VA_ARGS__);                                                                         \
+        break;                                                                                               \
+    case ACT_TANH:                                                                                           \
+        loop(ACT_TANH, __VA_ARGS__);                                                                         \
         break;                                                                                               \
     }
 
@@ -161,38 +171,67 @@ static void activation_backward(DType type, Activation act, int64_t n, const voi
     }
 }
 
-static void swiglu_values(int64_t n, const float *gate, const float *up, float *y)
+/* ---- Gated: act(gate) up ---------------------------------------------------------------------- */
+
+/* act(x) is the product of the two, whose factors meet a gradient one after the other. */
+VEC_INLINE float activation_split(Activation act, float x, float *times)
+{
+    *times = 1.0f;
+    if (act == ACT_SILU)
+        *times = activation_sigmoid(x);
+    return act == ACT_SILU ? x : activation_value(act, x);
+}
+
+/* Elements [first, first + n) of gate, up and their gradients, which in y and its gradient begin at `to`. */
+typedef struct GatedPiece {
+    int64_t first, to, n;
+} GatedPiece;
+
+/* Rows are cut into pieces of the same size each, but for their last ones. */
+static int64_t gated_pieces(const GatedDims *d, int64_t size)
+{
+    return (d->c + size - 1) / size;
+}
+
+static GatedPiece gated_piece(const GatedDims *d, int64_t size, int64_t index)
+{
+    int64_t pieces = gated_pieces(d, size), row = index / pieces, from = index % pieces * size;
+    return (GatedPiece){row * gated_ld(d) + from, row * d->c + from, range_min(size, d->c - from)};
+}
+
+VEC_INLINE void gated_values(Activation act, int64_t n, const float *gate, const float *up, float *y)
 {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
-        y[i] = activation_value(ACT_SILU, gate[i]) * up[i];
+        y[i] = activation_value(act, gate[i]) * up[i];
 }
 
-static void swiglu_forward(DType type, int64_t n, const void *gate, const void *up, void *y,
-                           const KernelRun *run)
+static void gated_forward(const GatedDims *d, DType type, const void *gate, const void *up, void *y,
+                          const KernelRun *run)
 {
-    int team = range_threads(n, run->threads);
+    int team = range_threads(d->rows * d->c, run->threads);
+    int64_t count = d->rows * gated_pieces(d, VALUES_BLOCK);
 #pragma omp parallel for schedule(static) num_threads(team)
-    for (int64_t i = 0; i < n; i += VALUES_BLOCK) {
+    for (int64_t i = 0; i < count; i++) {
         float left[VALUES_BLOCK], right[VALUES_BLOCK];
-        int64_t m = range_min(VALUES_BLOCK, n - i);
-        const float *g = values_load(type, gate, i, m, left), *u = values_load(type, up, i, m, right);
-        float *to = values_room(type, y, i, left);
-        swiglu_values(m, g, u, to);
-        values_store(type, m, to, y, i);
+        GatedPiece p = gated_piece(d, VALUES_BLOCK, i);
+        const float *g = values_load(type, gate, p.first, p.n, left);
+        const float *u = values_load(type, up, p.first, p.n, right);
+        float *to = values_room(type, y, p.to, left);
+        WITH_CONSTANT(d->act, gated_values, p.n, g, u, to)
+        values_store(type, p.n, to, y, p.to);
     }
 }
 
 /* Everything of an element is read before anything of it is written: gate, up and dy may be overwritten. The
  * flags are constants where this is inlined. */
-VEC_INLINE void swiglu_slopes(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
-                              float *dgate, float beta_up, float *dup)
+VEC_INLINE void gated_slopes(Activation act, int64_t n, const float *gate, const float *up, const float *dy,
+                             float beta_gate, float *dgate, float beta_up, float *dup)
 {
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
-        float x = gate[i], u = up[i], d = dy[i];
-        float s = activation_sigmoid(x);
-        float to_up = d * x * s, to_gate = d * u * (s * (1.0f + x * (1.0f - s)));
+        float x = gate[i], u = up[i], d = dy[i], times, value = activation_split(act, x, &times);
+        float to_up = d * value * times, to_gate = d * u * activation_slope(act, x);
         if (dgate)
             dgate[i] = beta_gate == 0.0f ? to_gate : to_gate + beta_gate * dgate[i];
         if (dup)
@@ -200,46 +239,103 @@ VEC_INLINE void swiglu_slopes(int64_t n, const float *gate, const float *up, con
     }
 }
 
-static void swiglu_block(int64_t n, const float *gate, const float *up, const float *dy, float beta_gate,
-                         float *dgate, float beta_up, float *dup)
+VEC_INLINE void gated_block(Activation act, int64_t n, const float *gate, const float *up, const float *dy,
+                            float beta_gate, float *dgate, float beta_up, float *dup)
 {
     if (!dup)
-        swiglu_slopes(n, gate, up, dy, beta_gate, dgate, 0.0f, NULL);
+        gated_slopes(act, n, gate, up, dy, beta_gate, dgate, 0.0f, NULL);
     else if (!dgate)
-        swiglu_slopes(n, gate, up, dy, 0.0f, NULL, beta_up, dup);
+        gated_slopes(act, n, gate, up, dy, 0.0f, NULL, beta_up, dup);
     else if (beta_gate == 0.0f && beta_up == 0.0f)
-        swiglu_slopes(n, gate, up, dy, 0.0f, dgate, 0.0f, dup);
+        gated_slopes(act, n, gate, up, dy, 0.0f, dgate, 0.0f, dup);
     else
-        swiglu_slopes(n, gate, up, dy, beta_gate, dgate, beta_up, dup);
+        gated_slopes(act, n, gate, up, dy, beta_gate, dgate, beta_up, dup);
 }
 
-/* Of the arrays' elements [i, i + n), at most a block of them in 16 bit. */
-static void swiglu_part(DType type, int64_t i, int64_t n, const void *gate, const void *up, const void *dy,
-                        float beta_gate, void *dgate, float beta_up, void *dup)
+/* At most a block of it in 16 bit. */
+static void gated_part(Activation act, DType type, GatedPiece p, const void *gate, const void *up,
+                       const void *dy, float beta_gate, void *dgate, float beta_up, void *dup)
 {
     float in[3][VALUES_BLOCK], out[2][VALUES_BLOCK];
-    const float *g = values_load(type, gate, i, n, in[0]), *u = values_load(type, up, i, n, in[1]);
-    const float *d = values_load(type, dy, i, n, in[2]);
-    float *to_gate = values_room(type, dgate, i, out[0]), *to_up = values_room(type, dup, i, out[1]);
+    const float *g = values_load(type, gate, p.first, p.n, in[0]);
+    const float *u = values_load(type, up, p.first, p.n, in[1]), *d = values_load(type, dy, p.to, p.n, in[2]);
+    float *to_gate = values_room(type, dgate, p.first, out[0]);
+    float *to_up = values_room(type, dup, p.first, out[1]);
     if (beta_gate != 0.0f)
-        values_load(type, dgate, i, n, out[0]);
+        values_load(type, dgate, p.first, p.n, out[0]);
     if (beta_up != 0.0f)
-        values_load(type, dup, i, n, out[1]);
-    swiglu_block(n, g, u, d, beta_gate, to_gate, beta_up, to_up);
-    values_store(type, n, to_gate, dgate, i);
-    values_store(type, n, to_up, dup, i);
+        values_load(type, dup, p.first, p.n, out[1]);
+    WITH_CONSTANT(act, gated_block, p.n, g, u, d, beta_gate, to_gate, beta_up, to_up)
+    values_store(type, p.n, to_gate, dgate, p.first);
+    values_store(type, p.n, to_up, dup, p.first);
 }
 
-static void swiglu_backward(DType type, int64_t n, const void *gate, const void *up, const void *dy,
-                            float beta_gate, void *dgate, float beta_up, void *dup, const KernelRun *run)
+static void gated_backward(const GatedDims *d, DType type, const void *gate, const void *up, const void *dy,
+                           float beta_gate, void *dgate, float beta_up, void *dup, const KernelRun *run)
+{
+    int team = range_threads(d->rows * d->c, run->threads);
+    int64_t count = d->rows * gated_pieces(d, RANGE_BLOCK);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t i = 0; i < count; i++) {
+        GatedPiece whole = gated_piece(d, RANGE_BLOCK, i), p = whole;
+        for (int64_t done = 0; done < whole.n; done += p.n) {
+            p = (GatedPiece){whole.first + done, whole.to + done, values_block(type, whole.n - done)};
+            gated_part(d->act, type, p, gate, up, dy, beta_gate, dgate, beta_up, dup);
+        }
+    }
+}
+
+/* ---- Soft caps -------------------------------------------------------------------------------- */
+
+static void softcap_values(float cap, int64_t n, const float *x, float *y)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        y[i] = vec_softcap(cap, x[i]);
+}
+
+static void softcap_forward(DType type, int64_t n, float cap, const void *x, void *y, const KernelRun *run)
 {
     int team = range_threads(n, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t i = 0; i < n; i += RANGE_BLOCK) {
+        float room[RANGE_BLOCK];
+        int64_t m = range_min(RANGE_BLOCK, n - i);
+        float *to = values_room(type, y, i, room);
+        softcap_values(cap, m, values_load(type, x, i, m, room), to);
+        values_store(type, m, to, y, i);
+    }
+}
+
+static void softcap_slopes(float cap, int64_t n, const float *x, const float *dy, float beta, float *dx)
+{
+    if (beta == 0.0f) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            dx[i] = vec_softcap_slope(cap, x[i]) * dy[i];
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < n; i++)
+            dx[i] = vec_softcap_slope(cap, x[i]) * dy[i] + beta * dx[i];
+    }
+}
+
+static void softcap_backward(DType type, int64_t n, float cap, const void *x, const void *dy, float beta,
+                             void *dx, const KernelRun *run)
+{
+    int team = range_threads(n, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t i = 0; i < n; i += RANGE_BLOCK) {
+        float in[VALUES_BLOCK], slope[VALUES_BLOCK], out[VALUES_BLOCK];
         int64_t end = range_min(n, i + RANGE_BLOCK);
         for (int64_t j = i, m; j < end; j += m) {
             m = values_block(type, end - j);
-            swiglu_part(type, j, m, gate, up, dy, beta_gate, dgate, beta_up, dup);
+            const float *from = values_load(type, x, j, m, in), *d = values_load(type, dy, j, m, slope);
+            float *to = values_room(type, dx, j, out);
+            if (beta != 0.0f)
+                values_load(type, dx, j, m, out);
+            softcap_slopes(cap, m, from, d, beta, to);
+            values_store(type, m, to, dx, j);
         }
     }
 }

@@ -33,6 +33,11 @@ static AttentionHead attention_head(const AttentionDims *d, const void *q, const
     return head;
 }
 
+static int attention_min(int a, int b)
+{
+    return a < b ? a : b;
+}
+
 /* Multiply-adds of a product below which one thread does everything. */
 #define ATTENTION_SERIAL 65536.0
 
@@ -42,11 +47,12 @@ static int attention_threads(const AttentionDims *d, int threads)
     return threads < 1 || work < ATTENTION_SERIAL ? 1 : threads;
 }
 
-/* Queries a block: fewer where a causal block would compute much above the diagonal, or threads would have no
- * work. */
+/* Queries a block: fewer where a block would compute much above the diagonal or beside the window, or threads
+ * would have no work. */
 static int attention_block(const AttentionDims *d, int threads)
 {
-    int block = d->causal && d->seq <= 512 ? ATTENTION_QUERIES / 2 : ATTENTION_QUERIES;
+    int span = d->window && d->window < d->seq ? d->window : d->seq;
+    int block = (d->causal || d->window) && span <= 512 ? ATTENTION_QUERIES / 2 : ATTENTION_QUERIES;
     int64_t heads = (int64_t)d->batch * d->heads;
     while (block > 16 && heads * (((int64_t)d->seq + block - 1) / block) < 2 * (int64_t)threads)
         block /= 2;
@@ -58,20 +64,30 @@ static int64_t attention_blocks(const AttentionDims *d, int block)
     return ((int64_t)d->seq + block - 1) / block;
 }
 
-static int attention_min(int a, int b)
+/* The first key that query i sees, masks aside; queries after it see none before that. */
+static int attention_key_begin(const AttentionDims *d, int i)
 {
-    return a < b ? a : b;
+    int begin = d->causal ? d->past + i - d->window + 1 : i - d->window / 2;
+    return d->window && begin > 0 ? begin : 0;
 }
 
 /* Keys before this one are seen by some query in [first, first + count). */
 static int attention_key_end(const AttentionDims *d, int first, int count)
 {
-    return d->causal ? d->past + first + count : d->seq;
+    if (d->causal)
+        return d->past + first + count;
+    return d->window ? attention_min(first + count + d->window / 2, d->seq) : d->seq;
+}
+
+/* Keys that some query of a whole block sees. */
+static double attention_key_count(const AttentionDims *d, int first, int block)
+{
+    return attention_key_end(d, first, block) - attention_key_begin(d, first);
 }
 
 /* Where part i begins when the query blocks of `heads` heads are cut into parts of equal work. Work is
- * counted in keys that are seen: under a causal mask a head's last block sees the most. Parts are ranges, so
- * that a core keeps its heads in cache. */
+ * counted in keys that are seen: under a causal mask a head's last block sees the most, in a window the first
+ * ones the fewest. Parts are ranges, so that a core keeps its heads in cache. */
 static int64_t attention_bound(const AttentionDims *d, int block, int64_t heads, int parts, int i)
 {
     int64_t blocks = attention_blocks(d, block);
@@ -79,12 +95,12 @@ static int64_t attention_bound(const AttentionDims *d, int block, int64_t heads,
         return heads * blocks;
     double head = 0;
     for (int64_t j = 0; j < blocks; j++)
-        head += attention_key_end(d, (int)j * block, block);
+        head += attention_key_count(d, (int)j * block, block);
     double wanted = head * (double)heads * i / parts;
     int64_t whole = heads * i / parts; /* heads before the one that is cut */
     double passed = head * (double)whole;
     for (int64_t j = 0; j < blocks; j++) {
-        double cost = attention_key_end(d, (int)j * block, block);
+        double cost = attention_key_count(d, (int)j * block, block);
         if (passed + cost / 2 > wanted)
             return whole * blocks + j;
         passed += cost;
@@ -92,13 +108,20 @@ static int64_t attention_bound(const AttentionDims *d, int block, int64_t heads,
     return (whole + 1) * blocks;
 }
 
-/* How many of the keys [key, key + count) query i sees, masks aside. */
+/* How many of the keys [key, key + count) do not come after all that query i sees, masks aside. */
 static int attention_visible(const AttentionDims *d, int i, int key, int count)
 {
-    if (!d->causal)
+    if (!d->causal && !d->window)
         return count;
-    int n = d->past + i + 1 - key;
+    int n = attention_key_end(d, i, 1) - key;
     return n < 0 ? 0 : attention_min(n, count);
+}
+
+/* How many of those n come before all that query i sees. */
+static int attention_hidden(const AttentionDims *d, int i, int key, int n)
+{
+    int hidden = attention_key_begin(d, i) - key;
+    return hidden < 0 ? 0 : attention_min(hidden, n);
 }
 
 /* Padding keys score -infinity. */
@@ -156,6 +179,17 @@ static void attention_pad_row(int n, float *s)
         s[j] = -INFINITY;
 }
 
+/* Scores become cap tanh(score / cap). */
+static void attention_row_cap(int n, float cap, float *s)
+{
+#pragma omp simd
+    for (int j = 0; j < n; j++) {
+        float tanh;
+        vec_tanh_tail(fabsf(s[j] / cap), &tanh);
+        s[j] = copysignf(cap * tanh, s[j]);
+    }
+}
+
 static void attention_row_scale(int n, float factor, float *x)
 {
 #pragma omp simd
@@ -168,12 +202,27 @@ static void attention_row_zero(int64_t n, float *x)
     memset(x, 0, (size_t)n * sizeof(float));
 }
 
+/* What products have made of query i and the keys [key, key + n) becomes the scores that are compared:
+ * capped, and -infinity where the query does not see the key. */
+static void attention_scores_row(const AttentionDims *d, const AttentionHead *head, int i, int key, int n,
+                                 float *s)
+{
+    int hidden = attention_hidden(d, i, key, n);
+    if (d->softcap > 0)
+        attention_row_cap(n, d->softcap, s);
+    if (head->mask)
+        attention_mask_row(n, head->mask + key, s);
+    for (int j = 0; j < hidden; j++)
+        s[j] = -INFINITY;
+}
+
 /* ---- A thread's workspace -------------------------------------------------------------------- */
 
 /* What a thread works in. Tiles are of 16 bit only. */
 typedef struct AttentionScratch {
     float *scores;         /* (queries, ATTENTION_KEYS); where eager needs whole rows (queries, T) */
     float *gradients;      /* (queries, ATTENTION_KEYS), backward only */
+    float *capped;         /* the same: scores again, where backward has probabilities and needs both */
     float *first, *second; /* (queries): running maximum and sum; backward: log-sum-exp and delta */
     float *q, *out, *dout; /* (queries, D): out is that of forward, and in backward out and then dq */
     AttentionTile k, v;
@@ -181,7 +230,7 @@ typedef struct AttentionScratch {
 
 /* Floats of each part. */
 typedef struct AttentionLayout {
-    size_t scores, gradients, rows, keys, all;
+    size_t scores, gradients, capped, rows, keys, all;
 } AttentionLayout;
 
 static AttentionKept attention_kept(const void *probs, const float *lse)
@@ -208,13 +257,15 @@ static AttentionLayout attention_layout(const AttentionDims *d, AttentionKept ke
     if (d->type != DTYPE_F32)
         l.scores = (size_t)queries * ATTENTION_KEYS;
     l.gradients = backward ? l.scores : 0;
+    l.capped = kept != KEPT_LSE && d->softcap > 0 ? l.gradients : 0;
     if (attention_has_rows(d, kept, backward))
         l.scores = attention_whole(queries * d->seq);
     if (d->type != DTYPE_F32) {
         l.rows = attention_whole(queries * d->head_dim);
         l.keys = attention_whole(keys * d->head_dim);
     }
-    l.all = l.scores + l.gradients + 2 * (size_t)ATTENTION_QUERIES + (backward ? 3 : 2) * l.rows + 2 * l.keys;
+    l.all = l.scores + l.gradients + l.capped + 2 * (size_t)ATTENTION_QUERIES + (backward ? 3 : 2) * l.rows +
+            2 * l.keys;
     return l;
 }
 
@@ -222,7 +273,8 @@ static AttentionScratch attention_scratch(float *workspace, const AttentionLayou
 {
     AttentionScratch s = {.scores = workspace + l->all * (size_t)thread};
     s.gradients = s.scores + l->scores;
-    s.first = s.gradients + l->gradients;
+    s.capped = s.gradients + l->gradients;
+    s.first = s.capped + l->capped;
     s.second = s.first + ATTENTION_QUERIES;
     s.k.data = s.second + ATTENTION_QUERIES;
     s.v.data = s.k.data + l->keys;
@@ -236,15 +288,16 @@ static AttentionScratch attention_scratch(float *workspace, const AttentionLayou
 
 /* One row of scores becomes probabilities; all T entries are written. A row of padding keys becomes zeros:
  * shift 0 leaves exp(-inf) = 0, and NaN stays NaN. */
-static void attention_softmax_row(const AttentionDims *d, const AttentionHead *head, int i, float *s)
+static void attention_softmax_row(const AttentionDims *d, const AttentionHead *head, int i, float *row)
 {
-    int n = attention_visible(d, i, 0, d->seq);
-    if (head->mask)
-        attention_mask_row(n, head->mask, s);
+    int begin = attention_key_begin(d, i), n = attention_visible(d, i, begin, d->seq - begin);
+    float *s = row + begin;
+    attention_row_zero(begin, row);
+    attention_scores_row(d, head, i, begin, n, s);
     float max = attention_row_max(n, s);
     float sum = attention_row_exp(n, max == -INFINITY ? 0 : max, s);
     attention_row_scale(n, sum == 0 ? 0 : 1 / sum, s);
-    attention_row_zero(d->seq - n, s + n);
+    attention_row_zero(d->seq - begin - n, s + n);
 }
 
 /* Keys that a product of whole rows goes over at a time: what a tile holds, or all. */
@@ -258,9 +311,10 @@ static int attention_step(const AttentionDims *d, int keys)
 static void attention_probabilities(const AttentionDims *d, const AttentionHead *head, AttentionScratch *w,
                                     int first, int rows, float *probs, void *kept, int64_t at)
 {
-    int end = attention_key_end(d, first, rows), size = d->head_dim, step = attention_step(d, end);
+    int begin = attention_key_begin(d, first), end = attention_key_end(d, first, rows), size = d->head_dim;
+    int step = attention_step(d, end);
     AttentionFloats q = attention_load(&head->q, first, rows, size, w->q);
-    for (int key = 0; key < end; key += step) {
+    for (int key = begin; key < end; key += step) {
         int keys = attention_min(step, end - key);
         AttentionFloats k = attention_load_tile(&head->k, key, keys, size, &w->k);
         gemm_block(0, 1, rows, keys, size, d->scale, q.at, q.ld, k.at, k.ld, 0, probs + key, d->seq);
@@ -276,15 +330,16 @@ static void attention_probabilities(const AttentionDims *d, const AttentionHead 
 static void attention_eager_block(const AttentionDims *d, const AttentionHead *head, AttentionScratch *w,
                                   int first, int rows, void *out, void *probs, int64_t at)
 {
-    int end = attention_key_end(d, first, rows), size = d->head_dim, step = attention_step(d, end);
+    int begin = attention_key_begin(d, first), end = attention_key_end(d, first, rows), size = d->head_dim;
+    int step = attention_step(d, end);
     int64_t out_at = (head->row + first) * d->ldo + head->column; // (rows, D), ldo
     AttentionSink o = attention_room(d->type, out, out_at, d->ldo, size, w->out);
     float *p = probs && d->type == DTYPE_F32 ? (float *)probs + at : w->scores;
     attention_probabilities(d, head, w, first, rows, p, probs, at);
-    for (int key = 0; key < end; key += step) {
+    for (int key = begin; key < end; key += step) {
         int keys = attention_min(step, end - key);
         AttentionFloats v = attention_load_tile(&head->v, key, keys, size, &w->v);
-        gemm_block(0, 0, rows, size, keys, 1, p + key, d->seq, v.at, v.ld, key ? 1 : 0, o.at, o.ld);
+        gemm_block(0, 0, rows, size, keys, 1, p + key, d->seq, v.at, v.ld, key > begin, o.at, o.ld);
     }
     attention_store(d->type, rows, size, &o, out, out_at, d->ldo);
 }
@@ -292,29 +347,29 @@ static void attention_eager_block(const AttentionDims *d, const AttentionHead *h
 /* ---- flash forward --------------------------------------------------------------------------- */
 
 /* Scores of the keys [key, key + keys) become unnormalised probabilities relative to each row's new maximum.
- * What the row has summed before is rescaled to that maximum. */
+ * What the row has summed before, unless these keys are the first, is rescaled to that maximum. */
 static void attention_online_rows(const AttentionDims *d, const AttentionHead *head,
                                   const AttentionScratch *w, int first, int rows, int key, int keys,
                                   const AttentionSink *out)
 {
+    int goes_on = key > attention_key_begin(d, first);
     for (int i = 0; i < rows; i++) {
         float *s = w->scores + (int64_t)i * ATTENTION_KEYS;
         int n = attention_visible(d, first + i, key, keys);
-        if (head->mask)
-            attention_mask_row(n, head->mask + key, s);
+        attention_scores_row(d, head, first + i, key, n, s);
         attention_pad_row(n, s);
         int padded = attention_padded(n);
-        float before = key ? w->first[i] : -INFINITY;
+        float before = goes_on ? w->first[i] : -INFINITY;
         float max = attention_row_max(padded, s);
         max = before > max ? before : max;
         float sum = attention_row_exp(padded, max == -INFINITY ? 0 : max, s);
         if (padded < keys)
             attention_row_zero(keys - padded, s + padded);
-        if (key && max > before) {
+        if (goes_on && max > before) {
             float factor = expf(before - max);
             sum += w->second[i] * factor;
             attention_row_scale(d->head_dim, factor, out->at + i * out->ld);
-        } else if (key) {
+        } else if (goes_on) {
             sum += w->second[i];
         }
         w->first[i] = max;
@@ -325,17 +380,17 @@ static void attention_online_rows(const AttentionDims *d, const AttentionHead *h
 static void attention_flash_block(const AttentionDims *d, const AttentionHead *head, AttentionScratch *w,
                                   int first, int rows, void *out, float *lse)
 {
-    int end = attention_key_end(d, first, rows), size = d->head_dim;
+    int begin = attention_key_begin(d, first), end = attention_key_end(d, first, rows), size = d->head_dim;
     int64_t out_at = (head->row + first) * d->ldo + head->column; // (rows, D), ldo
     AttentionSink o = attention_room(d->type, out, out_at, d->ldo, size, w->out);
     AttentionFloats q = attention_load(&head->q, first, rows, size, w->q);
-    for (int key = 0; key < end; key += ATTENTION_KEYS) {
+    for (int key = begin; key < end; key += ATTENTION_KEYS) {
         int keys = attention_min(ATTENTION_KEYS, end - key);
         AttentionFloats k = attention_load_tile(&head->k, key, keys, size, &w->k);
         gemm_block(0, 1, rows, keys, size, d->scale, q.at, q.ld, k.at, k.ld, 0, w->scores, ATTENTION_KEYS);
         attention_online_rows(d, head, w, first, rows, key, keys, &o);
         AttentionFloats v = attention_load_tile(&head->v, key, keys, size, &w->v);
-        gemm_block(0, 0, rows, size, keys, 1, w->scores, ATTENTION_KEYS, v.at, v.ld, key ? 1 : 0, o.at, o.ld);
+        gemm_block(0, 0, rows, size, keys, 1, w->scores, ATTENTION_KEYS, v.at, v.ld, key > begin, o.at, o.ld);
     }
     for (int i = 0; i < rows; i++) {
         float sum = w->second[i];

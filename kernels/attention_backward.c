@@ -74,6 +74,35 @@ static void attention_score_gradient_exp(int n, float lse, float delta, float *r
     }
 }
 
+/* By how much a capped score changes with the score: 1 - tanh^2. Hidden ones are -infinity. */
+VEC_INLINE float attention_cap_slope(float cap, float capped)
+{
+    float tanh = capped / cap;
+    tanh = tanh < -1 ? -1 : tanh;
+    return 1 - tanh * tanh;
+}
+
+/* attention_score_gradient_exp where p holds capped scores, and ds is to be of scores before that. */
+static void attention_score_gradient_capped(int n, float cap, float lse, float delta, float *restrict p,
+                                            float *restrict ds)
+{
+#pragma omp simd
+    for (int j = 0; j < n; j++) {
+        float slope = attention_cap_slope(cap, p[j]);
+        p[j] = vec_exp(p[j] - lse);
+        ds[j] = p[j] * (ds[j] - delta) * slope;
+    }
+}
+
+/* ds of capped scores becomes that of scores, which are given and become capped. */
+static void attention_cap_gradient(int n, float cap, float *restrict s, float *restrict ds)
+{
+    attention_row_cap(n, cap, s);
+#pragma omp simd
+    for (int j = 0; j < n; j++)
+        ds[j] *= attention_cap_slope(cap, s[j]);
+}
+
 /* ---- A block of queries ---------------------------------------------------------------------- */
 
 /* A block, and where its rows are. */
@@ -92,17 +121,22 @@ static void attention_gradient_rows(const AttentionDims *d, const AttentionBlock
 {
     for (int i = 0; i < block->rows; i++) {
         float *ds = w->gradients + (int64_t)i * ATTENTION_KEYS, *s = w->scores + (int64_t)i * ATTENTION_KEYS;
-        int n = attention_visible(d, block->first + i, key, keys);
+        int n = attention_visible(d, block->first + i, key, keys), padded = attention_padded(n);
         if (p->at) {
             attention_score_gradient(n, w->second[i], p->at + i * p->ld, ds);
+            if (d->softcap > 0)
+                attention_cap_gradient(n, d->softcap, w->capped + (int64_t)i * ATTENTION_KEYS, ds);
         } else {
-            if (block->head.mask)
-                attention_mask_row(n, block->head.mask + key, s);
+            attention_scores_row(d, &block->head, block->first + i, key, n, s);
             attention_pad_row(n, s);
-            attention_score_gradient_exp(attention_padded(n), w->first[i], w->second[i], s, ds);
-            if (attention_padded(n) < keys)
-                attention_row_zero(keys - attention_padded(n), s + attention_padded(n));
+            if (d->softcap > 0)
+                attention_score_gradient_capped(padded, d->softcap, w->first[i], w->second[i], s, ds);
+            else
+                attention_score_gradient_exp(padded, w->first[i], w->second[i], s, ds);
+            if (padded < keys)
+                attention_row_zero(keys - padded, s + padded);
         }
+        attention_row_zero(attention_hidden(d, block->first + i, key, n), ds);
         attention_row_zero(keys - n, ds + n);
     }
 }
@@ -126,9 +160,9 @@ static AttentionFloats attention_known(const AttentionBackward *a, const Attenti
     return (AttentionFloats){w->scores, ATTENTION_KEYS};
 }
 
-/* What the keys [key, key + keys) add to dq, dk and dv. */
+/* What the keys [key, key + keys) add to dq, dk and dv; `begin`: the first that the block sees. */
 static void attention_backward_keys(const AttentionBackward *a, const AttentionBlock *block,
-                                    AttentionScratch *w, int key, int keys, AttentionSink dk,
+                                    AttentionScratch *w, int begin, int key, int keys, AttentionSink dk,
                                     AttentionSink dv)
 {
     const AttentionDims *d = a->d;
@@ -136,14 +170,15 @@ static void attention_backward_keys(const AttentionBackward *a, const AttentionB
     AttentionFloats q = block->q, dout = block->dout, p = attention_known(a, block, w, key, keys);
     AttentionFloats k = attention_load_tile(&block->head.k, key, keys, size, &w->k);
     AttentionFloats v = attention_load_tile(&block->head.v, key, keys, size, &w->v);
-    if (!p.at)
-        gemm_block(0, 1, rows, keys, size, d->scale, q.at, q.ld, k.at, k.ld, 0, w->scores, ATTENTION_KEYS);
+    if (!p.at || d->softcap > 0)
+        gemm_block(0, 1, rows, keys, size, d->scale, q.at, q.ld, k.at, k.ld, 0, p.at ? w->capped : w->scores,
+                   ATTENTION_KEYS);
     gemm_block(0, 1, rows, keys, size, 1, dout.at, dout.ld, v.at, v.ld, 0, w->gradients, ATTENTION_KEYS);
     attention_gradient_rows(d, block, w, &p, key, keys);
     if (!p.at)
         p = (AttentionFloats){w->scores, ATTENTION_KEYS};
     gemm_block(1, 0, keys, size, rows, 1, p.at, p.ld, dout.at, dout.ld, 1, dv.at + key * dv.ld, dv.ld);
-    gemm_block(0, 0, rows, size, keys, d->scale, w->gradients, ATTENTION_KEYS, k.at, k.ld, key ? 1 : 0,
+    gemm_block(0, 0, rows, size, keys, d->scale, w->gradients, ATTENTION_KEYS, k.at, k.ld, key > begin,
                block->dq.at, block->dq.ld);
     gemm_block(1, 0, keys, size, rows, d->scale, w->gradients, ATTENTION_KEYS, q.at, q.ld, 1,
                dk.at + key * dk.ld, dk.ld);
@@ -154,7 +189,7 @@ static void attention_backward_block(const AttentionBackward *a, AttentionScratc
                                      int rows, AttentionSink dk, AttentionSink dv)
 {
     const AttentionDims *d = a->d;
-    int size = d->head_dim, end = attention_key_end(d, first, rows);
+    int size = d->head_dim, begin = attention_key_begin(d, first), end = attention_key_end(d, first, rows);
     AttentionBlock block = {.head = attention_head(d, a->q, a->k, a->v, b, h), .first = first, .rows = rows};
     const AttentionHead *head = &block.head;
     int64_t bht = ((int64_t)b * d->heads + h) * d->seq + first;
@@ -173,8 +208,8 @@ static void attention_backward_block(const AttentionBackward *a, AttentionScratc
     if (!a->probs && !a->lse)
         attention_probabilities(d, head, w, first, rows, w->scores, NULL, 0);
     block.q = attention_load(&head->q, first, rows, size, w->q);
-    for (int key = 0; key < end; key += ATTENTION_KEYS)
-        attention_backward_keys(a, &block, w, key, attention_min(ATTENTION_KEYS, end - key), dk, dv);
+    for (int key = begin; key < end; key += ATTENTION_KEYS)
+        attention_backward_keys(a, &block, w, begin, key, attention_min(ATTENTION_KEYS, end - key), dk, dv);
     attention_store(d->type, rows, size, &block.dq, a->dq, dq_at, d->lddq);
 }
 

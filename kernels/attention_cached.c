@@ -54,10 +54,30 @@ static void attention_append(const AttentionDims *d, const void *k, const void *
 #pragma omp parallel for schedule(static) num_threads(team) if (team > 1 && !omp_in_parallel())
     for (int64_t i = 0; i < 2 * units; i++) {
         int64_t ld = i < units ? d->ldk : d->ldv;
-        int64_t at = attention_unit_at(d, i % units, ld);       // (T, D), ld
-        int64_t to = (i * d->capacity + d->past) * d->head_dim; // (T, D)
+        int64_t at = attention_unit_at(d, i % units, ld); // (T, D), ld
+        for (int t = d->seq > d->capacity ? d->seq - d->capacity : 0; t < d->seq; t++)
+            cached_put(d, i < units ? k : v, at + t * ld, size, cache,
+                       (i * d->capacity + ((int64_t)d->past + t) % d->capacity) * size);
+    }
+}
+
+static void attention_unroll(const AttentionDims *d, const void *k, const void *v, const void *cache,
+                             void *rows, const KernelRun *run)
+{
+    int64_t units = attention_units(d), size = d->head_dim, bytes = size * values_size(d->cached);
+    int old = attention_min(d->past, d->window - 1), room = d->window - 1 + d->seq;
+    int team = range_threads(2 * units * room * size, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team) if (team > 1 && !omp_in_parallel())
+    for (int64_t i = 0; i < 2 * units; i++) {
+        int64_t ld = i < units ? d->ldk : d->ldv;
+        int64_t at = attention_unit_at(d, i % units, ld), to = i * room * size;
+        for (int t = 0; t < old; t++) {
+            int64_t row = i * d->capacity + ((int64_t)d->past - old + t) % d->capacity;
+            memcpy(values_at(d->cached, rows, to + t * size), values_at(d->cached, cache, row * size),
+                   (size_t)bytes);
+        }
         for (int t = 0; t < d->seq; t++)
-            cached_put(d, i < units ? k : v, at + t * ld, size, cache, to + t * size);
+            cached_put(d, i < units ? k : v, at + t * ld, size, rows, to + (old + t) * size);
     }
 }
 
@@ -227,11 +247,14 @@ static VEC_FUSED void cached_values(CachedQueries *all, int keys, int size, cons
 }
 
 /* Scores become weights relative to the largest score so far. Earlier sums are rescaled to it. */
-static void cached_softmax(CachedQueries *all, int keys, int size, float scale)
+static void cached_softmax(CachedQueries *all, int keys, const AttentionDims *d)
 {
+    int size = d->head_dim;
     for (int g = 0; g < all->count; g++) {
         float *scores = all->scores[g], max = all->max[g];
-        attention_row_scale(keys, scale, scores);
+        attention_row_scale(keys, d->scale, scores);
+        if (d->softcap > 0)
+            attention_row_cap(keys, d->softcap, scores);
         float largest = attention_row_max(keys, scores);
         if (largest > max) {
             float factor = expf(max - largest); /* 0 at first */
@@ -262,7 +285,7 @@ static void cached_unit_decoded(const AttentionDims *d, const void *cache, int64
         decoder_range(&from, cached_at(d, 0, unit) + (int64_t)key * size, (int64_t)keys * size, tile);
         decoder_range(&from, cached_at(d, 1, unit) + (int64_t)key * size, (int64_t)keys * size, values);
         cached_scores(all, keys, size, tile, values);
-        cached_softmax(all, keys, size, d->scale);
+        cached_softmax(all, keys, d);
         cached_values(all, keys, size, values, NULL);
     }
 }
@@ -277,7 +300,7 @@ static void cached_unit(const AttentionDims *d, const float *cache, int64_t unit
         keys = attention_min(block, end - key);
         const float *values = v + (int64_t)key * size, *next = k + (int64_t)(key + keys) * size;
         cached_scores(all, keys, size, k + (int64_t)key * size, values);
-        cached_softmax(all, keys, size, d->scale);
+        cached_softmax(all, keys, d);
         cached_values(all, keys, size, values, key + keys < end ? next : NULL);
     }
 }
@@ -396,7 +419,8 @@ static void cached_join_all(const AttentionDims *d, int splits, int64_t stride, 
 static void cached_token(const AttentionDims *d, const void *q, const void *cache, void *out,
                          float *workspace, int threads)
 {
-    int group = d->heads / d->kv_heads, keys = d->past + 1, splits = cached_splits(d, threads);
+    int group = d->heads / d->kv_heads, splits = cached_splits(d, threads);
+    int keys = d->past < d->capacity ? d->past + 1 : d->capacity;
     int64_t units = attention_units(d), rows = (int64_t)group * d->head_dim;
     int64_t stride = rows + 2 * (int64_t)group; /* a part: results, then states */
     int useful = (keys + CACHED_LEAST - 1) / CACHED_LEAST;

@@ -1,6 +1,6 @@
 /* A mixture of experts: routing, the rows of each expert side by side, what is between the products, and sums
  * over the experts of a token in the order in which they were chosen. Part of cpu.c. */
-#include "kernels/experts.h"
+#include "kernels/experts_cpu.h"
 #include "kernels/kernels.h"
 #include "kernels/range.h"
 #include "kernels/values.h"

@@ -1,24 +1,11 @@
-/* What kernels of a mixture of experts share: where the routing lies, which experts a token goes to, and what
- * workspace a CPU needs. */
+/* What kernels of a mixture of experts share: where the routing lies, and which experts a token goes to. */
 #ifndef BRIM_KERNELS_EXPERTS_H
 #define BRIM_KERNELS_EXPERTS_H
 
 #include "base/quant_layout_.h"
-#include "kernels/grid.h"
 #include "kernels/kernels.h"
 
 enum { EXPERTS_MOST = 1024 }; /* experts of one layer */
-/* Sums over tokens are taken in so many parts, whatever the number of threads. */
-enum { EXPERTS_SLICES = 16 };
-
-/* Of `rows` tokens and `experts`, by the sorted place of a pair (t,j), j < active. */
-typedef struct ExpertsRouting {
-    float *weight;   /* (rows,active): the largest logit's first */
-    int32_t *expert; /* (rows,active) */
-    int32_t *place;  /* (rows,active): of the pair among all, sorted by expert, then by token */
-    int32_t *pair;   /* (pairs): t * active + j of the pair at this place */
-    int32_t *offset; /* (experts + 1): the place of an expert's first pair */
-} ExpertsRouting;
 
 static inline int64_t experts_pairs(const ExpertsDims *d)
 {
@@ -38,12 +25,10 @@ static inline ExpertsRouting experts_routing(const ExpertsDims *d, const void *a
                             words + 4 * pairs};
 }
 
-/* Bytes from one expert's matrix to the next one's: each is quantised by itself, and begins where loads of 16
- * bytes may. */
+/* Bytes from one expert's matrix to the next one's. */
 static inline uint64_t experts_stride(DType dtype, int64_t rows, int64_t cols)
 {
-    uint64_t bytes = dtype_bytes(dtype, rows, cols);
-    return dtype_is_quantized(dtype) ? (bytes + 15) / 16 * 16 : bytes;
+    return dtype_is_quantized(dtype) ? quant_stride(dtype, rows, cols) : dtype_bytes(dtype, rows, cols);
 }
 
 /* Of the expert e, where the first one's is `first`. */
@@ -57,80 +42,6 @@ static inline StoredArray experts_matrix(const StoredArray *first, int64_t e)
 static inline size_t experts_line(size_t bytes)
 {
     return (bytes + 63) / 64 * 64;
-}
-
-/* ---- On a CPU -------------------------------------------------------------------------------- */
-
-/* C (pairs,n) of op(B) of k terms a row: how it is cut, whoever has how many of the rows. */
-static inline StoredCut experts_rows_cut(const ExpertsDims *d, int64_t n, int64_t k)
-{
-    GemmGrid grid = {experts_pairs(d), n, 1, 1};
-    return stored_cut(&grid, k, d->type);
-}
-
-/* The gradient (m,n) of a matrix, of as many terms as there are pairs at most. */
-static inline StoredCut experts_weights_cut(const ExpertsDims *d, int64_t m, int64_t n, DType type)
-{
-    GemmGrid grid = {m, n, 1, 1};
-    return stored_cut(&grid, experts_pairs(d), type);
-}
-
-static inline int64_t experts_more(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-/* Floats of a thread's own in forward: for packing, or for few rows of 16 bit as floats, and their sums. */
-static inline int64_t experts_forward_space(const ExpertsDims *d)
-{
-    StoredCut up = experts_rows_cut(d, 2 * d->hidden, d->width),
-              down = experts_rows_cut(d, d->width, d->hidden);
-    int64_t space = experts_more(stored_space(&up), stored_space(&down));
-    if (d->type != DTYPE_F32)
-        space = experts_more(space, FEW_ROWS * (d->width + 2 * d->hidden));
-    return stored_up(space, 16);
-}
-
-/* The same in backward; gradients that are not wanted have no products. */
-static inline int64_t experts_backward_space(const ExpertsDims *d, int wanted, DType dgate_up, DType ddown)
-{
-    StoredCut h = experts_rows_cut(d, d->hidden, d->width), x = experts_rows_cut(d, d->width, 2 * d->hidden);
-    StoredCut up = experts_weights_cut(d, 2 * d->hidden, d->width, dgate_up);
-    StoredCut down = experts_weights_cut(d, d->width, d->hidden, ddown);
-    int64_t space = stored_space(&h);
-    if (wanted & 1)
-        space = experts_more(space, stored_space(&x));
-    if (wanted & 2)
-        space = experts_more(space, stored_space(&up));
-    if (wanted & 4)
-        space = experts_more(space, stored_space(&down));
-    return stored_up(space, 16);
-}
-
-/* Rows side by side, of x and of what comes out (pairs,width), and of what is in between (pairs,hidden); then
- * the threads' own. */
-typedef struct ExpertsRoom {
-    char *wide, *narrow;
-    float *space;
-} ExpertsRoom;
-
-static inline ExpertsRoom experts_room(const ExpertsDims *d, void *workspace)
-{
-    size_t wide = experts_line(dtype_bytes(d->type, experts_pairs(d), d->width));
-    size_t narrow = experts_line(dtype_bytes(d->type, experts_pairs(d), d->hidden));
-    char *at = workspace;
-    return (ExpertsRoom){at, at + wide, (float *)(void *)(at + wide + narrow)};
-}
-
-static inline size_t experts_cpu_workspace(const ExpertsDims *d, int backward, int wanted, DType dgate_up,
-                                           DType ddown, const KernelRun *run)
-{
-    int64_t space = backward ? experts_backward_space(d, wanted, dgate_up, ddown) : experts_forward_space(d);
-    size_t rows = experts_line(dtype_bytes(d->type, experts_pairs(d), d->width)) +
-                  experts_line(dtype_bytes(d->type, experts_pairs(d), d->hidden));
-    size_t sums = (size_t)EXPERTS_SLICES * (size_t)d->experts * sizeof(double);
-    size_t bytes = rows + (size_t)(run->threads < 1 ? 1 : run->threads) * (size_t)space * sizeof(float);
-    return bytes > sums ? bytes : sums;
 }
 
 /* ---- Routing --------------------------------------------------------------------------------- */

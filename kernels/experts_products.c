@@ -2,7 +2,7 @@
  * many as the routing gave it. Brim's own product multiplies, whatever the types: every sum is then the same
  * however the work is divided, so that it can be divided by what there is to do. A thread has a range of all
  * experts' work, counted in strips of C. Part of cpu.c. */
-#include "kernels/experts.h"
+#include "kernels/experts_cpu.h"
 #include "kernels/kernels.h"
 #include "kernels/values.h"
 

@@ -18,7 +18,7 @@
 #include "../base/dtype.h"
 #include "../base/kernel_run.h"
 
-typedef enum Activation { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_SILU, ACT_RELU } Activation;
+typedef enum Activation { ACT_NONE, ACT_GELU, ACT_GELU_TANH, ACT_SILU, ACT_RELU, ACT_TANH } Activation;
 
 /* y (rows, out) = act(x (rows, in) W^T + bias). W is (out, in), or (in, out) when in_out is set (GPT-2's
  * Conv1D). */
@@ -49,14 +49,30 @@ typedef struct AttentionDims {
     DType type; /* of q, k, v, out, their gradients, and probs: f32 (0), bf16, f16 */
     int batch, seq, heads, kv_heads, head_dim; /* heads % kv_heads == 0; q (B,T,H,D), k and v (B,T,Hkv,D) */
     int causal;
+    int window; /* causal: a query sees its own key and window - 1 before it; else those at most window / 2
+                   away, to either side; 0: all */
     float scale;                /* of the scores, usually 1/sqrt(head_dim) */
+    float softcap;              /* scores become softcap tanh(score / softcap) before masks; 0: they do not */
     int64_t ldq, ldk, ldv, ldo; /* elements between consecutive (b,t) rows: packed qkv has ld = 3C */
     int64_t lddq, lddk, lddv;   /* the same of the gradients (backward only) */
     const int32_t *key_mask;    /* (B,T), 0 = a padding key nobody attends to; NULL = none. A row with no key
                                    left yields zeros (and zero gradients), never NaN */
-    int past, capacity; /* of attention_cached only: tokens in the cache before q's first, and its room */
+    int past, capacity; /* of attention_cached only: tokens read before q's first, and the cache's room */
     DType cached;       /* what the cache holds: f32 (0), bf16, f16 */
 } AttentionDims;
+
+/* act(gate) up of rows of c elements. Rows of gate and up, and of their gradients, are ld apart: where the
+ * two lie side by side, up begins c behind gate and ld is 2c. Those of the result follow each other. */
+typedef struct GatedDims {
+    Activation act;
+    int64_t rows, c;
+    int64_t ld; /* 0: c */
+} GatedDims;
+
+static inline int64_t gated_ld(const GatedDims *d)
+{
+    return d->ld ? d->ld : d->c;
+}
 
 /* What attention keeps from forward to backward: eager its probabilities or nothing, flash the log-sum-exp.
  */
@@ -70,6 +86,7 @@ typedef struct CrossEntropyDims {
     int64_t first_class, all_classes; /* of a part of the classes; all_classes 0: it is no part */
     int64_t ld;                       /* elements between rows of logits, and of their gradient; 0: classes */
     int64_t padding; /* of a part: elements behind its classes whose gradient is 0; ld has room for them */
+    float softcap;   /* logits x count as softcap tanh(x / softcap); 0: as they are */
 } CrossEntropyDims;
 
 /* What cross_entropy_part knows of a row: the largest of its logits, the sum of exponentials below it, and
@@ -99,20 +116,40 @@ typedef struct DropoutKey {
 
 /* How the frequencies of rotary positions are stretched. linear: all divided by factor. llama3: those of
  * waves longer than original_seq / low_freq_factor are, those shorter than original_seq / high_freq_factor
- * are not, and between the two it goes over smoothly. */
-typedef enum RopeStretch { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3 } RopeStretch;
+ * are not, and between the two it goes over smoothly. yarn: those of pairs from ramp_from + ramp_width on
+ * are, those up to pair ramp_from are not, and between the two it goes over linearly. divided: each by a
+ * number of its own. */
+typedef enum RopeStretch { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN, ROPE_DIVIDED } RopeStretch;
 
+/* x (B,T,H,D): of each head the first rotary_dim elements turn, the rest passes, as do `behind` columns
+ * behind the heads. */
 typedef struct RopeDims {
-    int batch, seq, heads, head_dim; /* x (B,T,H,D), D even; pairs (i, i + D/2) as in Hugging Face's Llama */
-    int64_t ld;                      /* elements between consecutive (b,t) rows */
-    float theta;                     /* 10000 or 500000 */
-    int inverse;                     /* 1: rotate back (the gradient) */
+    int batch, seq, heads, head_dim;
+    int64_t ld;  /* elements between consecutive (b,t) rows */
+    float theta; /* 10000 or 500000 */
+    int inverse; /* 1: rotate back (the gradient) */
     RopeStretch stretch;
-    float factor;                                          /* of linear and llama3 */
+    float factor;                                          /* of linear, llama3 and yarn */
     float low_freq_factor, high_freq_factor, original_seq; /* of llama3 */
     int offset;                                            /* position of x's first row */
+    int rotary_dim;  /* even; pairs (i, i + rotary_dim/2) as in Hugging Face's Llama; 0 = head_dim */
+    int interleaved; /* 1: pairs (2i, 2i + 1) */
+    int64_t behind;
+    float scale;                 /* of cosines and sines; 0 = 1 */
+    float ramp_from, ramp_width; /* of yarn */
+    const float *divisors;       /* of divided: rotary_dim / 2 of them */
 } RopeDims;
 
+/* What rms_norm adds to each weight: for 0 the zero that leaves every one as it is, -0 too. */
+static inline float norm_plus(float plus)
+{
+    return plus == 0.0f ? -0.0f : plus;
+}
+
+static inline int rope_width(const RopeDims *d)
+{
+    return d->rotary_dim ? d->rotary_dim : d->head_dim;
+}
 /* A mixture of experts: each of `rows` tokens goes to `active` of the experts, so that there are rows *
  * active pairs of a token and an expert, whatever the routing. */
 typedef struct ExpertsDims {
@@ -122,6 +159,15 @@ typedef struct ExpertsDims {
     Activation act;
     DType type, router; /* of x, y, what is kept, and their gradients; of the logits and their gradient */
 } ExpertsDims;
+
+/* Of `rows` tokens and `experts`, by the sorted place of a pair (t,j), j < active. */
+typedef struct ExpertsRouting {
+    float *weight;   /* (rows,active): the largest logit's first */
+    int32_t *expert; /* (rows,active) */
+    int32_t *place;  /* (rows,active): of the pair among all, sorted by expert, then by token */
+    int32_t *pair;   /* (pairs): t * active + j of the pair at this place */
+    int32_t *offset; /* (experts + 1): the place of an expert's first pair */
+} ExpertsRouting;
 
 /* For the loss that balances experts. stats (3,experts): how many tokens went to each, the sums of their
  * probabilities, and the gradient of those sums. */

@@ -44,15 +44,35 @@ static float cross_entropy_block_sum(int64_t n, const float *x, float top)
     return total;
 }
 
+/* Logits as they count: capped ones in room. */
+static const float *cross_entropy_load(float cap, DType type, const void *x, int64_t at, int64_t n,
+                                       float *room)
+{
+    const float *from = values_load(type, x, at, n, room);
+    if (cap == 0.0f)
+        return from;
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++)
+        room[j] = vec_softcap(cap, from[j]);
+    return room;
+}
+
+static float cross_entropy_get(float cap, DType type, const void *x, int64_t i)
+{
+    float value = values_get(type, x, i);
+    return cap == 0.0f ? value : vec_softcap(cap, value);
+}
+
 /* The largest of a row that begins at element `at`, and the sum of exponentials below it. The maximum starts
  * at -FLT_MAX, not -inf: a block of -inf (masked classes) then adds zero instead of NaN. */
-static double cross_entropy_total(DType type, int64_t at, int64_t classes, const void *x, float *highest)
+static double cross_entropy_total(float cap, DType type, int64_t at, int64_t classes, const void *x,
+                                  float *highest)
 {
     float room[RANGE_BLOCK], top = -FLT_MAX;
     double total = 0.0;
     for (int64_t j = 0; j < classes; j += RANGE_BLOCK) {
         int64_t n = range_min(RANGE_BLOCK, classes - j);
-        const float *block = values_load(type, x, at + j, n, room);
+        const float *block = cross_entropy_load(cap, type, x, at + j, n, room);
         float block_top = cross_entropy_block_max(n, block);
         if (block_top > top) {
             total *= (double)expf(top - block_top);
@@ -65,13 +85,13 @@ static double cross_entropy_total(DType type, int64_t at, int64_t classes, const
 }
 
 /* Returns -log softmax(x)[label] of the row. */
-static float cross_entropy_row(DType type, int64_t at, int64_t classes, const void *x, int32_t label,
-                               float *lse)
+static float cross_entropy_row(float cap, DType type, int64_t at, int64_t classes, const void *x,
+                               int32_t label, float *lse)
 {
     float top;
-    double log_total = log(cross_entropy_total(type, at, classes, x, &top));
+    double log_total = log(cross_entropy_total(cap, type, at, classes, x, &top));
     *lse = (float)((double)top + log_total);
-    return (float)((double)top - (double)values_get(type, x, at + label) + log_total);
+    return (float)((double)top - (double)cross_entropy_get(cap, type, x, at + label) + log_total);
 }
 
 static void cross_entropy_forward(const CrossEntropyDims *d, DType type, const void *logits,
@@ -89,7 +109,8 @@ static void cross_entropy_forward(const CrossEntropyDims *d, DType type, const v
         if (label < 0 || label >= d->classes)
             first = range_min(first, row);
         else
-            workspace[row] = cross_entropy_row(type, row * ld, d->classes, logits, label, lse + row);
+            workspace[row] =
+                cross_entropy_row(d->softcap, type, row * ld, d->classes, logits, label, lse + row);
     }
     double total = 0.0;
     for (int64_t row = 0; row < d->rows; row++)
@@ -112,14 +133,33 @@ static void cross_entropy_slopes(int64_t n, const float *x, float factor, float 
     }
 }
 
+static void cross_entropy_capped_slopes(float cap, int64_t n, const float *x, float factor, float lse,
+                                        float beta, float *dx)
+{
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) {
+        float t, tail = vec_tanh_tail(fabsf(x[j]) / cap, &t);
+        float slope = vec_exp(copysignf(cap * t, x[j]) - lse) * factor * (tail * (1.0f + t));
+        dx[j] = beta == 0.0f ? slope : slope + beta * dx[j];
+    }
+}
+
+/* The gradient of the label's own logit. The difference is taken before the product, where it is exact. */
+static float cross_entropy_label_slope(float cap, float x, float factor, float lse)
+{
+    float slope = (vec_exp((cap == 0.0f ? x : vec_softcap(cap, x)) - lse) - 1.0f) * factor;
+    return cap == 0.0f ? slope : slope * vec_softcap_slope(cap, x);
+}
+
 /* The label may be that of a class which is not here. */
-static void cross_entropy_row_backward(DType type, int64_t at, int64_t classes, const void *x, int64_t label,
-                                       float factor, float lse, float beta, void *dx)
+static void cross_entropy_row_backward(float cap, DType type, int64_t at, int64_t classes, const void *x,
+                                       int64_t label, float factor, float lse, float beta, void *dx)
 {
     float in[VALUES_BLOCK], out[VALUES_BLOCK];
-    /* Read before the row is overwritten; the difference is taken before the product, where it is exact. */
+    /* Read before the row is overwritten. */
     int here = label >= 0 && label < classes;
-    float at_label = here ? (vec_exp(values_get(type, x, at + label) - lse) - 1.0f) * factor : 0.0f;
+    float at_label =
+        here ? cross_entropy_label_slope(cap, values_get(type, x, at + label), factor, lse) : 0.0f;
     if (here && beta != 0.0f)
         at_label += beta * values_get(type, dx, at + label);
     for (int64_t j = 0, n; j < classes; j += n) {
@@ -128,7 +168,10 @@ static void cross_entropy_row_backward(DType type, int64_t at, int64_t classes, 
         float *to = values_room(type, dx, at + j, out);
         if (beta != 0.0f)
             values_load(type, dx, at + j, n, out);
-        cross_entropy_slopes(n, from, factor, lse, beta, to);
+        if (cap == 0.0f)
+            cross_entropy_slopes(n, from, factor, lse, beta, to);
+        else
+            cross_entropy_capped_slopes(cap, n, from, factor, lse, beta, to);
         values_store(type, n, to, dx, at + j);
     }
     if (here)
@@ -165,8 +208,8 @@ static void cross_entropy_backward(const CrossEntropyDims *d, DType type, const 
         int64_t at = row * ld;
         int32_t label = labels[row];
         if (label != d->ignore_index && label >= 0 && label < classes)
-            cross_entropy_row_backward(type, at, d->classes, logits, label - d->first_class, factor, lse[row],
-                                       beta, dlogits);
+            cross_entropy_row_backward(d->softcap, type, at, d->classes, logits, label - d->first_class,
+                                       factor, lse[row], beta, dlogits);
         else /* a label out of range was reported by forward */
             cross_entropy_row_ignored(type, at, d->classes, beta, dlogits);
         if (d->padding)
@@ -188,11 +231,12 @@ static void cross_entropy_part(const CrossEntropyDims *d, DType type, const void
         to[PART_TOP] = to[PART_SUM] = to[PART_LABEL] = 0.0f;
         if (labels[row] == d->ignore_index)
             continue;
-        to[PART_SUM] = (float)cross_entropy_total(type, row * ld, d->classes, logits, &to[PART_TOP]);
+        to[PART_SUM] =
+            (float)cross_entropy_total(d->softcap, type, row * ld, d->classes, logits, &to[PART_TOP]);
         if (labels[row] < 0 || labels[row] >= d->all_classes)
             first = range_min(first, row);
         else if (label >= 0 && label < d->classes)
-            to[PART_LABEL] = values_get(type, logits, row * ld + label);
+            to[PART_LABEL] = cross_entropy_get(d->softcap, type, logits, row * ld + label);
     }
     if (first < d->rows && *run->fault < 0)
         *run->fault = d->first_row + first;

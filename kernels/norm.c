@@ -216,15 +216,15 @@ static float rms_norm_squares(int64_t n, const float *x)
     return squares;
 }
 
-static void rms_norm_values(int64_t n, const float *x, float r, const float *weight, float *y)
+static void rms_norm_values(int64_t n, const float *x, float r, float plus, const float *weight, float *y)
 {
 #pragma omp simd
     for (int64_t j = 0; j < n; j++)
-        y[j] = x[j] * r * weight[j];
+        y[j] = x[j] * r * (plus + weight[j]);
 }
 
-static void rms_norm_row(DType type, int64_t at, int64_t c, float eps, const void *x, const float *weight,
-                         void *y, float *rstd, float *room)
+static void rms_norm_row(DType type, int64_t at, int64_t c, float eps, float plus, const void *x,
+                         const float *weight, void *y, float *rstd, float *room)
 {
     float squares = 0.0f;
     int64_t block = norm_block(type, c);
@@ -237,52 +237,54 @@ static void rms_norm_row(DType type, int64_t at, int64_t c, float eps, const voi
         n = range_min(block, c - j);
         const float *from = norm_again(type, x, at + j, n, c, room);
         float *to = values_room(type, y, at + j, room);
-        rms_norm_values(n, from, r, weight + j, to);
+        rms_norm_values(n, from, r, plus, weight + j, to);
         values_store(type, n, to, y, at + j);
     }
     *rstd = r;
 }
 
-static void rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, const void *x,
+static void rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, float plus, const void *x,
                              const float *weight, void *y, float *rstd, const KernelRun *run)
 {
     int team = range_threads(rows * c, run->threads);
 #pragma omp parallel for schedule(static) num_threads(team)
     for (int64_t row = 0; row < rows; row++) {
         float room[RANGE_BLOCK];
-        rms_norm_row(type, row * c, c, eps, x, weight, y, rstd + row, room);
+        rms_norm_row(type, row * c, c, eps, norm_plus(plus), x, weight, y, rstd + row, room);
     }
 }
 
-static float rms_norm_dot(int64_t n, const float *x, const float *weight, float r, const float *dy, float *dw)
+static float rms_norm_dot(int64_t n, const float *x, float plus, const float *weight, float r,
+                          const float *dy, float *dw)
 {
     float dot = 0.0f;
 #pragma omp simd reduction(+ : dot)
     for (int64_t j = 0; j < n; j++) {
         float xhat = x[j] * r;
-        dot += dy[j] * weight[j] * xhat;
+        dot += dy[j] * (plus + weight[j]) * xhat;
         dw[j] += dy[j] * xhat;
     }
     return dot;
 }
 
-static void rms_norm_slopes(int64_t n, const float *x, const float *weight, float r, float dot,
+static void rms_norm_slopes(int64_t n, const float *x, float plus, const float *weight, float r, float dot,
                             const float *dy, float beta, float *dx)
 {
     if (beta == 0.0f) {
 #pragma omp simd
         for (int64_t j = 0; j < n; j++)
-            dx[j] = r * (dy[j] * weight[j] - x[j] * dot);
+            dx[j] = r * (dy[j] * (plus + weight[j]) - x[j] * dot);
     } else {
 #pragma omp simd
         for (int64_t j = 0; j < n; j++)
-            dx[j] = r * (dy[j] * weight[j] - x[j] * dot) + beta * dx[j];
+            dx[j] = r * (dy[j] * (plus + weight[j]) - x[j] * dot) + beta * dx[j];
     }
 }
 
-/* dx = rstd (g - xhat mean(g xhat)) with g = dy weight, xhat = x rstd */
-static void rms_norm_row_backward(DType type, int64_t at, int64_t c, const void *x, const float *weight,
-                                  float r, const void *dy, float beta, void *dx, float *dw)
+/* dx = rstd (g - xhat mean(g xhat)) with g = dy (plus + weight), xhat = x rstd */
+static void rms_norm_row_backward(DType type, int64_t at, int64_t c, float plus, const void *x,
+                                  const float *weight, float r, const void *dy, float beta, void *dx,
+                                  float *dw)
 {
     float room[3][RANGE_BLOCK], dot = 0.0f;
     int64_t block = norm_block(type, c);
@@ -290,7 +292,7 @@ static void rms_norm_row_backward(DType type, int64_t at, int64_t c, const void 
         n = range_min(block, c - j);
         const float *xs = values_load(type, x, at + j, n, room[0]);
         const float *ds = values_load(type, dy, at + j, n, room[1]);
-        dot += rms_norm_dot(n, xs, weight + j, r, ds, dw + j);
+        dot += rms_norm_dot(n, xs, plus, weight + j, r, ds, dw + j);
     }
     dot = dot / (float)c * r;
     for (int64_t j = 0, n; j < c && dx; j += n) {
@@ -300,14 +302,15 @@ static void rms_norm_row_backward(DType type, int64_t at, int64_t c, const void 
         float *to = values_room(type, dx, at + j, room[2]);
         if (beta != 0.0f)
             values_load(type, dx, at + j, n, room[2]);
-        rms_norm_slopes(n, xs, weight + j, r, dot, ds, beta, to);
+        rms_norm_slopes(n, xs, plus, weight + j, r, dot, ds, beta, to);
         values_store(type, n, to, dx, at + j);
     }
 }
 
-static void rms_norm_backward(DType type, int64_t rows, int64_t c, const void *x, const float *weight,
-                              const float *rstd, const void *dy, float beta_dx, void *dx, DType dweight_type,
-                              float beta_dw, void *dweight, float *workspace, const KernelRun *run)
+static void rms_norm_backward(DType type, int64_t rows, int64_t c, float plus, const void *x,
+                              const float *weight, const float *rstd, const void *dy, float beta_dx, void *dx,
+                              DType dweight_type, float beta_dw, void *dweight, float *workspace,
+                              const KernelRun *run)
 {
     int parts = run->threads < 1 ? 1 : run->threads;
     int team = range_threads(rows * c, run->threads);
@@ -317,7 +320,8 @@ static void rms_norm_backward(DType type, int64_t rows, int64_t c, const void *x
         memset(dw, 0, (size_t)c * sizeof *dw);
         int64_t end = range_begin(rows, part + 1, parts);
         for (int64_t row = range_begin(rows, part, parts); row < end; row++)
-            rms_norm_row_backward(type, row * c, c, x, weight, rstd[row], dy, beta_dx, dx, dw);
+            rms_norm_row_backward(type, row * c, c, norm_plus(plus), x, weight, rstd[row], dy, beta_dx, dx,
+                                  dw);
     }
     norm_reduce(parts, c, 0, workspace, dweight_type, beta_dw, dweight);
 }

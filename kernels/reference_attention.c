@@ -16,9 +16,29 @@ static int reference_kv_head(const AttentionDims *d, int h)
     return h / (d->heads / d->kv_heads);
 }
 
+/* Whether the window of query i, a token's number, has key j. */
+static int reference_near(const AttentionDims *d, int i, int j)
+{
+    if (d->causal)
+        return j <= i && (!d->window || j > i - d->window);
+    return !d->window || (j - i <= d->window / 2 && i - j <= d->window / 2);
+}
+
 static int reference_sees(const AttentionDims *d, int b, int i, int j)
 {
-    return (!d->causal || j <= i) && (!d->key_mask || d->key_mask[(int64_t)b * d->seq + j]);
+    return reference_near(d, i, j) && (!d->key_mask || d->key_mask[(int64_t)b * d->seq + j]);
+}
+
+static double reference_capped(const AttentionDims *d, double score)
+{
+    return d->softcap > 0 ? (double)d->softcap * tanh(score / (double)d->softcap) : score;
+}
+
+/* By how much a capped score changes with the score. */
+static double reference_cap_slope(const AttentionDims *d, double capped)
+{
+    double t = d->softcap > 0 ? capped / (double)d->softcap : 0;
+    return 1 - t * t;
 }
 
 static double reference_got(DType type, const void *x, int64_t i)
@@ -43,12 +63,13 @@ static double reference_dot(const AttentionDims *d, const void *a, int64_t i, co
     return sum;
 }
 
-/* The score of query i and key j, of sample b and head h. */
+/* The capped score of query i and key j, of sample b and head h. */
 static double reference_score(const AttentionDims *d, const void *q, const void *k, int b, int h, int i,
                               int j)
 {
-    return (double)d->scale * reference_dot(d, q, reference_at(d, d->ldq, b, i, h), k,
-                                            reference_at(d, d->ldk, b, j, reference_kv_head(d, h)));
+    double dot = reference_dot(d, q, reference_at(d, d->ldq, b, i, h), k,
+                               reference_at(d, d->ldk, b, j, reference_kv_head(d, h)));
+    return reference_capped(d, (double)d->scale * dot);
 }
 
 /* Log-sum-exp of the scores that query i sees. */
@@ -165,12 +186,13 @@ static void reference_attention_sums(const AttentionDims *d, const ReferenceBack
         for (int j = 0; j < d->seq; j++) {
             if (!reference_sees(d, b, i, j))
                 continue;
-            double p = a->probs ? reference_got(d->type, a->probs, r * d->seq + j)
-                                : exp(reference_score(d, a->q, a->k, b, h, i, j) - row.lse);
+            double score = a->probs && d->softcap <= 0 ? 0 : reference_score(d, a->q, a->k, b, h, i, j);
+            double p = a->probs ? reference_got(d->type, a->probs, r * d->seq + j) : exp(score - row.lse);
             p = a->lse ? p : reference_kept(d->type, p);
             int64_t v = reference_at(d, d->ldv, b, j, reference_kv_head(d, h));
             double dp = reference_dot(d, a->dout, dout, a->v, v);
-            reference_attention_backward_pair(d, a, &row, j, p, p * (dp - delta) * (double)d->scale);
+            double ds = p * (dp - delta) * reference_cap_slope(d, score);
+            reference_attention_backward_pair(d, a, &row, j, p, ds * (double)d->scale);
         }
     }
 }
@@ -258,8 +280,8 @@ void reference_attention_append(const AttentionDims *d, const void *k, const voi
     for (int b = 0; b < d->batch; b++)
         for (int t = 0; t < d->seq; t++)
             for (int h = 0; h < d->kv_heads; h++)
-                for (int c = 0; c < d->head_dim; c++) {
-                    int64_t to = (int64_t)(d->past + t) * d->head_dim + c;
+                for (int c = 0; c < d->head_dim && t >= d->seq - d->capacity; c++) {
+                    int64_t to = (int64_t)(d->past + t) % d->capacity * d->head_dim + c;
                     double key = reference_got(d->type, k, reference_at(d, d->ldk, b, t, h) + c);
                     double value = reference_got(d->type, v, reference_at(d, d->ldv, b, t, h) + c);
                     values_set(d->cached, cache, reference_cache_at(d, 0, b, h) + to, (float)key);
@@ -267,7 +289,22 @@ void reference_attention_append(const AttentionDims *d, const void *k, const voi
                 }
 }
 
-/* The scaled score of the query at element q and key j, whose head's keys begin at k. */
+void reference_attention_unroll(const AttentionDims *d, const void *k, const void *v, const void *cache,
+                                void *rows, const KernelRun *run)
+{
+    AttentionDims all = *d;
+    all.past = d->past < d->window - 1 ? d->past : d->window - 1;
+    all.capacity = d->window - 1 + d->seq;
+    for (int64_t i = 0; i < 2 * (int64_t)d->batch * d->kv_heads * all.past * d->head_dim; i++) {
+        int64_t c = i % d->head_dim, t = i / d->head_dim % all.past, head = i / d->head_dim / all.past;
+        int64_t row = (d->past - all.past + t) % d->capacity;
+        values_set(d->cached, rows, (head * all.capacity + t) * d->head_dim + c,
+                   values_get(d->cached, cache, (head * d->capacity + row) * d->head_dim + c));
+    }
+    reference_attention_append(&all, k, v, rows, run);
+}
+
+/* The scaled and capped score of the query at element q and key j, whose head's keys begin at k. */
 static double reference_cached_score(const AttentionDims *d, const void *queries, int64_t q,
                                      const void *cache, int64_t k, int j)
 {
@@ -275,21 +312,22 @@ static double reference_cached_score(const AttentionDims *d, const void *queries
     for (int c = 0; c < d->head_dim; c++)
         sum += reference_got(d->type, queries, q + c) *
                reference_got(d->cached, cache, k + (int64_t)j * d->head_dim + c);
-    return (double)d->scale * sum;
+    return reference_capped(d, (double)d->scale * sum);
 }
 
-/* Query t of head h: one pass for the largest score, and one for some elements of the result at a time. */
+/* Query t of head h, which sees the keys [from, keys): one pass for the largest score, and one for some
+ * elements of the result at a time. */
 static void reference_cached_row(const AttentionDims *d, const void *queries, int64_t q, const void *cache,
-                                 int64_t k, int64_t v, int keys, void *out, int64_t at)
+                                 int64_t k, int64_t v, int from, int keys, void *out, int64_t at)
 {
     enum { COLUMNS = 64 };
     double max = -INFINITY;
-    for (int j = 0; j < keys; j++)
+    for (int j = from; j < keys; j++)
         max = fmax(max, reference_cached_score(d, queries, q, cache, k, j));
     for (int first = 0; first < d->head_dim; first += COLUMNS) {
         double sums[COLUMNS] = {0}, all = 0;
         int n = d->head_dim - first < COLUMNS ? d->head_dim - first : COLUMNS;
-        for (int j = 0; j < keys; j++) {
+        for (int j = from; j < keys; j++) {
             double weight = exp(reference_cached_score(d, queries, q, cache, k, j) - max);
             all += weight;
             for (int c = 0; c < n; c++)
@@ -307,10 +345,13 @@ void reference_attention_cached(const AttentionDims *d, const void *q, const voi
     for (int b = 0; b < d->batch; b++)
         for (int t = 0; t < d->seq; t++)
             for (int h = 0; h < d->heads; h++) {
-                int kv = reference_kv_head(d, h);
+                int kv = reference_kv_head(d, h), keys = d->past + t + 1;
+                int from = d->window && keys > d->window ? keys - d->window : 0;
+                if (d->seq == 1) /* all rows that there are */
+                    from = 0, keys = keys < d->capacity ? keys : d->capacity;
                 reference_cached_row(d, q, reference_at(d, d->ldq, b, t, h), cache,
-                                     reference_cache_at(d, 0, b, kv), reference_cache_at(d, 1, b, kv),
-                                     d->past + t + 1, out, reference_at(d, d->ldo, b, t, h));
+                                     reference_cache_at(d, 0, b, kv), reference_cache_at(d, 1, b, kv), from,
+                                     keys, out, reference_at(d, d->ldo, b, t, h));
             }
 }
 

@@ -1,6 +1,6 @@
 /* A mixture of experts as its definition reads, one pair of a token and an expert after the other, summed in
  * double. What is of 16 bit between the products is rounded where the tuned kernels round it. */
-#include "kernels/experts.h"
+#include "kernels/experts_cpu.h"
 #include "kernels/reference_.h"
 #include "kernels/values.h"
 

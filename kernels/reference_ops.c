@@ -120,7 +120,7 @@ void reference_layer_norm_backward(DType type, int64_t rows, int64_t c, const vo
     }
 }
 
-void reference_rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, const void *x,
+void reference_rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, float plus, const void *x,
                                 const float *weight, void *y, float *rstd, const KernelRun *run)
 {
     (void)run;
@@ -130,14 +130,14 @@ void reference_rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, 
             v += get(type, x, at + j) * get(type, x, at + j) / (double)c;
         double r = 1.0 / sqrt(v + (double)eps);
         for (int64_t j = 0; j < c; j++)
-            set(type, y, at + j, get(type, x, at + j) * r * weight[j]);
+            set(type, y, at + j, get(type, x, at + j) * r * ((double)plus + weight[j]));
         rstd[row] = (float)r;
     }
 }
 
-void reference_rms_norm_backward(DType type, int64_t rows, int64_t c, const void *x, const float *weight,
-                                 const float *rstd, const void *dy, float beta_dx, void *dx,
-                                 DType dweight_type, float beta_dw, void *dweight, float *workspace,
+void reference_rms_norm_backward(DType type, int64_t rows, int64_t c, float plus, const void *x,
+                                 const float *weight, const float *rstd, const void *dy, float beta_dx,
+                                 void *dx, DType dweight_type, float beta_dw, void *dweight, float *workspace,
                                  const KernelRun *run)
 {
     (void)workspace, (void)run;
@@ -150,9 +150,10 @@ void reference_rms_norm_backward(DType type, int64_t rows, int64_t c, const void
     for (int64_t row = 0, at = 0; dx && row < rows; row++, at += c) {
         double r = rstd[row], dot = 0.0;
         for (int64_t j = 0; j < c; j++)
-            dot += get(type, dy, at + j) * weight[j] * get(type, x, at + j) * r / (double)c;
+            dot += get(type, dy, at + j) * ((double)plus + weight[j]) * get(type, x, at + j) * r / (double)c;
         for (int64_t j = 0; j < c; j++) {
-            double d = r * (get(type, dy, at + j) * weight[j] - get(type, x, at + j) * r * dot);
+            double d =
+                r * (get(type, dy, at + j) * ((double)plus + weight[j]) - get(type, x, at + j) * r * dot);
             blend(type, d, beta_dx, dx, at + j);
         }
     }
@@ -180,6 +181,8 @@ static double activation_of(Activation act, double x)
         return x * logistic(x);
     case ACT_RELU:
         return x < 0.0 ? 0.0 : x;
+    case ACT_TANH:
+        return tanh(x);
     case ACT_NONE:
         break;
     }
@@ -199,6 +202,8 @@ static double slope_of(Activation act, double x)
         return logistic(x) * (1.0 + x * (1.0 - logistic(x)));
     case ACT_RELU:
         return x <= 0.0 ? 0.0 : 1.0;
+    case ACT_TANH:
+        return 1.0 / (cosh(x) * cosh(x));
     case ACT_NONE:
         break;
     }
@@ -221,44 +226,86 @@ void reference_activation_backward(DType type, Activation act, int64_t n, const 
         blend(type, slope_of(act, get(type, x, i)) * get(type, dy, i), beta, dx, i);
 }
 
-void reference_swiglu_forward(DType type, int64_t n, const void *gate, const void *up, void *y,
+void reference_gated_forward(const GatedDims *d, DType type, const void *gate, const void *up, void *y,
+                             const KernelRun *run)
+{
+    (void)run;
+    for (int64_t row = 0, to = 0; row < d->rows; row++)
+        for (int64_t j = 0, i = row * gated_ld(d); j < d->c; j++, i++, to++)
+            set(type, y, to, activation_of(d->act, get(type, gate, i)) * get(type, up, i));
+}
+
+void reference_gated_backward(const GatedDims *d, DType type, const void *gate, const void *up,
+                              const void *dy, float beta_gate, void *dgate, float beta_up, void *dup,
                               const KernelRun *run)
 {
     (void)run;
-    for (int64_t i = 0; i < n; i++)
-        set(type, y, i, activation_of(ACT_SILU, get(type, gate, i)) * get(type, up, i));
+    for (int64_t row = 0, to = 0; row < d->rows; row++)
+        for (int64_t j = 0, i = row * gated_ld(d); j < d->c; j++, i++, to++) {
+            double x = get(type, gate, i), slope = get(type, dy, to);
+            double to_gate = slope_of(d->act, x) * get(type, up, i) * slope;
+            if (dgate)
+                blend(type, to_gate, beta_gate, dgate, i);
+            if (dup)
+                blend(type, activation_of(d->act, x) * slope, beta_up, dup, i);
+        }
 }
 
-void reference_swiglu_backward(DType type, int64_t n, const void *gate, const void *up, const void *dy,
-                               float beta_gate, void *dgate, float beta_up, void *dup, const KernelRun *run)
+static double softcap_of(float cap, double x)
+{
+    return (double)cap * tanh(x / (double)cap);
+}
+
+static double softcap_slope_of(float cap, double x)
+{
+    return slope_of(ACT_TANH, x / (double)cap);
+}
+
+void reference_softcap_forward(DType type, int64_t n, float cap, const void *x, void *y, const KernelRun *run)
 {
     (void)run;
-    for (int64_t i = 0; i < n; i++) {
-        double x = get(type, gate, i), d = get(type, dy, i);
-        double to_gate = slope_of(ACT_SILU, x) * get(type, up, i) * d;
-        if (dgate)
-            blend(type, to_gate, beta_gate, dgate, i);
-        if (dup)
-            blend(type, activation_of(ACT_SILU, x) * d, beta_up, dup, i);
-    }
+    for (int64_t i = 0; i < n; i++)
+        set(type, y, i, softcap_of(cap, get(type, x, i)));
+}
+
+void reference_softcap_backward(DType type, int64_t n, float cap, const void *x, const void *dy, float beta,
+                                void *dx, const KernelRun *run)
+{
+    (void)run;
+    for (int64_t i = 0; i < n; i++)
+        blend(type, softcap_slope_of(cap, get(type, x, i)) * get(type, dy, i), beta, dx, i);
 }
 
 void reference_rope(const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run)
 {
     (void)run;
-    int half = d->head_dim / 2;
+    int width = rope_width(d), half = width / 2;
     for (int64_t row = 0; row < (int64_t)d->batch * d->seq; row++) {
-        for (int64_t at = row * d->ld, h = 0; h < d->heads; h++, at += d->head_dim) {
-            for (int64_t i = at, k = 0; k < half; i++, k++) {
+        int64_t at = row * d->ld;
+        for (int64_t h = 0; h < d->heads; h++, at += d->head_dim) {
+            for (int64_t k = 0; k < half; k++) {
                 /* Angles are floats by definition: that is what models were trained with. */
                 float angle = (float)(d->offset + row % d->seq) * rope_frequency(d, (int)k);
-                double c = cos(angle), s = d->inverse ? -sin(angle) : sin(angle);
-                double a = get(type, x, i), b = get(type, x, i + half);
+                double c = cos(angle) * rope_scale(d);
+                double s = (d->inverse ? -sin(angle) : sin(angle)) * rope_scale(d);
+                int64_t i = at + (d->interleaved ? 2 * k : k), j = i + (d->interleaved ? 1 : half);
+                double a = get(type, x, i), b = get(type, x, j);
                 blend(type, a * c - b * s, beta, y, i);
-                blend(type, b * c + a * s, beta, y, i + half);
+                blend(type, b * c + a * s, beta, y, j);
             }
+            for (int64_t i = at + width; i < at + d->head_dim; i++)
+                blend(type, get(type, x, i), beta, y, i);
         }
+        for (int64_t i = at; i < at + d->behind; i++)
+            blend(type, get(type, x, i), beta, y, i);
     }
+}
+
+/* A logit as it counts. */
+static double logit(const CrossEntropyDims *d, DType type, const void *logits, int64_t at)
+{
+    double x = get(type, logits, at);
+    return d->softcap != 0 ? softcap_of(d->softcap, x) : x;
 }
 
 size_t reference_cross_entropy_workspace(const CrossEntropyDims *d, const KernelRun *run)
@@ -283,11 +330,11 @@ void reference_cross_entropy_forward(const CrossEntropyDims *d, DType type, cons
         }
         double top = -INFINITY, exponentials = 0.0;
         for (int64_t j = 0; j < d->classes; j++)
-            top = fmax(top, get(type, logits, at + j));
+            top = fmax(top, logit(d, type, logits, at + j));
         for (int64_t j = 0; j < d->classes; j++)
-            exponentials += exp(get(type, logits, at + j) - top);
+            exponentials += exp(logit(d, type, logits, at + j) - top);
         lse[row] = (float)(top + log(exponentials));
-        total += top + log(exponentials) - get(type, logits, at + labels[row]);
+        total += top + log(exponentials) - logit(d, type, logits, at + labels[row]);
     }
     *loss = (float)(scale * total);
 }
@@ -303,7 +350,9 @@ void reference_cross_entropy_backward(const CrossEntropyDims *d, DType type, con
         int counted = labels[row] != d->ignore_index && labels[row] >= 0 && labels[row] < classes;
         for (int64_t j = 0; j < d->classes; j++, at++) {
             int hot = d->first_class + j == labels[row];
-            double p = counted ? exp(get(type, logits, at) - (double)lse[row]) - hot : 0.0;
+            double p = counted ? exp(logit(d, type, logits, at) - (double)lse[row]) - hot : 0.0;
+            if (counted && d->softcap != 0)
+                p *= softcap_slope_of(d->softcap, get(type, logits, at));
             blend(type, p * scale * dloss[0], beta, dlogits, at);
         }
         for (int64_t j = 0; j < d->padding; j++)
@@ -324,13 +373,13 @@ void reference_cross_entropy_part(const CrossEntropyDims *d, DType type, const v
             *run->fault = d->first_row + row;
         double top = -FLT_MAX, exponentials = 0.0;
         for (int64_t j = 0; j < d->classes; j++)
-            top = fmax(top, get(type, logits, at + j));
+            top = fmax(top, logit(d, type, logits, at + j));
         for (int64_t j = 0; j < d->classes; j++)
-            exponentials += exp(get(type, logits, at + j) - top);
+            exponentials += exp(logit(d, type, logits, at + j) - top);
         part[PART_TOP] = (float)top;
         part[PART_SUM] = (float)exponentials;
         if (!bad && label >= 0 && label < d->classes)
-            part[PART_LABEL] = (float)get(type, logits, at + label);
+            part[PART_LABEL] = (float)logit(d, type, logits, at + label);
     }
 }
 

@@ -3,6 +3,7 @@
  * libm's: one pair serves every sequence and head. */
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 #include "kernels/frequency.h"
@@ -10,6 +11,12 @@
 #include "kernels/values.h"
 
 enum { ROPE_PAIRS = 64 }; /* pairs rotated at a time: what the stack arrays hold */
+
+/* Pairs [first, first + pairs) of every head, at one position. */
+typedef struct RopeTurn {
+    int first, pairs;
+    float cosine[ROPE_PAIRS], sine[ROPE_PAIRS];
+} RopeTurn;
 
 VEC_INLINE void rope_rotate(int64_t pairs, const float *cosine, const float *sine, const float *x1,
                             const float *x2, float beta, float *y1, float *y2)
@@ -31,15 +38,53 @@ VEC_INLINE void rope_rotate(int64_t pairs, const float *cosine, const float *sin
     }
 }
 
+/* The same of pairs whose two are neighbours. */
+VEC_INLINE void rope_rotate_beside(int64_t pairs, const float *cosine, const float *sine, const float *x,
+                                   float beta, float *y)
+{
+    if (beta == 0.0f) {
+#pragma omp simd
+        for (int64_t i = 0; i < pairs; i++) {
+            float a = x[2 * i], b = x[2 * i + 1];
+            y[2 * i] = a * cosine[i] - b * sine[i];
+            y[2 * i + 1] = b * cosine[i] + a * sine[i];
+        }
+    } else {
+#pragma omp simd
+        for (int64_t i = 0; i < pairs; i++) {
+            float a = x[2 * i], b = x[2 * i + 1];
+            y[2 * i] = a * cosine[i] - b * sine[i] + beta * y[2 * i];
+            y[2 * i + 1] = b * cosine[i] + a * sine[i] + beta * y[2 * i + 1];
+        }
+    }
+}
+
+/* Of a head that begins at x and y. */
+VEC_INLINE void rope_head(const RopeDims *d, const RopeTurn *turn, const float *x, float beta, float *y)
+{
+    int half = rope_width(d) / 2, first = turn->first;
+    if (d->interleaved)
+        rope_rotate_beside(turn->pairs, turn->cosine, turn->sine, x + 2 * first, beta, y + 2 * first);
+    else
+        rope_rotate(turn->pairs, turn->cosine, turn->sine, x + first, x + first + half, beta, y + first,
+                    y + first + half);
+}
+
 /* What is rotated in 16 bit lies here as floats. */
 typedef struct RopeRoom {
     float x[VALUES_BLOCK], y[VALUES_BLOCK];
 } RopeRoom;
 
-/* The same in 16 bit of a head's pairs, from elements `left` and `right` on. */
-static void rope_halves(DType type, int64_t pairs, const float *cosine, const float *sine, const void *x,
-                        float beta, void *y, int64_t left, int64_t right, RopeRoom *room)
+/* Of the head that begins at element `at`, in 16 bit. */
+static void rope_halves(const RopeDims *d, const RopeTurn *turn, DType type, const void *x, float beta,
+                        void *y, int64_t at, RopeRoom *room)
 {
+    int pairs = turn->pairs;
+    int64_t left = at + turn->first, right = left + rope_width(d) / 2;
+    if (d->interleaved) { /* they lie together */
+        left += turn->first;
+        right = left + pairs;
+    }
     float *x2 = room->x + pairs, *y2 = room->y + pairs;
     values_load(type, x, left, pairs, room->x);
     values_load(type, x, right, pairs, x2);
@@ -47,17 +92,20 @@ static void rope_halves(DType type, int64_t pairs, const float *cosine, const fl
         values_load(type, y, left, pairs, room->y);
         values_load(type, y, right, pairs, y2);
     }
-    rope_rotate(pairs, cosine, sine, room->x, x2, beta, room->y, y2);
+    if (d->interleaved)
+        rope_rotate_beside(pairs, turn->cosine, turn->sine, room->x, beta, room->y);
+    else
+        rope_rotate(pairs, turn->cosine, turn->sine, room->x, x2, beta, room->y, y2);
     values_store(type, pairs, room->y, y, left);
     values_store(type, pairs, y2, y, right);
 }
 
 /* The same of whole heads side by side, as many as the room holds at a time: of a few pairs each, that is
  * twice as fast. */
-static void rope_heads(const RopeDims *d, DType type, const float *cosine, const float *sine, const void *x,
-                       float beta, void *y, int64_t at, RopeRoom *room)
+static void rope_heads(const RopeDims *d, const RopeTurn *turn, DType type, const void *x, float beta,
+                       void *y, int64_t at, RopeRoom *room)
 {
-    int half = d->head_dim / 2, most = VALUES_BLOCK / d->head_dim;
+    int most = VALUES_BLOCK / d->head_dim;
     for (int h = 0, heads; h < d->heads; h += heads) {
         heads = (int)range_min(most, d->heads - h);
         int64_t n = (int64_t)heads * d->head_dim, from = at + (int64_t)h * d->head_dim;
@@ -65,53 +113,83 @@ static void rope_heads(const RopeDims *d, DType type, const float *cosine, const
         if (beta != 0.0f)
             values_load(type, y, from, n, room->y);
         for (int64_t i = 0; i < n; i += d->head_dim)
-            rope_rotate(half, cosine, sine, room->x + i, room->x + i + half, beta, room->y + i,
-                        room->y + i + half);
+            rope_head(d, turn, room->x + i, beta, room->y + i);
         values_store(type, n, room->y, y, from);
     }
 }
 
-/* Pairs [first, first + pairs) of all heads of the row that begins at element `at`, in 16 bit. */
-static void rope_row_halves(const RopeDims *d, int first, int pairs, const float *cosine, const float *sine,
-                            DType type, const void *x, float beta, void *y, int64_t at)
+/* Of all heads of the row that begins at element `at`, in 16 bit. */
+static void rope_row_halves(const RopeDims *d, const RopeTurn *turn, DType type, const void *x, float beta,
+                            void *y, int64_t at)
 {
     RopeRoom room;
-    int half = d->head_dim / 2;
-    if (pairs == half) {
-        rope_heads(d, type, cosine, sine, x, beta, y, at, &room);
+    if (turn->pairs * 2 == d->head_dim) {
+        rope_heads(d, turn, type, x, beta, y, at, &room);
         return;
     }
-    for (int64_t h = 0, left = at + first; h < d->heads; h++, left += d->head_dim)
-        rope_halves(type, pairs, cosine, sine, x, beta, y, left, left + half, &room);
+    for (int64_t h = 0; h < d->heads; h++)
+        rope_halves(d, turn, type, x, beta, y, at + h * d->head_dim, &room);
+}
+
+/* n elements from `at` on that do not turn. */
+static void rope_pass(DType type, int64_t n, const void *x, float beta, void *y, int64_t at)
+{
+    float room[2][VALUES_BLOCK];
+    if (beta == 0.0f) {
+        if (x != y)
+            memcpy(values_at(type, y, at), values_at(type, x, at), (size_t)(n * values_size(type)));
+        return;
+    }
+    for (int64_t i = at, end = at + n, some; i < end; i += some) {
+        some = values_block(type, end - i);
+        const float *from = values_load(type, x, i, some, room[0]);
+        float *to = values_room(type, y, i, room[1]);
+        values_load(type, y, i, some, room[1]);
+#pragma omp simd
+        for (int64_t j = 0; j < some; j++)
+            to[j] = from[j] + beta * to[j];
+        values_store(type, some, to, y, i);
+    }
+}
+
+static void rope_row_passes(const RopeDims *d, DType type, const void *x, float beta, void *y, int64_t at)
+{
+    int width = rope_width(d), rest = d->head_dim - width;
+    for (int h = 0; rest && h < d->heads; h++)
+        rope_pass(type, rest, x, beta, y, at + (int64_t)h * d->head_dim + width);
+    if (d->behind)
+        rope_pass(type, d->behind, x, beta, y, at + (int64_t)d->heads * d->head_dim);
 }
 
 /* Pairs [first, first + pairs) of row t of every sequence and head. */
 static void rope_position(const RopeDims *d, int t, int first, int pairs, const float *frequency, DType type,
                           const void *x, float beta, void *y)
 {
-    float cosine[ROPE_PAIRS], sine[ROPE_PAIRS];
+    RopeTurn turn = {.first = first, .pairs = pairs};
+    float scale = rope_scale(d);
     for (int i = 0; i < pairs; i++) {
         float angle = (float)(d->offset + t) * frequency[i];
-        cosine[i] = cosf(angle);
-        sine[i] = d->inverse ? -sinf(angle) : sinf(angle);
+        turn.cosine[i] = cosf(angle) * scale;
+        turn.sine[i] = (d->inverse ? -sinf(angle) : sinf(angle)) * scale;
     }
-    int half = d->head_dim / 2;
     for (int b = 0; b < d->batch; b++) {
         int64_t at = ((int64_t)b * d->seq + t) * d->ld;
+        if (first == 0)
+            rope_row_passes(d, type, x, beta, y, at);
         if (type != DTYPE_F32) {
-            rope_row_halves(d, first, pairs, cosine, sine, type, x, beta, y, at);
+            rope_row_halves(d, &turn, type, x, beta, y, at);
             continue;
         }
-        const float *from = (const float *)x + at + first;
-        float *to = (float *)y + at + first;
+        const float *from = (const float *)x + at;
+        float *to = (float *)y + at;
         for (int h = 0; h < d->heads; h++, from += d->head_dim, to += d->head_dim)
-            rope_rotate(pairs, cosine, sine, from, from + half, beta, to, to + half);
+            rope_head(d, &turn, from, beta, to);
     }
 }
 
 static void rope(const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run)
 {
-    int half = d->head_dim / 2;
+    int half = rope_width(d) / 2;
     int team = range_threads((int64_t)d->batch * d->seq * d->heads * d->head_dim, run->threads);
     for (int first = 0; first < half; first += ROPE_PAIRS) {
         int pairs = (int)range_min(ROPE_PAIRS, half - first);

@@ -73,13 +73,14 @@ KERNEL(void, layer_norm_backward,
        (DType type, int64_t rows, int64_t c, const void *x, const float *weight, const float *mean,
         const float *rstd, const void *dy, float beta_dx, void *dx, DType dweight_type, float beta_dw,
         void *dweight, DType dbias_type, float beta_db, void *dbias, float *workspace, const KernelRun *run))
+/* y = x rstd (plus + weight), and no mean. */
 KERNEL(void, rms_norm_forward,
-       (DType type, int64_t rows, int64_t c, float eps, const void *x, const float *weight, void *y,
-        float *rstd, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, float eps, float plus, const void *x, const float *weight,
+        void *y, float *rstd, const KernelRun *run))
 KERNEL(void, rms_norm_backward,
-       (DType type, int64_t rows, int64_t c, const void *x, const float *weight, const float *rstd,
-        const void *dy, float beta_dx, void *dx, DType dweight_type, float beta_dw, void *dweight,
-        float *workspace, const KernelRun *run))
+       (DType type, int64_t rows, int64_t c, float plus, const void *x, const float *weight,
+        const float *rstd, const void *dy, float beta_dx, void *dx, DType dweight_type, float beta_dw,
+        void *dweight, float *workspace, const KernelRun *run))
 KERNEL(size_t, norm_workspace,
        (int64_t rows, int64_t c, const KernelRun *run)) /* bytes, of either backward */
 
@@ -91,20 +92,30 @@ KERNEL(void, activation_backward,
        (DType type, Activation act, int64_t n, const void *x, const void *dy, float beta, void *dx,
         const KernelRun *run))
 
-/* y = silu(gate) * up. dgate may equal gate, dup may equal up, either may equal dy, where its beta is 0
- * (each element is read before it is written). dgate or dup may be NULL. */
-KERNEL(void, swiglu_forward,
-       (DType type, int64_t n, const void *gate, const void *up, void *y, const KernelRun *run))
-KERNEL(void, swiglu_backward,
-       (DType type, int64_t n, const void *gate, const void *up, const void *dy, float beta_gate, void *dgate,
-        float beta_up, void *dup, const KernelRun *run))
+/* y = act(gate) * up. y may equal gate or up where ld is c. dgate may equal gate, dup may equal up, either
+ * may equal dy where ld is c, where its beta is 0 (each element is read before it is written). dgate or dup
+ * may be NULL. */
+KERNEL(void, gated_forward,
+       (const GatedDims *d, DType type, const void *gate, const void *up, void *y, const KernelRun *run))
+KERNEL(void, gated_backward,
+       (const GatedDims *d, DType type, const void *gate, const void *up, const void *dy, float beta_gate,
+        void *dgate, float beta_up, void *dup, const KernelRun *run))
+
+/* y = cap tanh(x / cap), cap above 0; y may equal x. dx = (1 - tanh^2(x / cap)) dy + beta dx; dx may equal dy
+ * when beta is 0. */
+KERNEL(void, softcap_forward,
+       (DType type, int64_t n, float cap, const void *x, void *y, const KernelRun *run))
+KERNEL(void, softcap_backward,
+       (DType type, int64_t n, float cap, const void *x, const void *dy, float beta, void *dx,
+        const KernelRun *run))
 
 /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
 KERNEL(void, rope, (const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run))
 
 /* q, k, v, out, their gradients and probs are of d->type: f32, bf16 or f16. eager keeps probs (B,H,T,T) for
  * backward; of 16 bit they are rounded before they meet the values. Masked entries of probs are 0. With probs
- * NULL in both, forward keeps nothing and backward recomputes them, bit for bit. */
+ * NULL in both, forward keeps nothing and backward recomputes them, bit for bit. With a window keys outside
+ * it are not visited, but by eager to write zeros. */
 KERNEL(void, attention_eager_forward,
        (const AttentionDims *d, const void *q, const void *k, const void *v, void *out, void *probs,
         float *workspace, const KernelRun *run))
@@ -113,8 +124,8 @@ KERNEL(void, attention_eager_backward,
        (const AttentionDims *d, const void *q, const void *k, const void *v, const void *out,
         const void *probs, const void *dout, void *dq, void *dk, void *dv, float *workspace,
         const KernelRun *run))
-/* flash keeps lse (B,H,T), the log-sum-exp of each row's scaled scores; -INFINITY where no key is left.
- */
+/* flash keeps lse (B,H,T), the log-sum-exp of each row's scaled and capped scores; -INFINITY where no key is
+ * left. */
 KERNEL(void, attention_flash_forward,
        (const AttentionDims *d, const void *q, const void *k, const void *v, void *out, float *lse,
         float *workspace, const KernelRun *run))
@@ -127,10 +138,17 @@ KERNEL(size_t, attention_workspace,
        (const AttentionDims *d, AttentionKept kept, int backward, const KernelRun *run))
 
 /* Attention over a cache of keys and values, (2, B, Hkv, capacity, D) of d->cached: all keys, then all
- * values, a head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1; then query t sees
- * rows 0..past+t. Causal, without key_mask. q, k, v and out are of d->type, whatever the cache holds. */
+ * values, a head's rows together. append puts k and v (B,T,Hkv,D) at rows past..past+T-1, modulo capacity,
+ * and of more than that many the last; then query t sees rows 0..past+t that its window has, and one query
+ * alone (T = 1, where a window is the capacity) all rows there are. Causal, without key_mask. q, k, v and out
+ * are of d->type, whatever the cache holds. */
 KERNEL(void, attention_append,
        (const AttentionDims *d, const void *k, const void *v, void *cache, const KernelRun *run))
+/* rows (2, B, Hkv, window - 1 + T, D) of d->cached = of a cache whose capacity is the window, what T more
+ * tokens see of it, min(past, window - 1) rows in the order of tokens, and then k and v. */
+KERNEL(void, attention_unroll,
+       (const AttentionDims *d, const void *k, const void *v, const void *cache, void *rows,
+        const KernelRun *run))
 KERNEL(void, attention_cached,
        (const AttentionDims *d, const void *q, const void *cache, void *out, float *workspace,
         const KernelRun *run))
@@ -175,7 +193,8 @@ KERNEL(void, experts_balance_forward,
 KERNEL(void, experts_balance_backward,
        (int experts, int active, float factor, const float *dy, float *stats, const KernelRun *run))
 
-/* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward.
+/* loss[0] = scale * sum over counted rows of (lse(row) - logit(label)); lse (rows) is kept for backward. With
+ * d->softcap logits are capped as they are read; dlogits is of those that are not.
  * A row whose label is neither ignore_index nor in [0, classes) is a fault. Rows of logits and dlogits are
  * d->ld apart; what lies between the end of one and the next is neither read nor written. */
 KERNEL(void, cross_entropy_forward,

@@ -71,6 +71,33 @@ VEC_INLINE float vec_exp(float x)
     return p * power;
 }
 
+/* 1 - tanh a of a >= 0, within 2 ulp down to 2^-126, and 0 below; leaves tanh a, within 4 ulp from 0 on. Both
+ * of exp(2a) - 1, so that nothing cancels at either end. */
+#define VEC_TANH_END 43.7f
+VEC_INLINE float vec_tanh_tail(float a, float *tanh)
+{
+    float power;
+    a = a > VEC_TANH_END ? VEC_TANH_END : a;
+    float p = vec_exp_parts(a + a, &power);
+    float m = vec_fma(p, power, power - 1.0f), tail = 2.0f / (m + 2.0f);
+    *tanh = m / (m + 2.0f);
+    return tail;
+}
+
+/* cap tanh(x / cap) of a cap above 0, and its slope. */
+VEC_INLINE float vec_softcap(float cap, float x)
+{
+    float t;
+    vec_tanh_tail(fabsf(x) / cap, &t);
+    return copysignf(cap * t, x);
+}
+
+VEC_INLINE float vec_softcap_slope(float cap, float x)
+{
+    float t, tail = vec_tanh_tail(fabsf(x) / cap, &t);
+    return tail * (1.0f + t);
+}
+
 /* The standard normal distribution beyond a, with a in [0, VEC_NORMAL_END]: leaves e = exp(-a^2 / 2) and
  * returns q, so that e q is the probability of more than a, and e / sqrt(2 pi) the density. Both
  * within 1.2e-7. One exponential serves a function and its slope, and nothing cancels far out: at the end e

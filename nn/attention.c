@@ -1,14 +1,21 @@
-/* Attention of the three families and LLaMA's feed-forward. What belongs together differs only in names,
- * biases and whether q, k, v are one product. */
+/* Attention of all families. What belongs together differs only in names, biases and whether q, k, v are one
+ * product. */
+#include <limits.h>
 #include <math.h>
 
 #include "module_.h"
 
 typedef struct Attention {
     AttentionConfig config;
-    Module *q, *k, *v, *qkv, *output; /* GPT-2 has qkv in place of q, k and v */
+    Module *q, *k, *v, *qkv, *output; /* GPT-2, and what is fused, has qkv in place of q, k and v */
     Module *q_norm, *k_norm;          /* may be NULL */
 } Attention;
+
+/* Of rotary positions with divisors: operations point to this copy of them. */
+typedef struct DividedAttention {
+    Attention attention;
+    RopeDivisors divisors;
+} DividedAttention;
 
 static AttentionOptions options_of(const Attention *self, Tensor *mask)
 {
@@ -16,14 +23,36 @@ static AttentionOptions options_of(const Attention *self, Tensor *mask)
                               .kv_heads = self->config.kv_heads,
                               .causal = self->config.style != ATTENTION_BERT,
                               .kind = self->config.kind,
-                              .mask = mask};
+                              .mask = mask,
+                              .window = self->config.window,
+                              .scale = self->config.scale,
+                              .softcap = self->config.softcap};
 }
 
-static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
+static RopeOptions rope_of(const Attention *self, int heads, int64_t tokens, const Batch *batch)
+{
+    const AttentionConfig *c = &self->config;
+    return (RopeOptions){.heads = heads,
+                         .head_dim = c->head_dim,
+                         .theta = c->rope_theta,
+                         .first = module_past(batch),
+                         .scaling = c->rope_scaling,
+                         .rotary_dim = rotary_width(c->head_dim, c->partial_rotary),
+                         .interleaved = c->rope_interleaved,
+                         .seq = module_whole(batch, tokens)};
+}
+
+/* GPT-2's, and the fused one of LLaMA's style: q, k and v lie side by side. */
+static Tensor *packed_attention(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
     AttentionOptions options = options_of(self, NULL);
-    Tensor *qkv = nn_forward(self->qkv, module_enter(x, batch), batch); /* (B,T,3C) */
+    Tensor *qkv = nn_forward(self->qkv, module_enter(x, batch), batch); /* (B,T,(heads + 2 kv_heads) D) */
+    if (c->style == ATTENTION_LLAMA && !c->no_rope) {
+        RopeOptions rope = rope_of(self, c->heads + c->kv_heads, tensor_dim(qkv, 1), batch);
+        qkv = tensor_rope_with(tensor_donate(qkv), &rope);
+    }
     Tensor *out;
     if (batch && batch->cache)
         out = tensor_attention_cached_packed(tensor_donate(qkv),
@@ -34,7 +63,7 @@ static Tensor *gpt2_attention(Module *module, Tensor *x, const Batch *batch)
     return nn_forward(self->output, tensor_donate(out), batch);
 }
 
-/* Queries or keys (B,T,heads*D) under their norm, if there is one. */
+/* Queries or keys (B,T,heads*D), which are given away, under their norm, if there is one. */
 static Tensor *normed(const Attention *self, Module *norm, Tensor *x, int heads, const Batch *batch)
 {
     if (!norm || !x)
@@ -42,16 +71,17 @@ static Tensor *normed(const Attention *self, Module *norm, Tensor *x, int heads,
     if (self->config.qk_norm == ATTENTION_NORM_ALL)
         return nn_forward(norm, tensor_donate(x), batch);
     Shape shape = tensor_shape(x);
-    Tensor *each = tensor_reshape(x, SHAPE(shape.dim[0], shape.dim[1], heads, self->config.head_dim));
-    return tensor_reshape(nn_forward(norm, tensor_donate(each), batch), shape);
+    Shape heads_apart = SHAPE(shape.dim[0], shape.dim[1], heads, self->config.head_dim);
+    Tensor *each = nn_forward(norm, tensor_donate(tensor_reshape(tensor_donate(x), heads_apart)), batch);
+    return tensor_reshape(tensor_donate(each), shape);
 }
 
 static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
-    if (c->style == ATTENTION_GPT2)
-        return gpt2_attention(module, x, batch);
+    if (self->qkv)
+        return packed_attention(module, x, batch);
     x = module_enter(x, batch);
     Tensor *q = nn_forward(self->q, x, batch);
     Tensor *k = nn_forward(self->k, x, batch);
@@ -59,7 +89,7 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     q = normed(self, self->q_norm, q, c->heads, batch);
     k = normed(self, self->k_norm, k, c->kv_heads, batch);
     if (c->style == ATTENTION_LLAMA && !c->no_rope) {
-        RopeOptions rope = {c->heads, c->rope_theta, module_past(batch), c->rope_scaling};
+        RopeOptions rope = rope_of(self, c->heads, tensor_dim(q, 1), batch);
         q = tensor_rope_with(tensor_donate(q), &rope);
         rope.heads = c->kv_heads;
         k = tensor_rope_with(tensor_donate(k), &rope);
@@ -76,15 +106,25 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
 }
 
 static const ModuleClass attention_class = {"attention", sizeof(Attention), attention_forward};
+static const ModuleClass divided_class = {"attention", sizeof(DividedAttention), attention_forward};
 
-int module_attention_cache(const Module *module, int *kv_heads, int *head_dim)
+int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, int *window)
 {
-    if (module->type != &attention_class)
+    if (module->type != &attention_class && module->type != &divided_class)
         return 0;
     const AttentionConfig *c = &((const Attention *)module->state)->config;
     *kv_heads = c->kv_heads;
     *head_dim = c->head_dim;
+    *window = c->window;
     return c->style == ATTENTION_BERT ? -1 : 1;
+}
+
+int module_attention_turn(const Module *attention)
+{
+    const AttentionConfig *c = &((const Attention *)attention->state)->config;
+    return c->style == ATTENTION_LLAMA && !c->no_rope && c->rope_scaling.kind == ROPE_SCALING_LONGROPE
+               ? c->rope_scaling.original_max_seq
+               : INT_MAX;
 }
 
 Module *module_attention_output(const Module *attention)
@@ -125,13 +165,34 @@ static void add_norms(Module *module)
     int all = c->qk_norm == ATTENTION_NORM_ALL;
     if (!c->qk_norm || (all && config_undivided("attention", "norms over all heads are")))
         return;
-    self->q_norm =
-        nn_add(module, "q_norm", nn_rms_norm(all ? c->heads * c->head_dim : c->head_dim, c->norm_eps));
-    self->k_norm =
-        nn_add(module, "k_norm", nn_rms_norm(all ? c->kv_heads * c->head_dim : c->head_dim, c->norm_eps));
+    int q = all ? c->heads * c->head_dim : c->head_dim, k = all ? c->kv_heads * c->head_dim : c->head_dim;
+    self->q_norm = nn_add(module, "q_norm", module_rms_norm_plus(q, c->norm_eps, c->norm_plus));
+    self->k_norm = nn_add(module, "k_norm", module_rms_norm_plus(k, c->norm_eps, c->norm_plus));
     if (context_tensor_ranks_(module->item.context) > 1)
         for (int i = 0; i < 2 && !error_code(); i++)
             module_own(i ? self->k_norm : self->q_norm, "weight")->partial = 1;
+}
+
+/* One linear layer. Ranks that compute a layer together cannot each have some of its heads: what belongs
+ * together lies apart. */
+static void fused_projections(Module *module)
+{
+    Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
+    int64_t inner = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    if (c->qk_norm)
+        error_raise(ERROR_ARGUMENT, "attention: a fused projection has no norms on queries and keys");
+    if (c->qk_norm ||
+        (c->heads != c->kv_heads && config_undivided("attention", "queries, keys and values of one "
+                                                                  "projection with fewer key heads are")))
+        return;
+    self->output = nn_add(module, "o_proj", module_linear_split(inner, c->dim, c->o_bias, LINEAR_BY_INPUTS));
+    self->qkv = nn_add(module, "qkv_proj",
+                       module_linear(&(LinearOptions){.in = c->dim,
+                                                      .out = inner + 2 * kv,
+                                                      .bias = c->qkv_bias,
+                                                      .split = LINEAR_BY_OUTPUTS,
+                                                      .packed = c->heads == c->kv_heads ? 3 : 1}));
 }
 
 static void add_projections(Module *module)
@@ -144,6 +205,8 @@ static void add_projections(Module *module)
         gpt2_projections(module);
     else if (c->style == ATTENTION_BERT)
         four_projections(module, bert, 1, 1);
+    else if (c->fused)
+        fused_projections(module);
     else
         four_projections(module, llama, c->qkv_bias, c->o_bias);
 }
@@ -156,15 +219,22 @@ Module *nn_attention(const AttentionConfig *config)
     if (config_positive("attention", "dim", config->dim))
         return NULL;
     int head_dim = config_head_dim("attention", config->dim, config->heads, kv_heads, config->head_dim);
-    if (!head_dim || (config->style == ATTENTION_LLAMA && config_rotary("attention", head_dim)) ||
+    if (!head_dim ||
+        (config->style == ATTENTION_LLAMA && config_rotary("attention", head_dim, config->partial_rotary)) ||
         config_divided("attention", "heads", config->heads) ||
         config_divided("attention", "kv_heads", kv_heads))
         return NULL;
-    Module *module = nn_module(&attention_class);
+    const RopeDivisors *divisors = config->rope_scaling.divisors;
+    Module *module = nn_module(divisors ? &divided_class : &attention_class);
     Attention *self = nn_state(module);
     if (!self)
         return NULL;
     self->config = *config;
+    if (divisors) {
+        DividedAttention *divided = nn_state(module);
+        divided->divisors = *divisors;
+        self->config.rope_scaling.divisors = &divided->divisors;
+    }
     self->config.kv_heads = kv_heads;
     self->config.head_dim = head_dim;
     self->config.rope_theta = config->rope_theta > 0 ? config->rope_theta : 10000;
@@ -174,40 +244,4 @@ Module *nn_attention(const AttentionConfig *config)
     self->config.heads /= ranks; /* from here on, this rank's */
     self->config.kv_heads /= ranks;
     return error_code() ? NULL : module;
-}
-
-/* ---- LLaMA's feed-forward -------------------------------------------------------------------- */
-
-typedef struct Swiglu {
-    Module *gate, *up, *down;
-} Swiglu;
-
-static Tensor *swiglu_forward(Module *module, Tensor *x, const Batch *batch)
-{
-    const Swiglu *self = nn_state(module);
-    x = module_enter(x, batch);
-    Tensor *gate = nn_forward(self->gate, x, batch), *up = nn_forward(self->up, x, batch);
-    Tensor *hidden = tensor_swiglu(tensor_donate(gate), tensor_donate(up));
-    return nn_forward(self->down, tensor_donate(hidden), batch);
-}
-
-static const ModuleClass swiglu_class = {"swiglu", sizeof(Swiglu), swiglu_forward};
-
-Module *module_swiglu(int64_t dim, int64_t hidden, int bias)
-{
-    if (config_divided("swiglu", "hidden", hidden))
-        return NULL;
-    Module *module = nn_module(&swiglu_class);
-    Swiglu *self = nn_state(module);
-    if (!self)
-        return NULL;
-    self->gate = nn_add(module, "gate_proj", module_linear_split(dim, hidden, bias, LINEAR_BY_OUTPUTS));
-    self->up = nn_add(module, "up_proj", module_linear_split(dim, hidden, bias, LINEAR_BY_OUTPUTS));
-    self->down = nn_add(module, "down_proj", module_linear_split(hidden, dim, bias, LINEAR_BY_INPUTS));
-    return error_code() ? NULL : module;
-}
-
-Module *nn_swiglu(int64_t dim, int64_t hidden)
-{
-    return module_swiglu(dim, hidden, 0);
 }

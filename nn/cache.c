@@ -8,7 +8,7 @@
 
 typedef struct CacheLayer {
     const Module *attention;
-    Tensor *data;   /* (2,B*kv_heads,max_tokens,head_dim), owned by the cache */
+    Tensor *data;   /* (2,B*kv_heads,max_tokens or the window,head_dim), owned by the cache */
     int64_t tokens; /* with those of the forward that runs now */
 } CacheLayer;
 
@@ -18,6 +18,9 @@ struct KvCache {
     CacheLayer *layers;
     int layer_count, made; /* made: of their tensors */
     int batch, max_tokens, tokens;
+    int window;  /* the smallest of its attentions; 0 = none has one */
+    int written; /* tokens that may have been put in since it was empty, forgotten ones too */
+    int whole;   /* tokens of the sequence that is read in parts; 0 = those that have been read */
     DType dtype;
 };
 
@@ -26,7 +29,7 @@ struct KvCache {
 /* Attentions in the module and below; -1 after an error. Fills `layers` where it is not NULL. */
 static int find_layers(const Module *module, CacheLayer *layers, int count)
 {
-    int kv_heads, head_dim, is = module_attention_cache(module, &kv_heads, &head_dim);
+    int kv_heads, head_dim, window, is = module_attention_cache(module, &kv_heads, &head_dim, &window);
     if (is < 0) {
         error_raise(ERROR_ARGUMENT,
                     "nn_kv_cache(): the attention '%s' looks ahead, so no text can be continued; "
@@ -45,15 +48,19 @@ static int find_layers(const Module *module, CacheLayer *layers, int count)
 static int make_layer(KvCache *cache, CacheLayer *layer)
 {
     MemTracker *tracker = cache->item.context->tracker;
-    int kv_heads, head_dim;
-    module_attention_cache(layer->attention, &kv_heads, &head_dim);
+    int kv_heads, head_dim, window, tokens = cache->max_tokens;
+    module_attention_cache(layer->attention, &kv_heads, &head_dim, &window);
+    if (window && window < tokens)
+        tokens = window;
+    if (window && (!cache->window || window < cache->window))
+        cache->window = window;
     if ((int64_t)cache->batch * kv_heads > INT_MAX)
         return error_raise(ERROR_ARGUMENT,
                            "nn_kv_cache(): a batch of %d with %d key-value heads is too large", cache->batch,
                            kv_heads);
     int path = memtrack_path_set(tracker, layer->attention->path);
-    layer->data = tensor_new(
-        cache->dtype, SHAPE(2, (int64_t)cache->batch * kv_heads, cache->max_tokens, head_dim), MEM_KV_CACHE);
+    layer->data =
+        tensor_new(cache->dtype, SHAPE(2, (int64_t)cache->batch * kv_heads, tokens, head_dim), MEM_KV_CACHE);
     memtrack_path_set(tracker, path);
     if (!layer->data)
         return error_code();
@@ -144,7 +151,14 @@ uint64_t nn_kv_cache_bytes(const KvCache *cache)
 
 void module_cache_pretend(KvCache *cache, int tokens)
 {
-    cache->tokens = tokens;
+    cache->tokens = cache->written = tokens;
+}
+
+/* Whether a window's attention has let go of what the token after so many sees: of the last `window` that
+ * were written it sees all but the first. */
+static int has_let_go(const KvCache *cache, int tokens)
+{
+    return cache->window && cache->written > cache->window && tokens < cache->written - 1;
 }
 
 void nn_kv_cache_truncate(KvCache *cache, int tokens)
@@ -154,8 +168,32 @@ void nn_kv_cache_truncate(KvCache *cache, int tokens)
     if (tokens < 0 || tokens > cache->tokens)
         error_raise(ERROR_ARGUMENT, "nn_kv_cache_truncate(): to %d tokens; the cache holds %d", tokens,
                     cache->tokens);
+    else if (tokens && has_let_go(cache, tokens))
+        error_raise(
+            ERROR_STATE,
+            "nn_kv_cache_truncate(): to %d of %d tokens, of which attentions with a window of %d have "
+            "let go; 0 empties the cache, so that the tokens can be read again",
+            tokens, cache->tokens, cache->window);
     else
         cache->tokens = tokens;
+    if (!cache->tokens)
+        cache->written = 0;
+}
+
+void module_cache_whole(KvCache *cache, int tokens)
+{
+    if (cache)
+        cache->whole = tokens;
+}
+
+int module_cache_turn(const KvCache *cache)
+{
+    int turn = INT_MAX;
+    for (int i = 0; cache && i < cache->layer_count; i++) {
+        int of_layer = module_attention_turn(cache->layers[i].attention);
+        turn = of_layer < turn ? of_layer : turn;
+    }
+    return turn;
 }
 
 /* ---- What attention asks --------------------------------------------------------------------- */
@@ -163,6 +201,14 @@ void nn_kv_cache_truncate(KvCache *cache, int tokens)
 int module_past(const Batch *batch)
 {
     return batch && batch->cache ? batch->cache->tokens : 0;
+}
+
+int module_whole(const Batch *batch, int64_t tokens)
+{
+    if (!batch || !batch->cache)
+        return 0;
+    int64_t read = batch->cache->tokens + tokens;
+    return read > batch->cache->whole ? (int)read : batch->cache->whole;
 }
 
 static int check_recording(void)
@@ -185,6 +231,8 @@ Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t 
             continue;
         if (layer->tokens == cache->tokens) {
             layer->tokens += tokens;
+            if (cache->written < layer->tokens)
+                cache->written = (int)layer->tokens;
             return layer->data;
         }
         error_raise(ERROR_STATE,
@@ -214,6 +262,12 @@ static int check_forward(const Module *model, const Batch *batch, const KvCache 
                            " more token%s after %d do not fit the cache, whose "
                            "max_tokens is %d",
                            ids.dim[1], plural(ids.dim[1]), cache->tokens, cache->max_tokens);
+    if (has_let_go(cache, cache->tokens))
+        return error_raise(ERROR_STATE,
+                           "nn_forward_cached(): an earlier call failed after attentions with a window of %d "
+                           "had let go of what the next token sees; nn_kv_cache_truncate(cache, 0), and read "
+                           "the tokens again",
+                           cache->window);
     return 0;
 }
 

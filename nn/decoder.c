@@ -1,7 +1,9 @@
 /* Decoders: an embedding, blocks of attention and feed-forward with norms around the branches, a norm, a
  * head. A family (llama.c, qwen3.c, …) says which parts a block has; sizes and factors are in its
  * configuration. */
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "decoder_.h"
 
@@ -29,24 +31,39 @@ Tensor *module_decoder_block_forward(Module *module, Tensor *x, const Batch *bat
     return tensor_add(tensor_donate(middle), tensor_donate(y));
 }
 
-static Module *add_norm(Module *module, const char *name, const LlamaConfig *c)
+static Module *add_norm(Module *module, const DecoderParts *parts, const char *name, const LlamaConfig *c)
 {
-    return name ? nn_add(module, name, nn_rms_norm(c->dim, c->norm_eps)) : NULL;
+    return name ? nn_add(module, name, module_rms_norm_plus(c->dim, c->norm_eps, parts->norm_plus)) : NULL;
+}
+
+/* Whether a layer has the window, where there is one. */
+static int slides(const LlamaConfig *c, int layer)
+{
+    static const LayerSet none;
+    return c->window && (!memcmp(&c->sliding, &none, sizeof none) || layer_in(&c->sliding, layer));
 }
 
 static Module *attention(const DecoderParts *parts, const LlamaConfig *c, int layer)
 {
+    int local = slides(c, layer), other = local && c->local_theta > 0; /* rotary positions of its own */
     return nn_attention(&(AttentionConfig){.style = ATTENTION_LLAMA,
                                            .dim = c->dim,
                                            .heads = c->heads,
                                            .kv_heads = c->kv_heads,
                                            .head_dim = c->head_dim,
                                            .kind = c->attention,
-                                           .rope_theta = c->rope_theta,
-                                           .rope_scaling = c->rope_scaling,
+                                           .rope_theta = other ? c->local_theta : c->rope_theta,
+                                           .rope_scaling = other ? (RopeScaling){0} : config_rope_scaling(c),
+                                           .partial_rotary = c->partial_rotary,
+                                           .rope_interleaved = c->rope_interleaved,
                                            .no_rope = layer_in(&c->no_rope, layer),
                                            .qk_norm = parts->qk_norm,
                                            .norm_eps = c->norm_eps,
+                                           .norm_plus = parts->norm_plus,
+                                           .fused = parts->fused,
+                                           .window = local ? c->window : 0,
+                                           .scale = c->attention_scale,
+                                           .softcap = c->attention_cap,
                                            .qkv_bias = c->qkv_bias,
                                            .o_bias = c->o_bias});
 }
@@ -63,11 +80,12 @@ Module *module_decoder_block(const DecoderParts *parts, const LlamaConfig *c, in
     self->attention = nn_add(module, "self_attn", attention(parts, c, layer));
     self->mlp = nn_add(module, "mlp",
                        parts->feed_forward ? parts->feed_forward(c, layer)
-                                           : module_swiglu(c->dim, c->hidden, c->mlp_bias));
-    self->before_attention = add_norm(module, parts->before_attention, c);
-    self->after_attention = add_norm(module, parts->after_attention, c);
-    self->before_mlp = add_norm(module, parts->before_mlp, c);
-    self->after_mlp = add_norm(module, parts->after_mlp, c);
+                                           : module_gated(c->dim, c->hidden, c->mlp_bias,
+                                                          parts->act ? parts->act : TENSOR_SILU, parts->fused));
+    self->before_attention = add_norm(module, parts, parts->before_attention, c);
+    self->after_attention = add_norm(module, parts, parts->after_attention, c);
+    self->before_mlp = add_norm(module, parts, parts->before_mlp, c);
+    self->after_mlp = add_norm(module, parts, parts->after_mlp, c);
     return error_code() ? NULL : module;
 }
 
@@ -80,12 +98,6 @@ static int check_length(const Module *module, const Batch *batch)
     if (!batch || !batch->ids)
         return error_raise(ERROR_DATA, "%s: the batch has no token ids", name);
     int64_t length = module_past(batch) + tensor_dim(batch->ids, 1);
-    if (self->window && length > self->window && length <= self->max_seq)
-        return error_raise(
-            ERROR_SHAPE,
-            "%s: a sequence of %lld is longer than the window of %d that the model's attention "
-            "has, and attention with a window is not computed",
-            name, (long long)length, self->window);
     if (length > self->max_seq)
         return error_raise(ERROR_SHAPE, "%s: a sequence of %lld is longer than the model's %d", name,
                            (long long)length, self->max_seq);
@@ -138,7 +150,7 @@ static int check_config(const char *name, const LlamaConfig *c)
         (c->window && config_positive(name, "window", c->window)))
         return -1;
     int head_dim = config_head_dim(name, c->dim, c->heads, c->kv_heads ? c->kv_heads : c->heads, c->head_dim);
-    return !head_dim || config_rotary(name, head_dim);
+    return !head_dim || config_rotary(name, head_dim, c->partial_rotary);
 }
 
 static void add_blocks(Module *module, const DecoderParts *parts, const LlamaConfig *c)
@@ -159,7 +171,7 @@ static void add_parts(Module *module, const DecoderParts *parts, const LlamaConf
     self->embedding = nn_add(module, "model.embed_tokens", module_vocabulary(c->vocab, c->dim));
     add_blocks(module, parts, c);
     module_of_ends(0, 1);
-    self->norm = add_norm(module, "model.norm", c);
+    self->norm = add_norm(module, parts, "model.norm", c);
     self->head = nn_add(module, "lm_head",
                         c->tied ? module_linear_tied(module_own(self->embedding, "weight"), NULL)
                                 : module_linear(&(LinearOptions){
@@ -183,8 +195,7 @@ Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config)
     if (!self)
         return NULL;
     self->max_seq = c.max_seq;
-    self->window = c.window;
-    self->embedding_factor = c.embedding_factor;
+    self->embedding_factor = parts->root_embedding ? sqrtf((float)c.dim) : c.embedding_factor;
     self->hidden_factor = c.logits_divisor > 0 ? 1 / c.logits_divisor : 0;
     if (module_stages_begin(module, c.layers, c.dim))
         return NULL;
@@ -194,7 +205,10 @@ Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config)
     if (c.tied)
         module_tie_stages(module_own(self->embedding, "weight"));
     const Linear *head = module_as_linear(self->head);
-    nn_offer_head(module, &(ModuleHead){.hidden = decoder_hidden, .weight = head->weight, .path = "lm_head"});
+    nn_offer_head(module, &(ModuleHead){.hidden = decoder_hidden,
+                                        .weight = head->weight,
+                                        .path = "lm_head",
+                                        .softcap = c.logits_cap});
     module_has_rows(module);
     return module_balance(module, &c.experts) ? NULL : module;
 }
@@ -210,11 +224,10 @@ ModelSizes module_decoder_sizes(const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
     int positions = c->max_seq ? c->max_seq : USUAL_MAX_SEQ;
-    int window = c->window < positions ? c->window : 0;
     return (ModelSizes){.layers = c->layers,
                         .vocab = c->vocab,
-                        .max_seq = window ? window : positions,
-                        .window = window,
+                        .max_seq = positions,
+                        .window = c->window < positions ? c->window : 0,
                         .dim = c->dim,
                         .heads = c->heads,
                         .kv_heads = c->kv_heads,

@@ -11,7 +11,11 @@ typedef struct DecoderParts {
     const ModuleClass *type, *block; /* the model's and a block's; the first is called as the family is */
     const char *before_attention, *after_attention, *before_mlp, *after_mlp;
     AttentionNorm qk_norm;
-    /* Makes the feed-forward of a layer; NULL: SwiGLU. */
+    float norm_plus;      /* norms multiply by this plus their weight */
+    TensorActivation act; /* of the gate; 0 = SiLU */
+    int fused;            /* q, k and v are one linear layer, gate and up another */
+    int root_embedding;   /* embeddings times the root of their width */
+    /* Makes the feed-forward of a layer; NULL: a gated one. */
     Module *(*feed_forward)(const LlamaConfig *c, int layer);
 } DecoderParts;
 
@@ -22,7 +26,7 @@ typedef struct DecoderBlock {
 
 typedef struct Decoder {
     Module *embedding, *norm, *head;
-    int max_seq, window;
+    int max_seq;
     float embedding_factor, hidden_factor; /* 0: 1 */
 } Decoder;
 

@@ -82,7 +82,7 @@ static Module *experts(const LlamaConfig *c)
 Module *module_experts(const LlamaConfig *c, int layer)
 {
     if (layer_in(&c->experts.dense, layer))
-        return module_swiglu(c->dim, c->hidden, c->mlp_bias);
+        return module_gated(c->dim, c->hidden, c->mlp_bias, TENSOR_SILU, 0);
     Module *module = nn_module(&mixture_class);
     Mixture *self = nn_state(module);
     if (!self)

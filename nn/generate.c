@@ -62,12 +62,14 @@ static void forward(Writer *w, int from, int count, int wanted)
 static void read_tokens(Writer *w, int from, int count)
 {
     int rest = count % w->chunk, end = from + count;
+    module_cache_whole(w->cache, nn_kv_cache_tokens(w->cache) + count);
     for (int at = from, chunk; at < end && !error_code(); at += chunk) {
         if (w->meta && at > from && end - at > w->chunk)
             at = end - (rest ? rest : w->chunk);
         chunk = end - at < w->chunk ? end - at : w->chunk;
         forward(w, at, chunk, at + chunk == end);
     }
+    module_cache_whole(w->cache, 0);
 }
 
 /* ---- Tokens ---------------------------------------------------------------------------------- */
@@ -98,12 +100,17 @@ static int write_tokens(Writer *w, unsigned char *over)
     return stop || w->ended == w->batch;
 }
 
-/* The cache is full: it is refilled with the newer half of what it held. */
-static void read_again(Writer *w)
+/* The last `kept` tokens, into an empty cache. */
+static void read_again(Writer *w, int kept)
 {
-    int kept = w->context / 2 > 1 ? w->context / 2 : 1;
     nn_kv_cache_truncate(w->cache, 0);
     read_tokens(w, w->length - kept, kept);
+}
+
+/* A cache that is full is refilled with the newer half of what it held. */
+static int refilled(const Writer *w)
+{
+    return w->context / 2 > 1 ? w->context / 2 : 1;
 }
 
 static void write_all(Writer *w, unsigned char *over)
@@ -112,8 +119,11 @@ static void write_all(Writer *w, unsigned char *over)
     for (int left = w->o->tokens; !error_code(); left--) {
         if (write_tokens(w, over) || left == 1)
             return;
-        if (nn_kv_cache_tokens(w->cache) == w->context)
-            read_again(w);
+        int held = nn_kv_cache_tokens(w->cache);
+        if (held == w->context)
+            read_again(w, refilled(w));
+        else if (held == module_cache_turn(w->cache)) /* what it holds would be somewhere else now */
+            read_again(w, held + 1);
         else
             forward(w, w->length - 1, 1, 1);
     }
@@ -128,9 +138,14 @@ static void write_on_meta(Writer *w)
     int most = w->width - 1 < w->context ? w->width - 1 : w->context;
     module_cache_pretend(w->cache, most - 1); /* the last one, whose position is the furthest */
     forward(w, w->length - 1, 1, 1);
-    if (w->width - 1 > w->context) {
+    int full = w->width - 1 > w->context, turn = module_cache_turn(w->cache);
+    if (full) {
         w->length = w->context + 1;
-        read_again(w);
+        read_again(w, refilled(w));
+    }
+    if (turn < most && (w->o->prompt_tokens <= turn || (full && refilled(w) <= turn))) {
+        w->length = turn + 1;
+        read_again(w, turn + 1);
     }
 }
 

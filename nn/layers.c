@@ -65,12 +65,28 @@ int config_head_dim(const char *model, int dim, int heads, int kv_heads, int hea
     return (int)(width / heads);
 }
 
-int config_rotary(const char *model, int head_dim)
+int config_rotary(const char *model, int head_dim, float partial)
 {
-    if (head_dim % 2 == 0)
+    if (!(partial >= 0 && partial <= 1))
+        return error_raise(ERROR_ARGUMENT, "%s: partial_rotary is %g; it is a part, from 0 to 1", model,
+                           (double)partial);
+    int width = rotary_width(head_dim, partial);
+    if (width % 2 == 0 && width > 0)
         return 0;
-    return error_raise(ERROR_ARGUMENT, "%s: rotary positions need an even head width, not %d", model,
-                       head_dim);
+    if (width == head_dim)
+        return error_raise(ERROR_ARGUMENT, "%s: rotary positions need an even head width, not %d", model,
+                           head_dim);
+    return error_raise(ERROR_ARGUMENT,
+                       "%s: partial_rotary %g of a head of %d is %d; rotary positions need an even width",
+                       model, (double)partial, head_dim, width);
+}
+
+RopeScaling config_rope_scaling(const LlamaConfig *config)
+{
+    RopeScaling scaling = config->rope_scaling;
+    if (scaling.kind == ROPE_SCALING_LONGROPE && !scaling.divisors)
+        scaling.divisors = &config->rope_divisors;
+    return scaling;
 }
 
 /* ---- Embedding ------------------------------------------------------------------------------- */
@@ -147,7 +163,7 @@ Tensor *module_class_bias(Module *module, const char *name, int64_t classes)
 
 typedef struct Norm {
     Tensor *weight, *bias;
-    float eps;
+    float eps, plus; /* plus: added to rms_norm's weight */
 } Norm;
 
 static Tensor *layer_norm_forward(Module *module, Tensor *x, const Batch *batch)
@@ -161,13 +177,13 @@ static Tensor *rms_norm_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const Norm *self = nn_state(module);
     (void)batch;
-    return tensor_rms_norm(x, self->weight, self->eps);
+    return tensor_rms_norm_plus(x, self->weight, self->eps, self->plus);
 }
 
 static const ModuleClass layer_norm_class = {"layer_norm", sizeof(Norm), layer_norm_forward};
 static const ModuleClass rms_norm_class = {"rms_norm", sizeof(Norm), rms_norm_forward};
 
-static Module *norm(const ModuleClass *type, int64_t dim, float eps, int bias)
+static Module *norm(const ModuleClass *type, int64_t dim, float eps, float plus, int bias)
 {
     if (config_positive(type->name, "dim", dim))
         return NULL;
@@ -176,8 +192,9 @@ static Module *norm(const ModuleClass *type, int64_t dim, float eps, int bias)
     if (!self)
         return NULL;
     self->eps = eps > 0 ? eps : 1e-5f;
+    self->plus = plus;
     self->weight = nn_add_parameter(module, "weight", SHAPE(dim));
-    tensor_fill(self->weight, 1);
+    tensor_fill(self->weight, 1 - plus);
     if (bias) {
         self->bias = nn_add_parameter(module, "bias", SHAPE(dim));
         tensor_fill(self->bias, 0);
@@ -187,12 +204,17 @@ static Module *norm(const ModuleClass *type, int64_t dim, float eps, int bias)
 
 Module *nn_layer_norm(int64_t dim, float eps)
 {
-    return norm(&layer_norm_class, dim, eps, 1);
+    return norm(&layer_norm_class, dim, eps, 0, 1);
 }
 
 Module *nn_rms_norm(int64_t dim, float eps)
 {
-    return norm(&rms_norm_class, dim, eps, 0);
+    return module_rms_norm_plus(dim, eps, 0);
+}
+
+Module *module_rms_norm_plus(int64_t dim, float eps, float plus)
+{
+    return norm(&rms_norm_class, dim, eps, plus, 0);
 }
 
 Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps)

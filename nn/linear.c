@@ -31,7 +31,7 @@ static Tensor *linear_product(const Linear *self, Tensor *x, TensorActivation ac
 /* What ranks compute a part of each is summed once, an adapter's part with it. Behind that, or behind an
  * adapter, the activation is an operation of its own: it keeps its input, as many bytes as the fused one
  * keeps. */
-static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
+Tensor *module_uncapped(Module *module, Tensor *x, const Batch *batch)
 {
     const Linear *self = nn_state(module);
     if (!self->adapter.a && !self->sums)
@@ -40,6 +40,13 @@ static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
     if (self->sums)
         y = module_leave(tensor_donate(y), self->bias);
     return self->act == TENSOR_IDENTITY ? y : tensor_activation(tensor_donate(y), self->act);
+}
+
+static Tensor *linear_forward(Module *module, Tensor *x, const Batch *batch)
+{
+    const Linear *self = nn_state(module);
+    Tensor *y = module_uncapped(module, x, batch);
+    return self->softcap != 0 ? tensor_softcap(tensor_donate(y), self->softcap) : y;
 }
 
 static const ModuleClass linear_class = {"linear", sizeof(Linear), linear_forward};

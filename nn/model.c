@@ -36,8 +36,11 @@ void nn_offer_head(Module *module, const ModuleHead *head)
         return;
     model->head = *head;
     model->head_module = find_linear(module, head);
-    if (model->head_module)
-        module_as_linear(model->head_module)->head = 1;
+    Linear *linear = module_as_linear(model->head_module);
+    if (linear) {
+        linear->head = 1;
+        linear->softcap = head->softcap;
+    }
 }
 
 /* Returns what memtrack_path_push does; an error is raised. */
@@ -82,6 +85,8 @@ Tensor *module_head(Module *model, Tensor *hidden)
     MemTracker *tracker = model->item.context->tracker;
     int path = memtrack_path_set(tracker, model->path), pushed = push_path(tracker, head->path);
     Tensor *logits = tensor_linear(hidden, head->weight, head->bias, TENSOR_IDENTITY);
+    if (head->softcap != 0)
+        logits = tensor_softcap(tensor_donate(logits), head->softcap);
     if (pushed >= 0)
         memtrack_path_pop(tracker);
     memtrack_path_set(tracker, path);
@@ -114,6 +119,16 @@ static Tensor *run_logits(void *self, Tensor *x, const Batch *batch)
     return module_run(logits_forward, self, x, batch);
 }
 
+static Tensor *uncapped_forward(void *self, Tensor *x, const Batch *batch)
+{
+    return module_uncapped(self, x, batch);
+}
+
+static Tensor *run_uncapped(void *self, Tensor *x, const Batch *batch)
+{
+    return module_run(uncapped_forward, self, x, batch);
+}
+
 /* The head can be computed apart, and only the loss sees its logits: their rows may be longer than the
  * classes are many, or each rank has those of a part of the classes. A checkpoint computes all that is in it
  * once more, the head too. */
@@ -131,14 +146,24 @@ static int logits_apart(const Module *model)
            tensor_logits_ld_(model->item.context, classes) != classes;
 }
 
+/* A soft cap is the loss's, so that there are no logits beside the capped ones. */
+static int capped_apart(const Module *model)
+{
+    const ModuleHead *head = model->model ? &model->model->head : NULL;
+    return head && head->softcap != 0 && model->model->head_module;
+}
+
 /* x: what the stage before has computed; NULL: there is none. */
 static Tensor *whole_loss(Module *model, Tensor *x, const Batch *batch, float scale)
 {
     Tensor *logits;
-    int apart = logits_apart(model);
-    if (apart) {
+    LossOptions options = {.ignore_index = BATCH_IGNORE, .scale = scale};
+    int apart = logits_apart(model), capped = capped_apart(model);
+    if (apart || capped) {
         Tensor *hidden = module_forward_by(run_hidden, model, x, batch);
-        logits = module_forward_by(run_logits, model->model->head_module, tensor_donate(hidden), batch);
+        logits = module_forward_by(apart ? run_logits : run_uncapped, model->model->head_module,
+                                   tensor_donate(hidden), batch);
+        options.softcap = model->model->head.softcap;
     } else {
         logits = nn_forward(model, x, batch);
     }
@@ -149,8 +174,8 @@ static Tensor *whole_loss(Module *model, Tensor *x, const Batch *batch, float sc
     const Tensor *weight = apart ? model->model->head.weight : NULL;
     Tensor *loss = weight && weight->whole_rows
                        ? tensor_cross_entropy_part_(tensor_donate(logits), tensor_rows_part_(weight),
-                                                    batch->labels, BATCH_IGNORE, scale)
-                       : tensor_cross_entropy(tensor_donate(logits), batch->labels, BATCH_IGNORE, scale);
+                                                    batch->labels, &options)
+                       : tensor_cross_entropy_with(tensor_donate(logits), batch->labels, &options);
     if (pushed >= 0)
         memtrack_path_pop(tracker);
     return loss;
@@ -202,7 +227,9 @@ static Tensor *apart_loss(Module *model, Tensor *x, const Batch *batch, float sc
                                  : head_apart(model, "in chunks", "nn_set_loss_chunk");
     if (!head)
         return NULL;
-    LossHead loss_head = {.weight = head->weight, .bias = head->bias};
+    LossHead loss_head = {.weight = head->weight, .bias = head->bias, .softcap = head->softcap};
+    LossOptions options = {
+        .ignore_index = BATCH_IGNORE, .scale = scale, .softcap = head->softcap, .chunk_rows = m->loss_chunk};
     int inside = m->skip_unlabelled && transform_inside(head, &loss_head);
     Tensor *hidden = module_forward_by(inside ? run_body : run_hidden, model, x, batch); /* (…,C) */
     if (!batch->labels)
@@ -215,8 +242,8 @@ static Tensor *apart_loss(Module *model, Tensor *x, const Batch *batch, float sc
         m->skip_unlabelled
             ? tensor_labelled_cross_entropy(tensor_donate(hidden), &loss_head, batch->labels, BATCH_IGNORE,
                                             scale, m->loss_chunk ? m->loss_chunk : LABELLED_ROWS)
-            : tensor_linear_cross_entropy(tensor_donate(hidden), head->weight, head->bias, batch->labels,
-                                          BATCH_IGNORE, scale, m->loss_chunk);
+            : tensor_linear_cross_entropy_with(tensor_donate(hidden), head->weight, head->bias, batch->labels,
+                                               &options);
     if (pushed >= 0)
         memtrack_path_pop(tracker);
     memtrack_path_set(tracker, path);

@@ -101,9 +101,10 @@ typedef struct Linear {
     int packed;            /* layers whose outputs lie side by side, of each of which it has that */
     int sums;              /* ranks have a part of the inputs each, and the result is their sum */
     TensorActivation act;
-    int head;   /* the output: logits come from it */
-    int router; /* to experts: it takes no adapter, as it is no linear layer in transformers */
-    int tied;   /* weight and bias are another module's */
+    int head;      /* the output: logits come from it */
+    int router;    /* to experts: it takes no adapter, as it is no linear layer in transformers */
+    float softcap; /* of the head's logits; 0 = none */
+    int tied;      /* weight and bias are another module's */
     Adapter adapter;
 } Linear;
 
@@ -132,9 +133,11 @@ Linear *module_as_linear(const Module *module);
 /* A weight as it is multiplied with x. */
 Tensor *module_weight_for(Tensor *weight, const Tensor *x);
 
-/* Its tensor_logits_, where it is a head without adapter and activation: of this rank's classes. hidden is
- * given away. */
+/* Its tensor_logits_, where it is a head without adapter and activation: of this rank's classes, and without
+ * a soft cap. hidden is given away. */
 Tensor *module_logits(const Module *module, Tensor *hidden, const Batch *batch);
+/* nn_forward of a linear layer, without a soft cap. */
+Tensor *module_uncapped(Module *module, Tensor *x, const Batch *batch);
 
 /* ---- Between what ranks compute together (rows.c). With sequence parallel each has some of the rows. */
 
@@ -210,11 +213,15 @@ void module_draw_later(const Module *model, int later);
 /* Fills every "weight" of two or more dimensions below (and in) the module with normal(0, std), every bias
  * with 0. */
 void module_init_normal(Module *module, float std);
-/* nn_swiglu, with or without biases. */
-Module *module_swiglu(int64_t dim, int64_t hidden, int bias);
+/* nn_rms_norm by plus + weight, which is 1 at first: Gemma's weights are 0 then. */
+Module *module_rms_norm_plus(int64_t dim, float eps, float plus);
+/* nn_swiglu with another activation or biases: down_proj(act(gate_proj(x)) up_proj(x)). fused: one layer
+ * gate_up_proj in place of the two, whose outputs lie side by side, gate first. (gated.c) */
+Module *module_gated(int64_t dim, int64_t hidden, int bias, TensorActivation act, int fused);
 /* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
 Tensor *module_hidden(Module *model, const Batch *batch);
-/* logits = hidden weight^T + bias of the head that a model offers, charged to the head's module path. */
+/* logits = hidden weight^T + bias of the head that a model offers, capped as it says, charged to the head's
+ * module path. */
 Tensor *module_head(Module *model, Tensor *hidden);
 /* The loss that balances experts is part of the model's from now on, where it has a coefficient; each forward
  * pass begins it; and what layers count in, of the model that a module is in: NULL = nothing. (experts.c) */
@@ -227,16 +234,23 @@ int module_quantize_experts(const Module *module, DType dtype);
 int64_t module_active_share(const Module *module, int64_t elements);
 /* nn_attention's projection into the residual stream. */
 Module *module_attention_output(const Module *attention);
-/* nn_attention's width of a cache, for modules that are one: 1, 0 for others, -1 for one that is not causal.
- */
-int module_attention_cache(const Module *module, int *kv_heads, int *head_dim);
+/* nn_attention's width of a cache, and its window, for modules that are one: 1, 0 for others, -1 for one that
+ * is not causal. */
+int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, int *window);
 /* Tokens read before those of the batch. */
 int module_past(const Batch *batch);
-/* This attention's keys and values, (2,B*kv_heads,max_tokens,head_dim), to be extended by `tokens`; NULL
- * after an error. */
+/* This attention's keys and values, (2,B*kv_heads,max_tokens or its window,head_dim), to be extended by
+ * `tokens`; NULL after an error. */
 Tensor *module_cache_layer(const Batch *batch, const Module *attention, int64_t tokens);
 /* Makes the cache claim to hold so many tokens: on meta, where they are not read. */
 void module_cache_pretend(KvCache *cache, int tokens);
+/* Says how many tokens the sequence has of which the next forwards read parts, for positions that depend on
+ * it; 0: as many as have been read. And so many, of a batch whose ids have `tokens`; 0 without a cache. */
+void module_cache_whole(KvCache *cache, int tokens);
+int module_whole(const Batch *batch, int64_t tokens);
+/* With more tokens than this, those that were read before have other positions: longrope's; else INT_MAX. */
+int module_cache_turn(const KvCache *cache);
+int module_attention_turn(const Module *attention);
 /* Adds to `generating`, of the module and all below: while texts are written modules evaluate, and afterwards
  * each is in the mode that it was in. */
 void module_write(Module *module, int by);
@@ -275,8 +289,10 @@ int config_undivided(const char *function, const char *what);
 int config_heads(const char *model, int64_t dim, int heads, int kv_heads);
 /* The width of a head: head_dim, or where that is 0 dim / heads. 0 after an error. */
 int config_head_dim(const char *model, int dim, int heads, int kv_heads, int head_dim);
-/* Rotary positions turn pairs. */
-int config_rotary(const char *model, int head_dim);
+/* Rotary positions turn pairs. Raises where this part of a head is none. Returns non-zero on error. */
+int config_rotary(const char *model, int head_dim, float partial);
+/* With the configuration's divisors, where its kind needs some. */
+RopeScaling config_rope_scaling(const LlamaConfig *config);
 
 /* The families' rows, each at the end of its file: mlp_family, bert_family, … */
 #define MODEL_FAMILY_ROW(id, config, name) extern const ModelFamilyRow name##_family;

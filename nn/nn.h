@@ -101,8 +101,10 @@ BRIM_API void nn_set_loss_chunk(Module *model, int rows);
  * Off by default, for other frameworks compute all rows. For models that offer a head. */
 BRIM_API void nn_set_skip_unlabelled(Module *model, int on);
 /* What a model offers for the two; its constructor calls nn_offer_head. nn_forward's logits must be
- * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY); where body is not NULL, hidden must
- * be norm(dense(body(model, x, batch))), which then is computed for rows with a label only, too. */
+ * tensor_linear(hidden(model, x, batch), weight, bias, TENSOR_IDENTITY), with tensor_softcap of them where
+ * softcap is not 0, which the head does by itself where it is a linear layer of the model; where body is not
+ * NULL, hidden must be norm(dense(body(model, x, batch))), which then is computed for rows with a label only,
+ * too. */
 typedef struct ModuleHead {
     Tensor *(*hidden)(Module *self, Tensor *x, const Batch *batch); /* the forward up to the head: (…,C) */
     Tensor *weight;                                                 /* (classes,C) */
@@ -110,6 +112,7 @@ typedef struct ModuleHead {
     const char *path; /* of the head, within the model's: "lm_head". Must outlive the model */
     Tensor *(*body)(Module *self, Tensor *x, const Batch *batch); /* (…,C); NULL: there is no more to skip */
     Module *dense, *norm; /* nn_linear_act's and nn_layer_norm's, with body */
+    float softcap;        /* of the logits, in nn_forward and in nn_loss; 0 = none */
 } ModuleHead;
 BRIM_API void nn_offer_head(Module *model, const ModuleHead *head);
 
@@ -127,8 +130,8 @@ BRIM_API int nn_is_training(const Module *module);
 /* Checkpoint this module: forward keeps only its input. */
 BRIM_API void nn_set_checkpoint(Module *module, int on);
 /* Selective recomputation, for the module and all below: what is cheap to recompute for its bytes (outputs of
- * norms, activation functions and swiglu, eager attention's scores) is not kept, but recomputed in backward.
- * Gradients are bitwise the same. */
+ * norms, activation functions and gated ones (SwiGLU), eager attention's scores) is not kept, but recomputed
+ * in backward. Gradients are bitwise the same. */
 BRIM_API void nn_set_selective(Module *module, int on);
 BRIM_API const char *nn_class_name(const Module *module);
 
@@ -195,7 +198,8 @@ BRIM_API int nn_set_gather_blocks(Module *model, int blocks);
 typedef struct KvCache KvCache;
 
 /* Room for max_tokens tokens of `batch` sequences: 2 x batch x kv_heads x max_tokens x head_dim floats,
- * charged to each attention's module path, component KV_CACHE, all at once and uninitialised. Goes with the
+ * charged to each attention's module path, component KV_CACHE, all at once and uninitialised. An attention
+ * with a window has room for `window` tokens where those are fewer: the last that were read. Goes with the
  * current scope, or before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles
  * LLAMA and GPT2: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
 BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
@@ -208,13 +212,19 @@ BRIM_API void nn_kv_cache_free(KvCache *cache);                                 
 BRIM_API int nn_kv_cache_tokens(const KvCache *cache);                          /* of each sequence, so far */
 BRIM_API int nn_kv_cache_max_tokens(const KvCache *cache); /* of each sequence, at most */
 BRIM_API uint64_t nn_kv_cache_bytes(const KvCache *cache); /* as charged: each layer rounded up */
-/* Forgets all but the first `tokens` tokens; 0 empties the cache. No bytes are freed. */
+/* Forgets all but the first `tokens` tokens; 0 empties the cache. No bytes are freed. Attentions with a
+ * window let go of tokens once more than that were read: then only the last token can be forgotten, or all
+ * (else ERROR_STATE). */
 BRIM_API void nn_kv_cache_truncate(KvCache *cache, int tokens);
 
 /* nn_forward of batch->ids (B,T) as the tokens that follow those in the cache, which then holds them too:
  * positions continue, and every token sees itself and all before. Equal to the rows of nn_forward on the
- * whole sequence, up to rounding. Any T; after an error the cache is as before. Logits (B,T,vocab). Only
- * without recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call nn_eval before. */
+ * whole sequence, up to rounding. Any T; after an error the cache is as before, unless a window's attentions
+ * have let go of what comes next: then the next call says that the cache is to be emptied. Logits
+ * (B,T,vocab). Only without recording (ERROR_STATE); more tokens than max_tokens are ERROR_ARGUMENT. Call
+ * nn_eval before. Longrope's positions are those of as many tokens as there are with these: keys that were
+ * put in before, with fewer than original_max_seq tokens, stay as they are, and nn_generate reads them again.
+ */
 BRIM_API Tensor *nn_forward_cached(Module *model, const Batch *batch, KvCache *cache);
 /* The same with the logits of the last position only, (B,vocab): the head is not computed for the rest. For
  * models that offer a head (nn_offer_head). */
@@ -250,13 +260,20 @@ typedef struct AttentionConfig {
     int kv_heads; /* 0 = heads */
     int head_dim; /* 0 = dim / heads */
     AttentionKind kind;
-    float rope_theta; /* LLaMA; 0 = 10000 */
+    float rope_theta; /* LLaMA, as the three below; 0 = 10000 */
     RopeScaling rope_scaling;
+    float partial_rotary;  /* the part of each head that turns, from its beginning on; 0 = 1 */
+    int rope_interleaved;  /* 1: pairs of neighbours turn, as in GPT-J */
     int qkv_bias;          /* LLaMA: biases on q, k, v; GPT-2 and BERT always have all four */
     int o_bias;            /* LLaMA: a bias on the output */
     int no_rope;           /* LLaMA: 1: nothing is rotated */
     AttentionNorm qk_norm; /* LLaMA */
     float norm_eps;        /* of these norms; 0 = 1e-5 */
+    float norm_plus;       /* they multiply by this plus their weight: Gemma 3 has 1 */
+    int fused;             /* LLaMA: one projection qkv_proj in place of three: Phi-3. Without qk_norm */
+    int window;            /* as in AttentionOptions: 0 = every token is seen */
+    float scale;           /* of scores; 0 = 1/sqrt(head_dim) */
+    float softcap;         /* of scores; 0 = none */
 } AttentionConfig;
 BRIM_API Module *nn_attention(const AttentionConfig *config);
 BRIM_API Module *nn_swiglu(int64_t dim, int64_t hidden); /* gate_proj, up_proj, down_proj; no biases */
@@ -280,6 +297,12 @@ static inline int layer_in(const LayerSet *set, int layer)
     return layer >= 0 && layer < LAYER_SET_MOST && (set->bits[layer / 64] >> (layer % 64) & 1);
 }
 
+/* The elements of a head that turn, of the part that a configuration says: as transformers rounds it. 0 = 1.
+ * A part of 0.7 is a float below 0.7; what it lacks must not cost an element. */
+static inline int rotary_width(int head_dim, float partial)
+{
+    return partial > 0 && partial < 1 ? (int)(head_dim * ((double)partial + 1e-6)) : head_dim;
+}
 /* A mixture of experts in place of a layer's feed-forward: each token goes to some of them (arXiv
  * 2401.04088). */
 typedef struct ExpertsConfig {
@@ -300,18 +323,28 @@ typedef struct ExpertsConfig {
  * nn_smollm3: the same with layers in no_rope. nn_granite: the same with factors.
  * nn_qwen3: with RMS norms on the queries and keys of each head (arXiv 2505.09388).
  * nn_olmo2: with norms behind the branches instead of before, and on queries and keys (arXiv 2501.00656).
+ * nn_phi3: projections that read the same are one (arXiv 2404.14219); without biases.
+ * nn_gemma (arXiv 2403.08295): GELU in the gate, norms by 1 + weight, embeddings times sqrt(dim); nn_gemma2
+ * (arXiv 2408.00118): norms behind the branches too, soft caps; nn_gemma3 (arXiv 2503.19786): norms on
+ * queries and keys.
  * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts. Layers
  * with experts are not divided among ranks that compute a layer together. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
-    int kv_heads;     /* 0 = heads */
-    int head_dim;     /* 0 = dim / heads */
-    int max_seq;      /* positions; 0 = 4096 */
-    int window;       /* of sliding attention, which is not computed: no sequence may be longer; 0 = none */
-    int tied;         /* the head is the embedding */
-    float rope_theta; /* 0 = 10000 */
+    int kv_heads;             /* 0 = heads */
+    int head_dim;             /* 0 = dim / heads */
+    int max_seq;              /* positions; 0 = 4096 */
+    int window;               /* a token sees itself and the window - 1 tokens before it; 0 = all before it */
+    LayerSet sliding;         /* the layers that have the window; empty = all */
+    int tied;                 /* the head is the embedding */
+    float rope_theta;         /* 0 = 10000 */
     RopeScaling rope_scaling; /* Llama 3.1 and later; zero = none */
-    float norm_eps;           /* 0 = 1e-5 */
+    RopeDivisors rope_divisors; /* of longrope, where rope_scaling points to none */
+    float partial_rotary;       /* the part of each head that turns, from its beginning on; 0 = 1 */
+    int rope_interleaved;       /* 1: pairs of neighbours turn, as in GPT-J */
+    float local_theta; /* of layers with the window, which are not scaled then: Gemma 3; 0 = rope_theta,
+                          scaled */
+    float norm_eps;    /* 0 = 1e-5 */
     AttentionKind attention;
     int qkv_bias;     /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
     int o_bias;       /* on o_proj */
@@ -320,14 +353,19 @@ typedef struct LlamaConfig {
     /* Granite's factors; 0 = 1. On what the embedding gives, on each branch before it is added, and what
      * logits are divided by. */
     float embedding_factor, branch_factor, logits_divisor;
-    float attention_scale; /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
-    ExpertsConfig experts; /* nn_mixtral and nn_qwen3_moe: they have some, and no other */
+    float attention_scale;           /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
+    float attention_cap, logits_cap; /* soft caps of scores and of logits: Gemma 2; 0 = none */
+    ExpertsConfig experts;           /* nn_mixtral and nn_qwen3_moe: they have some, and no other */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
 BRIM_API Module *nn_smollm3(const LlamaConfig *config);
 BRIM_API Module *nn_granite(const LlamaConfig *config);
 BRIM_API Module *nn_qwen3(const LlamaConfig *config);
 BRIM_API Module *nn_olmo2(const LlamaConfig *config);
+BRIM_API Module *nn_phi3(const LlamaConfig *config);
+BRIM_API Module *nn_gemma(const LlamaConfig *config);
+BRIM_API Module *nn_gemma2(const LlamaConfig *config);
+BRIM_API Module *nn_gemma3(const LlamaConfig *config);
 BRIM_API Module *nn_mixtral(const LlamaConfig *config);
 BRIM_API Module *nn_qwen3_moe(const LlamaConfig *config);
 
@@ -380,6 +418,10 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_GRANITE, LlamaConfig, granite)                                                                   \
     X(MODEL_QWEN3, LlamaConfig, qwen3)                                                                       \
     X(MODEL_OLMO2, LlamaConfig, olmo2)                                                                       \
+    X(MODEL_PHI3, LlamaConfig, phi3)                                                                         \
+    X(MODEL_GEMMA, LlamaConfig, gemma)                                                                       \
+    X(MODEL_GEMMA2, LlamaConfig, gemma2)                                                                     \
+    X(MODEL_GEMMA3, LlamaConfig, gemma3)                                                                     \
     X(MODEL_MIXTRAL, LlamaConfig, mixtral)                                                                   \
     X(MODEL_QWEN3_MOE, LlamaConfig, qwen3_moe)
 
@@ -412,8 +454,8 @@ typedef struct ModelSizes {
     int layers;  /* the blocks of nn_block_count */
     int inputs;  /* features of a sample */
     int vocab;   /* tokens, or classes */
-    int max_seq; /* the longest sequence: its positions, or a window that ends before them */
-    int window;  /* 0 = none, also where it is no shorter than the positions */
+    int max_seq; /* the longest sequence: its positions */
+    int window;  /* of sliding attention; 0 = none, also where it is no shorter than the positions */
     int dim, heads, kv_heads, head_dim;
 } ModelSizes;
 
@@ -445,8 +487,7 @@ BRIM_API void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind);
 BRIM_API void nn_preset_set_dropout(ModelPreset *preset, float p); /* ignored by families without dropout */
 BRIM_API float nn_preset_dropout(const ModelPreset *preset);       /* 0 for families without */
 BRIM_API int nn_preset_max_seq(const ModelPreset *preset);         /* the longest sequence; 0 for mlp */
-BRIM_API int
-nn_preset_window(const ModelPreset *preset); /* that ends them before the positions do; 0 = none */
+BRIM_API int nn_preset_window(const ModelPreset *preset);          /* of sliding attention; 0 = none */
 BRIM_API int nn_preset_vocab(const ModelPreset *preset);           /* classes, for mlp */
 BRIM_API void nn_preset_set_vocab(ModelPreset *preset, int vocab); /* nothing for mlp */
 

@@ -24,6 +24,9 @@
 #define nn_forward brim_nn_forward
 #define nn_forward_cached brim_nn_forward_cached
 #define nn_forward_next brim_nn_forward_next
+#define nn_gemma brim_nn_gemma
+#define nn_gemma2 brim_nn_gemma2
+#define nn_gemma3 brim_nn_gemma3
 #define nn_generate brim_nn_generate
 #define nn_gpt2 brim_nn_gpt2
 #define nn_gpt2_block brim_nn_gpt2_block
@@ -59,6 +62,7 @@
 #define nn_parameter brim_nn_parameter
 #define nn_parameter_count brim_nn_parameter_count
 #define nn_parameters brim_nn_parameters
+#define nn_phi3 brim_nn_phi3
 #define nn_preset brim_nn_preset
 #define nn_preset_at brim_nn_preset_at
 #define nn_preset_dropout brim_nn_preset_dropout

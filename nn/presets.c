@@ -9,6 +9,17 @@
 #define GPT2(...)        .family = MODEL_GPT2, .config.gpt2 = {__VA_ARGS__}
 #define LLAMA(...)       .family = MODEL_LLAMA, .config.llama = {__VA_ARGS__}
 #define DECODER(id, ...) .family = id, .config.llama = {__VA_ARGS__}
+#define LINEAR(stretch)  .rope_scaling = {ROPE_SCALING_LINEAR, .factor = stretch}
+/* Every second layer, and five of six, have a window. */
+#define GEMMA_2(per_head)                                                                                    \
+    .vocab = 256000, .max_seq = 8192, .tied = 1, .norm_eps = 1e-6f, .window = 4096,                          \
+    .sliding = {{0x5555555555555555}}, .attention_scale = 1 / ROOT_##per_head, .attention_cap = 50,          \
+    .logits_cap = 30
+#define ROOT_256 16.0f
+#define ROOT_144 12.0f
+#define GEMMA_3                                                                                              \
+    .tied = 1, .norm_eps = 1e-6f, .rope_theta = 1000000, .local_theta = 10000,                               \
+    .sliding = {{0xf7df7df7df7df7df}}
 #define LLAMA3(stretch)                                                                                      \
     .rope_theta = 500000, .rope_scaling = {ROPE_SCALING_LLAMA3, .factor = stretch, .low_freq_factor = 1,     \
                                            .high_freq_factor = 4, .original_max_seq = 8192}
@@ -190,6 +201,53 @@ static const ModelPreset presets[] = {
      DECODER(MODEL_QWEN3_MOE, .vocab = 151936, .dim = 4096, .layers = 94, .heads = 64, .kv_heads = 4,
              .head_dim = 128, .hidden = 12288, .max_seq = 40960, .rope_theta = 1000000, .norm_eps = 1e-6f,
              .experts = {.count = 128, .active = 8, .hidden = 1536, .normalise = 1})},
+
+    {"phi-3-mini-4k", "3.82B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_PHI3, .vocab = 32064, .dim = 3072, .layers = 32, .heads = 32, .hidden = 8192,
+             .max_seq = 4096, .window = 2047)},
+    {"phi-3-medium-4k", "14.0B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_PHI3, .vocab = 32064, .dim = 5120, .layers = 40, .heads = 40, .kv_heads = 10,
+             .hidden = 17920, .max_seq = 4096, .window = 2047)},
+    {"phi-4", "14.7B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_PHI3, .vocab = 100352, .dim = 5120, .layers = 40, .heads = 40, .kv_heads = 10,
+             .hidden = 17920, .max_seq = 16384, .rope_theta = 250000)},
+    {"gemma-2b", "2.51B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GEMMA, .vocab = 256000, .dim = 2048, .layers = 18, .heads = 8, .kv_heads = 1,
+             .head_dim = 256, .hidden = 16384, .max_seq = 8192, .tied = 1, .norm_eps = 1e-6f)},
+    {"gemma-7b", "8.54B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GEMMA, .vocab = 256000, .dim = 3072, .layers = 28, .heads = 16, .head_dim = 256,
+             .hidden = 24576, .max_seq = 8192, .tied = 1, .norm_eps = 1e-6f)},
+    {"gemma-2-2b", "2.61B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GEMMA2, .dim = 2304, .layers = 26, .heads = 8, .kv_heads = 4, .head_dim = 256,
+             .hidden = 9216, GEMMA_2(256))},
+    {"gemma-2-9b", "9.24B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GEMMA2, .dim = 3584, .layers = 42, .heads = 16, .kv_heads = 8, .head_dim = 256,
+             .hidden = 14336, GEMMA_2(256))},
+    {"gemma-2-27b", "27.2B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GEMMA2, .dim = 4608, .layers = 46, .heads = 32, .kv_heads = 16, .head_dim = 128,
+             .hidden = 36864, GEMMA_2(144))},
+    {"gemma-3-270m", "268M, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GEMMA3, .vocab = 262144, .dim = 640, .layers = 18, .heads = 4, .kv_heads = 1,
+             .head_dim = 256, .hidden = 2048, .max_seq = 32768, .window = 512, GEMMA_3)},
+    {"gemma-3-1b", "1.00B, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GEMMA3, .vocab = 262144, .dim = 1152, .layers = 26, .heads = 4, .kv_heads = 1,
+             .head_dim = 256, .hidden = 6912, .max_seq = 32768, .window = 512, GEMMA_3)},
+    {"gemma-3-4b", "3.88B, the text part, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GEMMA3, .vocab = 262208, .dim = 2560, .layers = 34, .heads = 8, .kv_heads = 4,
+             .head_dim = 256, .hidden = 10240, .max_seq = 131072, .window = 1024, LINEAR(8), GEMMA_3)},
+    {"gemma-3-12b", "11.8B, the text part, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GEMMA3, .vocab = 262208, .dim = 3840, .layers = 48, .heads = 16, .kv_heads = 8,
+             .head_dim = 256, .hidden = 15360, .max_seq = 131072, .window = 1024, LINEAR(8), GEMMA_3)},
+    {"gemma-3-27b", "27.0B, the text part, tied head", .batch = 1, .seq = 2048,
+     DECODER(MODEL_GEMMA3, .vocab = 262208, .dim = 5376, .layers = 62, .heads = 32, .kv_heads = 16,
+             .head_dim = 128, .hidden = 21504, .max_seq = 131072, .window = 1024,
+             .attention_scale = 0.07715167498104596f, LINEAR(8), GEMMA_3)},
+    {"olmo3-7b", "7.30B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_OLMO2, .vocab = 100278, .dim = 4096, .layers = 32, .heads = 32, .hidden = 11008,
+             .max_seq = 65536, .rope_theta = 500000, .local_theta = 500000, .norm_eps = 1e-6f, .window = 4096,
+             .sliding = {{0x77777777}},
+             .rope_scaling = {ROPE_SCALING_YARN, .factor = 8, .original_max_seq = 8192, .beta_fast = 32,
+                              .beta_slow = 1, .attention_factor = 1.2079441541679836f})},
 
     /* What textbooks calculate with. At 128 tokens a sample their 20 to 40 GB of activations hold. */
     {"textbook-10b", "10.0B, the example of textbooks", .batch = 32, .seq = 128,

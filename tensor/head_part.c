@@ -29,6 +29,8 @@ int head_check(const OpCall *call, int64_t width)
         return error_raise(ERROR_SHAPE, "%s: hidden %s needs %" PRId64 " label%s, not %s", call->row->name,
                            shape_text(hidden).text, leading(hidden), plural(leading(hidden)),
                            shape_text(call->shape[LABELS]).text);
+    if (check_softcap(call, call->attr.loss.softcap))
+        return error_code();
     if (call->attr.loss.chunk_rows < 1)
         return error_raise(ERROR_ARGUMENT, "%s: chunks of %" PRId64 " rows; at least 1 is needed",
                            call->row->name, call->attr.loss.chunk_rows);
@@ -74,7 +76,11 @@ HeadPart head_chunk(const OpCall *call, DType logits, int64_t rows)
     HeadPart part = {
         .linear = linear,
         .below = linear,
-        .loss = {.rows = rows, .classes = classes, .ignore_index = call->attr.loss.ignore_index, .ld = ld},
+        .loss = {.rows = rows,
+                 .classes = classes,
+                 .ignore_index = call->attr.loss.ignore_index,
+                 .ld = ld,
+                 .softcap = call->attr.loss.softcap},
     };
     class_part_dims(call, classes, &part.loss);
     return part;

@@ -27,7 +27,7 @@ typedef union OpAttr {
         int64_t ldy; /* elements between rows of y; 0 = as many as it has */
     } linear;
     struct {
-        float eps;
+        float eps, plus; /* plus: added to rms_norm's weight */
     } norm;
     struct {
         int kind;
@@ -37,16 +37,13 @@ typedef union OpAttr {
         int64_t skipped; /* x begins in the middle: so many of the rows come before */
         int in_part;     /* and may end there */
     } add_rows;
-    struct {
-        int heads;
-        float theta;
-        RopeScaling scaling;
-        int offset;
-    } rope;
+    RopeOptions rope;
     struct {
         int heads, kv_heads, causal, flash, packed;
         int recompute; /* eager keeps no scores: backward recomputes them */
         int past;      /* of attention_cached: tokens in the cache */
+        int window;    /* as in AttentionOptions, and scale and softcap as well */
+        float scale, softcap;
     } attention;
     struct {
         float factor;
@@ -66,6 +63,7 @@ typedef union OpAttr {
     } dropout;
     struct {
         float scale;
+        float softcap; /* 0 = none */
         int ignore_index;
         int64_t chunk_rows; /* of linear_cross_entropy and labelled_cross_entropy */
         int act;            /* of labelled_cross_entropy's transform */

@@ -19,7 +19,8 @@ typedef enum TensorActivation { /* values match the kernels' */
                                 TENSOR_GELU,
                                 TENSOR_GELU_TANH,
                                 TENSOR_SILU,
-                                TENSOR_RELU
+                                TENSOR_RELU,
+                                TENSOR_TANH
 } TensorActivation;
 
 /* act(x (…, in) W^T + bias): W (out, in), bias (out) or NULL -> (…, out). */
@@ -36,30 +37,60 @@ BRIM_API Tensor *tensor_add_rows_from(Tensor *x, Tensor *table, int64_t first, i
 /* Over the last dimension; weight and bias (c). */
 BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, float eps);
 BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps); /* the same without mean and bias */
+/* By plus + weight: Gemma's, with plus 1, has weights around 0. */
+BRIM_API Tensor *tensor_rms_norm_plus(Tensor *x, Tensor *weight, float eps, float plus);
 BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);    /* of each element */
 BRIM_API Tensor *tensor_gelu(Tensor *x);                                /* exact, by erf */
 BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                           /* GPT-2's approximation */
 BRIM_API Tensor *tensor_silu(Tensor *x);                                /* x sigmoid(x) */
 BRIM_API Tensor *tensor_relu(Tensor *x);                                /* max(x, 0) */
-/* silu(gate) * up; shapes and types equal. */
-BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up);
+BRIM_API Tensor *tensor_tanh(Tensor *x);                                /* hyperbolic tangent */
+/* cap tanh(x / cap): what is small stays, and nothing goes beyond (Gemma 2). cap = 0 returns x. */
+BRIM_API Tensor *tensor_softcap(Tensor *x, float cap);
+/* act(gate) * up; shapes and types equal. */
+BRIM_API Tensor *tensor_gated(Tensor *gate, Tensor *up, TensorActivation act);
+/* The same of rows in which gate and up lie side by side, gate first: (…, 2n) -> (…, n). */
+BRIM_API Tensor *tensor_gated_packed(Tensor *gate_up, TensorActivation act);
+BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up); /* silu(gate) * up */
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
 BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
 
-/* How trained positions are stretched over longer texts, as transformers computes it: LINEAR divides every
+/* How trained positions are stretched over longer texts, as transformers computes it. LINEAR divides every
  * frequency by factor; LLAMA3 (Llama 3.1) divides the frequencies of waves longer than original_max_seq /
  * low_freq_factor, keeps those of waves shorter than original_max_seq / high_freq_factor, and interpolates
- * between. */
-typedef enum RopeScalingKind { /* values match the kernels' */
+ * between. YARN (arXiv 2309.00071) does so between the pairs that turn beta_slow and beta_fast times within
+ * original_max_seq. LONGROPE (arXiv 2402.13753) divides each by a number of its own, one for sequences of at
+ * most original_max_seq and one for longer ones. DYNAMIC raises theta where a sequence is longer than
+ * original_max_seq. The two last depend on the length of a sequence: RopeOptions.seq. */
+typedef enum RopeScalingKind { /* values match the kernels', but for the last */
                                ROPE_SCALING_NONE,
                                ROPE_SCALING_LINEAR,
-                               ROPE_SCALING_LLAMA3
+                               ROPE_SCALING_LLAMA3,
+                               ROPE_SCALING_YARN,
+                               ROPE_SCALING_LONGROPE,
+                               ROPE_SCALING_DYNAMIC
 } RopeScalingKind;
+
+enum { ROPE_DIVISORS = 128 }; /* pairs that LONGROPE may have: heads up to 256 wide */
+/* LONGROPE: by what the frequency of each pair is divided; rotary_dim / 2 of each count, all above 0. */
+typedef struct RopeDivisors {
+    float of_short[ROPE_DIVISORS], of_long[ROPE_DIVISORS];
+} RopeDivisors;
+
 typedef struct RopeScaling {
     RopeScalingKind kind;
     float factor;
     float low_freq_factor, high_freq_factor; /* LLAMA3: 1 and 4 */
-    int original_max_seq;                    /* LLAMA3: 8192 */
+    int original_max_seq;                    /* all but LINEAR: 8192 for LLAMA3 */
+    /* YARN and LONGROPE: what cosines and sines are multiplied by. 0 = 1 + 0.1 ln(factor) for YARN, with
+     * both of mscale (1 + 0.1 mscale ln(factor)) / (1 + 0.1 mscale_all_dim ln(factor)); for LONGROPE
+     * sqrt(1 + ln(factor) / ln(original_max_seq)); 1 where factor is at most 1. */
+    float attention_factor;
+    float mscale, mscale_all_dim;
+    float beta_fast, beta_slow; /* YARN; 0 = 32 and 1 */
+    int untruncated;            /* YARN: the interpolation may begin and end between two pairs */
+    /* LONGROPE: not copied, so they last as long as backward needs them. nn_attention copies them. */
+    const RopeDivisors *divisors;
 } RopeScaling;
 
 typedef struct RopeOptions {
@@ -67,8 +98,15 @@ typedef struct RopeOptions {
     float theta;
     int first;           /* position of x's first row */
     RopeScaling scaling; /* kind 0 = none */
+    /* 0 = width / heads. Where x is wider than heads x head_dim, the columns behind pass as they are: of q, k
+     * and v side by side, (B,T,(heads + 2 kv_heads) D), heads + kv_heads heads turn in one piece. */
+    int head_dim;
+    int rotary_dim;  /* even: of each head so many elements turn, and the rest passes; 0 = all */
+    int interleaved; /* 1: pairs (2i, 2i + 1), as in GPT-J */
+    int seq;         /* tokens of the whole sequence, by which LONGROPE and DYNAMIC choose; 0 = first + T */
 } RopeOptions;
-/* tensor_rope for positions first..first+T-1, with stretched frequencies. */
+/* tensor_rope for positions first..first+T-1, with stretched frequencies, or of parts of x. Pairs are (i, i +
+ * rotary_dim/2). */
 BRIM_API Tensor *tensor_rope_with(Tensor *x, const RopeOptions *options);
 
 typedef enum AttentionKind { ATTENTION_FLASH, ATTENTION_EAGER } AttentionKind;
@@ -79,22 +117,29 @@ typedef struct AttentionOptions {
     AttentionKind kind; /* flash keeps a number a row; eager keeps the (B,heads,T,T) scores */
     Tensor *mask;       /* i32 (B,T), 0 = padding key; NULL = none */
     int recompute; /* 1: eager keeps no scores; backward recomputes them, gradients are bitwise the same */
+    int window;    /* causal: a query sees itself and the window - 1 tokens before it; otherwise the tokens at
+                      most window / 2 away, to either side; 0 = all */
+    float scale;   /* of scores; 0 = 1/sqrt(D) */
+    float softcap; /* scores become softcap tanh(score / softcap), before masks (Gemma 2); 0 = as they are */
 } AttentionOptions;
-/* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D), all f32, bf16 or f16; scores are scaled by
- * 1/sqrt(D). What eager keeps of them is of that type. */
+/* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D), all f32, bf16 or f16. What eager keeps of
+ * scores is of that type. With a window flash's time is linear in T x window; eager computes no more, but
+ * keeps (B,heads,T,T) all the same. */
 BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options);
-/* qkv (B,T,3C): q, k and v side by side; kv_heads == heads. */
+/* qkv (B,T,(heads + 2 kv_heads) D): q, k and v side by side. */
 BRIM_API Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *options);
 
 /* Causal attention of tokens that continue a sequence, over a cache of the keys and values before them: q
  * (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D). The cache is f32, bf16 or f16 (2, B*kv_heads,
  * capacity, D), keys and then values, with `past` tokens in it, whatever of these types q, k and v are of. k
  * and v are written behind those, in the cache itself, and query t sees past + t + 1 tokens. Of `options`
- * heads and kv_heads count. Not to be recorded: ERROR_STATE.
- */
+ * heads, kv_heads, window, scale and softcap count. With a window a cache has room for at most `window`
+ * tokens: one with that room holds the last of any number of tokens, token t in row t modulo window, and more
+ * than one token at once are computed from what they see of it, copied into workspace in the order of tokens.
+ * Not to be recorded: ERROR_STATE. */
 BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor *cache, int past,
                                          const AttentionOptions *options);
-/* The same of qkv (B,T,3C), side by side. */
+/* The same of qkv (B,T,(heads + 2 kv_heads) D), side by side. */
 BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past,
                                                 const AttentionOptions *options);
 
@@ -143,12 +188,21 @@ BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
  * logits (…, classes), labels i32 (…). */
 BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);
+typedef struct LossOptions {
+    int ignore_index; /* rows with this label count nothing */
+    float scale;
+    float softcap;      /* logits count as tensor_softcap makes them, without a tensor of them; 0 = none */
+    int64_t chunk_rows; /* of tensor_linear_cross_entropy_with */
+} LossOptions;
+BRIM_API Tensor *tensor_cross_entropy_with(Tensor *logits, Tensor *labels, const LossOptions *options);
 /* tensor_cross_entropy(tensor_linear(hidden, weight, bias, TENSOR_IDENTITY), labels, …), equal to rounding,
  * without logits: forward computes those of chunk_rows rows at a time in workspace and keeps a log-sum-exp a
  * row; backward computes them once more. hidden (…, c), weight (classes, c), bias (classes) or NULL, labels
  * i32 (…) -> (1). chunk_rows is 1 or more; more than there are rows means all at once. */
 BRIM_API Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
                                              int ignore_index, float scale, int64_t chunk_rows);
+BRIM_API Tensor *tensor_linear_cross_entropy_with(Tensor *hidden, Tensor *weight, Tensor *bias,
+                                                  Tensor *labels, const LossOptions *options);
 /* What comes after a model's last block: logits = normed weight^T + bias, where normed is hidden, or with
  * `dense` layer_norm(act(hidden dense^T + dense_bias)) with norm, norm_bias and eps, BERT's transform. */
 typedef struct LossHead {
@@ -157,6 +211,7 @@ typedef struct LossHead {
     Tensor *norm, *norm_bias;   /* (n), with dense; (n) or NULL */
     TensorActivation act;
     float eps;
+    float softcap; /* of the logits, as of LossOptions; 0 = none */
 } LossHead;
 /* tensor_cross_entropy of a head's logits, equal to rounding, that computes only rows with a label other than
  * ignore_index: they are gathered into chunks of `rows` rows, in workspace, so that what is allocated does

@@ -101,11 +101,15 @@ static inline StoredArray stored_input(const OpCall *call, int i)
     return (StoredArray){call->in[i], call->dtype[i], call->shape[i].dim[0], call->shape[i].dim[1]};
 }
 
-/* A tensor as kernels take it: a matrix, or all its elements as one row. */
+/* A tensor as kernels take it: a matrix, or all its elements as one row; of quantised matrices the first. */
 StoredArray tensor_stored_(const Tensor *tensor);
-/* Of several (shape_matrices_) the i-th, given the first. (shape.c) */
-StoredArray stored_matrix_(const StoredArray *first, int64_t i);
-/* The same of this rank's part of a quantised one that ranks have divided: an array by itself. */
+/* How many arrays like that lie one after the other, each by itself: matrices that are quantised, else 1. */
+static inline int64_t tensor_matrices_(const Tensor *tensor)
+{
+    return tensor->shape.ndim == 3 && dtype_is_quantized(tensor->dtype) ? tensor->shape.dim[0] : 1;
+}
+/* The same of this rank's part of a quantised one that ranks have divided: an array by itself, or whole
+ * matrices, of which it is the first. */
 StoredArray quantized_part_(const Tensor *tensor);
 /* For store_cut.c: elements of a source into an fp32 storage; encoded into another one, of whose type `to`
  * says what it is, from its first element on. before: elements of the tensor in front of those. 0, or raises.
@@ -144,6 +148,24 @@ int check_weight(const OpCall *call, int i, int quantized, const char *input);
 int check_vector(const OpCall *call, int i, int64_t n, const char *input);
 /* Raises unless inputs i and j have the same shape and type: f32, bf16 or f16. */
 int check_same(const OpCall *call, int i, int j);
+
+/* ---- Attention, with and without a cache (ops_attention.c). Inputs are q, k, v, or qkv alone */
+
+/* Elements of q's rows. */
+int64_t attention_width_(const OpCall *call);
+/* Without `past`, and with input 3 as the mask. A window is one that shuts some key out. */
+AttentionDims attention_dims_(const OpCall *call);
+/* Pointers of q, k, v, or of their gradients, whether packed or not. */
+void attention_split_(const OpCall *call, void *const base[], void *part[3]);
+/* Raises unless heads, window, scale and cap are such, and shapes fit. */
+int attention_check_(const OpCall *call, const char *name);
+/* Pairs of a query and a key that it sees, masks aside. */
+double attention_pairs_(const AttentionDims *d);
+/* Raises unless a soft cap is finite and above 0, or 0: none. */
+int check_softcap(const OpCall *call, float cap);
+/* The output is as input 0, whose type must be a float's; of two, as both are. */
+int unary_shape(OpCall *call);
+int binary_shape(OpCall *call);
 
 /* y = what dropout leaves of input 0, or of its gradient, + beta y; by call->attr.dropout. Of input 0's type.
  */

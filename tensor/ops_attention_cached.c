@@ -2,57 +2,47 @@
  * position of a sequence. */
 #include <inttypes.h>
 #include <limits.h>
-#include <math.h>
 
 #include "ops_.h"
 
 enum { Q, K, V, CACHE };
 
-static int64_t query_width(const OpCall *call)
+/* Whether the cache has room for no more tokens than its window: then it holds the last ones. */
+static int in_ring(const OpCall *call)
 {
-    int64_t width = last_dim(call->shape[Q]);
-    return call->attr.attention.packed ? width / 3 : width;
+    return call->attr.attention.window == call->shape[CACHE].dim[2];
 }
 
 static AttentionDims cached_dims(const OpCall *call)
 {
-    int heads = call->attr.attention.heads, kv_heads = call->attr.attention.kv_heads;
-    int64_t row = query_width(call), packed = call->attr.attention.packed;
-    int head_dim = (int)(row / heads);
-    int64_t ldk = packed ? 3 * row : (int64_t)kv_heads * head_dim;
-    return (AttentionDims){.type = call->dtype[Q],
-                           .batch = (int)call->shape[Q].dim[0],
-                           .seq = (int)call->shape[Q].dim[1],
-                           .heads = heads,
-                           .kv_heads = kv_heads,
-                           .head_dim = head_dim,
-                           .causal = 1,
-                           .scale = 1.0f / sqrtf((float)head_dim),
-                           .ldq = packed ? 3 * row : row,
-                           .ldk = ldk,
-                           .ldv = ldk,
-                           .ldo = row,
-                           .past = call->attr.attention.past,
-                           .capacity = (int)call->shape[CACHE].dim[2],
-                           .cached = call->dtype[CACHE]};
+    AttentionDims d = attention_dims_(call);
+    d.causal = 1;
+    d.key_mask = NULL;
+    d.past = call->attr.attention.past;
+    d.capacity = (int)call->shape[CACHE].dim[2];
+    d.cached = call->dtype[CACHE];
+    d.window = in_ring(call) ? d.capacity : 0;
+    return d;
 }
 
-static int check_queries(const OpCall *call)
+/* More tokens than one overwrite what the first of them see, so they see rows that are in workspace. As long
+ * as nothing is overwritten, too: a plan does not know how full the cache is. */
+static int unrolls(const AttentionDims *d)
 {
-    int heads = call->attr.attention.heads, kv_heads = call->attr.attention.kv_heads;
-    int packed = call->attr.attention.packed;
-    Shape q = call->shape[Q];
-    if (call->needs)
-        return error_raise(ERROR_STATE, "attention_cached: a cache is for writing, not for training: put the "
-                                        "call between tensor_no_grad_begin and tensor_no_grad_end");
-    if (heads < 1 || kv_heads < 1 || heads % kv_heads || (packed && kv_heads != heads))
-        return error_raise(ERROR_ARGUMENT,
-                           "attention_cached: %d heads cannot share %d key-value heads evenly", heads,
-                           kv_heads);
-    if (q.ndim != 3 || last_dim(q) % (packed ? 3 : 1) || query_width(call) % heads)
-        return error_raise(ERROR_SHAPE, "attention_cached: %s %s does not divide into %d heads",
-                           packed ? "qkv" : "q", shape_text(q).text, heads);
-    return 0;
+    return d->window && d->seq > 1;
+}
+
+static AttentionDims unrolled_dims(AttentionDims d)
+{
+    d.past = d.past < d.window - 1 ? d.past : d.window - 1;
+    d.capacity = d.window - 1 + d.seq;
+    return d;
+}
+
+static uint64_t unrolled_bytes(const AttentionDims *d)
+{
+    return aligned(dtype_bytes(
+        d->cached, 1, 2 * (int64_t)d->batch * d->kv_heads * (d->window - 1 + (int64_t)d->seq) * d->head_dim));
 }
 
 static int check_cache(const OpCall *call)
@@ -60,12 +50,18 @@ static int check_cache(const OpCall *call)
     int heads = call->attr.attention.heads, kv_heads = call->attr.attention.kv_heads;
     int64_t past = call->attr.attention.past;
     Shape q = call->shape[Q], cache = call->shape[CACHE];
+    int64_t head_dim = attention_width_(call) / heads, window = call->attr.attention.window;
     if (cache.ndim != 4 || cache.dim[0] != 2 || cache.dim[1] != q.dim[0] * kv_heads ||
-        cache.dim[3] * heads != query_width(call))
+        cache.dim[3] != head_dim)
         return error_raise(ERROR_SHAPE,
                            "attention_cached: cache %s must be (2,%" PRId64 ",capacity,%" PRId64 ")",
-                           shape_text(cache).text, q.dim[0] * kv_heads, query_width(call) / heads);
-    if (past < 0 || past + q.dim[1] > cache.dim[2])
+                           shape_text(cache).text, q.dim[0] * kv_heads, head_dim);
+    if (window && cache.dim[2] > window)
+        return error_raise(ERROR_ARGUMENT,
+                           "attention_cached: a cache of %" PRId64 " tokens and a window of %" PRId64
+                           "; a cache has room for at most its window",
+                           cache.dim[2], window);
+    if (past < 0 || past > INT_MAX - q.dim[1] || (!in_ring(call) && past + q.dim[1] > cache.dim[2]))
         return error_raise(ERROR_ARGUMENT,
                            "attention_cached: %" PRId64 " more tokens after %" PRId64
                            " do not fit the cache of %" PRId64,
@@ -76,42 +72,43 @@ static int check_cache(const OpCall *call)
 static int cached_shape(OpCall *call)
 {
     static const char *const names[] = {"q", "k", "v", "cache"};
-    Shape q = call->shape[Q];
     for (int i = Q; i <= V; i++)
         if (call->shape[i].ndim && check_float_as(call, i, Q, names[i], names[Q]))
             return error_code();
     if (check_weight(call, CACHE, 0, names[CACHE]))
         return error_code();
-    if (check_queries(call))
+    if (call->needs)
+        return error_raise(ERROR_STATE, "attention_cached: a cache is for writing, not for training: put the "
+                                        "call between tensor_no_grad_begin and tensor_no_grad_end");
+    if (attention_check_(call, "attention_cached") || check_cache(call))
         return error_code();
-    for (int i = K; i <= V && !call->attr.attention.packed; i++) {
-        Shape kv = call->shape[i];
-        if (kv.ndim != 3 || kv.dim[0] != q.dim[0] || kv.dim[1] != q.dim[1] ||
-            kv.dim[2] * call->attr.attention.heads != query_width(call) * call->attr.attention.kv_heads)
-            return error_raise(ERROR_SHAPE, "attention_cached: %s %s does not fit q %s", names[i],
-                               shape_text(kv).text, shape_text(q).text);
-    }
-    if (check_cache(call))
-        return error_code();
-    AttentionDims d = cached_dims(call);
-    call->plan.out = q;
-    call->plan.out.dim[2] = query_width(call);
+    AttentionDims d = cached_dims(call), all = unrolls(&d) ? unrolled_dims(d) : d;
+    call->plan.out = call->shape[Q];
+    call->plan.out.dim[2] = attention_width_(call);
     call->plan.out_type = d.type;
-    call->plan.workspace = call->kernels->attention_cached_workspace(&d, call->run);
-    call->plan.flops = 4.0 * (double)d.batch * d.heads * d.seq * (d.past + (d.seq + 1) / 2.0) *
-                       d.head_dim; /* two products */
+    call->plan.workspace = call->kernels->attention_cached_workspace(&all, call->run);
+    if (unrolls(&d))
+        call->plan.workspace += unrolled_bytes(&d);
+    call->plan.flops = 4.0 * attention_pairs_(&d) * d.head_dim; /* two products */
     return 0;
 }
 
 static void cached_forward(OpCall *call)
 {
-    AttentionDims d = cached_dims(call);
-    uint64_t width = dtype_bytes(d.type, 1, query_width(call));
-    const char *q = call->in[Q];
-    const void *k = call->attr.attention.packed ? q + width : call->in[K];
-    const void *v = call->attr.attention.packed ? q + 2 * width : call->in[V];
-    call->kernels->attention_append(&d, k, v, call->in[CACHE], call->run);
-    call->kernels->attention_cached(&d, q, call->in[CACHE], call->out, call->workspace, call->run);
+    const Kernels *kernels = call->kernels;
+    AttentionDims d = cached_dims(call), all;
+    void *cache = call->in[CACHE], *rows = call->workspace, *p[3];
+    attention_split_(call, call->in, p);
+    if (!unrolls(&d)) {
+        kernels->attention_append(&d, p[K], p[V], cache, call->run);
+        kernels->attention_cached(&d, p[Q], cache, call->out, call->workspace, call->run);
+        return;
+    }
+    all = unrolled_dims(d);
+    kernels->attention_unroll(&d, p[K], p[V], cache, rows, call->run);
+    kernels->attention_cached(&all, p[Q], rows, call->out, (float *)((char *)rows + unrolled_bytes(&d)),
+                              call->run);
+    kernels->attention_append(&d, p[K], p[V], cache, call->run);
 }
 
 static const OpRow cached_row = {.name = "attention", .shape = cached_shape, .forward = cached_forward};
@@ -124,7 +121,10 @@ static Tensor *cached(Tensor *q, Tensor *k, Tensor *v, Tensor *cache, int past,
                                  .causal = 1,
                                  .flash = 1,
                                  .packed = packed,
-                                 .past = past}};
+                                 .past = past,
+                                 .window = options->window,
+                                 .scale = options->scale,
+                                 .softcap = options->softcap}};
     return tensor_apply(&cached_row, &attr, 4, (Tensor *[]){q, k, v, cache});
 }
 

@@ -1,7 +1,6 @@
-/* Operations that keep the shape: add, mul, scale, activations, swiglu, rope, dropout, and reshape, which
- * moves nothing. */
+/* Operations that keep the shape: add, mul, scale, dropout, and reshape, which moves nothing; and what
+ * operations check. */
 #include <inttypes.h>
-#include <limits.h>
 #include <math.h>
 
 #include "ops_.h"
@@ -33,21 +32,6 @@ int check_float(const OpCall *call, int i, const char *input)
         return check_gradient(call, i, input);
     return error_raise(ERROR_ARGUMENT, "%s: %s must be f32, bf16 or f16, not %s", call->row->name, input,
                        dtype_name(call->dtype[i]));
-}
-
-_Static_assert((int)TENSOR_IDENTITY == ACT_NONE && (int)TENSOR_GELU == ACT_GELU &&
-                   (int)TENSOR_GELU_TANH == ACT_GELU_TANH && (int)TENSOR_SILU == ACT_SILU &&
-                   (int)TENSOR_RELU == ACT_RELU,
-               "activations go to kernels as they are");
-_Static_assert((int)ROPE_SCALING_NONE == ROPE_PLAIN && (int)ROPE_SCALING_LINEAR == ROPE_LINEAR &&
-                   (int)ROPE_SCALING_LLAMA3 == ROPE_LLAMA3,
-               "so do the ways of stretching positions");
-
-int check_activation(const OpCall *call, int act)
-{
-    if (act >= TENSOR_IDENTITY && act <= TENSOR_RELU)
-        return 0;
-    return error_raise(ERROR_ARGUMENT, "%s: there is no activation %d", call->row->name, act);
 }
 
 int check_weight(const OpCall *call, int i, int quantized, const char *input)
@@ -97,14 +81,14 @@ int check_same(const OpCall *call, int i, int j)
                        shape_text(call->shape[j]).text);
 }
 
-static int unary_shape(OpCall *call)
+int unary_shape(OpCall *call)
 {
     call->plan.out = call->shape[0];
     call->plan.out_type = call->dtype[0];
     return check_float(call, 0, "x");
 }
 
-static int binary_shape(OpCall *call)
+int binary_shape(OpCall *call)
 {
     call->plan.out = call->shape[0];
     call->plan.out_type = call->dtype[0];
@@ -198,217 +182,6 @@ static const OpRow scale_row = {
 Tensor *tensor_scale(Tensor *x, float factor)
 {
     return x ? tensor_apply(&scale_row, &(OpAttr){.scale = {.factor = factor}}, 1, (Tensor *[]){x}) : NULL;
-}
-
-/* ---- Activations ----------------------------------------------------------------------------- */
-
-static int activation_shape(OpCall *call)
-{
-    int relu = call->attr.activation.kind == ACT_RELU;
-    call->plan.saves = relu ? OP_OUTPUT : OP_INPUT(0);
-    call->plan.recomputes = relu ? 0 : OP_OUTPUT | OP_INPUT(0);
-    if (check_activation(call, call->attr.activation.kind))
-        return error_code();
-    return unary_shape(call);
-}
-
-static void activation_forward(OpCall *call)
-{
-    call->kernels->activation_forward(call->dtype[0], (Activation)call->attr.activation.kind,
-                                      call_numel(call, 0), call->in[0], call->out, call->run);
-}
-
-static void activation_recompute(OpCall *call)
-{
-    activation_forward(call);
-}
-
-static void activation_backward(OpCall *call)
-{
-    Activation kind = (Activation)call->attr.activation.kind;
-    call->kernels->activation_backward(call->dtype[0], kind, call_numel(call, 0),
-                                       kind == ACT_RELU ? call->out : call->in[0], call->dout, call->beta[0],
-                                       call->din[0], call->run);
-}
-
-static const OpRow activation_row = {
-    .name = "activation",
-    .shape = activation_shape,
-    .forward = activation_forward,
-    .backward = activation_backward,
-    .recompute = activation_recompute,
-    .in_place = OP_INPUT(0),
-    .grad_in_dout = OP_INPUT(0),
-    .accumulates = OP_INPUT(0),
-};
-
-_Static_assert((int)TENSOR_IDENTITY == ACT_NONE && (int)TENSOR_GELU == ACT_GELU &&
-                   (int)TENSOR_GELU_TANH == ACT_GELU_TANH && (int)TENSOR_SILU == ACT_SILU &&
-                   (int)TENSOR_RELU == ACT_RELU,
-               "the kernels' numbers");
-
-Tensor *tensor_activation(Tensor *x, TensorActivation act)
-{
-    if (!x || act == TENSOR_IDENTITY)
-        return x;
-    return tensor_apply(&activation_row, &(OpAttr){.activation = {.kind = (int)act}}, 1, (Tensor *[]){x});
-}
-
-Tensor *tensor_gelu(Tensor *x)
-{
-    return tensor_activation(x, TENSOR_GELU);
-}
-
-Tensor *tensor_gelu_tanh(Tensor *x)
-{
-    return tensor_activation(x, TENSOR_GELU_TANH);
-}
-
-Tensor *tensor_silu(Tensor *x)
-{
-    return tensor_activation(x, TENSOR_SILU);
-}
-
-Tensor *tensor_relu(Tensor *x)
-{
-    return tensor_activation(x, TENSOR_RELU);
-}
-
-static int swiglu_shape(OpCall *call)
-{
-    call->plan.saves = OP_INPUT(0) | OP_INPUT(1);
-    call->plan.recomputes = OP_OUTPUT | call->plan.saves;
-    return binary_shape(call);
-}
-
-static void swiglu_forward(OpCall *call)
-{
-    call->kernels->swiglu_forward(call->dtype[0], call_numel(call, 0), call->in[0], call->in[1], call->out,
-                                  call->run);
-}
-
-static void swiglu_recompute(OpCall *call)
-{
-    swiglu_forward(call);
-}
-
-static void swiglu_backward(OpCall *call)
-{
-    call->kernels->swiglu_backward(call->dtype[0], call_numel(call, 0), call->in[0], call->in[1], call->dout,
-                                   call->beta[0], call->din[0], call->beta[1], call->din[1], call->run);
-}
-
-static const OpRow swiglu_row = {
-    .name = "swiglu",
-    .shape = swiglu_shape,
-    .forward = swiglu_forward,
-    .backward = swiglu_backward,
-    .recompute = swiglu_recompute,
-    .in_place = OP_INPUT(0) | OP_INPUT(1),
-    .grad_in_saved = OP_INPUT(0) | OP_INPUT(1),
-    .accumulates = OP_INPUT(0) | OP_INPUT(1),
-};
-
-Tensor *tensor_swiglu(Tensor *gate, Tensor *up)
-{
-    return gate && up ? tensor_apply(&swiglu_row, NULL, 2, (Tensor *[]){gate, up}) : NULL;
-}
-
-/* ---- Rotary positions ------------------------------------------------------------------------ */
-
-_Static_assert((int)ROPE_SCALING_NONE == ROPE_PLAIN && (int)ROPE_SCALING_LINEAR == ROPE_LINEAR &&
-                   (int)ROPE_SCALING_LLAMA3 == ROPE_LLAMA3,
-               "the kernels' numbers");
-
-static RopeDims rope_dims(const OpCall *call)
-{
-    Shape x = call->shape[0];
-    int heads = call->attr.rope.heads;
-    const RopeScaling *s = &call->attr.rope.scaling;
-    return (RopeDims){.batch = (int)x.dim[0],
-                      .seq = (int)x.dim[1],
-                      .heads = heads,
-                      .head_dim = (int)(x.dim[2] / heads),
-                      .ld = x.dim[2],
-                      .theta = call->attr.rope.theta,
-                      .offset = call->attr.rope.offset,
-                      .stretch = (RopeStretch)s->kind,
-                      .factor = s->factor,
-                      .low_freq_factor = s->low_freq_factor,
-                      .high_freq_factor = s->high_freq_factor,
-                      .original_seq = (float)s->original_max_seq};
-}
-
-static int rope_scaling_check(const RopeScaling *s)
-{
-    if (s->kind == ROPE_SCALING_NONE)
-        return 0;
-    if ((unsigned)s->kind > ROPE_SCALING_LLAMA3 || !(s->factor > 0))
-        return error_raise(ERROR_ARGUMENT,
-                           "rope: the scaling has kind %d and factor %g; linear and llama3 "
-                           "need a factor above 0",
-                           (int)s->kind, (double)s->factor);
-    if (s->kind == ROPE_SCALING_LLAMA3 &&
-        !(s->low_freq_factor > 0 && s->high_freq_factor > s->low_freq_factor && s->original_max_seq > 0))
-        return error_raise(ERROR_ARGUMENT,
-                           "rope: llama3 scaling needs 0 < low_freq_factor < high_freq_factor "
-                           "and original_max_seq above 0, not %g, %g and %d",
-                           (double)s->low_freq_factor, (double)s->high_freq_factor, s->original_max_seq);
-    return 0;
-}
-
-static int rope_shape(OpCall *call)
-{
-    Shape x = call->shape[0];
-    int heads = call->attr.rope.heads;
-    if (x.ndim != 3 || heads < 1 || x.dim[2] % (2 * (int64_t)heads))
-        return error_raise(ERROR_SHAPE, "rope: x %s does not divide into %d heads of an even width",
-                           shape_text(x).text, heads);
-    if (!(call->attr.rope.theta > 0))
-        return error_raise(ERROR_ARGUMENT, "rope: theta is %g; it must be above 0",
-                           (double)call->attr.rope.theta);
-    if (rope_scaling_check(&call->attr.rope.scaling))
-        return error_code();
-    if (call->attr.rope.offset < 0 || x.dim[1] > INT_MAX - call->attr.rope.offset)
-        return error_raise(ERROR_ARGUMENT, "rope: %" PRId64 " positions from %d on; positions are 0 to %d",
-                           x.dim[1], call->attr.rope.offset, INT_MAX - 1);
-    return unary_shape(call);
-}
-
-static void rope_forward(OpCall *call)
-{
-    RopeDims d = rope_dims(call);
-    call->kernels->rope(&d, call->dtype[0], call->in[0], 0, call->out, call->run);
-}
-
-static void rope_backward(OpCall *call)
-{
-    RopeDims d = rope_dims(call);
-    d.inverse = 1;
-    call->kernels->rope(&d, call->dtype[0], call->dout, call->beta[0], call->din[0], call->run);
-}
-
-static const OpRow rope_row = {
-    .name = "rope",
-    .shape = rope_shape,
-    .forward = rope_forward,
-    .backward = rope_backward,
-    .in_place = OP_INPUT(0),
-    .grad_in_dout = OP_INPUT(0),
-    .accumulates = OP_INPUT(0),
-};
-
-Tensor *tensor_rope_with(Tensor *x, const RopeOptions *o)
-{
-    if (!x || !o)
-        return NULL;
-    OpAttr attr = {.rope = {.heads = o->heads, .theta = o->theta, .offset = o->first, .scaling = o->scaling}};
-    return tensor_apply(&rope_row, &attr, 1, (Tensor *[]){x});
-}
-
-Tensor *tensor_rope(Tensor *x, int heads, float theta)
-{
-    return tensor_rope_with(x, &(RopeOptions){.heads = heads, .theta = theta});
 }
 
 /* ---- Dropout --------------------------------------------------------------------------------- */

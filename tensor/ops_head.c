@@ -213,14 +213,25 @@ static const OpRow part_row = {
     .checked_range = "labels must be in [0, classes), or the ignore index",
 };
 
-Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
-                                    int ignore_index, float scale, int64_t rows)
+Tensor *tensor_linear_cross_entropy_with(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
+                                         const LossOptions *o)
 {
-    if (!hidden || !weight || !labels)
+    if (!hidden || !weight || !labels || !o)
         return NULL;
-    OpAttr attr = {.loss = {.ignore_index = ignore_index, .scale = scale, .chunk_rows = rows}};
+    OpAttr attr = {.loss = {.ignore_index = o->ignore_index,
+                            .scale = o->scale,
+                            .softcap = o->softcap,
+                            .chunk_rows = o->chunk_rows}};
     if (weight->whole_rows)
         class_part_attr(&attr, tensor_rows_part_(weight));
     return tensor_apply(weight->whole_rows ? &part_row : &head_row, &attr, 4,
                         (Tensor *[]){hidden, weight, bias, labels});
+}
+
+Tensor *tensor_linear_cross_entropy(Tensor *hidden, Tensor *weight, Tensor *bias, Tensor *labels,
+                                    int ignore_index, float scale, int64_t rows)
+{
+    return tensor_linear_cross_entropy_with(
+        hidden, weight, bias, labels,
+        &(LossOptions){.ignore_index = ignore_index, .scale = scale, .chunk_rows = rows});
 }

@@ -560,6 +560,7 @@ Tensor *tensor_labelled_cross_entropy(Tensor *hidden, const LossHead *head, Tens
                             .chunk_rows = rows,
                             .act = (int)head->act,
                             .eps = head->eps,
+                            .softcap = head->softcap,
                             .labelled = ignore_index == BATCH_IGNORE ? labels->labelled : 0}};
     Tensor *const inputs[INPUTS] = {hidden,      head->weight,     head->bias, labels,
                                     head->dense, head->dense_bias, head->norm, head->norm_bias};

@@ -11,14 +11,16 @@ static CrossEntropyDims loss_dims(const OpCall *call)
     CrossEntropyDims d = {.rows = leading(call->shape[0]),
                           .classes = each,
                           .ignore_index = call->attr.loss.ignore_index,
-                          .ld = ld};
+                          .ld = ld,
+                          .softcap = call->attr.loss.softcap};
     class_part_dims(call, each, &d);
     return d;
 }
 
 static int cross_entropy_shape(OpCall *call)
 {
-    if (check_float(call, 0, "logits") || check_dtype(call, 1, DTYPE_I32, "labels"))
+    if (check_float(call, 0, "logits") || check_dtype(call, 1, DTYPE_I32, "labels") ||
+        check_softcap(call, call->attr.loss.softcap))
         return error_code();
     CrossEntropyDims d = loss_dims(call);
     if (call_numel(call, 1) != d.rows)
@@ -88,22 +90,35 @@ static const OpRow part_row = {
     .checked_range = "labels must be in [0, classes), or the ignore index",
 };
 
-Tensor *tensor_cross_entropy_part_(Tensor *logits, RowsPart part, Tensor *labels, int ignore_index,
-                                   float scale)
+static OpAttr loss_attr(const Tensor *logits, const LossOptions *o)
+{
+    return (OpAttr){.loss = {.ignore_index = o->ignore_index,
+                             .scale = o->scale,
+                             .softcap = o->softcap,
+                             .padding = logits->padding}};
+}
+
+Tensor *tensor_cross_entropy_part_(Tensor *logits, RowsPart part, Tensor *labels, const LossOptions *o)
 {
     if (!logits || !labels)
         return NULL;
-    OpAttr attr = {.loss = {.ignore_index = ignore_index, .scale = scale, .padding = logits->padding}};
+    OpAttr attr = loss_attr(logits, o);
     class_part_attr(&attr, part);
     return tensor_apply(&part_row, &attr, 2, (Tensor *[]){logits, labels});
 }
 
+Tensor *tensor_cross_entropy_with(Tensor *logits, Tensor *labels, const LossOptions *o)
+{
+    if (!logits || !labels || !o)
+        return NULL;
+    OpAttr attr = loss_attr(logits, o);
+    return tensor_apply(&cross_entropy_row, &attr, 2, (Tensor *[]){logits, labels});
+}
+
 Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale)
 {
-    if (!logits || !labels)
-        return NULL;
-    OpAttr attr = {.loss = {.ignore_index = ignore_index, .scale = scale, .padding = logits->padding}};
-    return tensor_apply(&cross_entropy_row, &attr, 2, (Tensor *[]){logits, labels});
+    return tensor_cross_entropy_with(logits, labels,
+                                     &(LossOptions){.ignore_index = ignore_index, .scale = scale});
 }
 
 /* The first of the largest of a row is the label. */

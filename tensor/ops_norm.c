@@ -61,8 +61,8 @@ static void rms_norm_forward(OpCall *call)
     int64_t rows = leading(call->shape[0]), c = last_dim(call->shape[0]);
     char *room = call->workspace;
     const float *weight = floats_input(call, 1, 0, c, &room);
-    call->kernels->rms_norm_forward(call->dtype[0], rows, c, call->attr.norm.eps, call->in[0], weight,
-                                    call->out, call->extra[0], call->run);
+    call->kernels->rms_norm_forward(call->dtype[0], rows, c, call->attr.norm.eps, call->attr.norm.plus,
+                                    call->in[0], weight, call->out, call->extra[0], call->run);
 }
 
 static void rms_norm_backward(OpCall *call)
@@ -70,9 +70,10 @@ static void rms_norm_backward(OpCall *call)
     int64_t rows = leading(call->shape[0]), c = last_dim(call->shape[0]);
     char *room = call->workspace;
     const float *weight = floats_input(call, 1, 0, c, &room);
-    call->kernels->rms_norm_backward(call->dtype[0], rows, c, call->in[0], weight, call->extra[0], call->dout,
-                                     call->beta[0], call->din[0], call->grad_type[1], call->beta[1],
-                                     call->din[1], (float *)(void *)room, call->run);
+    call->kernels->rms_norm_backward(call->dtype[0], rows, c, call->attr.norm.plus, call->in[0], weight,
+                                     call->extra[0], call->dout, call->beta[0], call->din[0],
+                                     call->grad_type[1], call->beta[1], call->din[1], (float *)(void *)room,
+                                     call->run);
 }
 
 /* From the input, which is kept anyway; mean and 1/std come out as they were. */
@@ -113,9 +114,15 @@ Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, float eps)
     return tensor_apply(&layer_norm_row, &(OpAttr){.norm = {.eps = eps}}, 3, (Tensor *[]){x, weight, bias});
 }
 
-Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps)
+Tensor *tensor_rms_norm_plus(Tensor *x, Tensor *weight, float eps, float plus)
 {
     if (!x || !weight)
         return NULL;
-    return tensor_apply(&rms_norm_row, &(OpAttr){.norm = {.eps = eps}}, 2, (Tensor *[]){x, weight});
+    return tensor_apply(&rms_norm_row, &(OpAttr){.norm = {.eps = eps, .plus = plus}}, 2,
+                        (Tensor *[]){x, weight});
+}
+
+Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps)
+{
+    return tensor_rms_norm_plus(x, weight, eps, 0);
 }

@@ -3,8 +3,8 @@
 #include <limits.h>
 #include <stdio.h>
 
-#include "../kernels/experts.h"
-#include "ops_.h"
+#include "../base/quant_layout_.h"
+#include "tensor_.h"
 
 int64_t shape_numel(Shape shape)
 {
@@ -60,20 +60,10 @@ ShapeText shape_text(Shape shape)
     return out;
 }
 
-int64_t shape_matrices_(DType dtype, Shape shape)
-{
-    return dtype_is_quantized(dtype) && shape.ndim == 3 ? shape.dim[0] : 1;
-}
-
-StoredArray stored_matrix_(const StoredArray *first, int64_t i)
-{
-    return experts_matrix(first, i);
-}
-
 uint64_t shape_bytes(DType dtype, Shape shape)
 {
-    if (dtype_is_quantized(dtype) && shape.ndim == 3)
-        return (uint64_t)shape.dim[0] * experts_stride(dtype, shape.dim[1], shape.dim[2]);
     int64_t cols = shape.ndim > 0 ? shape.dim[shape.ndim - 1] : 1;
+    if (shape.ndim == 3 && dtype_is_quantized(dtype)) /* a matrix after the other */
+        return (uint64_t)shape.dim[0] * quant_stride(dtype, shape.dim[1], cols);
     return dtype_bytes(dtype, cols > 0 ? shape_numel(shape) / cols : 0, cols);
 }

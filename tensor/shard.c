@@ -28,16 +28,14 @@ static int weights_stay_whole(const Context *context, const Tensor *tensor)
            shape_numel(tensor->shape) < context->ranks->is.replicate_below;
 }
 
-/* ZeRO-3 divides what is frozen too; what is quantised where no layer is computed by several ranks, and where
- * it is one matrix. */
+/* ZeRO-3 divides what is frozen too; what is quantised where no layer is computed by several ranks. */
 static int is_divided(const Context *context, const Tensor *tensor)
 {
     int ranks = context->ranks->count[RANKS_SHARD], quantized = dtype_is_quantized(tensor->dtype);
     if ((!dtype_is_float(tensor->dtype) && !quantized) ||
         strategy_of(context) < (tensor->requires_grad ? RANKS_ZERO1 : RANKS_ZERO3) ||
         (!tensor->requires_grad && weights_stay_whole(context, tensor)) ||
-        (quantized && (ranks == 1 || context->ranks->count[RANKS_TENSOR] > 1)) ||
-        (quantized && tensor->shape.ndim == 3))
+        (quantized && (ranks == 1 || context->ranks->count[RANKS_TENSOR] > 1)))
         return 0;
     if (ranks == 1)
         return context->ranks->apart;

@@ -14,10 +14,29 @@ typedef struct Region {
     uint64_t bytes;       /* of each rank's range */
 } Region;
 
-/* Whole blocks; of NF4 whole groups of scales; and of int8 as many rows as make whole words. */
+/* Of several matrices each is quantised by itself, and a rank has some of them: one range, of one region. */
+static int is_stack(const Tensor *tensor)
+{
+    return tensor->shape.ndim == 3;
+}
+
+static uint64_t stack_bytes(const Tensor *tensor, int64_t matrices)
+{
+    return (uint64_t)matrices * quant_stride(tensor->dtype, tensor->shape.dim[1], tensor->shape.dim[2]);
+}
+
+static int64_t stack_each(const Tensor *tensor)
+{
+    return tensor->shard->each / (tensor->shape.dim[1] * tensor->shape.dim[2]);
+}
+
+/* Whole matrices; or whole blocks; of NF4 whole groups of scales; and of int8 as many rows as make whole
+ * words. */
 int64_t quantized_unit_(const Tensor *tensor)
 {
     int64_t rows = 1, cols = tensor->shape.dim[1];
+    if (is_stack(tensor))
+        return cols * tensor->shape.dim[2];
     if (tensor->dtype != DTYPE_INT8)
         return tensor->dtype == DTYPE_NF4 ? NF4_BLOCK * NF4_GROUP : NF4_BLOCK;
     while (rows * cols % (int64_t)sizeof(float))
@@ -27,6 +46,9 @@ int64_t quantized_unit_(const Tensor *tensor)
 
 StoredArray quantized_part_(const Tensor *tensor)
 {
+    if (is_stack(tensor))
+        return (StoredArray){storage_data(tensor->shard->weights), tensor->dtype, tensor->shape.dim[1],
+                             tensor->shape.dim[2]};
     int64_t each = tensor->shard->each, cols = tensor->dtype == DTYPE_INT8 ? tensor->shape.dim[1] : each;
     return (StoredArray){storage_data(tensor->shard->weights), tensor->dtype, each / cols, cols};
 }
@@ -44,17 +66,19 @@ static QuantLayout whole_layout(const Tensor *tensor)
 
 uint64_t quantized_part_bytes_(const Tensor *tensor)
 {
-    return part_layout(tensor).bytes;
+    return is_stack(tensor) ? stack_bytes(tensor, stack_each(tensor)) : part_layout(tensor).bytes;
 }
 
 int quantized_regions_(const Tensor *tensor)
 {
-    return tensor->dtype == DTYPE_NF4 ? 3 : 2;
+    return is_stack(tensor) ? 1 : tensor->dtype == DTYPE_NF4 ? 3 : 2;
 }
 
 /* In the order in which they lie. */
 static Region region_of(const Tensor *tensor, int region)
 {
+    if (is_stack(tensor))
+        return (Region){0, 0, stack_bytes(tensor, stack_each(tensor))};
     QuantLayout whole = whole_layout(tensor), part = part_layout(tensor);
     if (region == 0)
         return (Region){0, 0, part.codes_bytes};
@@ -65,7 +89,7 @@ static Region region_of(const Tensor *tensor, int region)
 
 uint64_t quantized_gathered_bytes_(const Tensor *tensor)
 {
-    uint64_t bytes = whole_layout(tensor).bytes;
+    uint64_t bytes = is_stack(tensor) ? 0 : whole_layout(tensor).bytes;
     for (int i = 0; i < quantized_regions_(tensor); i++) {
         Region r = region_of(tensor, i);
         uint64_t end = r.whole + r.bytes * (uint64_t)tensor->item.context->ranks->count[RANKS_SHARD];
@@ -137,8 +161,14 @@ static void write_range(Tensor *tensor, uint64_t first, uint64_t bytes, const ch
 void quantized_write_(Tensor *tensor, int64_t first, int64_t bytes, const void *from)
 {
     const Context *context = tensor->item.context;
-    QuantLayout whole = whole_layout(tensor), part = part_layout(tensor);
     uint64_t place = (uint64_t)context->ranks->place[RANKS_SHARD];
+    if (is_stack(tensor)) {
+        uint64_t size = stack_bytes(tensor, stack_each(tensor));
+        if (!context->meta)
+            write_range(tensor, (uint64_t)first, (uint64_t)bytes, from, place * size, size, 0);
+        return;
+    }
+    QuantLayout whole = whole_layout(tensor), part = part_layout(tensor);
     for (int i = 0; i < quantized_regions_(tensor) && !context->meta; i++) {
         Region r = region_of(tensor, i);
         uint64_t begin = place * r.bytes;

@@ -23,20 +23,22 @@ typedef struct Store {
     Storage *buffer, *scales; /* floats to be encoded; NF4's scales until their mean is known */
     int64_t buffered;         /* the first element that is in the buffer */
     int64_t before;           /* elements of the tensor in front of the array */
-    int64_t skip;             /* the same, in front of a matrix that is encoded by itself */
+    int stacked;              /* it is the first of so many, each quantised by itself; a rank may have none */
+    int64_t matrices;
 } Store;
 
-/* Of several matrices the first. */
 StoredArray tensor_stored_(const Tensor *tensor)
 {
     Shape shape = tensor->shape;
-    if (dtype_is_quantized(tensor->dtype) && shape.ndim == 3)
-        return (StoredArray){storage_data(tensor->storage), tensor->dtype, shape.dim[1], shape.dim[2]};
-    int matrix = shape.ndim == 2;
+    int matrix = shape.ndim == 2, first = shape.ndim == 3 && dtype_is_quantized(tensor->dtype);
     return (StoredArray){.at = storage_data(tensor->storage),
                          .dtype = tensor->dtype,
-                         .rows = matrix ? shape.dim[0] : 1,
-                         .cols = matrix ? shape.dim[1] : shape_numel(shape)};
+                         .rows = matrix  ? shape.dim[0]
+                                 : first ? shape.dim[1]
+                                         : 1,
+                         .cols = matrix  ? shape.dim[1]
+                                 : first ? shape.dim[2]
+                                         : shape_numel(shape)};
 }
 
 /* ---- The values ------------------------------------------------------------------------------ */
@@ -121,7 +123,7 @@ static int64_t piece_of(const Store *s)
 static float *own_scales(const Store *s)
 {
     float *all = storage_f32(s->scales);
-    return all ? all + s->before / NF4_BLOCK : NULL;
+    return all && !s->stacked ? all + s->before / NF4_BLOCK : all;
 }
 
 /* Encodes count elements of the array from `first` on, the buffer's first being s->buffered. 0, or raises. */
@@ -142,7 +144,7 @@ static int encode_piece(const Store *s, int64_t first, int64_t count)
         return error_code();
     storage_read(s->buffer, (uint64_t)(at - s->buffered) * sizeof value, sizeof value, &value);
     return error_raise(ERROR_NONFINITE, "%s cannot hold %g, which is element %" PRId64 " of '%s'",
-                       dtype_name(a->dtype), (double)value, s->skip + s->before + at,
+                       dtype_name(a->dtype), (double)value, s->before + at,
                        name[0] ? name : memtrack_path_name(context->tracker, s->tensor->path));
 }
 
@@ -150,7 +152,7 @@ static int encode_pieces(Store *s, int64_t piece)
 {
     for (int64_t first = 0; first < s->count; first += piece) {
         int64_t count = piece < s->count - first ? piece : s->count - first;
-        int failed = values_into(s, s->skip + s->before + first, count, s->buffer, 0);
+        int failed = values_into(s, s->before + first, count, s->buffer, 0);
         s->buffered = first;
         if (failed || encode_piece(s, first, count))
             return error_code();
@@ -167,7 +169,7 @@ static int64_t blocks_of(int64_t n)
 static int64_t scales_of(const Store *s)
 {
     const Tensor *t = s->tensor;
-    int ranks = shard_is_apart(t) ? t->item.context->ranks->count[RANKS_SHARD] : 1;
+    int ranks = shard_is_apart(t) && !s->stacked ? t->item.context->ranks->count[RANKS_SHARD] : 1;
     return blocks_of(s->array.rows * s->array.cols) * ranks;
 }
 
@@ -176,35 +178,41 @@ static int64_t scales_of(const Store *s)
 static int store_scales(const Store *s, int failed)
 {
     Context *context = s->tensor->item.context;
-    int64_t n = s->array.rows * s->array.cols;
-    int64_t all = shape_matrices_(s->array.dtype, s->tensor->shape) > 1 ? n : shape_numel(s->tensor->shape);
-    if (shard_is_apart(s->tensor)) {
+    int64_t n = s->array.rows * s->array.cols, all = s->stacked ? n : shape_numel(s->tensor->shape);
+    if (shard_is_apart(s->tensor) && !s->stacked) {
         failed = ranks_agree_parts_(context);
         if (!failed)
             failed = collective_gather(context, shard_group(context), s->scales, 0,
                                        (uint64_t)blocks_of(n) * sizeof(float));
     }
     if (!failed && !context->meta)
-        context->kernels->encode_scales(blocks_of(all), storage_f32(s->scales), s->before / NF4_BLOCK,
-                                        blocks_of(s->count), n, (void *)(uintptr_t)s->array.at,
-                                        &context->run);
+        context->kernels->encode_scales(blocks_of(all), storage_f32(s->scales),
+                                        s->stacked ? 0 : s->before / NF4_BLOCK, blocks_of(s->count), n,
+                                        (void *)(uintptr_t)s->array.at, &context->run);
     return failed;
 }
 
-/* One matrix, or what else is an array. */
-static int store_array(Store *s, int64_t piece, int failed)
+/* Matrices one after the other, in the same buffers. */
+static int encode_matrices(Store *s, int64_t piece)
 {
-    if (!failed && !s->tensor->item.context->meta)
+    Context *context = s->tensor->item.context;
+    int failed = 0;
+    s->count = s->array.rows * s->array.cols;
+    for (int64_t i = 0; i < s->matrices && !failed && !context->meta; i++) {
         failed = encode_pieces(s, piece);
-    return s->array.dtype == DTYPE_NF4 ? store_scales(s, failed) : failed;
+        if (!failed && s->array.dtype == DTYPE_NF4)
+            failed = store_scales(s, 0);
+        s->before += s->count;
+        s->array.at = (const char *)s->array.at + quant_stride(s->array.dtype, s->array.rows, s->array.cols);
+    }
+    return failed;
 }
 
 /* Everything but fp32: with a buffer, which is planned. */
 static int store_encoded(Store *s)
 {
     Context *context = s->tensor->item.context;
-    int64_t piece = piece_of(s), matrices = shape_matrices_(s->array.dtype, s->tensor->shape);
-    StoredArray first = s->array;
+    int64_t piece = piece_of(s);
     int failed = 0;
     if (s->array.dtype == DTYPE_NF4) {
         s->scales = storage_new(context, scales_of(s) * (int64_t)sizeof(float), MEM_TEMPORARY);
@@ -214,12 +222,12 @@ static int store_encoded(Store *s)
         s->buffer = storage_new(context, piece * (int64_t)sizeof(float), MEM_TEMPORARY);
         failed = s->buffer ? 0 : error_code();
     }
-    s->count /= matrices;
-    for (int64_t i = 0; i < matrices; i++) {
-        s->skip = i * s->count;
-        s->array = matrices > 1 && first.at ? stored_matrix_(&first, i) : first;
-        failed = store_array(s, piece, failed);
-    }
+    if (!failed && s->stacked)
+        failed = encode_matrices(s, piece);
+    else if (!failed && !context->meta)
+        failed = encode_pieces(s, piece);
+    if (s->array.dtype == DTYPE_NF4 && !s->stacked)
+        failed = store_scales(s, failed);
     storage_release(context, s->buffer);
     storage_release(context, s->scales);
     return failed;
@@ -277,6 +285,8 @@ static int store_part(Tensor *tensor, TensorSource source, void *user)
         store.array = quantized_part_(tensor);
         store.before = part.first;
         store.count = part.count;
+        store.stacked = tensor->shape.ndim == 3;
+        store.matrices = store.stacked ? part.count / (store.array.rows * store.array.cols) : 0;
         return store_encoded(&store);
     }
     if (part.type == DTYPE_F32)
@@ -310,7 +320,8 @@ void tensor_to_master_(const Tensor *tensor, int64_t first, int64_t count)
 
 int tensor_store_meets_(const Tensor *tensor)
 {
-    return tensor->dtype == DTYPE_NF4 && shard_is_apart(tensor) && !tensor->item.context->meta;
+    return tensor->dtype == DTYPE_NF4 && tensor->shape.ndim == 2 && shard_is_apart(tensor) &&
+           !tensor->item.context->meta;
 }
 
 int tensor_store_(Tensor *tensor, TensorSource source, void *user)
@@ -329,6 +340,8 @@ int tensor_store_(Tensor *tensor, TensorSource source, void *user)
                    .count = shape_numel(tensor->shape),
                    .source = source,
                    .user = user};
+    store.stacked = tensor->shape.ndim == 3 && dtype_is_quantized(tensor->dtype);
+    store.matrices = store.stacked ? tensor_matrices_(tensor) : 0;
     int apart = shard_is_apart(tensor);
     if (apart && dtype_is_float(tensor->dtype))
         return store_part(tensor, source, user);
@@ -353,10 +366,33 @@ int tensor_is_own_(const Tensor *tensor, const float *values)
     return tensor->dtype == DTYPE_F32 || (own && values >= own && values < own + part.each);
 }
 
-static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t count, float *values)
+static void decode_array(const Tensor *tensor, const StoredArray *from, int transposed, int64_t first,
+                         int64_t count, float *values)
 {
     Context *context = tensor->item.context;
     const Kernels *k = context->kernels;
+    if (context->card && from->at)
+        card_decode_(context, from, transposed, first, count, values);
+    else if (!context->meta && from->at)
+        (transposed ? k->decode_transposed : k->decode)(from, first, count, values, &context->run);
+}
+
+/* Of matrices one after the other. */
+static void decode_matrices(const Tensor *tensor, StoredArray from, int64_t first, int64_t count,
+                            float *values)
+{
+    int64_t each = from.rows * from.cols;
+    const char *at = from.at;
+    for (int64_t done = 0, n; done < count && at; done += n) {
+        int64_t matrix = (first + done) / each, inside = (first + done) % each;
+        n = each - inside < count - done ? each - inside : count - done;
+        from.at = at + (uint64_t)matrix * quant_stride(from.dtype, from.rows, from.cols);
+        decode_array(tensor, &from, 0, inside, n, values + done);
+    }
+}
+
+static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t count, float *values)
+{
     StoredArray from = tensor_stored_(tensor);
     TensorPart part = tensor_part_(tensor);
     if (shard_is_apart(tensor) && !tensor->storage) { /* elements of this rank's part */
@@ -366,16 +402,10 @@ static void decode(const Tensor *tensor, int transposed, int64_t first, int64_t 
         first -= part.first;
     } else if (tensor->master && part.count == from.rows * from.cols) /* else it is not all here */
         from = (StoredArray){storage_data(tensor->master), DTYPE_F32, from.rows, from.cols};
-    int64_t matrix = from.rows * from.cols, matrices = shape_matrices_(from.dtype, tensor->shape);
-    for (int64_t n; count > 0; first += n, count -= n, values += n) {
-        int64_t at = matrices > 1 ? first / matrix : 0, in = first - at * matrix;
-        StoredArray one = matrices > 1 && from.at ? stored_matrix_(&from, at) : from;
-        n = matrices > 1 && matrix - in < count ? matrix - in : count;
-        if (context->card && from.at)
-            card_decode_(context, &one, transposed, in, n, values);
-        else if (!context->meta && from.at)
-            (transposed ? k->decode_transposed : k->decode)(&one, in, n, values, &context->run);
-    }
+    if (tensor->shape.ndim == 3 && dtype_is_quantized(from.dtype))
+        decode_matrices(tensor, from, first, count, values);
+    else
+        decode_array(tensor, &from, transposed, first, count, values);
 }
 
 void tensor_decode_(const Tensor *tensor, int64_t first, int64_t count, float *values)

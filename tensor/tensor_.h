@@ -201,11 +201,9 @@ typedef struct ShapeText {
 } ShapeText;
 ShapeText shape_text(Shape shape);
 
-/* Bytes of such an array; a quantised one is a matrix. */
+/* Bytes of such an array; a quantised one is a matrix, or with three dimensions some of them, each quantised
+ * by itself (base/quant_layout_.h: quant_stride). */
 uint64_t shape_bytes(DType dtype, Shape shape);
-/* How many matrices a shape is that are quantised each by itself, the one of experts_matrix behind the other:
- * of three dimensions the first; else 1. */
-int64_t shape_matrices_(DType dtype, Shape shape);
 
 /* A parameter that is owned by whoever made it. What is trained is f32, or of the type that the context's
  * precision has for weights: then with its gradients, and its master. */
@@ -270,7 +268,7 @@ Tensor *tensor_cast_weight_(Tensor *weight, DType type);
  * tensor cores want rows that begin on boundaries, more than there are classes. */
 int64_t tensor_logits_ld_(const Context *context, int64_t classes);
 /* tensor_linear of a head, (…, tensor_logits_ld_), of which the last elements hold nothing (its `padding`).
- * For tensor_cross_entropy, and nobody else. */
+ * For tensor_cross_entropy_with, and nobody else. */
 Tensor *tensor_logits_(Tensor *hidden, Tensor *weight, Tensor *bias);
 /* The host says how many of the labels that it has written count, so that nobody need ask the card. They are
  * unknown again when something else is written. */
@@ -448,10 +446,9 @@ int64_t context_rows_first_(const Context *context, int64_t rows);
 /* The logits of all classes (…,all), of which each rank has computed those that `part` says (…,each). Their
  * gradient, which is the same on every rank, is taken apart again. */
 Tensor *tensor_gather_classes_(Tensor *logits, RowsPart part);
-/* tensor_cross_entropy of logits that are a part of the classes: every rank has the same labels, and gets the
- * same loss. */
-Tensor *tensor_cross_entropy_part_(Tensor *logits, RowsPart part, Tensor *labels, int ignore_index,
-                                   float scale);
+/* tensor_cross_entropy_with of logits that are a part of the classes: every rank has the same labels, and
+ * gets the same loss. */
+Tensor *tensor_cross_entropy_part_(Tensor *logits, RowsPart part, Tensor *labels, const LossOptions *options);
 
 /* What of a parameter this rank updates, and where it lies: all of it, or its part. */
 typedef struct TensorPart {

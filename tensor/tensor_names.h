@@ -35,6 +35,7 @@
 #define tensor_checkpoint brim_tensor_checkpoint
 #define tensor_count_correct brim_tensor_count_correct
 #define tensor_cross_entropy brim_tensor_cross_entropy
+#define tensor_cross_entropy_with brim_tensor_cross_entropy_with
 #define tensor_dim brim_tensor_dim
 #define tensor_donate brim_tensor_donate
 #define tensor_drop_grad brim_tensor_drop_grad
@@ -47,6 +48,8 @@
 #define tensor_fill_uniform brim_tensor_fill_uniform
 #define tensor_free brim_tensor_free
 #define tensor_from brim_tensor_from
+#define tensor_gated brim_tensor_gated
+#define tensor_gated_packed brim_tensor_gated_packed
 #define tensor_gelu brim_tensor_gelu
 #define tensor_gelu_tanh brim_tensor_gelu_tanh
 #define tensor_grad brim_tensor_grad
@@ -58,6 +61,7 @@
 #define tensor_layer_norm brim_tensor_layer_norm
 #define tensor_linear brim_tensor_linear
 #define tensor_linear_cross_entropy brim_tensor_linear_cross_entropy
+#define tensor_linear_cross_entropy_with brim_tensor_linear_cross_entropy_with
 #define tensor_linear_in_out brim_tensor_linear_in_out
 #define tensor_mean brim_tensor_mean
 #define tensor_mul brim_tensor_mul
@@ -77,6 +81,7 @@
 #define tensor_requires_grad brim_tensor_requires_grad
 #define tensor_reshape brim_tensor_reshape
 #define tensor_rms_norm brim_tensor_rms_norm
+#define tensor_rms_norm_plus brim_tensor_rms_norm_plus
 #define tensor_rope brim_tensor_rope
 #define tensor_rope_with brim_tensor_rope_with
 #define tensor_scale brim_tensor_scale
@@ -87,9 +92,11 @@
 #define tensor_set_requires_grad brim_tensor_set_requires_grad
 #define tensor_shape brim_tensor_shape
 #define tensor_silu brim_tensor_silu
+#define tensor_softcap brim_tensor_softcap
 #define tensor_step_loss brim_tensor_step_loss
 #define tensor_sum brim_tensor_sum
 #define tensor_swiglu brim_tensor_swiglu
+#define tensor_tanh brim_tensor_tanh
 #define tensor_write brim_tensor_write
 #define tensor_zeros brim_tensor_zeros
 

@@ -7,8 +7,10 @@
 #include "../estimate/formulae.h"
 #include "plan_support.h"
 
-enum { MODELS = 4, LENGTH = 13, VOCAB = 37 };
-static const char *const model_names[MODELS] = {"llama, grouped", "llama, tied", "llama, wide heads", "gpt2"};
+/* LONGROPE: one whose positions are others from 7 tokens on. */
+enum { MODELS = 5, LONGROPE = MODELS, LENGTH = 13, VOCAB = 37 };
+static const char *const model_names[MODELS + 1] = {"llama, grouped", "llama, tied", "llama, wide heads",
+                                                    "gpt2",           "llama, yarn", "llama, longrope"};
 
 static inline Module *model_of(int i)
 {
@@ -26,6 +28,15 @@ static inline Module *model_of(int i)
     case 3:
         return nn_gpt2(&(Gpt2Config){
             .vocab = VOCAB, .dim = 24, .layers = 3, .heads = 3, .ffn = 40, .max_seq = 20, .dropout = 0.1f});
+    case 4:
+        llama.rope_scaling = (RopeScaling){.kind = ROPE_SCALING_YARN, .factor = 4, .original_max_seq = 6};
+        llama.partial_rotary = 0.5f;
+        llama.rope_interleaved = 1;
+        break;
+    case LONGROPE:
+        llama.rope_scaling = (RopeScaling){.kind = ROPE_SCALING_LONGROPE, .factor = 4, .original_max_seq = 6};
+        llama.rope_divisors = (RopeDivisors){{1, 1.1f}, {2.5f, 30}};
+        break;
     default:
         break;
     }

@@ -250,6 +250,10 @@ static inline Module *case_model(const Case *c)
     case MODEL_GRANITE:
     case MODEL_QWEN3:
     case MODEL_OLMO2:
+    case MODEL_PHI3:
+    case MODEL_GEMMA:
+    case MODEL_GEMMA2:
+    case MODEL_GEMMA3:
         preset.config.llama = (LlamaConfig){.vocab = vocab(c, 256),
                                             .dim = 24,
                                             .layers = layers,

@@ -57,7 +57,7 @@ void write_parts(TensorList list, float *to)
         if (list.items[i]->absent || part.count <= 0 || !part.counts)
             continue;
         if (!dtype_is_float(part.type))
-            memset(to + at, 0, (size_t)part.count * sizeof *to);
+            memset(to + at + part.first, 0, (size_t)part.count * sizeof *to);
         else if (part.master)
             memcpy(to + at + part.first, storage_f32(part.master), (size_t)part.count * sizeof *to);
         else
@@ -86,7 +86,7 @@ ModelPreset preset_of_text(const Setting *setting, int tied)
         preset.config.bert.vocab = TOKEN_VOCAB;
     else if (setting->family == MODEL_GPT2)
         preset.config.gpt2.vocab = 257;
-    else if (setting->family != MODEL_MLP) { /* decoders of Llama's parts */
+    else if (nn_family(setting->family)->decoder) {
         preset.config.llama.vocab = 257;
         preset.config.llama.tied = tied;
     }

@@ -375,6 +375,38 @@ ModelPreset small_preset(const Setting *s)
                                             .hidden = 48,
                                             .max_seq = 24};
         break;
+    case MODEL_PHI3:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .hidden = 48,
+                                            .max_seq = 24,
+                                            .partial_rotary = 0.75f,
+                                            .window = 5};
+        break;
+    case MODEL_GEMMA:
+    case MODEL_GEMMA2:
+    case MODEL_GEMMA3:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .head_dim = 12,
+                                            .hidden = 48,
+                                            .max_seq = 24,
+                                            .tied = 1};
+        if (s->family != MODEL_GEMMA) {
+            preset.config.llama.window = 5;
+            preset.config.llama.sliding = (LayerSet){{1}};
+        }
+        if (s->family == MODEL_GEMMA2)
+            preset.config.llama.attention_cap = 2, preset.config.llama.logits_cap = 3;
+        if (s->family == MODEL_GEMMA3)
+            preset.config.llama.local_theta = 100;
+        break;
     case MODEL_OLMO2:
         preset.config.llama = (LlamaConfig){
             .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .hidden = 48, .max_seq = 24};

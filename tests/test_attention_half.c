@@ -51,7 +51,8 @@ static float *floats_of(Tensor *x)
 /* ---- One call, forward and backward ---------------------------------------------------------- */
 
 typedef struct Way {
-    int packed, causal, masked, recompute, only_k;
+    int packed, causal, masked, recompute, only_k, window;
+    float softcap;
     AttentionKind kind;
 } Way;
 
@@ -66,7 +67,9 @@ static Way way_of(int i)
                  .masked = i >> 2 & 1,
                  .kind = i >> 3 & 1 ? ATTENTION_EAGER : ATTENTION_FLASH,
                  .recompute = i >> 4 & 1,
-                 .only_k = i >> 4 & 1};
+                 .only_k = i >> 4 & 1,
+                 .window = i % 3 ? 4 + i % 11 : 0,
+                 .softcap = i % 5 == 2 ? 2 : 0};
 }
 
 static Tensor *mask_of(void)
@@ -79,13 +82,15 @@ static Tensor *mask_of(void)
 
 static Made make(const Way *way, DType type, DType exact)
 {
-    int kv = way->packed ? HEADS : KV_HEADS;
+    int kv = way->packed && way->masked ? HEADS : KV_HEADS;
     AttentionOptions o = {.heads = HEADS, .kv_heads = kv, .causal = way->causal, .kind = way->kind};
     Made m = {0};
     o.recompute = way->recompute;
+    o.window = way->window;
+    o.softcap = way->softcap;
     o.mask = way->masked ? mask_of() : NULL;
     if (way->packed) {
-        m.in[0] = trained(type, exact, SHAPE(BATCH, SEQ, 3 * HEADS * SIZE), 1);
+        m.in[0] = trained(type, exact, SHAPE(BATCH, SEQ, (HEADS + 2 * kv) * SIZE), 1);
         m.out = tensor_attention_packed(m.in[0], &o);
     } else {
         for (int i = 0; i < 3; i++)
@@ -175,16 +180,17 @@ static void test_what_is_kept(void **state)
 /* ---- With a cache ---------------------------------------------------------------------------- */
 
 /* Four tokens, then one, over a cache, against all five at once. */
-static void check_cached(DType type, DType cached, int packed)
+static void check_cached(DType type, DType cached, int packed, int window)
 {
     static const DType exact = DTYPE_BF16;
-    int kv = packed ? HEADS : KV_HEADS;
-    int64_t row = HEADS * SIZE, kv_row = kv * SIZE;
-    AttentionOptions o = {.heads = HEADS, .kv_heads = kv, .causal = 1};
-    Tensor *cache = tensor_zeros(cached, SHAPE(2, kv, 6, SIZE), MEM_INPUT), *q, *k, *v, *all, *part = NULL;
+    int kv = packed && !window ? HEADS : KV_HEADS;
+    int64_t row = HEADS * SIZE, kv_row = kv * SIZE, wide = row + 2 * kv_row;
+    AttentionOptions o = {.heads = HEADS, .kv_heads = kv, .causal = 1, .window = window};
+    Tensor *cache = tensor_zeros(cached, SHAPE(2, kv, window ? window : 6, SIZE), MEM_INPUT);
+    Tensor *q, *k, *v, *all, *part = NULL;
     float *expected;
     if (packed) {
-        q = numbers(type, exact, SHAPE(1, 5, 3 * row), 1);
+        q = numbers(type, exact, SHAPE(1, 5, wide), 1);
         all = tensor_attention_packed(q, &o);
     } else {
         q = numbers(type, exact, SHAPE(1, 5, row), 1);
@@ -198,8 +204,8 @@ static void check_cached(DType type, DType cached, int packed)
         const char *at = tensor_data(q);
         if (packed) {
             part = tensor_attention_cached_packed(
-                tensor_from(type, SHAPE(1, count, 3 * row), MEM_INPUT, at + first * 3 * row * size), cache,
-                first, &o);
+                tensor_from(type, SHAPE(1, count, wide), MEM_INPUT, at + first * wide * size), cache, first,
+                &o);
         } else {
             const char *keys = tensor_data(k), *values_at_ = tensor_data(v);
             part = tensor_attention_cached(
@@ -220,10 +226,10 @@ static void test_cached(void **state)
 {
     (void)state;
     static const DType all[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F16};
-    for (int i = 0; i < 18; i++) {
+    for (int i = 0; i < 54; i++) {
         int scope = tensor_scope_begin();
         tensor_no_grad_begin();
-        check_cached(all[i % 3], all[i / 3 % 3], i / 9);
+        check_cached(all[i % 3], all[i / 3 % 3], i / 9 % 2, i / 18 * 2 - i / 36);
         tensor_no_grad_end();
         tensor_scope_end(scope);
     }

@@ -12,7 +12,8 @@ static void bad_usage(void **state)
         const char *arguments[7], *names[3];
     } rows[] = {
         {{"trian"}, {"'trian'", "nearest: train"}},
-        {{"plan", "--model", "mistral-7b", "--seq", "4097"}, {"--seq 4097", "because of the window", "--seq 4096"}},
+        {{"plan", "--model", "mistral-7b", "--seq", "32769"},
+         {"--seq 32769", "32768 positions", "mistral-7b"}},
         {{"train", "--modle", "mlp"}, {"'--modle'", "nearest: --model"}},
         {{"train", "mpl"}, {"'mpl'", "nearest: mlp"}},
         {{"train", "--model", "llama-huge"}, {"\"llama-huge\"", "llama-tiny", "config.json"}},
@@ -203,7 +204,8 @@ static void data_shorter_than_a_step_is_said(void **state)
 static json_t *plan_json(const char **arguments)
 {
     json_t *root = parse(expect_code(run_command(arguments), 0)->out);
-    assert_keys(root, "model parameters bracket threads step_flops checkpoint packer memory largest_at_peak places_at_peak");
+    assert_keys(root, "model parameters bracket threads step_flops checkpoint packer memory largest_at_peak "
+                      "places_at_peak");
     check_memory(json_object_get(root, "memory"), 0, 0);
     return root;
 }

@@ -68,6 +68,23 @@ static const Kept kept[] = {
      "true,'mlp_only_layers':[0,9],'decoder_sparse_step':1,'router_aux_loss_coef':0.1,'output_router_logits':"
      "true,'max_window_layers':28," ODD_ALL "}",
      NULL},
+    {"{'model_type':'qwen3','hidden_size':32,'num_attention_heads':4,'architectures':['Qwen3ForCausalLM'],"
+     "'num_key_value_heads':2,'head_dim':8,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
+     "'use_sliding_window':false,'sliding_window':null,'max_window_layers':2,'attention_bias':false," ODD "}",
+     NULL},
+    {"{'model_type':'olmo2','hidden_size':32,'num_attention_heads':4,'architectures':['Olmo2ForCausalLM'],"
+     "'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'rope_theta':500000," ODD "}",
+     NULL},
+    {"{'model_type':'smollm3','hidden_size':32,'num_attention_heads':4,'architectures':['SmolLM3ForCausalLM'],"
+     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':4,'vocab_size':500,"
+     "'no_rope_layers':[1,1,1,0],'no_rope_layer_interval':4,'layer_types':['full_attention','full_attention',"
+     "'full_attention','full_attention'],'use_sliding_window':false," ODD "}",
+     NULL},
+    {"{'model_type':'granite','hidden_size':32,'num_attention_heads':4,'architectures':['GraniteForCausalLM'],"
+     "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
+     "'embedding_multiplier':12.0,'logits_scaling':8.0,'residual_multiplier':0.22,'attention_multiplier':"
+     "0.015625,'tie_word_embeddings':true," ODD "}",
+     NULL},
     {"{'model_type':'bert','hidden_size':32,'num_attention_heads':4,'architectures':['BertForMaskedLM'],"
      "'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'hidden_dropout_prob':0.1,"
      "'attention_probs_dropout_prob':0.1,'layer_norm_eps':1e-12,'classifier_dropout':null,"

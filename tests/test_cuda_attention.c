@@ -175,6 +175,23 @@ static void test_tensor_cores(void **state)
     }
 }
 
+/* Windows around the tiles, and over the whole; a cap, for which others compute. */
+static void test_tensor_cores_window(void **state)
+{
+    (void)state;
+    static const int windows[] = {1, 16, 33, 64, 65, 130, 200, 250, 269};
+    for (int i = 0; i < 9 * 4; i++) {
+        AttentionDims d = {.batch = 1, .seq = 270, .heads = 2, .kv_heads = 1, .window = windows[i / 4]};
+        d.causal = i & 1;
+        d.head_dim = i >> 1 & 1 ? 128 : 64;
+        d.type = (i >> 1 ^ i ^ i >> 3) & 1 ? DTYPE_F16 : DTYPE_BF16;
+        d.seq = d.head_dim == 128 && d.window < 130 ? 140 : 270;
+        d.softcap = i == 9 ? 2 : 0;
+        if (full_form() || (i + i / 4) % 3 == 0)
+            check(d, i % 5 == 0);
+    }
+}
+
 /* A prompt after earlier tokens, over a cache of its type. */
 static void check_cached(AttentionDims d)
 {
@@ -206,12 +223,15 @@ static void test_tensor_cores_cached(void **state)
     d.head_dim = 128, d.past = 31, d.batch = 1;
     d.type = d.cached = DTYPE_F16;
     check_cached(d);
+    for (d.window = 1; d.window < 70; d.window += 31)
+        check_cached(d);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tensor_cores),
+        cmocka_unit_test(test_tensor_cores_window),
         cmocka_unit_test(test_tensor_cores_cached),
     };
     return cmocka_run_group_tests_name("cuda: attention on tensor cores", tests, NULL, NULL);

@@ -24,8 +24,8 @@ static void test_norms(void **state)
         k->layer_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, x, weight, bias, out[i], mean, rstd, on(1));
         k->layer_norm_backward(DTYPE_F32, ROWS, C, x, weight, mean, rstd, dy, 0, dx[i], DTYPE_F32, 0,
                                dweight[i], DTYPE_F32, 0, dbias[i], room, on(1));
-        k->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, x, weight, out[i] + N, rstd, on(1));
-        k->rms_norm_backward(DTYPE_F32, ROWS, C, x, weight, rstd, dy, 0, dx[i] + N, DTYPE_F32, 0,
+        k->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, 0, x, weight, out[i] + N, rstd, on(1));
+        k->rms_norm_backward(DTYPE_F32, ROWS, C, 0, x, weight, rstd, dy, 0, dx[i] + N, DTYPE_F32, 0,
                              dweight[i] + C, room, on(1));
     }
     assert_near("y", 2 * N, out[1], out[0], 1e-5);

@@ -43,6 +43,7 @@ static void assert_typed_near(const char *what, DType type, int64_t n, const voi
 
 typedef struct Norm {
     int layer;
+    float plus;
     DType type, dw_type, db_type;
     int64_t rows, c;
     const void *x, *dy;
@@ -70,9 +71,9 @@ static NormResult norm(const Kernels *k, const Norm *t, const float *before, int
         k->layer_norm_backward(t->type, t->rows, t->c, t->x, t->weight, r.mean, r.rstd, t->dy, 0.5f, r.dx,
                                t->dw_type, 1.0f, r.dw, t->db_type, 0.0f, r.db, workspace, on(1));
     } else {
-        k->rms_norm_forward(t->type, t->rows, t->c, 1e-5f, t->x, t->weight, r.y, r.rstd, on(1));
-        k->rms_norm_backward(t->type, t->rows, t->c, t->x, t->weight, r.rstd, t->dy, 0.5f, r.dx, t->dw_type,
-                             1.0f, r.dw, workspace, on(1));
+        k->rms_norm_forward(t->type, t->rows, t->c, 1e-5f, t->plus, t->x, t->weight, r.y, r.rstd, on(1));
+        k->rms_norm_backward(t->type, t->rows, t->c, t->plus, t->x, t->weight, r.rstd, t->dy, 0.5f, r.dx,
+                             t->dw_type, 1.0f, r.dw, workspace, on(1));
     }
     return r;
 }
@@ -94,6 +95,7 @@ static void check_norm(int64_t rows, int64_t c, int layer, DType type, DType dw_
     Norm t = {.layer = layer, .type = type, .dw_type = dw_type, .db_type = db_type, .rows = rows, .c = c};
     t.x = typed(type, n, x, 0), t.dy = typed(type, n, dy, 0);
     t.weight = take_random(c, 1.0f), t.bias = take_random(c, 1.0f);
+    t.plus = (float)(rows % 2);
     NormResult expected = norm(plain(), &t, before, 0), a = norm(kernels_cuda(), &t, before, 0);
     NormResult again = norm(kernels_cuda(), &t, before, 0);
     double sums = 1e-6 * sqrt((double)rows) + 1e-5;
@@ -124,7 +126,7 @@ static void test_norms(void **state)
 
 static void check_loss(int64_t rows, int64_t classes, DType type)
 {
-    CrossEntropyDims d = {rows, classes, -100, 0, 0, 0, 0, 0};
+    CrossEntropyDims d = {.rows = rows, .classes = classes, .ignore_index = -100};
     int64_t n = rows * classes;
     float *from = take_random(n, 9.0f), loss[3], dloss = 0.7f;
     float *lse = take(rows, NAN), *expected = take(rows, NAN), *room = take(rows, NAN);
@@ -239,10 +241,9 @@ static void test_embedding(void **state)
 /* ---- Rotary positions, labelled rows ----------------------------------------------------------- */
 
 /* What is not aligned is rotated to the same bits. */
-static void check_rope(DType type)
+static void check_rope_dims(DType type, RopeDims d)
 {
-    RopeDims d = {2, 3, 2, 144, 296, 10000.0f, .offset = 5};
-    int64_t n = 2 * 3 * 296;
+    int64_t n = d.batch * d.seq * d.ld;
     float *from = take_random(n, 1.0f);
     void *y = typed(type, n, from, 0), *odd = typed(type, n, from, 1), *expected = typed(type, n, from, 0);
     kernels_cuda()->rope(&d, type, y, 0.5f, y, on(1));
@@ -250,6 +251,21 @@ static void check_rope(DType type)
     plain()->rope(&d, type, expected, 0.5f, expected, on(1));
     assert_memory_equal(y, odd, (size_t)n * size_of(type));
     assert_typed_near("rope", type, n, y, expected, 1e-6);
+}
+
+static void check_rope(DType type)
+{
+    static const float divisors[] = {1.0f, 1.5f, 2.25f, 4.0f, 7.5f, 12.0f, 20.0f, 31.5f};
+    static const RopeDims cases[] = {
+        {2, 3, 2, 144, 296, 10000.0f, .offset = 5},
+        {2, 3, 2, 144, 296, 10000.0f, .offset = 5, .rotary_dim = 64, .behind = 8},
+        {2, 3, 2, 144, 296, 10000.0f, .offset = 5, .rotary_dim = 140, .behind = 7},
+        {2, 3, 2, 144, 296, 10000.0f, .offset = 5, .rotary_dim = 140, .behind = 7, .interleaved = 1},
+        {2, 3, 5, 16, 112, 100.0f, .behind = 32, .stretch = ROPE_DIVIDED, .divisors = divisors,
+         .scale = 1.2f},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        check_rope_dims(type, cases[i]);
 }
 
 static void check_labelled(int64_t rows, int every)

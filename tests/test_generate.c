@@ -1,5 +1,5 @@
-/* Texts continued: greedy is that of the whole sequence, seeds and stop tokens, modes, what is refused; planned
- * event by event, and without memory. */
+/* Texts continued: greedy is that of the whole sequence, seeds and stop tokens, modes, what is refused;
+ * planned event by event, and without memory. */
 #include "generate_support.h"
 
 /* ---- Continuations --------------------------------------------------------------------------- */
@@ -46,7 +46,7 @@ static void test_greedy_is_that_of_the_whole(void **state)
 {
     (void)state;
     fill_prompt();
-    for (int m = 0; m < MODELS; m++)
+    for (int m = 0; m <= LONGROPE; m++)
         for (int prompt = 1; prompt <= 7; prompt += 3)
             for (int prefill = 1; prefill <= 4; prefill += 3) {
                 Module *model = made_model(m);
@@ -69,12 +69,9 @@ static void test_greedy_is_that_of_the_whole(void **state)
 }
 
 /* Past the context the newer half is read again: the same as by hand. */
-static void test_context(void **state)
+static void check_context(Module *model)
 {
-    (void)state;
-    fill_prompt();
     enum { CONTEXT = 8, PROMPT = 5, TOKENS = 25 };
-    Module *model = made_model(0);
     Written w = {0};
     assert_int_equal(nn_generate(model, &(GenerateOptions){.prompt = prompt_ids,
                                                            .prompt_tokens = PROMPT,
@@ -105,6 +102,14 @@ static void test_context(void **state)
                          0);
         assert_int_equal(w.count, 9);
     }
+}
+
+static void test_context(void **state)
+{
+    (void)state;
+    fill_prompt();
+    check_context(made_model(0));
+    check_context(made_model(LONGROPE));
 }
 
 static void test_drawn(void **state)
@@ -321,6 +326,12 @@ static void test_planned_text(void **state)
         {.prompt = 8, .tokens = 30, .context = 8, .batch = 2, .prefill = 3},
         {.prompt = 1, .tokens = 10, .context = 1, .temperature = 0.5f},
         {.prompt = 3, .tokens = 10, .context = 3, .model = 2},
+        {.prompt = 3, .tokens = 10, .prefill = 4, .model = LONGROPE},
+        {.prompt = 6, .tokens = 2, .batch = 2, .prefill = 3, .model = LONGROPE},
+        {.prompt = 3, .tokens = 4, .prefill = 2, .model = LONGROPE}, /* never more than six */
+        {.prompt = 7, .tokens = 6, .prefill = 5, .model = LONGROPE},
+        {.prompt = 7, .tokens = 30, .context = 9, .prefill = 3, .model = LONGROPE},
+        {.prompt = 9, .tokens = 30, .context = 16, .prefill = 3, .model = LONGROPE},
     };
     fill_prompt();
     for (size_t i = 0; i < COUNT(cases); i++)
@@ -355,11 +366,11 @@ static void test_long_texts_leave_nothing(void **state)
     uint64_t live = 0;
     for (int i = 0; i < 2; i++) {
         int tokens = i ? 600 : 20;
-        assert_int_equal(nn_generate(model, &(GenerateOptions){.prompt = prompt_ids,
-                                                               .prompt_tokens = 5,
-                                                               .tokens = tokens,
-                                                               .context = 8}),
-                         0);
+        assert_int_equal(
+            nn_generate(
+                model,
+                &(GenerateOptions){.prompt = prompt_ids, .prompt_tokens = 5, .tokens = tokens, .context = 8}),
+            0);
         if (i)
             assert_int_equal(memtrack_process_live(), live);
         live = memtrack_process_live();

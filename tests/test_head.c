@@ -11,6 +11,7 @@ enum { IGNORED = -7 };
 
 typedef struct Head {
     Tensor *hidden, *weight, *bias, *labels;
+    float softcap;
 } Head;
 
 /* Every third label is ignored. */
@@ -26,13 +27,16 @@ static Head head_of(Shape hidden, int64_t classes, int bias)
     return head;
 }
 
-/* chunk 0: the two operations. */
+/* chunk 0: the two operations, or three. */
 static Tensor *loss_of(const Head *h, float scale, int64_t chunk)
 {
+    LossOptions o = {.ignore_index = IGNORED, .scale = scale, .softcap = h->softcap, .chunk_rows = chunk};
+    if (chunk && h->softcap != 0)
+        return tensor_linear_cross_entropy_with(h->hidden, h->weight, h->bias, h->labels, &o);
     if (chunk)
         return tensor_linear_cross_entropy(h->hidden, h->weight, h->bias, h->labels, IGNORED, scale, chunk);
-    return tensor_cross_entropy(tensor_linear(h->hidden, h->weight, h->bias, TENSOR_IDENTITY), h->labels,
-                                IGNORED, scale);
+    Tensor *logits = tensor_linear(h->hidden, h->weight, h->bias, TENSOR_IDENTITY);
+    return tensor_cross_entropy(tensor_softcap(logits, h->softcap), h->labels, IGNORED, scale);
 }
 
 static void compare_gradient(const char *what, Tensor *a, Tensor *b, double most)
@@ -58,6 +62,7 @@ static void test_equals_two_operations(void **state)
                 int scope = tensor_scope_begin(), bias = (int)(k + n) % 2;
                 Head whole = head_of(hidden_shapes[s], classes[n], bias);
                 Head part = head_of(hidden_shapes[s], classes[n], bias);
+                whole.softcap = part.softcap = (s + k) % 3 ? 0 : 0.75f;
                 Tensor *a = loss_of(&whole, 0.25f, 0), *b = loss_of(&part, 0.25f, chunks[k]);
                 assert_true(difference(tensor_f32(a), tensor_f32(b), 1) < 1e-6);
                 assert_int_equal(tensor_backward(tensor_add(tensor_scale(a, 3), tensor_scale(b, 3))), 0);
@@ -73,13 +78,16 @@ static void test_equals_two_operations(void **state)
 static void test_one_chunk_is_bitwise_equal(void **state)
 {
     (void)state;
-    Head whole = head_of(SHAPE(9, 16), 50, 1), part = head_of(SHAPE(9, 16), 50, 1);
-    Tensor *a = loss_of(&whole, 0.25f, 0), *b = loss_of(&part, 0.25f, 9);
-    assert_true(tensor_item(a) == tensor_item(b));
-    tensor_backward(tensor_add(a, b));
-    compare_gradient("hidden", whole.hidden, part.hidden, 0);
-    compare_gradient("weight", whole.weight, part.weight, 0);
-    compare_gradient("bias", whole.bias, part.bias, 0);
+    for (int capped = 0; capped < 2; capped++) {
+        Head whole = head_of(SHAPE(9, 16), 50, 1), part = head_of(SHAPE(9, 16), 50, 1);
+        whole.softcap = part.softcap = capped ? 0.75f : 0;
+        Tensor *a = loss_of(&whole, 0.25f, 0), *b = loss_of(&part, 0.25f, 9);
+        assert_true(tensor_item(a) == tensor_item(b));
+        tensor_backward(tensor_add(a, b));
+        compare_gradient("hidden", whole.hidden, part.hidden, 0);
+        compare_gradient("weight", whole.weight, part.weight, 0);
+        compare_gradient("bias", whole.bias, part.bias, 0);
+    }
 }
 
 /* The table is the head's weight as well, and there is a gradient from before: all are added up. */
@@ -139,12 +147,17 @@ static void test_refuses(void **state)
     assert_null(loss_of(&good, 1, 99));
     assert_error(ERROR_INDEX, "element 1 is -1");
     for (int64_t chunk = -1; chunk < 1; chunk++) {
-        assert_null(tensor_linear_cross_entropy(good.hidden, good.weight, NULL, good.labels, IGNORED, 1, chunk));
+        assert_null(
+            tensor_linear_cross_entropy(good.hidden, good.weight, NULL, good.labels, IGNORED, 1, chunk));
         assert_error(ERROR_ARGUMENT, "at least 1");
     }
     bad.weight = leaf(SHAPE(5, 3), 1, 1);
     assert_null(loss_of(&bad, 1, 2));
     assert_error(ERROR_SHAPE, "hidden (2,3,4)", "(classes,4)", "(5,3)");
+    bad = good;
+    bad.softcap = -3;
+    assert_null(loss_of(&bad, 1, 2));
+    assert_error(ERROR_ARGUMENT, "linear_cross_entropy", "soft cap of -3");
     bad = good;
     bad.bias = leaf(SHAPE(4), 1, 1);
     assert_null(loss_of(&bad, 1, 2));
@@ -488,8 +501,11 @@ static void test_needs_stay_near_the_peak(void **state)
         }
 }
 
-#define TEST(name)  cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
-#define TEST2(name) {#name " (2 threads)", name, fresh_context2, leave_context, NULL}
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
+#define TEST2(name)                                                                                          \
+    {                                                                                                        \
+#name " (2 threads)", name, fresh_context2, leave_context, NULL                                      \
+    }
 
 int main(void)
 {

@@ -170,10 +170,12 @@ static void test_linear(void **state)
 
 /* ---- Cross-entropy ---------------------------------------------------------------------------- */
 
+static float softcap; /* of the logits; 0 = none */
+
 /* A card cuts a row where the array has its boundaries: sums are then those of another order. */
 static void check_loss(const Kernels *k, int64_t rows, int64_t c, int64_t ld, DType type, int threads)
 {
-    CrossEntropyDims d = {.rows = rows, .classes = c, .ignore_index = -100}, far = d;
+    CrossEntropyDims d = {.rows = rows, .classes = c, .ignore_index = -100, .softcap = softcap}, far = d;
     double tolerance = k == kernels_cuda() ? 1e-6 : 0;
     float loss[2], dloss = 0.7f, *lse = take(rows, NAN), *lse_far = take(rows, NAN), *room = take(rows, NAN);
     int32_t labels[129];
@@ -208,7 +210,8 @@ static void check_strip(const Kernels *k, int64_t rows, int64_t c, DType type, i
                           .classes = some,
                           .ignore_index = -100,
                           .first_class = first,
-                          .all_classes = c},
+                          .all_classes = c,
+                          .softcap = softcap},
                      far = d;
     float dloss = 0.7f, *lse = take_random(rows, 1.0f);
     int32_t labels[129];
@@ -232,7 +235,7 @@ static void check_parts(const Kernels *k, int64_t rows, int64_t c, DType type, i
 {
     enum { PARTS = 3 };
     int64_t each = (c + PARTS - 1) / PARTS, apart = rows * CROSS_ENTROPY_PART + 5;
-    CrossEntropyDims all = {.rows = rows, .classes = c, .ignore_index = -100};
+    CrossEntropyDims all = {.rows = rows, .classes = c, .ignore_index = -100, .softcap = softcap};
     float loss[2], dloss = 0.7f, *lse = take(rows, NAN), *lse_joined = take(rows, NAN),
                    *room = take(rows, NAN);
     float *parts = take(PARTS * apart, NAN);
@@ -251,7 +254,8 @@ static void check_parts(const Kernels *k, int64_t rows, int64_t c, DType type, i
                                  .first_class = first,
                                  .all_classes = c,
                                  .ld = each,
-                                 .padding = each - here};
+                                 .padding = each - here,
+                                 .softcap = softcap};
         memset(logits, 0, (size_t)(rows * each) * size_of(type));
         for (int64_t i = 0; i < rows && here; i++)
             memcpy((char *)logits + (size_t)(i * each) * size_of(type),
@@ -287,6 +291,7 @@ static void test_cross_entropy(void **state)
         for (int i = 0; any_table(table) && i < 7 * 3; i++) {
             int64_t c = classes[i % 7], rows = i % 2 ? 5 : 129, ld = i % 3 ? (c + 8) / 8 * 8 : c + 3;
             int threads = table < 3 ? 1 + i % SUPPORT_THREADS : 1;
+            softcap = i % 5 % 2 ? 0.5f : 0.0f;
             check_loss(any_table(table), c > 200 ? 5 : rows, c, ld, types[i / 7], threads);
             check_strip(any_table(table), 5, c, types[i / 7], threads);
             check_parts(any_table(table), 5, c, types[i / 7], threads);

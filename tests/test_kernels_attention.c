@@ -156,7 +156,7 @@ static void check_attention_shape(AttentionDims d, int packed, int masked)
     run_attention(kernels_reference(), &expected, 1, NULL, 1);
     assert_attention_near(&eager, &expected, 0);
     check_attention_again(kernels_reference(), &eager, 1);
-    for (int isa = 0; isa < TABLES; isa++) {
+    for (int isa = 0; isa < (d.seq > 200 && d.window ? ISAS : TABLES); isa++) {
         const Kernels *kernels = table_of(isa);
         for (int i = 0; kernels && i < 2; i++) {
             check_attention(kernels, &inputs, &expected, probs, i, 1);
@@ -196,18 +196,81 @@ static void test_attention(void **state)
         }
 }
 
+/* Windows around the sizes of blocks and of the sequence, with and without a cap on scores. */
+static void test_attention_window(void **state)
+{
+    (void)state;
+    static const AttentionDims shapes[] = {
+        {.batch = 1, .seq = 1, .heads = 1, .kv_heads = 1, .head_dim = 3},
+        {.batch = 2, .seq = 9, .heads = 2, .kv_heads = 1, .head_dim = 5},
+        {.batch = 1, .seq = 131, .heads = 2, .kv_heads = 2, .head_dim = 33},
+        {.batch = 1, .seq = 300, .heads = 2, .kv_heads = 1, .head_dim = 7},
+    };
+    static const int windows[] = {1, 2, 3, 63, 64, 65, 127, 128, 129, 255, 256, 257, -1, 0, 1};
+    for (int i = 0; i < 4 * 15 * 2; i++) {
+        AttentionDims d = shapes[i / 30];
+        int w = i / 2 % 15;
+        d.causal = i & 1;
+        d.window = w < 12 ? windows[w] : d.seq + windows[w];
+        d.softcap = i % 3 ? 0 : 0.8f;
+        d.scale = 1 / sqrtf((float)d.head_dim);
+        if (d.window < 1 || (w < 12 && d.window > d.seq) || (d.seq > 60 && !full_form() && (w + i / 30) % 2))
+            continue;
+        check_attention_shape(d, i / 4 & 1, i / 8 & 1);
+    }
+}
+
+/* A window over everything is none, and what no window has is not even read. */
+static void test_attention_window_ends(void **state)
+{
+    (void)state;
+    AttentionDims d = {.batch = 1, .seq = 600, .heads = 2, .kv_heads = 1, .head_dim = 8, .scale = 0.4f};
+    for (int i = 0; i < TABLES * 6; i++) {
+        const Kernels *kernels = table_of(i / 6);
+        AttentionKept kept = i / 2 % 3;
+        d.causal = i & 1;
+        if (!kernels || (i / 6 == CARD && kept != KEPT_LSE))
+            continue;
+        Attention a = attention_inputs(d, 0, 0), all = a;
+        attention_outputs(&a);
+        attention_outputs(&all);
+        if (d.causal) { /* of others the blocks differ */
+            run_attention(kernels, &all, kept, NULL, 2);
+            a.d.window = 600 + kept;
+            run_attention(kernels, &a, kept, NULL, 2);
+            assert_attention_same(&a, &all);
+        }
+        for (int64_t e = 0; e < 10 * a.d.ldk; e++) /* of ten tokens */
+            a.k[e] = a.v[e] = NAN;
+        a.d.window = 100;
+        run_attention(kernels, &a, kept, NULL, 2);
+        assert_true(isnan(a.out[0]) && isnan(a.dq[0]) && isnan(a.dk[0]));
+        for (int64_t t = 240; t < d.seq; t++) /* of blocks that see none of them */
+            for (int c = 0; c < 8; c++) {
+                assert_true(isfinite(a.out[t * a.d.ldo + c]) && isfinite(a.dq[t * a.d.lddq + c]));
+                assert_true(t < 400 ||
+                            (isfinite(a.dk[t * a.d.lddk + c]) && isfinite(a.dv[t * a.d.lddv + c])));
+            }
+        drop_outputs(&a);
+        drop_outputs(&all);
+        drop_inputs(&a);
+    }
+}
+
 /* Several key blocks and query splits, at a length where the reference would take too long: flash against
  * eager. */
 static void test_attention_long(void **state)
 {
     (void)state;
-    for (int causal = 0; causal < 2; causal++) {
+    for (int i = 0; i < 5; i++) {
         AttentionDims d = {.batch = 1,
                            .seq = 1111,
                            .heads = 2,
                            .kv_heads = 1,
                            .head_dim = 24,
-                           .causal = causal,
+                           .causal = i & 1,
+                           .window = i / 2 * (300 - 290 * (i / 4)),
+                           .softcap = i == 3 ? 1.5f : 0,
                            .scale = 0.3f};
         Attention eager = attention_inputs(d, 0, 0), flash = eager;
         for (int isa = 0; isa < ISAS; isa++) {
@@ -284,10 +347,12 @@ static void check_difference(Attention *a, float *x, const float *gradient, int6
 static void test_attention_reference_gradient(void **state)
 {
     (void)state;
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 8; i++) {
         AttentionDims d = {
             .batch = 2, .seq = 5, .heads = 4, .kv_heads = 2, .head_dim = 3, .scale = 0.6f, .causal = i & 1};
-        Attention a = attention_inputs(d, 0, i >> 1);
+        d.window = i >> 2 ? 2 : 0;
+        d.softcap = i >> 2 ? 1.3f : 0;
+        Attention a = attention_inputs(d, 0, i >> 1 & 1);
         attention_outputs(&a);
         run_attention(kernels_reference(), &a, 1, NULL, 1);
         for (int64_t r = 0; r < (int64_t)d.batch * d.seq; r++) {
@@ -425,6 +490,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_window),
+        cmocka_unit_test(test_attention_window_ends),
         cmocka_unit_test(test_attention_long),
         cmocka_unit_test(test_attention_without_keys),
         cmocka_unit_test(test_attention_reference_gradient),

@@ -316,6 +316,29 @@ static void test_attention_half(void **state)
         }
 }
 
+/* Windows around the sizes of blocks and of the sequence, with and without a cap on scores. */
+static void test_attention_half_window(void **state)
+{
+    (void)state;
+    static const AttentionDims shapes[] = {
+        {.batch = 2, .seq = 9, .heads = 2, .kv_heads = 1, .head_dim = 5},
+        {.batch = 1, .seq = 131, .heads = 2, .kv_heads = 2, .head_dim = 33},
+        {.batch = 1, .seq = 300, .heads = 4, .kv_heads = 2, .head_dim = 7},
+    };
+    static const int windows[] = {1, 4, 63, 64, 129, 256, 258, -1};
+    for (int i = 0; i < 3 * 8 * 2; i++) {
+        AttentionDims d = shapes[i / 16];
+        int w = i / 2 % 8;
+        d.causal = i & 1;
+        d.type = types[(i + i / 16) % 2];
+        d.window = windows[w] < 0 ? d.seq - 1 : windows[w];
+        d.softcap = i % 3 ? 0 : 1.5f;
+        if (d.window > d.seq || (d.seq > 60 && !full_form() && (w + i / 16) % (SANITIZED ? 4 : 2)))
+            continue;
+        check_shape(d, i / 4 & 1, i / 8 & 1, d.seq < 60);
+    }
+}
+
 /* Several key blocks: tiles are filled again, and a unit's query blocks are split among threads. */
 static void test_attention_half_long(void **state)
 {
@@ -324,6 +347,8 @@ static void test_attention_half_long(void **state)
         AttentionDims d = {.type = types[i >> 1], .batch = 1, .seq = 523, .heads = 4, .kv_heads = 2};
         d.head_dim = 24 + i;
         d.causal = i & 1;
+        check_shape(d, 0, i == 1, 0);
+        d.window = 290; /* tiles begin where they do */
         check_shape(d, 0, i == 1, 0);
     }
 }
@@ -451,8 +476,7 @@ static void test_attention_cached_half(void **state)
         d.capacity = d.past + d.seq + i % 3;
         for (int isa = -1; isa < TABLES; isa++) {
             int some = SANITIZED || d.past > 1000 || isa < 0;
-            if (!table(isa) || (!full_form() && some && i % 3 != (isa + 3) % 3) ||
-                (isa == CARD && i % 7))
+            if (!table(isa) || (!full_form() && some && i % 3 != (isa + 3) % 3) || (isa == CARD && i % 7))
                 continue; /* all of them, over the tables; some on the card, whose stand-in is slow */
             check_cached(table(isa), d, 1);
             if (isa >= 0 && isa < ISAS)
@@ -499,9 +523,10 @@ static void test_attention_half_workspace(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_attention_half),        cmocka_unit_test(test_attention_half_long),
-        cmocka_unit_test(test_attention_half_units),  cmocka_unit_test(test_attention_half_special),
-        cmocka_unit_test(test_attention_cached_half), cmocka_unit_test(test_attention_half_workspace),
+        cmocka_unit_test(test_attention_half),           cmocka_unit_test(test_attention_half_window),
+        cmocka_unit_test(test_attention_half_long),      cmocka_unit_test(test_attention_half_units),
+        cmocka_unit_test(test_attention_half_special),   cmocka_unit_test(test_attention_cached_half),
+        cmocka_unit_test(test_attention_half_workspace),
     };
     return cmocka_run_group_tests_name("kernels: attention in 16 bit", tests, NULL, NULL);
 }

@@ -12,6 +12,7 @@ typedef struct Probe {
     Activation act;
     RopeDims rope;
     int32_t labels[ROWS];
+    float softcap;
     void (*forward)(struct Probe *p);
 } Probe;
 
@@ -58,7 +59,7 @@ static void test_activations(void **state)
     float *x = take_random(N, 3.0f), *w = take_random(N, 1.0f), *dx = take(N, NAN);
     for (int i = 0; i < N; i++)
         x[i] += x[i] < 0.0f ? -0.05f : 0.05f; /* ReLU has no slope at 0 */
-    for (int act = ACT_NONE; act <= ACT_RELU; act++) {
+    for (int act = ACT_NONE; act <= ACT_TANH; act++) {
         Probe p = {.parts = {x}, .act = (Activation)act, .forward = forward_activation};
         plain()->activation_backward(DTYPE_F32, (Activation)act, N, x, w, 0.0f, dx, on(1));
         check_gradient("activation", &p, 0, N, w, N, dx);
@@ -83,20 +84,42 @@ static void test_relu_output(void **state)
     each_length(check_relu_output);
 }
 
-static void forward_swiglu(Probe *p)
+static void forward_gated(Probe *p)
 {
-    plain()->swiglu_forward(DTYPE_F32, N, p->parts[0], p->parts[1], p->out, on(1));
+    GatedDims d = {.act = p->act, .rows = ROWS, .c = C};
+    plain()->gated_forward(&d, DTYPE_F32, p->parts[0], p->parts[1], p->out, on(1));
 }
 
-static void test_swiglu(void **state)
+static void test_gated(void **state)
 {
     (void)state;
     forget();
-    float *w = take_random(N, 1.0f), *dgate = take(N, NAN), *dup = take(N, NAN);
-    Probe p = {.parts = {take_random(N, 3.0f), take_random(N, 2.0f)}, .forward = forward_swiglu};
-    plain()->swiglu_backward(DTYPE_F32, N, p.parts[0], p.parts[1], w, 0.0f, dgate, 0.0f, dup, on(1));
-    check_gradient("swiglu gate", &p, 0, N, w, N, dgate);
-    check_gradient("swiglu up", &p, 1, N, w, N, dup);
+    float *w = take_random(N, 1.0f), *dgate = take(N, NAN), *dup = take(N, NAN), *gate = take_random(N, 3.0f);
+    for (int i = 0; i < N; i++)
+        gate[i] += gate[i] < 0.0f ? -0.05f : 0.05f; /* ReLU has no slope at 0 */
+    for (int act = ACT_NONE; act <= ACT_TANH; act++) {
+        Probe p = {.parts = {gate, take_random(N, 2.0f)}, .act = (Activation)act, .forward = forward_gated};
+        GatedDims d = {.act = (Activation)act, .rows = ROWS, .c = C};
+        plain()->gated_backward(&d, DTYPE_F32, gate, p.parts[1], w, 0.0f, dgate, 0.0f, dup, on(1));
+        check_gradient("gate", &p, 0, N, w, N, dgate);
+        check_gradient("up", &p, 1, N, w, N, dup);
+    }
+    release();
+}
+
+static void forward_softcap(Probe *p)
+{
+    plain()->softcap_forward(DTYPE_F32, N, p->softcap, p->parts[0], p->out, on(1));
+}
+
+static void test_softcap(void **state)
+{
+    (void)state;
+    forget();
+    float *w = take_random(N, 1.0f), *dx = take(N, NAN);
+    Probe p = {.parts = {take_random(N, 3.0f)}, .softcap = 2.0f, .forward = forward_softcap};
+    plain()->softcap_backward(DTYPE_F32, N, p.softcap, p.parts[0], w, 0.0f, dx, on(1));
+    check_gradient("softcap", &p, 0, N, w, N, dx);
     release();
 }
 
@@ -110,7 +133,13 @@ static void forward_layer_norm(Probe *p)
 static void forward_rms_norm(Probe *p)
 {
     float rstd[ROWS];
-    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, p->parts[0], p->parts[1], p->out, rstd, on(1));
+    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, 0, p->parts[0], p->parts[1], p->out, rstd, on(1));
+}
+
+static void forward_rms_norm_plus(Probe *p)
+{
+    float rstd[ROWS];
+    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, 1, p->parts[0], p->parts[1], p->out, rstd, on(1));
 }
 
 static void test_norms(void **state)
@@ -129,19 +158,25 @@ static void test_norms(void **state)
     check_gradient("layer norm weight", &p, 1, C, w, N, dweight);
     check_gradient("layer norm bias", &p, 2, C, w, N, dbias);
     p.forward = forward_rms_norm;
-    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, p.parts[0], p.parts[1], y, rstd, on(1));
-    plain()->rms_norm_backward(DTYPE_F32, ROWS, C, p.parts[0], p.parts[1], rstd, w, 0.0f, dx, DTYPE_F32, 0.0f,
-                               dweight, NULL, on(1));
+    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, 0, p.parts[0], p.parts[1], y, rstd, on(1));
+    plain()->rms_norm_backward(DTYPE_F32, ROWS, C, 0, p.parts[0], p.parts[1], rstd, w, 0.0f, dx, DTYPE_F32,
+                               0.0f, dweight, NULL, on(1));
     check_gradient("rms norm x", &p, 0, N, w, N, dx);
     check_gradient("rms norm weight", &p, 1, C, w, N, dweight);
+    p.forward = forward_rms_norm_plus;
+    plain()->rms_norm_forward(DTYPE_F32, ROWS, C, 1e-5f, 1, p.parts[0], p.parts[1], y, rstd, on(1));
+    plain()->rms_norm_backward(DTYPE_F32, ROWS, C, 1, p.parts[0], p.parts[1], rstd, w, 0.0f, dx, DTYPE_F32,
+                               0.0f, dweight, NULL, on(1));
+    check_gradient("rms norm plus x", &p, 0, N, w, N, dx);
+    check_gradient("rms norm plus weight", &p, 1, C, w, N, dweight);
     release();
 }
 
 static void forward_cross_entropy(Probe *p)
 {
     float lse[ROWS];
-    plain()->cross_entropy_forward(&(CrossEntropyDims){ROWS, C, -100, 0, 0, 0, 0, 0}, DTYPE_F32, p->parts[0],
-                                   p->labels, 0.25f, p->out, lse, NULL, on(1));
+    CrossEntropyDims d = {.rows = ROWS, .classes = C, .ignore_index = -100, .softcap = p->softcap};
+    plain()->cross_entropy_forward(&d, DTYPE_F32, p->parts[0], p->labels, 0.25f, p->out, lse, NULL, on(1));
 }
 
 static void test_cross_entropy(void **state)
@@ -149,12 +184,16 @@ static void test_cross_entropy(void **state)
     (void)state;
     forget();
     float lse[ROWS], loss, w = 2.0f, *dx = take(N, NAN);
-    Probe p = {
-        .parts = {take_random(N, 2.0f)}, .labels = {3, 0, -100, C - 1}, .forward = forward_cross_entropy};
-    CrossEntropyDims d = {ROWS, C, -100, 0, 0, 0, 0, 0};
-    plain()->cross_entropy_forward(&d, DTYPE_F32, p.parts[0], p.labels, 0.25f, &loss, lse, NULL, on(1));
-    plain()->cross_entropy_backward(&d, DTYPE_F32, p.parts[0], p.labels, 0.25f, lse, &w, 0.0f, dx, on(1));
-    check_gradient("cross-entropy", &p, 0, N, &w, 1, dx);
+    for (int i = 0; i < 2; i++) {
+        Probe p = {.parts = {take_random(N, 2.0f)},
+                   .labels = {3, 0, -100, C - 1},
+                   .softcap = i ? 1.5f : 0.0f,
+                   .forward = forward_cross_entropy};
+        CrossEntropyDims d = {.rows = ROWS, .classes = C, .ignore_index = -100, .softcap = p.softcap};
+        plain()->cross_entropy_forward(&d, DTYPE_F32, p.parts[0], p.labels, 0.25f, &loss, lse, NULL, on(1));
+        plain()->cross_entropy_backward(&d, DTYPE_F32, p.parts[0], p.labels, 0.25f, lse, &w, 0.0f, dx, on(1));
+        check_gradient("cross-entropy", &p, 0, N, &w, 1, dx);
+    }
     release();
 }
 
@@ -210,10 +249,10 @@ static void test_embedding(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_activations),   cmocka_unit_test(test_relu_output),
-        cmocka_unit_test(test_swiglu),        cmocka_unit_test(test_norms),
-        cmocka_unit_test(test_cross_entropy), cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_embedding),
+        cmocka_unit_test(test_activations), cmocka_unit_test(test_relu_output),
+        cmocka_unit_test(test_gated),       cmocka_unit_test(test_softcap),
+        cmocka_unit_test(test_norms),       cmocka_unit_test(test_cross_entropy),
+        cmocka_unit_test(test_rope),        cmocka_unit_test(test_embedding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -169,7 +169,7 @@ static void check_activation(const Kernels *k, int64_t n, int threads)
     Half x = take_random_half(n, 8.0f), dy = take_random_half(n, 1.0f);
     x.half[n / 2] = half_rounded(NAN);
     x.wide[n / 2] = NAN;
-    for (int act = ACT_NONE; act <= ACT_RELU; act++) {
+    for (int act = ACT_NONE; act <= ACT_TANH; act++) {
         Activation a = (Activation)act;
         Half y = take_output_half(n, 0.0f), in_place = take_copy_half(x), d = take_copy_half(dy);
         uint16_t *expected = take_output_half(n, 0.0f).half;
@@ -199,49 +199,6 @@ static void test_activation(void **state)
 {
     (void)state;
     each_half_length(check_activation);
-}
-
-static void check_swiglu(const Kernels *k, int64_t n, int threads)
-{
-    Half gate = take_random_half(n, 8.0f), up = take_random_half(n, 2.0f), dy = take_random_half(n, 1.0f);
-    Half y = take_output_half(n, 0.0f);
-    uint16_t *expected = take_output_half(n, 0.0f).half;
-    k->swiglu_forward(half_type, n, gate.half, up.half, y.half, on(threads));
-    k->swiglu_forward(DTYPE_F32, n, gate.wide, up.wide, y.wide, on(threads));
-    assert_rounded("swiglu", y);
-    plain()->swiglu_forward(half_type, n, gate.half, up.half, expected, on(1));
-    assert_half_near("the reference's swiglu", n, y.half, expected, 1e-5);
-    for (int i = 0; i < 4; i++) {
-        float bg = betas[i % 2], bu = betas[i / 2];
-        Half dg = take_output_half(n, bg), du = take_output_half(n, bu), one = take_copy_half(dg);
-        uint16_t *eg = take_copy_half(dg).half, *eu = take_copy_half(du).half;
-        k->swiglu_backward(half_type, n, gate.half, up.half, dy.half, bg, dg.half, bu, du.half, on(threads));
-        k->swiglu_backward(DTYPE_F32, n, gate.wide, up.wide, dy.wide, bg, dg.wide, bu, du.wide, on(threads));
-        assert_rounded("dgate", dg);
-        assert_rounded("dup", du);
-        plain()->swiglu_backward(half_type, n, gate.half, up.half, dy.half, bg, eg, bu, eu, on(1));
-        assert_half_near("the reference's dgate", n, dg.half, eg, 1e-5);
-        assert_half_near("the reference's dup", n, du.half, eu, 1e-5);
-        k->swiglu_backward(half_type, n, gate.half, up.half, dy.half, bg, one.half, bu, NULL, on(threads));
-        assert_memory_equal(one.half, dg.half, (size_t)n * 2);
-        if (bu == 0.0f) {
-            one = take_output_half(n, 0.0f);
-            k->swiglu_backward(half_type, n, gate.half, up.half, dy.half, bg, NULL, bu, one.half,
-                               on(threads));
-            assert_memory_equal(one.half, du.half, (size_t)n * 2);
-        }
-    }
-    Half g = take_copy_half(gate), u = take_copy_half(up);
-    k->swiglu_backward(half_type, n, g.half, u.half, dy.half, 0.0f, g.half, 0.0f, u.half, on(threads));
-    k->swiglu_backward(DTYPE_F32, n, g.wide, u.wide, dy.wide, 0.0f, g.wide, 0.0f, u.wide, on(threads));
-    assert_rounded("dgate over gate", g);
-    assert_rounded("dup over up", u);
-}
-
-static void test_swiglu(void **state)
-{
-    (void)state;
-    each_half_length(check_swiglu);
 }
 
 static void check_dropout(const Kernels *k, int64_t n, int threads)
@@ -293,14 +250,15 @@ static void test_dropout(void **state)
 
 typedef struct Norm {
     int layer; /* or RMSNorm */
+    float plus;
     int64_t rows, c;
     Half x, dy;
     float *weight, *bias, *mean, *rstd, *workspace;
 } Norm;
 
-static Norm norm_take(const Kernels *k, int layer, int64_t rows, int64_t c, int threads)
+static Norm norm_take(const Kernels *k, int kind, int64_t rows, int64_t c, int threads)
 {
-    Norm t = {.layer = layer, .rows = rows, .c = c};
+    Norm t = {.layer = kind == 1, .plus = kind == 2 ? 1.0f : 0.0f, .rows = rows, .c = c};
     t.x = take_random_half(rows * c, 2.0f);
     t.dy = take_random_half(rows * c, 1.0f);
     t.weight = take_random(c, 1.0f);
@@ -317,7 +275,7 @@ static void norm_forward(const Kernels *k, const Norm *t, DType type, const void
         k->layer_norm_forward(type, t->rows, t->c, 1e-5f, x, t->weight, t->bias, y, t->mean, t->rstd,
                               on(threads));
     else
-        k->rms_norm_forward(type, t->rows, t->c, 1e-5f, x, t->weight, y, t->rstd, on(threads));
+        k->rms_norm_forward(type, t->rows, t->c, 1e-5f, t->plus, x, t->weight, y, t->rstd, on(threads));
 }
 
 /* grad: of dw and db. */
@@ -328,8 +286,8 @@ static void norm_backward(const Kernels *k, const Norm *t, DType type, const voi
         k->layer_norm_backward(type, t->rows, t->c, x, t->weight, t->mean, t->rstd, dy, beta, dx, grad, beta,
                                dw, grad, beta, db, t->workspace, on(threads));
     else
-        k->rms_norm_backward(type, t->rows, t->c, x, t->weight, t->rstd, dy, beta, dx, grad, beta, dw,
-                             t->workspace, on(threads));
+        k->rms_norm_backward(type, t->rows, t->c, t->plus, x, t->weight, t->rstd, dy, beta, dx, grad, beta,
+                             dw, t->workspace, on(threads));
 }
 
 static void check_norm_backward(const Kernels *k, const Norm *t, float beta, int threads)
@@ -359,8 +317,8 @@ static void check_norm_backward(const Kernels *k, const Norm *t, float beta, int
 
 static void check_norm(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    for (int layer = 0; layer < 2; layer++) {
-        Norm t = norm_take(k, layer, rows, c, threads);
+    for (int kind = 0; kind < 3; kind++) {
+        Norm t = norm_take(k, kind, rows, c, threads);
         Half y = take_output_half(rows * c, 0.0f), e = take_copy_half(y), d = take_copy_half(t.dy);
         float *rstd = take(rows, NAN);
         norm_forward(plain(), &t, half_type, t.x.half, e.half, 1);
@@ -375,6 +333,7 @@ static void check_norm(const Kernels *k, int64_t rows, int64_t c, int threads)
         norm_backward(k, &t, half_type, t.x.half, d.half, 0.0f, d.half, half_type, NULL, NULL, threads);
         norm_backward(k, &t, DTYPE_F32, t.x.wide, d.wide, 0.0f, d.wide, DTYPE_F32, NULL, NULL, threads);
         assert_rounded("norm dx over dy", d);
+        release();
     }
 }
 
@@ -382,8 +341,8 @@ static void check_norm(const Kernels *k, int64_t rows, int64_t c, int threads)
 static void check_wide_norm(const Kernels *k, int threads)
 {
     enum { ROWS = 3, C = 10007 };
-    for (int layer = 0; layer < 2; layer++) {
-        Norm t = norm_take(k, layer, ROWS, C, threads);
+    for (int kind = 0; kind < 3; kind++) {
+        Norm t = norm_take(k, kind, ROWS, C, threads);
         Half y = take_output_half(ROWS * C, 0.0f), e = take_copy_half(y), dw = take_output_half(C, 0.0f);
         Half ew = take_copy_half(dw), db = take_copy_half(dw), eb = take_copy_half(dw),
              d = take_copy_half(t.dy);
@@ -429,13 +388,23 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
 
 static void check_rope(const Kernels *k, int threads)
 {
-    check_rope_dims(k, (RopeDims){1, 1, 1, 2, 2, 10000.0f, .offset = 0}, threads);
-    release();
-    check_rope_dims(k, (RopeDims){2, 5, 3, 6, 18 + 5, 10000.0f, .offset = 7}, threads);
-    release();
-    check_rope_dims(k, (RopeDims){2, 33, 2, 160, 320, 500000.0f, .offset = 1}, threads);
-    release();
-    check_rope_dims(k, (RopeDims){1, 300, 4, 64, 3 * 256, 10000.0f, .offset = 131000}, threads);
+    static const float divisors[] = {1.0f, 1.5f, 2.25f, 4.0f, 7.5f, 12.0f, 20.0f, 31.5f};
+    static const RopeDims cases[] = {
+        {1, 1, 1, 2, 2, 10000.0f, .offset = 0},
+        {2, 5, 3, 6, 18 + 5, 10000.0f, .offset = 7},
+        {2, 33, 2, 160, 320, 500000.0f, .offset = 1},
+        {1, 300, 4, 64, 3 * 256, 10000.0f, .offset = 131000},
+        {2, 9, 3, 7, 21 + 2, 100.0f, .rotary_dim = 4, .offset = 3},
+        {1, 5, 2, 1100, 2200 + 1500, 10000.0f, .rotary_dim = 2, .behind = 1500, .offset = 1},
+        {2, 9, 5, 16, 80 + 32 + 1, 100.0f, .behind = 32, .stretch = ROPE_DIVIDED, .divisors = divisors,
+         .scale = 1.19f},
+        {2, 33, 3, 10, 30, 10000.0f, .interleaved = 1},
+        {1, 9, 2, 160, 330, 10000.0f, .interleaved = 1, .rotary_dim = 150, .behind = 9, .offset = 4},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        release();
+        check_rope_dims(k, cases[i], threads);
+    }
 }
 
 static void test_rope(void **state)
@@ -446,9 +415,11 @@ static void test_rope(void **state)
 
 /* ---- Cross-entropy ----------------------------------------------------------------------------- */
 
+static float softcap; /* of the logits; 0 = none */
+
 static void check_loss(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    CrossEntropyDims d = {rows, c, -100, 0, 0, 0, 0, 0};
+    CrossEntropyDims d = {.rows = rows, .classes = c, .ignore_index = -100, .softcap = softcap};
     const float dloss = 1.5f;
     int64_t n = rows * c;
     int32_t labels[129];
@@ -488,8 +459,11 @@ static void check_wide_loss(const Kernels *k, int threads)
 static void test_loss(void **state)
 {
     (void)state;
-    each_half_matrix(check_loss);
-    each_half_table(check_wide_loss);
+    for (int i = 0; i < 2; i++) {
+        softcap = i ? 5.0f : 0.0f;
+        each_half_matrix(check_loss);
+        each_half_table(check_wide_loss);
+    }
 }
 
 /* ---- Embedding --------------------------------------------------------------------------------- */
@@ -570,10 +544,9 @@ static void test_embedding(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_elementwise), cmocka_unit_test(test_rows),   cmocka_unit_test(test_reductions),
-        cmocka_unit_test(test_activation),  cmocka_unit_test(test_swiglu), cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_norm),        cmocka_unit_test(test_rope),   cmocka_unit_test(test_loss),
-        cmocka_unit_test(test_embedding),
+        cmocka_unit_test(test_elementwise), cmocka_unit_test(test_rows),    cmocka_unit_test(test_reductions),
+        cmocka_unit_test(test_activation),  cmocka_unit_test(test_dropout), cmocka_unit_test(test_norm),
+        cmocka_unit_test(test_rope),        cmocka_unit_test(test_loss),    cmocka_unit_test(test_embedding),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

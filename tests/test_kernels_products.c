@@ -132,10 +132,11 @@ static void test_linear(void **state)
         if (!kernels)
             continue;
         for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
-            for (int i = 0; i < 2 * 5 * 2; i++) {
+            for (int i = 0; i < 2 * 6 * 2; i++) {
                 LinearDims d = {sizes[s][0], sizes[s][1], sizes[s][2], i & 1, DTYPE_F32, DTYPE_F32, 0};
-                Activation act = (Activation)(i / 2 % 5);
-                int with_pre = act == ACT_GELU || act == ACT_GELU_TANH || act == ACT_SILU || i / 10;
+                Activation act = (Activation)(i / 2 % 6);
+                int with_pre =
+                    act == ACT_GELU || act == ACT_GELU_TANH || act == ACT_SILU || act == ACT_TANH || i / 12;
                 check_linear_forward(kernels, &d, act, (i / 2 + (int)s) % 3 != 0, with_pre,
                                      1 + i % MAX_THREADS);
             }

@@ -29,7 +29,7 @@ static int labelled(int which, int64_t i, int64_t rows)
 
 static void check_list(const Kernels *k, int64_t rows, int64_t c, int threads)
 {
-    CrossEntropyDims d = {rows, c, ROWS_IGNORED, 0, 0, 0, 0, 0};
+    CrossEntropyDims d = {.rows = rows, .classes = c, .ignore_index = ROWS_IGNORED};
     int64_t index[ROWS_MAX + 3], count, room = rows + 2, expected = 0;
     int32_t labels[ROWS_MAX], label[ROWS_MAX + 3];
     for (int which = 0; which < 5; which++) {

@@ -198,8 +198,9 @@ static void check_linear(const Kernels *kernels, const int64_t *size, DType type
 {
     LinearDims d = {size[0], size[1], size[2], in_out, DTYPE_F32, DTYPE_F32, 0};
     for (int i = 0; i < 3; i++) {
-        Activation act = (Activation)((turn + i) % 5);
-        int with_pre = act == ACT_GELU || act == ACT_GELU_TANH || act == ACT_SILU || i == 1;
+        Activation act = (Activation)((turn + i) % 6);
+        int with_pre =
+            act == ACT_GELU || act == ACT_GELU_TANH || act == ACT_SILU || act == ACT_TANH || i == 1;
         check_forward(kernels, &d, type, act, (turn + i) % 2, with_pre, 1 + (turn + i) % MAX_THREADS);
     }
     check_backward(kernels, &d, type, turn % 2 ? 1 : 0, 1 + turn % MAX_THREADS);

@@ -29,7 +29,8 @@ static Labelled labelled_of(Shape hidden, int64_t width, int64_t classes, int bi
 {
     int64_t in = hidden.dim[hidden.ndim - 1], rows = shape_numel(hidden) / in, last = width ? width : in;
     Labelled l = {.hidden = leaf(hidden, 1, 1), .labels = integers(SHAPE(rows), 4, (int)classes)};
-    l.head = (LossHead){.weight = leaf(SHAPE(classes, last), 2, 1), .eps = 1e-5f};
+    l.head = (LossHead){
+        .weight = leaf(SHAPE(classes, last), 2, 1), .eps = 1e-5f, .softcap = classes % 3 ? 0 : 3};
     l.head.bias = biases ? leaf(SHAPE(classes), 3, 1) : NULL;
     if (width) {
         l.head.dense = leaf(SHAPE(width, in), 5, 1);
@@ -54,8 +55,8 @@ static Tensor *loss_of(const Labelled *l, float scale, int64_t chunk)
     if (h->dense)
         hidden = tensor_layer_norm(tensor_linear(hidden, h->dense, h->dense_bias, h->act), h->norm,
                                    h->norm_bias, h->eps);
-    return tensor_cross_entropy(tensor_linear(hidden, h->weight, h->bias, TENSOR_IDENTITY), l->labels,
-                                IGNORED, scale);
+    Tensor *logits = tensor_linear(hidden, h->weight, h->bias, TENSOR_IDENTITY);
+    return tensor_cross_entropy(tensor_softcap(logits, h->softcap), l->labels, IGNORED, scale);
 }
 
 enum { PARTS = 7 };

@@ -88,6 +88,7 @@ static void test_norm_shapes(void **state)
                    "(3)");
     assert_refused(ERROR_SHAPE, tensor_layer_norm(x, five, three, 0), "layer_norm", "bias", "(3)");
     assert_refused(ERROR_SHAPE, tensor_rms_norm(x, f32(SHAPE(1, 5)), 0), "rms_norm", "weight", "(1,5)");
+    assert_refused(ERROR_SHAPE, tensor_rms_norm_plus(x, f32(SHAPE(1, 5)), 0, 1), "rms_norm", "(1,5)");
     assert_refused(ERROR_ARGUMENT, tensor_rms_norm(i32(SHAPE(5)), five, 0), "rms_norm", "x", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_rms_norm(x, i32(SHAPE(5)), 0), "rms_norm", "weight", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_layer_norm(x, five, i32(SHAPE(5)), 0), "layer_norm", "bias", "f32");
@@ -100,6 +101,17 @@ static void test_elementwise_shapes(void **state)
     assert_refused(ERROR_SHAPE, tensor_add(a, b), "add", "(2,3)", "(3,2)");
     assert_refused(ERROR_SHAPE, tensor_mul(a, f32(SHAPE(2, 3, 1))), "mul", "(2,3)", "(2,3,1)");
     assert_refused(ERROR_SHAPE, tensor_swiglu(a, f32(SHAPE(3))), "swiglu", "(2,3)", "(3)");
+    assert_refused(ERROR_SHAPE, tensor_gated(a, b, TENSOR_GELU), "gated", "(2,3)", "(3,2)");
+    assert_refused(ERROR_ARGUMENT, tensor_gated(a, a, (TensorActivation)9), "gated", "9");
+    assert_refused(ERROR_SHAPE, tensor_gated_packed(a, TENSOR_GELU), "gated_packed", "(2,3)",
+                   "3 is not even");
+    assert_refused(ERROR_ARGUMENT, tensor_gated_packed(b, (TensorActivation)-1), "gated_packed", "-1");
+    assert_refused(ERROR_ARGUMENT, tensor_gated_packed(i32(SHAPE(2, 2)), TENSOR_SILU), "gated_packed", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(whole, 2), "softcap", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(a, -2), "softcap", "-2", "above 0");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(a, NAN), "softcap", "nan");
+    assert_refused(ERROR_ARGUMENT, tensor_softcap(a, INFINITY), "softcap", "inf");
+    assert_ptr_equal(tensor_softcap(a, 0), a);
     assert_refused(ERROR_SHAPE, tensor_add(a, whole), "add", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_gelu(whole), "activation", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_scale(whole, 2), "scale", "f32");
@@ -157,7 +169,16 @@ static void test_attention_shapes(void **state)
     o.mask = f32(SHAPE(2, 3));
     assert_refused(ERROR_SHAPE, tensor_attention(q, k, k, &o), "attention", "mask", "i32");
     o.mask = NULL;
-    assert_refused(ERROR_ARGUMENT, tensor_attention_packed(q, &o), "attention", "packed");
+    assert_refused(ERROR_SHAPE, tensor_attention_packed(q, &o), "attention", "qkv (2,3,12)", "4 heads",
+                   "twice 2 key-value");
+    o = (AttentionOptions){.heads = 4, .window = -1};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "window of -1");
+    o = (AttentionOptions){.heads = 4, .softcap = -1};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at -1");
+    o = (AttentionOptions){.heads = 4, .scale = INFINITY};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "scaled by inf");
+    o = (AttentionOptions){.heads = 4, .softcap = NAN};
+    assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at nan");
     o = (AttentionOptions){.heads = 4};
     assert_refused(ERROR_SHAPE, tensor_attention_packed(f32(SHAPE(2, 3, 10)), &o), "attention",
                    "qkv (2,3,10)");
@@ -171,12 +192,10 @@ static void test_other_shapes(void **state)
 {
     (void)state;
     Tensor *x = f32(SHAPE(2, 3, 12)), *labels = i32(SHAPE(2, 3));
-    assert_refused(ERROR_SHAPE, tensor_rope(x, 4, 1e4f), "rope", "(2,3,12)", "4 heads", "even");
-    assert_refused(ERROR_SHAPE, tensor_rope(x, 0, 1e4f), "rope", "0 heads");
-    assert_refused(ERROR_SHAPE, tensor_rope(f32(SHAPE(3, 12)), 2, 1e4f), "rope", "(3,12)");
-    assert_refused(ERROR_ARGUMENT, tensor_rope(i32(SHAPE(2, 3, 12)), 2, 1e4f), "rope", "f32");
     assert_refused(ERROR_SHAPE, tensor_cross_entropy(x, i32(SHAPE(5)), -100, 1), "cross_entropy", "(2,3,12)",
                    "6 labels", "(5)");
+    assert_refused(ERROR_ARGUMENT, tensor_cross_entropy_with(x, labels, &(LossOptions){.softcap = -1}),
+                   "cross_entropy", "soft cap of -1", "0 for none");
     assert_refused(ERROR_ARGUMENT, tensor_cross_entropy(x, f32(SHAPE(2, 3)), -100, 1), "cross_entropy",
                    "labels", "i32");
     assert_refused(ERROR_ARGUMENT, tensor_cross_entropy(i32(SHAPE(6, 2)), labels, -100, 1), "cross_entropy",
@@ -227,10 +246,6 @@ static void test_continued(void **state)
     AttentionOptions o = {.heads = 6, .kv_heads = 2}, odd = {.heads = 6, .kv_heads = 4};
     assert_refused(ERROR_SHAPE, tensor_add_rows_from(x, table, 7, 3), "sequence of 10", "9 positions");
     assert_refused(ERROR_SHAPE, tensor_add_rows_from(x, table, -1, 3), "add_rows");
-    assert_refused(ERROR_ARGUMENT, tensor_rope_with(x, &(RopeOptions){2, 1e4f, -1, {0}}), "rope",
-                   "3 positions from -1");
-    assert_refused(ERROR_ARGUMENT, tensor_rope_with(x, &(RopeOptions){2, 1e4f, INT32_MAX - 2, {0}}), "rope",
-                   "positions");
     assert_refused(ERROR_SHAPE, tensor_last(table), "last", "(9,12)");
     assert_refused(ERROR_ARGUMENT, tensor_last(i32(SHAPE(1, 2, 3))), "last", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 6, &o), "3 more tokens after 6",
@@ -245,11 +260,24 @@ static void test_continued(void **state)
                    "f32");
     assert_refused(ERROR_SHAPE, tensor_attention_cached_packed(k, cache, 0, &(AttentionOptions){.heads = 1}),
                    "qkv (2,3,4)");
-    assert_refused(ERROR_ARGUMENT, tensor_attention_cached_packed(x, cache, 0, &o), "heads");
+    assert_refused(ERROR_SHAPE, tensor_attention_cached_packed(x, cache, 0, &o), "qkv (2,3,12)", "6 heads",
+                   "twice 2 key-value");
+    o.window = 7;
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 0, &o), "cache of 8 tokens",
+                   "window of 7");
+    o.window = 9; /* it holds all that a window sees, and no more */
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 6, &o), "3 more tokens after 6",
+                   "cache of 8");
+    o.window = 8; /* it holds the last ones */
+    assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, INT32_MAX - 2, &o),
+                   "3 more tokens");
+    o.window = 0;
     Tensor *trained = f32(SHAPE(2, 3, 12));
     tensor_set_requires_grad(trained, 1);
     assert_refused(ERROR_STATE, tensor_attention_cached(trained, k, k, cache, 0, &o), "tensor_no_grad_begin");
     assert_non_null(tensor_attention_cached(x, k, k, cache, 5, &o)); /* the last three that fit */
+    o.window = 8;
+    assert_non_null(tensor_attention_cached(x, k, k, cache, 1000, &o));
     assert_fine();
 }
 
@@ -272,15 +300,22 @@ static void test_null_gives_null(void **state)
         tensor_layer_norm(x, no, x, 0),
         tensor_rms_norm(no, x, 0),
         tensor_rms_norm(x, no, 0),
+        tensor_rms_norm_plus(no, x, 0, 1),
+        tensor_rms_norm_plus(x, no, 0, 1),
         tensor_activation(no, TENSOR_RELU),
         tensor_gelu(no),
         tensor_gelu_tanh(no),
         tensor_silu(no),
         tensor_relu(no),
+        tensor_tanh(no),
+        tensor_softcap(no, 1),
+        tensor_gated(no, x, TENSOR_GELU),
+        tensor_gated(x, no, TENSOR_GELU),
+        tensor_gated_packed(no, TENSOR_GELU),
         tensor_swiglu(no, x),
         tensor_swiglu(x, no),
         tensor_rope(no, 1, 1),
-        tensor_rope_with(no, &(RopeOptions){1, 1, 1, {0}}),
+        tensor_rope_with(no, &(RopeOptions){.heads = 1, .theta = 1}),
         tensor_add_rows_from(no, x, 1, 1),
         tensor_add_rows_from(x, no, 1, 1),
         tensor_last(no),
@@ -304,6 +339,10 @@ static void test_null_gives_null(void **state)
         tensor_reshape(no, SHAPE(1)),
         tensor_sum(no),
         tensor_mean(no),
+        tensor_cross_entropy_with(no, x, &(LossOptions){0}),
+        tensor_cross_entropy_with(x, no, &(LossOptions){0}),
+        tensor_cross_entropy_with(x, x, NULL),
+        tensor_linear_cross_entropy_with(x, x, NULL, x, NULL),
         tensor_cross_entropy(no, x, 0, 1),
         tensor_cross_entropy(x, no, 0, 1),
         tensor_keep(no),
@@ -372,7 +411,7 @@ static void test_moved_data(void **state)
     for (int i = 0; i < 4; i++)
         assert_float_equal(tensor_f32(y)[i], 6 * tensor_f32(x)[i], 1e-6);
     assert_int_equal(tensor_dim(h, 0), 4); /* the header stays */
-    assert_ptr_equal(tensor_donate(x), x);   /* a leaf stays whole */
+    assert_ptr_equal(tensor_donate(x), x); /* a leaf stays whole */
     assert_non_null(tensor_scale(x, 1));
     assert_non_null(tensor_f32(x));
     assert_fine();
@@ -472,60 +511,6 @@ static void test_dropout_keys(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fresh_context, leave_context)
 
-/* ---- Stretched positions --------------------------------------------------------------------- */
-
-/* Frequencies of 16-wide heads with theta 5000, as transformers prints them. */
-static void test_rope_scaling(void **state)
-{
-    (void)state;
-    static const struct {
-        RopeScaling scaling;
-        double frequency[8];
-    } cases[] = {
-        {{ROPE_SCALING_LLAMA3, 8, 1, 4, 100},
-         {1.0, 0.344848841, 0.0458279438, 0.00512620853, 0.00176776701, 0.000609612325, 0.000210224098,
-          7.24955316e-05}},
-        {{.kind = ROPE_SCALING_LINEAR, .factor = 2.5f},
-         {0.400000006, 0.137939543, 0.047568284, 0.0164038669, 0.00565685425, 0.00195075944, 0.000672717113,
-          0.000231985701}},
-    };
-    enum { POSITION = 7 };
-    for (size_t c = 0; c < COUNT(cases); c++) {
-        Tensor *x = tensor_zeros(DTYPE_F32, SHAPE(1, POSITION + 1, 16), MEM_INPUT);
-        for (int i = 0; i < 8; i++)
-            tensor_f32(x)[POSITION * 16 + i] = 1; /* (1,0) turns to (cos, sin) */
-        const float *y =
-            tensor_f32(tensor_rope_with(x, &(RopeOptions){1, 5000, 0, cases[c].scaling})) + POSITION * 16;
-        for (int i = 0; i < 8; i++) {
-            assert_float_equal(y[i], cos(POSITION * cases[c].frequency[i]), 1e-6);
-            assert_float_equal(y[i + 8], sin(POSITION * cases[c].frequency[i]), 1e-6);
-        }
-        static const RopeScaling none;
-        const float *plain = tensor_f32(tensor_rope(x, 1, 5000));
-        assert_memory_equal(plain, tensor_f32(tensor_rope_with(x, &(RopeOptions){1, 5000, 0, none})),
-                            16 * 8 * sizeof(float));
-        assert_true(fabsf(plain[POSITION * 16 + 13] - y[5 + 8]) > 1e-3f);
-    }
-}
-
-static void test_bad_rope_scaling(void **state)
-{
-    (void)state;
-    static const RopeScaling bad[] = {{.kind = ROPE_SCALING_LINEAR},
-                                      {.kind = ROPE_SCALING_LLAMA3, .factor = -1},
-                                      {.kind = (RopeScalingKind)3, .factor = 1}};
-    static const RopeScaling bad3[] = {{ROPE_SCALING_LLAMA3, 8, 4, 1, 100},
-                                       {ROPE_SCALING_LLAMA3, 8, 1, 4, 0},
-                                       {ROPE_SCALING_LLAMA3, 8, 0, 4, 100}};
-    Tensor *x = tensor_zeros(DTYPE_F32, SHAPE(1, 2, 16), MEM_INPUT);
-    for (size_t i = 0; i < COUNT(bad); i++) {
-        assert_null(tensor_rope_with(x, &(RopeOptions){1, 5000, 0, bad[i]}));
-        assert_error(ERROR_ARGUMENT, "rope: the scaling has kind", "factor above 0");
-        assert_null(tensor_rope_with(x, &(RopeOptions){1, 5000, 0, bad3[i]}));
-        assert_error(ERROR_ARGUMENT, "rope: llama3 scaling needs 0 < low_freq_factor");
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -545,8 +530,6 @@ int main(void)
         TEST(test_moved_data),
         TEST(test_move_saves_memory),
         TEST(test_reshape_shares),
-        TEST(test_rope_scaling),
-        TEST(test_bad_rope_scaling),
         TEST(test_dropout),
         TEST(test_dropout_keys),
         TEST(test_attention_scores_overflow),

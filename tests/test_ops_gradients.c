@@ -6,7 +6,7 @@
 #include "../tensor/tensor_.h"
 #include "support.h"
 
-enum { MAX_INPUTS = 3, MAX_NUMEL = 600 };
+enum { MAX_INPUTS = 4, MAX_NUMEL = 600, ALL_INPUTS = (1 << MAX_INPUTS) - 1 };
 
 typedef struct Case Case;
 struct Case {
@@ -77,10 +77,23 @@ static Tensor *run_rms_norm(const Case *c, Tensor **in)
     return tensor_rms_norm(in[0], in[1], c->f);
 }
 
+static Tensor *run_rms_norm_plus(const Case *c, Tensor **in)
+{
+    return tensor_rms_norm_plus(in[0], in[1], c->f, 1);
+}
+
+/* Of each head, as Qwen3 has it of queries and keys. */
+static Tensor *run_rms_norm_heads(const Case *c, Tensor **in)
+{
+    Shape whole = tensor_shape(in[0]);
+    Tensor *heads = tensor_reshape(in[0], SHAPE(whole.dim[0], whole.dim[1], c->a, whole.dim[2] / c->a));
+    return tensor_reshape(tensor_rms_norm(tensor_donate(heads), in[1], c->f), whole);
+}
+
 static Tensor *run_activation(const Case *c, Tensor **in)
 {
-    static Tensor *(*const functions[])(Tensor *) = {NULL, tensor_gelu, tensor_gelu_tanh, tensor_silu,
-                                                     tensor_relu};
+    static Tensor *(*const functions[])(Tensor *) = {NULL,        tensor_gelu, tensor_gelu_tanh,
+                                                     tensor_silu, tensor_relu, tensor_tanh};
     return functions[c->a](in[0]);
 }
 
@@ -88,6 +101,21 @@ static Tensor *run_swiglu(const Case *c, Tensor **in)
 {
     (void)c;
     return tensor_swiglu(in[0], in[1]);
+}
+
+static Tensor *run_gated(const Case *c, Tensor **in)
+{
+    return tensor_gated(in[0], in[1], (TensorActivation)c->a);
+}
+
+static Tensor *run_gated_packed(const Case *c, Tensor **in)
+{
+    return tensor_gated_packed(in[0], (TensorActivation)c->a);
+}
+
+static Tensor *run_softcap(const Case *c, Tensor **in)
+{
+    return tensor_softcap(in[0], c->f);
 }
 
 static Tensor *run_swiglu_same(const Case *c, Tensor **in)
@@ -98,8 +126,20 @@ static Tensor *run_swiglu_same(const Case *c, Tensor **in)
 
 static Tensor *run_rope(const Case *c, Tensor **in)
 {
-    return c->b ? tensor_rope_with(in[0], &(RopeOptions){c->a, c->f, c->b, {0}})
-                : tensor_rope(in[0], c->a, c->f);
+    RopeOptions from = {.heads = c->a, .theta = c->f, .first = c->b};
+    return c->b ? tensor_rope_with(in[0], &from) : tensor_rope(in[0], c->a, c->f);
+}
+
+/* Heads of 4, of which some turn; b 1: pairs of neighbours. */
+static Tensor *run_rope_part(const Case *c, Tensor **in)
+{
+    return tensor_rope_with(
+        in[0], &(RopeOptions){.heads = c->a,
+                              .theta = 100,
+                              .head_dim = 4,
+                              .rotary_dim = (int)c->f,
+                              .interleaved = c->b,
+                              .scaling = {.kind = ROPE_SCALING_YARN, .factor = 4, .original_max_seq = 64}});
 }
 
 static AttentionOptions attention_options(const Case *c)
@@ -109,7 +149,10 @@ static AttentionOptions attention_options(const Case *c)
         .kv_heads = c->b % 10,
         .causal = c->b / 10 % 2,
         .kind = c->b / 100 % 2 ? ATTENTION_EAGER : ATTENTION_FLASH,
-        .mask = c->b / 1000 ? integers(SHAPE(c->shape[0].dim[0], c->shape[0].dim[1]), 11, 2) : NULL};
+        .window = c->b / 10000,
+        .softcap = c->f,
+        .scale = c->f > 0 ? 0.8f : 0,
+        .mask = c->b / 1000 % 10 ? integers(SHAPE(c->shape[0].dim[0], c->shape[0].dim[1]), 11, 2) : NULL};
 }
 
 static Tensor *run_attention(const Case *c, Tensor **in)
@@ -200,7 +243,8 @@ static Tensor *run_cross_entropy(const Case *c, Tensor **in)
     Tensor *labels = integers(SHAPE(tensor_numel(in[0]) / c->a), 13, c->a);
     for (int64_t i = 0; i < tensor_numel(labels); i += 3)
         tensor_i32(labels)[i] = -7;
-    return tensor_cross_entropy(in[0], labels, -7, c->f);
+    return tensor_cross_entropy_with(in[0], labels,
+                                     &(LossOptions){.ignore_index = -7, .scale = c->f, .softcap = c->b});
 }
 
 /* Two rows, of which label 1 is ignored, are a chunk. */
@@ -210,7 +254,31 @@ static Tensor *run_head(const Case *c, Tensor **in)
     Tensor *labels = integers(SHAPE(rows), 13, (int)classes);
     if (rows > 1)
         tensor_i32(labels)[1] = -7;
-    return tensor_linear_cross_entropy(in[0], in[1], in[2], labels, -7, c->f, c->a);
+    LossOptions o = {.ignore_index = -7, .scale = c->f, .softcap = c->b, .chunk_rows = c->a};
+    return tensor_linear_cross_entropy_with(in[0], in[1], in[2], labels, &o);
+}
+
+/* Logits so far apart that the experts of a token stay what they are: a token's first experts differ, and of
+ * three experts one has no token. */
+static Tensor *run_experts_apart(const Case *c, Tensor **in)
+{
+    int64_t experts = tensor_dim(in[2], 0), tokens = tensor_numel(in[1]) / experts;
+    Tensor *apart = tensor_new(DTYPE_F32, tensor_shape(in[1]), MEM_INPUT);
+    for (int64_t i = 0; i < tokens * experts; i++)
+        tensor_f32(apart)[i] = i % experts == 2                                               ? -9
+                               : i % experts == (i / experts * 3 + i / experts / 2) % experts ? 4
+                                                                                              : 2;
+    for (int64_t i = 0; i < tokens; i++) /* the second one */
+        tensor_f32(apart)[i * experts + (i % 2 ? experts - 1 : 0)] += 1;
+    return tensor_experts(in[0], tensor_add(in[1], apart), in[2], in[3],
+                          &(ExpertsOptions){.active = c->a, .normalise = c->b % 2, .act = TENSOR_GELU});
+}
+
+/* All experts of every token. */
+static Tensor *run_experts(const Case *c, Tensor **in)
+{
+    return tensor_experts(in[0], in[1], in[2], in[3],
+                          &(ExpertsOptions){.active = c->a, .normalise = c->b % 2});
 }
 
 #define S(...)                                                                                               \
@@ -233,6 +301,7 @@ static const Case cases[] = {
     {"linear gelu", run_linear, {S(3, 7), S(11, 7), S(11)}, 1, TENSOR_GELU, 0, 0, 0},
     {"linear gelu tanh no bias", run_linear, {S(3, 7), S(11, 7), NONE}, 1, TENSOR_GELU_TANH, 0, 0, 0},
     {"linear silu", run_linear, {S(3, 7), S(1, 7), S(1)}, 1, TENSOR_SILU, 0, 0, 0},
+    {"linear tanh", run_linear, {S(3, 7), S(5, 7), S(5)}, 1, TENSOR_TANH, 0, 0, 0},
     {"linear relu", run_linear, {S(3, 3), S(7, 3), S(7)}, 1, TENSOR_RELU, 0, 0, 3},
     {"linear in_out", run_linear_in_out, {S(2, 3, 7), S(7, 5), S(5)}, 1, TENSOR_IDENTITY, 0, 0, 0},
     {"linear in_out gelu tanh", run_linear_in_out, {S(1, 5), S(5, 17), S(17)}, 1, TENSOR_GELU_TANH, 0, 0, 0},
@@ -256,15 +325,33 @@ static const Case cases[] = {
     {"layer_norm of 1", run_layer_norm, {S(3, 1), S(1), S(1)}, 1, 0, 0, 1, 0},
     {"rms_norm", run_rms_norm, {S(2, 3, 7), S(7), NONE}, 1, 0, 0, 1e-5f, 0},
     {"rms_norm vector", run_rms_norm, {S(17), S(17), NONE}, 1, 0, 0, 1e-2f, 0},
+    {"rms_norm plus", run_rms_norm_plus, {S(2, 3, 7), S(7), NONE}, 1, 0, 0, 1e-5f, 0},
+    {"rms_norm of heads", run_rms_norm_heads, {S(2, 3, 12), S(4), NONE}, 1, 3, 0, 1e-5f, 0},
     {"gelu", run_activation, {S(3, 7), NONE, NONE}, 3, TENSOR_GELU, 0, 0, 0},
     {"gelu_tanh", run_activation, {S(2, 2, 2, 3), NONE, NONE}, 3, TENSOR_GELU_TANH, 0, 0, 0},
     {"silu", run_activation, {S(17), NONE, NONE}, 3, TENSOR_SILU, 0, 0, 0},
     {"relu", run_activation, {S(1, 19), NONE, NONE}, 3, TENSOR_RELU, 0, 0, 1},
+    {"tanh", run_activation, {S(5, 7), NONE, NONE}, 2, TENSOR_TANH, 0, 0, 0},
     {"swiglu", run_swiglu, {S(3, 11), S(3, 11), NONE}, 2, 0, 0, 0, 0},
+    {"gated identity", run_gated, {S(3, 11), S(3, 11), NONE}, 2, TENSOR_IDENTITY, 0, 0, 0},
+    {"gated gelu", run_gated, {S(2, 3, 5), S(2, 3, 5), NONE}, 2, TENSOR_GELU, 0, 0, 0},
+    {"gated gelu_tanh", run_gated, {S(17), S(17), NONE}, 2, TENSOR_GELU_TANH, 0, 0, 0},
+    {"gated relu", run_gated, {S(3, 7), S(3, 7), NONE}, 3, TENSOR_RELU, 0, 0, 1},
+    {"gated tanh", run_gated, {S(3, 7), S(3, 7), NONE}, 2, TENSOR_TANH, 0, 0, 0},
+    {"gated_packed identity", run_gated_packed, {S(3, 10), NONE, NONE}, 2, TENSOR_IDENTITY, 0, 0, 0},
+    {"gated_packed gelu", run_gated_packed, {S(2, 3, 14), NONE, NONE}, 2, TENSOR_GELU, 0, 0, 0},
+    {"gated_packed gelu_tanh", run_gated_packed, {S(34), NONE, NONE}, 2, TENSOR_GELU_TANH, 0, 0, 0},
+    {"gated_packed silu", run_gated_packed, {S(5, 2), NONE, NONE}, 2, TENSOR_SILU, 0, 0, 0},
+    {"gated_packed relu", run_gated_packed, {S(3, 6), NONE, NONE}, 3, TENSOR_RELU, 0, 0, 1},
+    {"softcap", run_softcap, {S(3, 7), NONE, NONE}, 3, 0, 0, 2, 0},
+    {"softcap beyond", run_softcap, {S(2, 2, 5), NONE, NONE}, 3, 0, 0, 0.5f, 0},
     {"swiglu same", run_swiglu_same, {S(3, 11), NONE, NONE}, 2, 0, 0, 0, 0},
     {"rope", run_rope, {S(2, 3, 12), NONE, NONE}, 1, 3, 0, 10000, 0},
     {"rope of one pair", run_rope, {S(1, 7, 2), NONE, NONE}, 1, 1, 0, 100, 0},
     {"rope from 5", run_rope, {S(2, 3, 12), NONE, NONE}, 1, 3, 5, 100, 0},
+    {"rope of a part", run_rope_part, {S(2, 3, 8), NONE, NONE}, 1, 2, 0, 2, 0},
+    {"rope of q and k beside v", run_rope_part, {S(2, 3, 17), NONE, NONE}, 1, 3, 0, 0, 0},
+    {"rope of neighbours", run_rope_part, {S(1, 7, 9), NONE, NONE}, 1, 2, 1, 4, 0},
     {"attention flash causal", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 10, 0, 0},
     {"attention eager causal", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 110, 0, 0},
     {"attention flash grouped", run_attention, {S(1, 7, 9), S(1, 7, 3), S(1, 7, 3)}, 1.5, 3, 11, 0, 0},
@@ -275,6 +362,29 @@ static const Case cases[] = {
     {"attention flash same", run_attention_same, {S(2, 5, 6), NONE, NONE}, 1, 2, 10, 0, 0},
     {"attention eager same", run_attention_same, {S(2, 5, 6), NONE, NONE}, 1, 2, 100, 0, 0},
     {"attention key is value", run_attention_key_is_value, {S(1, 5, 6), S(1, 5, 3), NONE}, 1, 2, 1, 0, 0},
+    {"attention flash window", run_attention, {S(2, 7, 6), S(2, 7, 6), S(2, 7, 6)}, 1.5, 2, 30010, 0, 0},
+    {"attention eager window", run_attention, {S(2, 7, 6), S(2, 7, 6), S(2, 7, 6)}, 1.5, 2, 30110, 0, 0},
+    {"attention flash to both sides",
+     run_attention,
+     {S(1, 7, 6), S(1, 7, 3), S(1, 7, 3)},
+     1.5,
+     2,
+     41001,
+     0,
+     0},
+    {"attention eager to both sides",
+     run_attention,
+     {S(1, 7, 6), S(1, 7, 3), S(1, 7, 3)},
+     1.5,
+     2,
+     41101,
+     0,
+     0},
+    {"attention flash capped", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 1010, 0.7f, 0},
+    {"attention eager capped", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 1110, 0.7f, 0},
+    {"attention capped window", run_attention, {S(2, 7, 6), S(2, 7, 3), S(2, 7, 3)}, 1.5, 2, 20011, 1.5f, 0},
+    {"attention packed grouped", run_attention_packed, {S(2, 5, 24), NONE, NONE}, 1.5, 4, 12, 0, 0},
+    {"attention packed eager window", run_attention_packed, {S(1, 5, 15), NONE, NONE}, 1.5, 3, 20111, 0, 0},
     {"attention packed flash", run_attention_packed, {S(2, 3, 18), NONE, NONE}, 1.5, 2, 10, 0, 0},
     {"attention packed eager", run_attention_packed, {S(2, 3, 9), NONE, NONE}, 1.5, 3, 1100, 0, 0},
     {"add", run_add, {S(3, 7), S(3, 7), NONE}, 1, 0, 0, 0, 0},
@@ -294,6 +404,30 @@ static const Case cases[] = {
     {"head of one chunk", run_head, {S(5, 3), S(11, 3), NONE}, 1, 5, 0, 1, 0},
     {"head row by row", run_head, {S(5, 2), S(3, 2), S(3)}, 2, 1, 0, 1, 0},
     {"head, a chunk too large", run_head, {S(3, 7), S(2, 7), NONE}, 1, 99, 0, 2, 0},
+    {"head, capped", run_head, {S(2, 3, 5), S(7, 5), S(7)}, 1, 2, 2, 0.5f, 0},
+    {"cross_entropy capped", run_cross_entropy, {S(7, 11), NONE, NONE}, 3, 11, 2, 0.25f, 0},
+    {"experts", run_experts, {S(2, 3, 5), S(2, 3, 3), S(3, 8, 5), S(3, 5, 4)}, 1, 3, 0, 0, 0},
+    {"experts normalised", run_experts, {S(5, 3), S(5, 2), S(2, 2, 3), S(2, 3, 1)}, 1, 2, 1, 0, 0},
+    {"experts, the only one", run_experts, {S(7, 2), S(7, 1), S(1, 6, 2), S(1, 2, 3)}, 1, 1, 0, 0, 0},
+    {"experts of one token", run_experts, {S(1, 5), S(1, 3), S(3, 4, 5), S(3, 5, 2)}, 1, 3, 1, 0, 0},
+    {"experts 1 of 4", run_experts_apart, {S(2, 3, 5), S(2, 3, 4), S(4, 6, 5), S(4, 5, 3)}, 0.4, 1, 0, 0, 0},
+    {"experts 1 of 4 normalised",
+     run_experts_apart,
+     {S(5, 2), S(5, 4), S(4, 6, 2), S(4, 2, 3)},
+     0.4,
+     1,
+     1,
+     0,
+     0},
+    {"experts 2 of 4", run_experts_apart, {S(7, 5), S(7, 4), S(4, 2, 5), S(4, 5, 1)}, 0.3, 2, 0, 0, 0},
+    {"experts 2 of 4 normalised",
+     run_experts_apart,
+     {S(7, 3), S(7, 4), S(4, 6, 3), S(4, 3, 3)},
+     0.3,
+     2,
+     1,
+     0,
+     0},
     {"cross_entropy 3 dimensions", run_cross_entropy, {S(2, 3, 5), NONE, NONE}, 3, 5, 0, 1, 0},
 };
 
@@ -484,7 +618,7 @@ static void test_finite_differences(void **state)
         double largest = 0.05;
         for (int i = 0; i < input_count(c); i++)
             in[i] = make_input(c, i);
-        run_backward(c, DIRECT, 7, &result);
+        run_backward(c, DIRECT, ALL_INPUTS, &result);
         for (int i = 0; i < input_count(c); i++)
             for (int64_t k = 0; k < result.in_numel[i]; k++)
                 largest = fmax(largest, fabs(result.grad[i][k]));
@@ -513,13 +647,13 @@ static void test_situations(void **state)
     (void)state;
     static Result plain, result;
     for (size_t n = 0; n < COUNT(cases); n++) {
-        run_backward(&cases[n], DIRECT, 7, &plain);
+        run_backward(&cases[n], DIRECT, ALL_INPUTS, &plain);
         for (Situation s = MADE; s < SITUATIONS; s++) {
             if (s == RESIDUAL && (!keeps_shape(&cases[n], &plain) || cases[n].run == run_embedding))
                 continue;
             if (s == MOVED && cases[n].run == run_tied)
                 continue; /* it reads its input twice */
-            run_backward(&cases[n], s, 7, &result);
+            run_backward(&cases[n], s, ALL_INPUTS, &result);
             compare(&cases[n], s, &plain, &result);
             if (s == MADE || s == KEPT || s == SHARED)
                 assert_memory_equal(plain.y, result.y, (size_t)plain.numel * sizeof(float));
@@ -535,7 +669,7 @@ static void test_some_inputs_only(void **state)
     static Result plain, result;
     for (size_t n = 0; n < COUNT(cases); n++) {
         const Case *c = &cases[n];
-        run_backward(c, DIRECT, 7, &plain);
+        run_backward(c, DIRECT, ALL_INPUTS, &plain);
         for (unsigned wanted = 1; wanted < 1u << input_count(c); wanted++) {
             for (int made = 0; made < 2; made++) {
                 run_backward(c, made ? MADE : DIRECT, wanted, &result);

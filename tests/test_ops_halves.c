@@ -47,9 +47,35 @@ static Tensor *run_swiglu(const Case *c, Tensor **in)
     return tensor_swiglu(in[0], in[1]);
 }
 
+static Tensor *run_gated(const Case *c, Tensor **in)
+{
+    return tensor_gated(in[0], in[1], (TensorActivation)c->a);
+}
+
+static Tensor *run_gated_packed(const Case *c, Tensor **in)
+{
+    return tensor_gated_packed(in[0], (TensorActivation)c->a);
+}
+
+static Tensor *run_softcap(const Case *c, Tensor **in)
+{
+    return tensor_softcap(in[0], c->f);
+}
+
 static Tensor *run_rope(const Case *c, Tensor **in)
 {
     return tensor_rope(in[0], c->a, c->f);
+}
+
+static Tensor *run_rope_part(const Case *c, Tensor **in)
+{
+    return tensor_rope_with(in[0],
+                            &(RopeOptions){.heads = c->a, .theta = c->f, .head_dim = 6, .rotary_dim = 4});
+}
+
+static Tensor *run_rms_norm_plus(const Case *c, Tensor **in)
+{
+    return tensor_rms_norm_plus(in[0], in[1], c->f, 1);
 }
 
 static Tensor *run_dropout(const Case *c, Tensor **in)
@@ -88,6 +114,9 @@ static Tensor *run_cross_entropy(const Case *c, Tensor **in)
 {
     Tensor *labels = integers(SHAPE(tensor_dim(in[0], 0)), 13, (int)tensor_dim(in[0], 1));
     tensor_i32(labels)[1] = -7;
+    if (c->a)
+        return tensor_cross_entropy_with(in[0], labels,
+                                         &(LossOptions){.ignore_index = -7, .scale = c->f, .softcap = 0.7f});
     return tensor_cross_entropy(in[0], labels, -7, c->f);
 }
 
@@ -125,17 +154,27 @@ static const Case cases[] = {
     {"gelu_tanh", run_activation, {S(2, 2, 2, 3)}, 0, TENSOR_GELU_TANH, 0},
     {"silu", run_activation, {S(17)}, 0, TENSOR_SILU, 0},
     {"relu", run_activation, {S(1, 19)}, 0, TENSOR_RELU, 0},
+    {"tanh", run_activation, {S(7, 29)}, 0, TENSOR_TANH, 0},
     {"swiglu", run_swiglu, {S(31, 67), S(31, 67)}, 0, 0, 0},
+    {"gated gelu", run_gated, {S(31, 67), S(31, 67)}, 0, TENSOR_GELU, 0},
+    {"gated gelu_tanh", run_gated, {S(3, 5), S(3, 5)}, 0, TENSOR_GELU_TANH, 0},
+    {"gated relu", run_gated, {S(7, 3), S(7, 3)}, 0, TENSOR_RELU, 0},
+    {"gated_packed silu", run_gated_packed, {S(31, 134)}, 0, TENSOR_SILU, 0},
+    {"gated_packed gelu_tanh", run_gated_packed, {S(2, 3, 10)}, 0, TENSOR_GELU_TANH, 0},
+    {"softcap", run_softcap, {S(3, 7, 11)}, 0, 0, 0.4f},
     {"rope", run_rope, {S(2, 3, 12)}, 0, 3, 10000},
+    {"rope of a part", run_rope_part, {S(2, 3, 19)}, 0, 3, 10000},
     {"dropout", run_dropout, {S(3, 77)}, 0, 0, 0.4f},
     {"reshape", run_reshape, {S(2, 3, 5)}, 0, 10, 0},
     {"layer_norm", run_layer_norm, {S(5, 3, 33), S(33), S(33)}, OP_INPUT(1) | OP_INPUT(2), 0, 1e-5f},
     {"layer_norm no bias", run_layer_norm, {S(5, 17), S(17)}, OP_INPUT(1), 0, 1e-5f},
     {"rms_norm", run_rms_norm, {S(2, 9, 65), S(65)}, OP_INPUT(1), 0, 1e-5f},
+    {"rms_norm plus", run_rms_norm_plus, {S(2, 9, 65), S(65)}, OP_INPUT(1), 0, 1e-5f},
     {"embedding", run_embedding, {S(7, 33)}, OP_INPUT(0), 99, 0},
     {"embedding of one row", run_embedding, {S(1, 5)}, OP_INPUT(0), 200, 0},
     {"add_rows", run_add_rows, {S(9, 5, 17), S(8, 17)}, OP_INPUT(1), 5, 0},
     {"cross_entropy", run_cross_entropy, {S(7, 101)}, 0, 0, 0.25f},
+    {"cross_entropy capped", run_cross_entropy, {S(7, 101)}, 0, 1, 0.25f},
     {"last", run_last, {S(3, 5, 17)}, 0, 0, 0},
     {"sum", run_sum, {S(2, 3, 5)}, 0, 0, 0},
     {"mean", run_mean, {S(31)}, 0, 0, 0},

@@ -38,7 +38,7 @@ static Tensor *input(Case *c, const char *name)
 
 static TensorActivation activation(const char *text)
 {
-    static const char *const names[] = {"identity", "gelu", "gelu_tanh", "silu", "relu"};
+    static const char *const names[] = {"identity", "gelu", "gelu_tanh", "silu", "relu", "tanh"};
     for (int i = 0; i < (int)COUNT(names); i++)
         if (attribute_is(text, "act", names[i]) || kind_is(text, names[i]))
             return (TensorActivation)i;
@@ -87,6 +87,21 @@ static Tensor *run_activation(Case *c)
 static Tensor *run_swiglu(Case *c)
 {
     return tensor_swiglu(c->in[0], c->in[1]);
+}
+
+static Tensor *run_gated(Case *c)
+{
+    return tensor_gated(c->in[0], c->in[1], activation(c->text));
+}
+
+static Tensor *run_gated_packed(Case *c)
+{
+    return tensor_gated_packed(c->in[0], activation(c->text));
+}
+
+static Tensor *run_softcap(Case *c)
+{
+    return tensor_softcap(c->in[0], real(c, "cap"));
 }
 
 static Tensor *run_add(Case *c)
@@ -145,7 +160,10 @@ static Tensor *run_attention_packed(Case *c)
 
 static Tensor *run_cross_entropy(Case *c)
 {
-    return tensor_cross_entropy(c->in[0], c->in[1], number(c, "ignore_index"), real(c, "scale"));
+    LossOptions o = {.ignore_index = number(c, "ignore_index"),
+                     .scale = real(c, "scale"),
+                     .softcap = (float)attribute(c->text, "softcap", 0)};
+    return tensor_cross_entropy_with(c->in[0], c->in[1], &o);
 }
 
 static const struct Op {
@@ -161,7 +179,11 @@ static const struct Op {
     {"gelu_tanh", run_activation},
     {"silu", run_activation},
     {"relu", run_activation},
+    {"tanh", run_activation},
     {"swiglu", run_swiglu},
+    {"gated", run_gated},
+    {"gated_packed", run_gated_packed},
+    {"softcap", run_softcap},
     {"add", run_add},
     {"mul", run_mul},
     {"scale", run_scale},

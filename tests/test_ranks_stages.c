@@ -233,12 +233,13 @@ static void test_dropout_and_checkpoints(void **state)
 static void test_tied(void **state)
 {
     (void)state;
-    static const ModelFamily families[] = {MODEL_LLAMA, MODEL_GPT2, MODEL_BERT, MODEL_MIXTRAL};
+    static const ModelFamily families[] = {MODEL_LLAMA, MODEL_GPT2,    MODEL_BERT,
+                                           MODEL_OLMO2, MODEL_GRANITE, MODEL_MIXTRAL};
     for (size_t i = 0; i < COUNT(families); i++)
         for (int stages = 2; stages <= 3; stages++) {
             Job job = job_of(stages, 3, RANKS_1F1B);
             job.setting.family = families[i];
-            job.setting.dropout = families[i] == MODEL_LLAMA || families[i] == MODEL_MIXTRAL ? 0 : 0.2f;
+            job.setting.dropout = nn_family(families[i])->dropout_at ? 0.2f : 0;
             job.setting.checkpoint = stages == 3;
             job.tied = 1;
             assert_equal_to_one(job, 3e-5);

@@ -83,11 +83,11 @@ static void write_gradients(TensorList list, float *to, float *own)
 static Module *model_of(const Job *job)
 {
     ModelPreset preset = preset_of_text(&job->setting, job->tied);
-    if (job->setting.family == MODEL_LLAMA) {
+    if (nn_family(job->setting.family)->decoder) {
         LlamaConfig *c = &preset.config.llama;
         c->heads = 8;
         c->kv_heads = 4;
-        c->qkv_bias = c->o_bias = c->mlp_bias = job->tied;
+        c->qkv_bias = c->o_bias = c->mlp_bias = job->tied && job->setting.family == MODEL_LLAMA;
     }
     nn_set_weights(&(Weights){.quantized = job->quantized, .frozen = job->quantized != 0});
     Module *model = nn_model(&preset);
@@ -257,15 +257,18 @@ static Setting setting_of(int i)
                                        {.family = MODEL_GPT2, .dropout = 0.2f, .checkpoint = 1},
                                        {.family = MODEL_BERT, .dropout = 0.1f},
                                        {.family = MODEL_LLAMA, .checkpoint = 1},
-                                       {.family = MODEL_GPT2, .attention = ATTENTION_FLASH}};
+                                       {.family = MODEL_GPT2, .attention = ATTENTION_FLASH},
+                                       {.family = MODEL_QWEN3},
+                                       {.family = MODEL_SMOLLM3},
+                                       {.family = MODEL_GRANITE}};
     return settings[i];
 }
 
 static void test_ranks_are_one_process(void **state)
 {
     (void)state;
-    for (int i = 0; i < 5; i++)
-        for (int tensor = 2; tensor <= 4; tensor += 2)
+    for (int i = 0; i < 8; i++)
+        for (int tensor = 2; tensor <= (i < 5 ? 4 : 2); tensor += 2)
             assert_equal_to_one((Job){.setting = setting_of(i),
                                       .ranks = tensor,
                                       .tensor = tensor,
@@ -336,8 +339,8 @@ static void test_precisions(void **state)
 static void test_rows(void **state)
 {
     (void)state;
-    for (int i = 0; i < 5; i++)
-        for (int tensor = 2; tensor <= 4; tensor += 2)
+    for (int i = 0; i < 8; i++)
+        for (int tensor = 2; tensor <= (i < 5 ? 4 : 2); tensor += 2)
             for (int sums = 0; sums < 2; sums++)
                 assert_equal_to_one((Job){.setting = setting_of(i),
                                           .ranks = tensor,

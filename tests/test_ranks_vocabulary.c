@@ -4,7 +4,7 @@
 #include <math.h>
 
 #include "../nn/lora.h"
-#include "../nn/nn.h"
+#include "../nn/module_.h"
 #include "../optim/optim.h"
 #include "ranks_support.h"
 
@@ -15,6 +15,7 @@ typedef enum Way { LOSS, LOSS_IN_CHUNKS, LOSS_OF_LABELLED, LOSS_BY_HAND, WAYS } 
 typedef struct Job {
     int vocab, ranks, tied, evaluates, unit, sequence;
     Way way;
+    float softcap;             /* of the logits; 0: none */
     int32_t bad_id, bad_label; /* 0: none */
     float loss[MOST_RANKS], logits[MOST_RANKS][BATCH * SEQ * MOST_VOCAB];
     float gradient[MOST_VOCAB * 8]; /* of the head: every rank writes its part */
@@ -62,6 +63,11 @@ static Module *model_of(const Job *job)
                                             .kv_heads = 4,
                                             .hidden = 8,
                                             .tied = job->tied});
+    if (model) {
+        ModuleHead head = model->model->head;
+        head.softcap = job->softcap;
+        nn_offer_head(model, &head);
+    }
     nn_set_loss_chunk(model, job->way == LOSS_IN_CHUNKS ? 3 : 0);
     nn_set_skip_unlabelled(model, job->way == LOSS_OF_LABELLED);
     return model;
@@ -184,6 +190,7 @@ static void test_any_vocabulary(void **state)
                                               .tied = way % 2,
                                               .evaluates = i == 1 && ranks == 2,
                                               .unit = i ? way * 128 : 0,
+                                              .softcap = (i + ranks) % 4 ? 0.0f : 0.02f,
                                               .way = (Way)way});
 }
 
@@ -193,8 +200,12 @@ static void test_rows_between(void **state)
     (void)state;
     for (int way = LOSS; way < WAYS; way++)
         for (int tied = 0; tied < 2; tied++)
-            assert_equal_to_one(
-                (Job){.vocab = 257, .ranks = 2, .tied = tied, .way = (Way)way, .sequence = 1});
+            assert_equal_to_one((Job){.vocab = 257,
+                                      .ranks = 2,
+                                      .tied = tied,
+                                      .way = (Way)way,
+                                      .sequence = 1,
+                                      .softcap = tied ? 0.02f : 0});
 }
 
 /* Ten rows over four ranks, a batch without ids, an adapter, a pooler. */

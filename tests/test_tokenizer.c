@@ -4,8 +4,8 @@
 
 #define FIXTURES "tests/tokenizers/fixtures/"
 
-static const char *const names[] = {"gpt2",      "roberta", "llama3",  "llama2",
-                                    "metaspace", "bert",    "affixes", "splits"};
+static const char *const names[] = {"gpt2",    "roberta", "llama3",  "llama2",        "metaspace", "bert",
+                                    "affixes", "splits",  "unigram", "unigram_bytes", "wordlevel", "classes"};
 
 /* ---- The Python package's results ------------------------------------------------------------ */
 

@@ -81,6 +81,24 @@ static void test_normal_tail(void **state)
     assert_true(isnan(vec_normal_tail(NAN, &e)) && isnan(e));
 }
 
+static void test_tanh_tail(void **state)
+{
+    (void)state;
+    float t, tail;
+    for (uint32_t bits = 0; bits <= 0x7f800000u; bits += 1013) {
+        float a = float_from_bits(bits);
+        tail = vec_tanh_tail(a, &t);
+        if (!(ulps(t, tanh((double)a)) <= 4.0))
+            fail_msg("tanh(%a) = %a, expected %a", (double)a, (double)t, tanh((double)a));
+        double exact = 2.0 / (exp(2.0 * (double)(a < VEC_TANH_END ? a : VEC_TANH_END)) + 1.0);
+        if (!(ulps(tail, exact) <= 4.0))
+            fail_msg("1 - tanh(%a) = %a, expected %a", (double)a, (double)tail, exact);
+    }
+    assert_true(vec_tanh_tail(0.0f, &t) == 1.0f && t == 0.0f);
+    assert_true(vec_tanh_tail(INFINITY, &t) > 0.0f && t == 1.0f);
+    assert_true(isnan(vec_tanh_tail(NAN, &t)) && isnan(t));
+}
+
 static void test_log(void **state)
 {
     (void)state;
@@ -134,8 +152,8 @@ static void test_tables(void **state)
             continue;
         int32_t label = 0;
         float lse = 0.0f, one = 1.0f;
-        k->cross_entropy_backward(&(CrossEntropyDims){1, N, -100, 0, 0, 0, 0, 0}, DTYPE_F32, x, &label, 1.0f,
-                                  &lse, &one, 0.0f, y, on(1));
+        k->cross_entropy_backward(&(CrossEntropyDims){.rows = 1, .classes = N, .ignore_index = -100},
+                                  DTYPE_F32, x, &label, 1.0f, &lse, &one, 0.0f, y, on(1));
         for (int i = 1; i < N; i++)
             if (!(ulps(y[i], exp((double)x[i])) <= 2.0))
                 fail_msg("%s: exp(%a) = %a", k->name, (double)x[i], (double)y[i]);
@@ -150,10 +168,8 @@ static void test_tables(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_normal_tail),
-        cmocka_unit_test(test_log),
-        cmocka_unit_test(test_tables),
+        cmocka_unit_test(test_exp), cmocka_unit_test(test_normal_tail), cmocka_unit_test(test_tanh_tail),
+        cmocka_unit_test(test_log), cmocka_unit_test(test_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,6 +19,11 @@ static void assert_same_values(Module *a, Module *b)
 }
 
 static ModelPreset all_presets[12];
+static const RopeScaling llama3 = {.kind = ROPE_SCALING_LLAMA3,
+                                   .factor = 8,
+                                   .low_freq_factor = 1,
+                                   .high_freq_factor = 4,
+                                   .original_max_seq = 100};
 
 /* Every family, and Llama's variants. */
 static int make_presets(void)
@@ -37,7 +42,7 @@ static int make_presets(void)
     c->o_bias = c->mlp_bias = 1;
     c->tied = 0;
     c->head_dim = 10;
-    c->rope_scaling = (RopeScaling){ROPE_SCALING_LLAMA3, 8, 1, 4, 100};
+    c->rope_scaling = llama3;
     all_presets[n++] = p;
     c->qkv_bias = c->o_bias = c->mlp_bias = 0;
     c->rope_scaling = (RopeScaling){.kind = ROPE_SCALING_LINEAR, .factor = 2.5f};
@@ -454,7 +459,7 @@ static void test_one_json_allocation_fails(void **state)
     (void)state;
     static const char *const names[] = {"all/config.json", "all/model.safetensors"};
     ModelPreset preset = family(MODEL_LLAMA);
-    preset.config.llama.rope_scaling = (RopeScaling){ROPE_SCALING_LLAMA3, 8, 1, 4, 100};
+    preset.config.llama.rope_scaling = llama3;
     Module *model = model_of(&preset, 1);
     unsigned char *whole[2];
     size_t size[2], now;

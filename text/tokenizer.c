@@ -56,6 +56,7 @@ static void free_scratch(Tokenizer *t)
     text_free(t->context, &t->word);
     memtrack_host_free(tracker, t->symbols, t->symbol_room * sizeof *t->symbols);
     memtrack_host_free(tracker, t->heap, t->heap_room * sizeof *t->heap);
+    memtrack_host_free(tracker, t->arrivals, t->arrival_room * sizeof *t->arrivals);
 }
 
 static void tokenizer_destroy(ScopeItem *item)
@@ -86,7 +87,7 @@ Tokenizer *tokenizer_create(void)
         return NULL;
     t->context = context;
     scope_adopt(&t->item, tokenizer_destroy);
-    t->bpe.unknown = t->wordpiece.unknown = -1;
+    t->bpe.unknown = t->wordpiece.unknown = t->unigram.unknown = t->wordlevel.unknown = -1;
     t->cache = keep(t, CACHE_SLOTS * sizeof *t->cache);
     if (t->cache)
         return t;
@@ -104,38 +105,38 @@ void tokenizer_free(Tokenizer *t)
 
 /* ---- Encoding -------------------------------------------------------------------------------- */
 
-typedef int (*PieceWork)(Tokenizer *t, Span piece, int first);
+typedef int (*PieceWork)(Tokenizer *t, Span piece, size_t origin);
 
 /* The added tokens of a set become ids; what lies between goes on. */
-static int between_added(Tokenizer *t, const AddedSet *set, Span text, int first, PieceWork work)
+static int between_added(Tokenizer *t, const AddedSet *set, Span text, size_t origin, PieceWork work)
 {
     size_t at = 0, start = 0, end = 0, done = 0;
     while (set->count) {
         const AddedToken *token = added_next(set, text, &at, &start, &end);
         if (!token)
             break;
-        if (done < start && work(t, (Span){text.text + done, start - done}, first && done == 0))
+        if (done < start && work(t, (Span){text.text + done, start - done}, origin_from(origin, done)))
             return error_code();
         if (ids_add(t->context, t->out, token->id))
             return error_code();
         done = end;
     }
     if (done < text.length)
-        return work(t, (Span){text.text + done, text.length - done}, first && done == 0);
+        return work(t, (Span){text.text + done, text.length - done}, origin_from(origin, done));
     return ERROR_NONE;
 }
 
-static int cut(Tokenizer *t, Span piece, int first)
+static int cut(Tokenizer *t, Span piece, size_t origin)
 {
-    return piece.length ? split_piece(t, 0, piece, first) : ERROR_NONE;
+    return piece.length ? split_piece(t, 0, piece, origin) : ERROR_NONE;
 }
 
-static int normalize_and_cut(Tokenizer *t, Span piece, int first)
+static int normalize_and_cut(Tokenizer *t, Span piece, size_t origin)
 {
     Span normal;
-    if (normalize(t, piece, &normal))
+    if (normalize(t, piece, &origin, &normal))
         return error_code();
-    return between_added(t, &t->normal_added, normal, first, cut);
+    return between_added(t, &t->normal_added, normal, origin, cut);
 }
 
 /* What normalizers and patterns may do to one text. */
@@ -166,7 +167,10 @@ int tokenizer_encode(Tokenizer *t, const char *text, size_t bytes, int add_speci
     begin_text(t, whole.length);
     if (add_special && ids_add_all(t->context, out, t->before.ids, t->before.count))
         return error_code();
-    if (between_added(t, &t->raw_added, whole, 1, normalize_and_cut))
+    size_t first = 0;
+    if (whole.length)
+        utf8_next(whole.text, &first);
+    if (between_added(t, &t->raw_added, whole, first, normalize_and_cut))
         return error_code();
     return add_special ? ids_add_all(t->context, out, t->after.ids, t->after.count) : ERROR_NONE;
 }

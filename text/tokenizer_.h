@@ -104,15 +104,27 @@ typedef enum NormalKind {
     NORMAL_STRIP,
     NORMAL_REPLACE,
     NORMAL_PREPEND,
-    NORMAL_CLEAN,  /* BERT's */
-    NORMAL_CHINESE /* BERT's */
+    NORMAL_CLEAN,   /* BERT's */
+    NORMAL_CHINESE, /* BERT's */
+    NORMAL_NMT,     /* SentencePiece's control characters and spaces */
+    NORMAL_CHARSMAP,
+    NORMAL_BYTES /* to letters of GPT-2's alphabet */
 } NormalKind;
+
+/* SentencePiece's map of characters (tokenizer_charsmap.c). */
+typedef struct Charsmap {
+    uint32_t *units; /* the trie */
+    size_t count;
+    Span texts;
+    Span ascii[128]; /* what each becomes; .text NULL: it stays */
+} Charsmap;
 
 typedef struct NormalStep {
     NormalKind kind;
     Finder finder;   /* REPLACE */
     Span content;    /* REPLACE, PREPEND */
     int left, right; /* STRIP */
+    Charsmap *map;   /* CHARSMAP */
 } NormalStep;
 
 typedef enum Behavior { CUT_REMOVED, CUT_ISOLATED, CUT_PREVIOUS, CUT_NEXT, CUT_CONTIGUOUS } Behavior;
@@ -241,6 +253,38 @@ typedef struct WordPiece {
     size_t most; /* max_input_chars_per_word */
 } WordPiece;
 
+typedef struct WordLevel {
+    int32_t unknown; /* -1: an error where it is needed */
+    Span unknown_text;
+} WordLevel;
+
+/* The tokens of a Unigram model by their bytes. The children of a node lie together, by their label. */
+typedef struct TrieNode {
+    uint32_t first; /* child */
+    int32_t id;     /* of the token that ends here; -1: none */
+    uint16_t count; /* children */
+    uint8_t label;
+} TrieNode;
+
+/* Where the best way to a byte of a piece comes from. */
+typedef struct Arrival {
+    double score; /* of all tokens up to here */
+    int32_t id;
+    uint32_t length; /* of the last one; 0: no way leads here */
+} Arrival;
+
+typedef struct Unigram {
+    TrieNode *nodes;
+    uint32_t root[256];        /* node after the first byte; 0: none */
+    double *scores;            /* by id */
+    double unknown_score;      /* of a character that is no token */
+    int32_t unknown;           /* -1: none, an error where it is needed */
+    int32_t fallback_ids[256]; /* of <0x00> …; -1: none */
+    int byte_fallback;
+} Unigram;
+
+typedef enum ModelKind { MODEL_BPE, MODEL_WORDPIECE, MODEL_UNIGRAM, MODEL_WORDLEVEL } ModelKind;
+
 enum { CACHED_BYTES = 30, CACHED_IDS = 8, CACHE_SLOTS = 1 << 15 };
 
 /* A word and its ids, in one line of the processor's cache. */
@@ -276,9 +320,11 @@ struct Tokenizer {
     AddedToken *added;
     int added_count;
     AddedSet raw_added, normal_added; /* searched before and after normalizing */
-    int is_wordpiece;
+    ModelKind model;
     Bpe bpe;
     WordPiece wordpiece;
+    Unigram unigram;
+    WordLevel wordlevel;
     NormalStep normals[MOST_STEPS];
     SplitStep splits[MOST_STEPS];
     DecodeStep decodes[MOST_STEPS];
@@ -288,13 +334,16 @@ struct Tokenizer {
     CachedWord *cache;
     TokenIds *out; /* of the encode that runs */
     TokenText repaired, normal[2], word;
-    size_t most; /* bytes that the normalizers, or the decoders, may make of the text at hand */
-    size_t left; /* and the normalizers of all that comes between added tokens */
+    size_t most;   /* bytes that the normalizers, or the decoders, may make of the text at hand */
+    size_t left;   /* and the normalizers of all that comes between added tokens */
+    size_t origin; /* of the text that is being normalized */
     Symbol *symbols;
     Candidate *heap;
     size_t symbol_room, heap_room, heap_count; /* in items */
-    TokenText parts[2];                        /* decoding: the tokens' texts, one after the other */
-    size_t *ends[2];                           /* and where each ends */
+    Arrival *arrivals;                         /* one for each byte of a piece, and one */
+    size_t arrival_room;
+    TokenText parts[2]; /* decoding: the tokens' texts, one after the other */
+    size_t *ends[2];    /* and where each ends */
     size_t end_room[2];
 };
 
@@ -303,6 +352,8 @@ Tokenizer *tokenizer_create(void);
 void *keep(Tokenizer *t, size_t bytes);
 Span keep_text(Tokenizer *t, const char *text, size_t length); /* .text NULL with an error raised */
 
+typedef struct Reading Reading;
+
 /* ---- The parts ------------------------------------------------------------------------------- */
 
 /* Replacements of a file may multiply a text, step after step. What they may make of so many bytes; and
@@ -310,17 +361,34 @@ Span keep_text(Tokenizer *t, const char *text, size_t length); /* .text NULL wit
 size_t text_most(size_t bytes);
 int text_too_long(const Tokenizer *t, const TokenText *text, const char *who);
 
+/* A Metaspace of the scheme first asks whether a piece begins where the text did: of its first bytes, so many
+ * do (`origin`) by the offsets that the Python package keeps. Usually those of the first character; none, if
+ * a normalizer took it away; with what it put before it, more. */
+
 /* Appends the normalized text to one of the two buffers, and says which; or passes the text through. */
-int normalize(Tokenizer *t, Span text, Span *out);
-/* Cuts a piece as the steps from `step` on say and gives what is left to the model. first: at the very
- * beginning of the text. */
-int split_piece(Tokenizer *t, int step, Span piece, int first);
+int normalize(Tokenizer *t, Span text, size_t *origin, Span *out);
+/* Cuts a piece as the steps from `step` on say and gives what is left to the model. */
+int split_piece(Tokenizer *t, int step, Span piece, size_t origin);
+static inline size_t origin_from(size_t origin, size_t from)
+{
+    return origin > from ? origin - from : 0;
+}
 /* A word to ids. */
 int model_word(Tokenizer *t, Span word);
 int bpe_word(Tokenizer *t, Span word, TokenIds *out);
 int bpe_pieces(Tokenizer *t, Span piece); /* cuts where no token can go over, then model_word */
 int wordpiece_word(Tokenizer *t, Span word, TokenIds *out);
+int unigram_word(Tokenizer *t, Span word, TokenIds *out);
+/* The ids of <0x00> … <0xFF>, -1 where there is none; and those of a text's bytes, if all have one: *added.
+ */
+void fallback_find(const Vocabulary *vocab, int32_t ids[256]);
+int fallback_add(Context *context, const int32_t ids[256], Span text, TokenIds *out, int *added);
 const MergeSlot *bpe_merge(const Bpe *bpe, int32_t left, int32_t right); /* NULL: none */
+/* The normalizer of SentencePiece's map; NULL with an error raised; and what it makes of a text, appended. */
+Charsmap *reading_charsmap(const Reading *r, const json_t *object);
+int charsmap_normalize(Tokenizer *t, const Charsmap *map, Span in, TokenText *out);
+/* Where the grapheme cluster that begins at `at` ends (tokenizer_graphemes.c). */
+size_t cluster_end(Span text, size_t at);
 /* Sorts the added tokens into the two sets. */
 int added_build(Tokenizer *t);
 /* The next added token at or after *at: fills its place and returns it; NULL when there is none. */
@@ -338,11 +406,11 @@ void token_source_release(Context *context, struct TokenSource *source);
 /* ---- Reading (tokenizer_read.c, tokenizer_model.c, tokenizer_steps.c) ------------------------ */
 
 /* Where a message is about: the file, and the part of it. */
-typedef struct Reading {
+struct Reading {
     Tokenizer *tokenizer;
     const char *file;
     int nuls; /* the JSON has NULs, hidden as NUL_MARK from jansson, which takes none in keys */
-} Reading;
+};
 
 #define NUL_MARK "\xEF\xB7\x90" /* U+FDD0, no character */
 
@@ -353,7 +421,10 @@ Span reading_keep(const Reading *r, const char *text, size_t length);
 /* The same without a copy where there are none. */
 Span reading_span(const Reading *r, const char *text, size_t length);
 int reading_model(const Reading *r, const json_t *model);
+/* Which of the four it is, by its type or, in files of old, by what it has; an error raised for others. */
+int reading_kind(const Reading *r, const json_t *model);
 int reading_vocab(const Reading *r, const json_t *vocab, const json_t *added);
+int reading_unigram(const Reading *r, const json_t *model);
 int reading_merges(const Reading *r, const json_t *merges);
 int reading_steps(const Reading *r, const json_t *root);
 /* A text field: 1 and *out, 0 when it is absent or null, -1 with an error raised. */

@@ -178,15 +178,30 @@ static int add_known(Tokenizer *t, Unknown *unknown, int32_t id, TokenIds *out)
     return ids_add(t->context, out, id);
 }
 
-static int add_bytes(Tokenizer *t, Span symbol, TokenIds *out, int *added)
+void fallback_find(const Vocabulary *vocab, int32_t ids[256])
 {
-    *added = t->bpe.byte_fallback;
-    for (size_t i = 0; i < symbol.length && *added; i++)
-        *added = t->bpe.fallback_ids[(unsigned char)symbol.text[i]] >= 0;
-    for (size_t i = 0; i < symbol.length && *added; i++)
-        if (ids_add(t->context, out, t->bpe.fallback_ids[(unsigned char)symbol.text[i]]))
+    char text[8];
+    for (int i = 0; i < 256; i++) {
+        snprintf(text, sizeof text, "<0x%02X>", (unsigned)i);
+        ids[i] = vocab_find(vocab, text, 6);
+    }
+}
+
+int fallback_add(Context *context, const int32_t ids[256], Span text, TokenIds *out, int *added)
+{
+    *added = 1;
+    for (size_t i = 0; i < text.length && *added; i++)
+        *added = ids[(unsigned char)text.text[i]] >= 0;
+    for (size_t i = 0; i < text.length && *added; i++)
+        if (ids_add(context, out, ids[(unsigned char)text.text[i]]))
             return error_code();
     return ERROR_NONE;
+}
+
+static int add_bytes(Tokenizer *t, Span symbol, TokenIds *out, int *added)
+{
+    return t->bpe.byte_fallback ? fallback_add(t->context, t->bpe.fallback_ids, symbol, out, added)
+                                : ERROR_NONE;
 }
 
 /* With the prefix of what continues a word and the suffix of what ends one. */

@@ -1,4 +1,5 @@
-/* The model of a tokenizer.json: BPE with its merges, or WordPiece. */
+/* The model of a tokenizer.json: BPE with its merges, WordPiece or WordLevel. Unigram has a file of its own.
+ */
 #include "tokenizer_.h"
 
 /* ---- Merges ---------------------------------------------------------------------------------- */
@@ -131,9 +132,8 @@ static void single_tokens(Tokenizer *t)
     }
     for (int i = 0; i < 256; i++) {
         bpe->byte_ids[i] = vocab_find(&t->vocab, text, (size_t)utf8_write(text, alphabet_code(i)));
-        snprintf(text, sizeof text, "<0x%02X>", (unsigned)i);
-        bpe->fallback_ids[i] = vocab_find(&t->vocab, text, 6);
     }
+    fallback_find(&t->vocab, bpe->fallback_ids);
 }
 
 /* A text of the model; left empty when it is absent. */
@@ -179,7 +179,6 @@ static int read_wordpiece(const Reading *r, const json_t *model)
     const json_t *most = json_object_get(model, "max_input_chars_per_word");
     Span unknown = {"[UNK]", 5};
     w->prefix = (Span){"##", 2};
-    t->is_wordpiece = 1;
     w->most = most ? (size_t)json_integer_value(most) : 100;
     if (most &&
         (!json_is_integer(most) || json_integer_value(most) < 0 || json_integer_value(most) > MOST_CHARS))
@@ -194,12 +193,59 @@ static int read_wordpiece(const Reading *r, const json_t *model)
     return ERROR_NONE;
 }
 
+/* ---- WordLevel ------------------------------------------------------------------------------- */
+
+static int read_wordlevel(const Reading *r, const json_t *model)
+{
+    Tokenizer *t = r->tokenizer;
+    WordLevel *w = &t->wordlevel;
+    w->unknown_text = (Span){"<unk>", 5};
+    if (affix(r, model, "unk_token", &w->unknown_text))
+        return error_code();
+    w->unknown = vocab_find(&t->vocab, w->unknown_text.text, w->unknown_text.length);
+    return ERROR_NONE;
+}
+
+/* ---- All ------------------------------------------------------------------------------------- */
+
+static int has(const json_t *model, const char *name)
+{
+    return json_object_get(model, name) != NULL;
+}
+
+int reading_kind(const Reading *r, const json_t *model)
+{
+    static const char *const names[] = {"BPE", "WordPiece", "Unigram", "WordLevel"};
+    const json_t *type = json_object_get(model, "type");
+    const char *name = json_string_value(type);
+    Tokenizer *t = r->tokenizer;
+    if (!type) {
+        t->model = has(model, "merges")                             ? MODEL_BPE
+                   : json_is_array(json_object_get(model, "vocab")) ? MODEL_UNIGRAM
+                   : has(model, "max_input_chars_per_word") || has(model, "continuing_subword_prefix")
+                       ? MODEL_WORDPIECE
+                       : MODEL_WORDLEVEL;
+        return ERROR_NONE;
+    }
+    for (int i = 0; name && i < 4; i++)
+        if (!strcmp(name, names[i])) {
+            t->model = (ModelKind)i;
+            return ERROR_NONE;
+        }
+    return reading_fail(r, "model.type %s is not supported; BPE, WordPiece, Unigram and WordLevel are",
+                        name ? shown(name, strlen(name)).text : "(no text)");
+}
+
 int reading_model(const Reading *r, const json_t *model)
 {
-    const char *type = json_string_value(json_object_get(model, "type"));
-    if (!type) /* files of old */
-        type = json_object_get(model, "merges") ? "BPE" : "WordPiece";
-    if (!strcmp(type, "BPE"))
+    switch (r->tokenizer->model) {
+    case MODEL_WORDPIECE:
+        return read_wordpiece(r, model);
+    case MODEL_UNIGRAM:
+        return reading_unigram(r, model);
+    case MODEL_WORDLEVEL:
+        return read_wordlevel(r, model);
+    default:
         return read_bpe(r, model);
-    return read_wordpiece(r, model);
+    }
 }

@@ -155,6 +155,17 @@ static int is_mark(int32_t c)
     return c == 0x1CF2 || c == 0x1CF3 || (code_is_mark(c) && !unicode_unknown_mark(c));
 }
 
+static int change_nmt(int32_t c, int32_t to[3])
+{
+    to[0] = ' ';
+    if ((c >= 1 && c <= 8) || c == 0xB || (c >= 0xE && c <= 0x1F) || c == 0x7F || c == 0x8F || c == 0x9F)
+        return 0;
+    return c == '\t' || c == '\n' || c == '\f' || c == '\r' || c == 0x1680 || (c >= 0x200B && c <= 0x200F) ||
+                   c == 0x2028 || c == 0x2029 || c == 0x2581 || c == 0xFEFF || c == 0xFFFD
+               ? 1
+               : -1;
+}
+
 /* What becomes of a character: writes up to three and returns how many, or -1 when it stays as it is. */
 static int change(NormalKind kind, int32_t c, int32_t to[3])
 {
@@ -176,6 +187,8 @@ static int change(NormalKind kind, int32_t c, int32_t to[3])
             return 0;
         to[0] = ' ';
         return c != ' ' && code_is_space(c) ? 1 : -1;
+    case NORMAL_NMT:
+        return change_nmt(c, to);
     default: /* CHINESE */
         if (!code_is_chinese(c))
             return -1;
@@ -185,9 +198,25 @@ static int change(NormalKind kind, int32_t c, int32_t to[3])
     }
 }
 
+/* Of what comes from the first bytes. */
+static size_t origin_of_changes(NormalKind kind, Span in, size_t origin)
+{
+    size_t out = 0;
+    for (size_t at = 0, next = 0; at < origin && at < in.length; at = next) {
+        int32_t to[3];
+        char bytes[4];
+        int count = change(kind, utf8_next(in.text, &next), to);
+        for (int i = 0; i < count; i++)
+            out += (size_t)utf8_write(bytes, to[i]);
+        out += count < 0 ? next - at : 0;
+    }
+    return out;
+}
+
 static int normalize_characters(Tokenizer *t, NormalKind kind, Span in, TokenText *out)
 {
     size_t from = 0;
+    t->origin = origin_of_changes(kind, in, t->origin);
     for (size_t at = 0, next = 0; at < in.length; at = next) {
         int32_t to[3];
         int count = change(kind, utf8_next(in.text, &next), to);
@@ -208,9 +237,13 @@ static int normalize_characters(Tokenizer *t, NormalKind kind, Span in, TokenTex
 static int normalize_replace(Tokenizer *t, const NormalStep *step, Span in, TokenText *out)
 {
     FinderPlace place = {.last_end = SIZE_MAX};
-    size_t from = 0;
+    size_t from = 0, origin = t->origin;
     int found;
     while ((found = finder_next(&step->finder, in.text, in.length, &place)) > 0) {
+        if (place.start < origin) /* what comes in place of a match belongs to its last byte */
+            t->origin -= place.end < origin ? place.end - place.start : origin - place.start;
+        if (origin && (place.end == 0 || place.end - 1 < origin))
+            t->origin += step->content.length;
         if (text_add(t->context, out, in.text + from, place.start - from) ||
             text_add(t->context, out, step->content.text, step->content.length) ||
             text_too_long(t, out, "normalizers"))
@@ -233,7 +266,22 @@ static int normalize_strip(Tokenizer *t, const NormalStep *step, Span in, TokenT
         do
             end--;
         while (((unsigned char)in.text[end] & 0xC0) == 0x80);
+    t->origin = origin_from(t->origin, from);
     return text_add(t->context, out, in.text + from, end - from);
+}
+
+static int normalize_bytes(Tokenizer *t, Span in, TokenText *out)
+{
+    size_t origin = t->origin;
+    if (text_reserve(t->context, out, 2 * in.length))
+        return error_code();
+    for (size_t i = 0; i < in.length; i++) {
+        if (i == origin)
+            t->origin = out->bytes;
+        out->bytes += (size_t)utf8_write(out->text + out->bytes, alphabet_code((unsigned char)in.text[i]));
+    }
+    t->origin = origin < in.length ? t->origin : out->bytes;
+    return ERROR_NONE;
 }
 
 static int normalize_step(Tokenizer *t, const NormalStep *step, Span in, TokenText *out)
@@ -248,9 +296,14 @@ static int normalize_step(Tokenizer *t, const NormalStep *step, Span in, TokenTe
         return normalize_replace(t, step, in, out);
     case NORMAL_STRIP:
         return normalize_strip(t, step, in, out);
+    case NORMAL_CHARSMAP:
+        return charsmap_normalize(t, step->map, in, out);
+    case NORMAL_BYTES:
+        return normalize_bytes(t, in, out);
     case NORMAL_PREPEND:
         if (in.length && text_add(t->context, out, step->content.text, step->content.length))
             return error_code();
+        t->origin += in.length && t->origin ? step->content.length : 0;
         return text_add(t->context, out, in.text, in.length);
     default:
         return normalize_characters(t, step->kind, in, out);
@@ -272,9 +325,22 @@ static int only_above_ascii(NormalKind kind)
            kind == NORMAL_CHINESE;
 }
 
-int normalize(Tokenizer *t, Span text, Span *out)
+/* Where the forms and the map of characters put the origin: the first character that there is, and as many
+ * bytes behind it as before. */
+static size_t origin_of_first(Span in, Span out, size_t origin)
+{
+    size_t before = 0, now = 0;
+    if (!origin || !out.length)
+        return 0;
+    utf8_next(in.text, &before);
+    utf8_next(out.text, &now);
+    return now + origin_from(origin, before);
+}
+
+int normalize(Tokenizer *t, Span text, size_t *origin, Span *out)
 {
     int which = 0;
+    t->origin = *origin;
     size_t longest = 0;
     *out = text;
     t->most = text_most(text.length);
@@ -289,10 +355,13 @@ int normalize(Tokenizer *t, Span text, Span *out)
         if (text_reserve(t->context, to, out->length) || normalize_step(t, step, *out, to) ||
             text_too_long(t, to, "normalizers"))
             return error_code();
+        if (step->kind <= NORMAL_NFKD || step->kind == NORMAL_CHARSMAP)
+            t->origin = origin_of_first(*out, (Span){to->text, to->bytes}, t->origin);
         *out = (Span){to->text, to->bytes};
         longest = to->bytes > longest ? to->bytes : longest;
         which = !which;
     }
     t->left -= longest;
+    *origin = t->origin;
     return ERROR_NONE;
 }

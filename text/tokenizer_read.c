@@ -178,24 +178,13 @@ static json_t *parse(const char *file, const char *text, size_t bytes)
     return NULL;
 }
 
-/* Unigram is told by what it has, where a file gives no type. */
-static int check_type(const Reading *r, const json_t *model)
-{
-    const json_t *type = json_object_get(model, "type");
-    const char *name = json_string_value(type);
-    if (!json_is_object(model))
-        return reading_fail(r,
-                            "it has no model; a tokenizer.json of the Python package tokenizers is expected");
-    if (type && (!name || (strcmp(name, "BPE") && strcmp(name, "WordPiece"))))
-        return reading_fail(r, "model.type %s is not supported; BPE and WordPiece are",
-                            name ? shown(name, strlen(name)).text : "(no text)");
-    return ERROR_NONE;
-}
-
 static int read_all(const Reading *r, const json_t *root)
 {
     const json_t *model = json_object_get(root, "model");
-    if (check_type(r, model) ||
+    if (!json_is_object(model))
+        return reading_fail(r,
+                            "it has no model; a tokenizer.json of the Python package tokenizers is expected");
+    if (reading_kind(r, model) ||
         reading_vocab(r, json_object_get(model, "vocab"), json_object_get(root, "added_tokens")) ||
         reading_model(r, model))
         return error_code();

@@ -9,7 +9,8 @@
 /* Cuts a piece into matches and what lies between, and joins neighbours as the behaviour says. */
 typedef struct Cutter {
     Tokenizer *tokenizer;
-    int step, first; /* where pieces go next; whether the piece is at the beginning of the text */
+    int step;      /* where pieces go next */
+    size_t origin; /* of the piece */
     const char *text;
     Behavior behavior;
     int invert;
@@ -22,7 +23,8 @@ static int cut_emit(Cutter *c, size_t from, size_t end)
 {
     if (from == end)
         return ERROR_NONE;
-    return split_piece(c->tokenizer, c->step, (Span){c->text + from, end - from}, c->first && from == 0);
+    return split_piece(c->tokenizer, c->step, (Span){c->text + from, end - from},
+                       origin_from(c->origin, from));
 }
 
 static int cut_release(Cutter *c)
@@ -146,18 +148,27 @@ static int split_bert(Cutter *c, size_t length)
 
 /* ---- What changes text ----------------------------------------------------------------------- */
 
-static int split_space(Tokenizer *t, int step, Span piece, int first)
+static int split_space(Tokenizer *t, int step, Span piece, size_t origin)
 {
     TokenText *text = &t->splits[step].text;
     if (piece.text[0] == ' ')
-        return split_piece(t, step + 1, piece, first);
+        return split_piece(t, step + 1, piece, origin);
     text->bytes = 0;
     if (text_add(t->context, text, " ", 1) || text_add(t->context, text, piece.text, piece.length))
         return error_code();
-    return split_piece(t, step + 1, (Span){text->text, text->bytes}, first);
+    return split_piece(t, step + 1, (Span){text->text, text->bytes}, origin ? origin + 1 : 0);
 }
 
-static int split_bytes(Tokenizer *t, int step, Span piece, int first)
+/* How many bytes the letters of the first bytes have. */
+static size_t letters_of(Span piece, size_t bytes)
+{
+    size_t out = 0;
+    for (size_t i = 0; i < bytes && i < piece.length; i++)
+        out += alphabet_code((unsigned char)piece.text[i]) < 0x80 ? 1 : 2;
+    return out;
+}
+
+static int split_bytes(Tokenizer *t, int step, Span piece, size_t origin)
 {
     TokenText *text = &t->splits[step].text;
     if (t->bpe.raw && step + 1 == t->split_count)
@@ -168,10 +179,10 @@ static int split_bytes(Tokenizer *t, int step, Span piece, int first)
     for (size_t i = 0; i < piece.length; i++)
         text->bytes +=
             (size_t)utf8_write(text->text + text->bytes, alphabet_code((unsigned char)piece.text[i]));
-    return split_piece(t, step + 1, (Span){text->text, text->bytes}, first);
+    return split_piece(t, step + 1, (Span){text->text, text->bytes}, letters_of(piece, origin));
 }
 
-static int split_metaspace(Tokenizer *t, int step, Span piece, int first)
+static int split_metaspace(Tokenizer *t, int step, Span piece, size_t origin)
 {
     SplitStep *s = &t->splits[step];
     Span mark = s->replacement;
@@ -179,9 +190,12 @@ static int split_metaspace(Tokenizer *t, int step, Span piece, int first)
     text->bytes = 0;
     int begins =
         piece.text[0] == ' ' || (piece.length >= mark.length && !memcmp(piece.text, mark.text, mark.length));
-    if (!begins && (s->scheme == PREPEND_ALWAYS || (s->scheme == PREPEND_FIRST && first)) &&
-        text_add(t->context, text, mark.text, mark.length))
+    int prepends = !begins && (s->scheme == PREPEND_ALWAYS || (s->scheme == PREPEND_FIRST && origin));
+    if (prepends && text_add(t->context, text, mark.text, mark.length))
         return error_code();
+    size_t grown = prepends && origin ? mark.length : 0;
+    for (size_t i = 0; i < origin && i < piece.length; i++)
+        grown += piece.text[i] == ' ' ? mark.length : 1;
     for (size_t at = 0; at < piece.length;) {
         const char *space = memchr(piece.text + at, ' ', piece.length - at);
         size_t end = space ? (size_t)(space - piece.text) : piece.length;
@@ -191,31 +205,31 @@ static int split_metaspace(Tokenizer *t, int step, Span piece, int first)
         at = end + (space != NULL);
     }
     if (!s->cut)
-        return split_piece(t, step + 1, (Span){text->text, text->bytes}, first);
-    Cutter c = {.tokenizer = t, .step = step + 1, .first = first, .text = text->text, .behavior = CUT_NEXT};
+        return split_piece(t, step + 1, (Span){text->text, text->bytes}, grown);
+    Cutter c = {.tokenizer = t, .step = step + 1, .origin = grown, .text = text->text, .behavior = CUT_NEXT};
     return split_find(&c, &(Finder){.literal = mark}, text->bytes);
 }
 
-int split_piece(Tokenizer *t, int step, Span piece, int first)
+int split_piece(Tokenizer *t, int step, Span piece, size_t origin)
 {
     if (step == t->split_count)
-        return t->is_wordpiece ? model_word(t, piece) : bpe_pieces(t, piece);
+        return t->model == MODEL_BPE ? bpe_pieces(t, piece) : model_word(t, piece);
     const SplitStep *s = &t->splits[step];
     Cutter c = {.tokenizer = t,
                 .step = step + 1,
-                .first = first,
+                .origin = origin,
                 .text = piece.text,
                 .behavior = s->behavior,
                 .invert = s->invert};
     switch (s->kind) {
     case SPLIT_BYTES:
-        return split_bytes(t, step, piece, first);
+        return split_bytes(t, step, piece, origin);
     case SPLIT_SPACE:
-        return split_space(t, step, piece, first);
+        return split_space(t, step, piece, origin);
     case SPLIT_FIND:
         return split_find(&c, &s->finder, piece.length);
     case SPLIT_METASPACE:
-        return split_metaspace(t, step, piece, first);
+        return split_metaspace(t, step, piece, origin);
     case SPLIT_WHITESPACE:
         return split_words(&c, piece.length);
     case SPLIT_SPACES:

@@ -112,9 +112,18 @@ static int read_normal(const Reading *r, const json_t *object, const char *type)
     static const struct {
         const char *type;
         NormalKind kind;
-    } known[] = {{"NFC", NORMAL_NFC},     {"NFD", NORMAL_NFD},         {"NFKC", NORMAL_NFKC},
-                 {"NFKD", NORMAL_NFKD},   {"Lowercase", NORMAL_LOWER}, {"StripAccents", NORMAL_STRIP_MARKS},
-                 {"Strip", NORMAL_STRIP}, {"Replace", NORMAL_REPLACE}, {"Prepend", NORMAL_PREPEND}};
+    } known[] = {{"NFC", NORMAL_NFC},
+                 {"NFD", NORMAL_NFD},
+                 {"NFKC", NORMAL_NFKC},
+                 {"NFKD", NORMAL_NFKD},
+                 {"Lowercase", NORMAL_LOWER},
+                 {"StripAccents", NORMAL_STRIP_MARKS},
+                 {"Strip", NORMAL_STRIP},
+                 {"Replace", NORMAL_REPLACE},
+                 {"Prepend", NORMAL_PREPEND},
+                 {"Nmt", NORMAL_NMT},
+                 {"Precompiled", NORMAL_CHARSMAP},
+                 {"ByteLevel", NORMAL_BYTES}};
     const char *part = "normalizer";
     if (!strcmp(type, "BertNormalizer"))
         return read_bert(r, object);
@@ -130,6 +139,8 @@ static int read_normal(const Reading *r, const json_t *object, const char *type)
         return read_pattern(r, object, part, &step->finder)
                    ? error_code()
                    : required_text(r, object, part, "content", &step->content);
+    if (step->kind == NORMAL_CHARSMAP)
+        return (step->map = reading_charsmap(r, object)) ? ERROR_NONE : error_code();
     if (step->kind == NORMAL_PREPEND)
         return required_text(r, object, part, "prepend", &step->content);
     if (step->kind == NORMAL_STRIP) {
@@ -463,8 +474,9 @@ static int normalize_added(const Reading *r)
         token->found = token->content;
         if (!token->normalized)
             continue;
+        size_t origin = 0;
         t->left = text_most(token->content.length);
-        if (normalize(t, token->content, &token->found))
+        if (normalize(t, token->content, &origin, &token->found))
             return error_code();
         if (!token->found.length)
             return reading_fail(r, "added_tokens: the normalizer leaves nothing of %s",
@@ -495,7 +507,8 @@ int reading_steps(const Reading *r, const json_t *root)
         read_component(r, &decode, decoder, 0))
         return error_code();
     t->has_decoder = decoder && !json_is_null(decoder);
-    t->bpe.raw = !t->is_wordpiece && t->split_count && t->splits[t->split_count - 1].kind == SPLIT_BYTES &&
-                 !t->bpe.prefix.length && !t->bpe.suffix.length && !t->bpe.byte_fallback;
+    t->bpe.raw = t->model == MODEL_BPE && t->split_count &&
+                 t->splits[t->split_count - 1].kind == SPLIT_BYTES && !t->bpe.prefix.length &&
+                 !t->bpe.suffix.length && !t->bpe.byte_fallback;
     return ERROR_NONE;
 }

@@ -195,7 +195,7 @@ int unicode_is_script(const char *property)
     return strlen(property) > 2;
 }
 
-static int within(const CodeRange *ranges, size_t count, int32_t code)
+int unicode_within(const CodeRange *ranges, size_t count, int32_t code)
 {
     size_t low = 0, high = count;
     while (low < high) {
@@ -208,7 +208,7 @@ static int within(const CodeRange *ranges, size_t count, int32_t code)
     return low < count && code >= ranges[low].low;
 }
 
-#define WITHIN(list, code) within(list, sizeof list / sizeof list[0], code)
+#define WITHIN(list, code) unicode_within(list, sizeof list / sizeof list[0], code)
 
 int unicode_unknown_mark(int32_t code)
 {

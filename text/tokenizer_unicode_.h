@@ -11,6 +11,9 @@ typedef struct CodeRange {
     int32_t low, high;
 } CodeRange;
 
+/* Whether one of the ranges, which are in order, holds the character. */
+int unicode_within(const CodeRange *ranges, size_t count, int32_t code);
+
 typedef struct CodeRanges {
     const CodeRange *range;
     int count;

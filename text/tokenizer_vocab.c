@@ -25,6 +25,10 @@ static int vocab_enter(const Reading *r, int32_t id)
         if (probes == MOST_PROBES)
             return reading_fail(r, "model.vocab: its tokens collide: %s is one of thousands in one place",
                                 shown(entry->text, entry->length).text);
+        const VocabSlot *slot = &vocab->slots[at];
+        if (slot->hash == (uint32_t)(hash >> 32) && vocab->entries[slot->id].length == entry->length &&
+            !memcmp(vocab->entries[slot->id].text, entry->text, entry->length))
+            break; /* in a list a token may come twice: the later one is found, as in the Python package */
         at = (at + 1) & vocab->mask;
     }
     vocab->slots[at] = (VocabSlot){(uint32_t)(hash >> 32), id};
@@ -55,6 +59,33 @@ static int check_ids(const Reading *r, const json_t *vocab, json_int_t *largest)
     return ERROR_NONE;
 }
 
+static int fill_one(const Reading *r, int32_t id, const char *token, size_t length)
+{
+    Vocabulary *v = &r->tokenizer->vocab;
+    Span text = reading_keep(r, token, length);
+    if (!text.text)
+        return error_code();
+    v->entries[id] = (VocabEntry){.text = text.text, .length = (uint32_t)text.length};
+    v->longest = text.length > v->longest ? text.length : v->longest;
+    return vocab_enter(r, id);
+}
+
+/* Unigram's: a list of [token, score], whose places are the ids. */
+static int fill_list(const Reading *r, const json_t *vocab)
+{
+    const json_t *item;
+    size_t i;
+    json_array_foreach(vocab, i, item)
+    {
+        const json_t *token = json_array_get(item, 0), *score = json_array_get(item, 1);
+        if (json_array_size(item) != 2 || !json_is_string(token) || !json_is_number(score))
+            return reading_fail(r, "model.vocab: number %zu is no pair of a token and its score", i);
+        if (fill_one(r, (int32_t)i, json_string_value(token), json_string_length(token)))
+            return error_code();
+    }
+    return ERROR_NONE;
+}
+
 static int fill(const Reading *r, const json_t *vocab)
 {
     Vocabulary *v = &r->tokenizer->vocab;
@@ -68,13 +99,7 @@ static int fill(const Reading *r, const json_t *vocab)
             return reading_fail(r, "model.vocab: %s and %s both have the id %d",
                                 shown(v->entries[id].text, v->entries[id].length).text,
                                 shown(token, length).text, id);
-        Span text = reading_keep(r, token, length);
-        if (!text.text)
-            return error_code();
-        length = text.length;
-        v->entries[id] = (VocabEntry){.text = text.text, .length = (uint32_t)length};
-        v->longest = length > v->longest ? length : v->longest;
-        if (vocab_enter(r, id))
+        if (fill_one(r, id, token, length))
             return error_code();
     }
     return ERROR_NONE;
@@ -160,14 +185,17 @@ static int fill_added(const Reading *r, const json_t *added)
 int reading_vocab(const Reading *r, const json_t *vocab, const json_t *added)
 {
     Vocabulary *v = &r->tokenizer->vocab;
-    json_int_t largest;
-    if (!json_is_object(vocab) || !json_object_size(vocab))
-        return reading_fail(r, "model.vocab must be an object of tokens and their ids");
+    int list = r->tokenizer->model == MODEL_UNIGRAM;
+    json_int_t largest = (json_int_t)json_array_size(vocab) - 1;
+    if (list ? !json_array_size(vocab) : !json_object_size(vocab))
+        return reading_fail(r, list ? "model.vocab must be a list of tokens and their scores"
+                                    : "model.vocab must be an object of tokens and their ids");
     if (added && !json_is_null(added) && !json_is_array(added))
         return reading_fail(r, "added_tokens must be a list");
-    if (check_ids(r, vocab, &largest))
+    if (!list && check_ids(r, vocab, &largest))
         return error_code();
-    size_t count = json_object_size(vocab), more = json_array_size(added), slots = 2;
+    size_t count = list ? json_array_size(vocab) : json_object_size(vocab), more = json_array_size(added),
+           slots = 2;
     if (count > INT32_MAX / 8 || more > INT32_MAX / 8)
         return reading_fail(r, "%zu tokens; at most %d can be read", count + more, INT32_MAX / 8);
     while (slots < 2 * count)
@@ -181,7 +209,7 @@ int reading_vocab(const Reading *r, const json_t *vocab, const json_t *added)
     v->mask = slots - 1;
     for (size_t i = 0; i < slots; i++)
         v->slots[i].id = -1;
-    if (fill(r, vocab) || fill_added(r, added))
+    if ((list ? fill_list(r, vocab) : fill(r, vocab)) || fill_added(r, added))
         return error_code();
     v->ids = (int32_t)entries;
     while (!v->entries[v->ids - 1].text)

@@ -1,5 +1,5 @@
-/* Words to ids: WordPiece, and a cache in front of either model, because most words of a text have been seen
- * before. */
+/* Words to ids: WordPiece, WordLevel, and a cache in front of every model, because most words of a text have
+ * been seen before. */
 #include "tokenizer_.h"
 
 /* ---- WordPiece: the longest token first (Wu et al., arXiv 1609.08144) -------------------------- */
@@ -60,6 +60,20 @@ int wordpiece_word(Tokenizer *t, Span word, TokenIds *out)
     return ERROR_NONE;
 }
 
+/* ---- WordLevel: a word is a token, or unknown --------------------------------------------------- */
+
+static int wordlevel_word(Tokenizer *t, Span word, TokenIds *out)
+{
+    const WordLevel *w = &t->wordlevel;
+    int32_t id = vocab_find(&t->vocab, word.text, word.length);
+    if (id < 0 && w->unknown < 0)
+        return error_raise(ERROR_DATA,
+                           "tokenizer: a word is unknown, and so is the tokenizer's unk_token %s, which its "
+                           "vocabulary lacks",
+                           shown(w->unknown_text.text, w->unknown_text.length).text);
+    return ids_add(t->context, out, id < 0 ? w->unknown : id);
+}
+
 /* ---- The cache ------------------------------------------------------------------------------- */
 
 static void remember(CachedWord *slot, Span word, const int32_t *ids, size_t count)
@@ -71,16 +85,30 @@ static void remember(CachedWord *slot, Span word, const int32_t *ids, size_t cou
         memcpy(slot->ids, ids, count * sizeof *ids);
 }
 
+static int new_word(Tokenizer *t, Span word, TokenIds *out)
+{
+    switch (t->model) {
+    case MODEL_WORDPIECE:
+        return wordpiece_word(t, word, out);
+    case MODEL_UNIGRAM:
+        return unigram_word(t, word, out);
+    case MODEL_WORDLEVEL:
+        return wordlevel_word(t, word, out);
+    default:
+        return bpe_word(t, word, out);
+    }
+}
+
 int model_word(Tokenizer *t, Span word)
 {
     TokenIds *out = t->out;
     size_t from = out->count;
     if (word.length > CACHED_BYTES)
-        return t->is_wordpiece ? wordpiece_word(t, word, out) : bpe_word(t, word, out);
+        return new_word(t, word, out);
     CachedWord *slot = &t->cache[hash_bytes(word.text, word.length) & (CACHE_SLOTS - 1)];
     if (slot->length == word.length && !memcmp(slot->text, word.text, word.length))
         return ids_add_all(t->context, out, slot->ids, slot->count);
-    if (t->is_wordpiece ? wordpiece_word(t, word, out) : bpe_word(t, word, out))
+    if (new_word(t, word, out))
         return error_code();
     if (out->count - from <= CACHED_IDS)
         remember(slot, word, out->count > from ? out->ids + from : NULL, out->count - from);

@@ -16,16 +16,25 @@ typedef struct Fault {
     unsigned long long *at, operation;
 } Fault;
 
-/* elements.cu: y (and z) from a, b and d; c columns, where b is a row. aligned: every array begins on 16
+/* elements.cu: y from a and b; c columns, where b is a row. aligned: every array begins on 16
  * bytes.
  */
 typedef struct ElementArguments {
     int64_t n, c;
-    const void *a, *b, *d;
-    void *y, *z;
-    float alpha, beta, beta2;
+    const void *a, *b;
+    void *y;
+    float alpha, beta;
     int kind, aligned;
 } ElementArguments;
+
+/* aligned: every row begins on 16 bytes. */
+typedef struct GatedArguments {
+    GatedDims d;
+    const void *gate, *up, *dy;
+    void *y, *dgate, *dup;
+    float beta_gate, beta_up;
+    int aligned;
+} GatedArguments;
 
 /* norm.cu. A team of threads has a row: a warp, or the block of 256. aligned: every array may be loaded by 16
  * bytes. */
@@ -33,7 +42,7 @@ enum { NORM_HELD = 4 /* packs of 8 that a thread holds */, NORM_PARTS = 256 };
 typedef struct NormArguments {
     int64_t rows, c;
     int layer, team, aligned;
-    float eps, beta_dx;
+    float eps, plus, beta_dx; /* plus: norm_plus, -0 of layer norm */
     const void *x, *dy;
     const float *weight, *bias;
     float *mean, *rstd, *partial; /* partial (blocks, 2, c); NULL: no gradients of the weights */
@@ -91,14 +100,14 @@ typedef struct SortArguments {
     int32_t *counts; /* (units + 1, digits): of a unit, then where it begins; last, where the digit does */
 } SortArguments;
 
-/* rope.cu: pairs [first, first + pairs) of every head */
+/* rope.cu: pairs [first, first + pairs) of every head; passes: what does not turn is written too */
 enum { ROPE_PAIRS = 64 };
 typedef struct RopeArguments {
-    int64_t ld;
-    int batch, seq, heads, half, inverse, offset, first, pairs, aligned;
+    int64_t ld, behind;
+    int batch, seq, heads, head_dim, half, inverse, interleaved, passes, offset, first, pairs, aligned;
     const void *x;
     void *y;
-    float beta, frequency[ROPE_PAIRS];
+    float beta, scale, frequency[ROPE_PAIRS];
 } RopeArguments;
 
 /* rows.cu */
@@ -227,7 +236,8 @@ typedef struct HeadStrides {
     int64_t sample, head, row;
 } HeadStrides;
 
-/* attention*.cu. keys: rows of k and v; those of attention_cached end before d.capacity. stats (B,H,T,2):
+/* attention*.cu. keys: rows of k and v; those of attention_cached end before d.capacity, and are at most as
+ * many. attention_unroll: of cache to out. stats (B,H,T,2):
  * what is subtracted from a row's scores, and what their exponentials are multiplied by. part: keys of a part
  * of attention_token, whose results and (max, sum) are parts (B,H,splits,D + 2). */
 typedef struct AttentionArguments {
@@ -282,5 +292,53 @@ typedef struct RoundArguments {
     DType type;
     float beta;
 } RoundArguments;
+
+/* experts.cu: a mixture of experts. Of routing and its gradient. row (rows,2): of each token the largest
+ * logit, and the sum of exponentials below it; NULL: nobody counts. */
+typedef struct ExpertsRouteArguments {
+    ExpertsDims d;
+    ExpertsRouting r;
+    const void *router;
+    float *row, *stats;
+    const int32_t *mask;
+    const float *dweight;
+    void *drouter;
+    float beta;
+} ExpertsRouteArguments;
+
+/* What is done by pair, or by token: y from x and z, with the pairs' weights where those are given. */
+typedef struct ExpertsRowsArguments {
+    ExpertsDims d;
+    ExpertsRouting r;
+    const void *x;
+    void *y, *z;
+    const float *weight;
+    float *dweight;
+    float beta;
+    int64_t bytes; /* of a row that is moved */
+    int aligned;   /* such rows begin on 16 bytes */
+} ExpertsRowsArguments;
+
+/* Of each expert: c (its rows,n) = a op(w) of k terms; or c (m,n) = a^T b + beta c over its rows. */
+enum { EXPERTS_TILE = 64, EXPERTS_DEPTH = 16 };
+typedef struct ExpertsProductArguments {
+    int experts, trans_b;
+    const int32_t *offset;
+    const void *a, *b;
+    StoredArray w; /* the first expert's matrix */
+    QuantLayout layout;
+    uint64_t stride; /* bytes from one expert's to the next one's, of w, or of c in the second product */
+    int64_t m, n, k;
+    void *c;
+    DType c_type;
+    float beta;
+} ExpertsProductArguments;
+
+typedef struct ExpertsBalanceArguments {
+    int experts, active;
+    float factor, *stats;
+    const float *x; /* the loss, or its gradient */
+    float *y;
+} ExpertsBalanceArguments;
 
 #endif

@@ -59,13 +59,13 @@ static int aligned(const void *at, const HeadStrides *s)
 }
 
 /* Whether tensor cores serve: arrays of 16 bit in pieces of 16 bytes, of the head dims that their kernels are
- * made for. Turing has them for f16 alone. */
+ * made for, and scores without a cap. Turing has them for f16 alone. */
 static int tensor_cores(const AttentionArguments *a, const KernelRun *run)
 {
     const AttentionDims *d = &a->d;
     return d->type != DTYPE_F32 && (d->head_dim == 64 || d->head_dim == 128) && d->scale > 0 &&
-           run->device->capability >= (d->type == DTYPE_F16 ? 75 : 80) && aligned(a->q, &a->at_q) &&
-           aligned(a->k, &a->at_k) && aligned(a->v, &a->at_v);
+           d->softcap <= 0 && run->device->capability >= (d->type == DTYPE_F16 ? 75 : 80) &&
+           aligned(a->q, &a->at_q) && aligned(a->k, &a->at_k) && aligned(a->v, &a->at_v);
 }
 
 /* kernel + that: of the four that a list has of each. */

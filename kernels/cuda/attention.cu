@@ -81,8 +81,9 @@ DEVICE void flash_forward(const AttentionArguments *a, DType type, DType keys, i
     RunningRows r;
     running_start(&r);
     zero_sum(sum, width);
-    for (int key = 0; key < end; key += TILE) {
+    for (int key = attention_begin(a, p.first); key < end; key += TILE) {
         tile_product(s, attention_shared, &q, p.first, a->d.scale, &k, key, 1, size);
+        cap_scores(&a->d, s);
         if (warp_has_rows(a, p.first)) {
             running_rows(a, mask, p.first, key, s, &r, factor);
             put_weights(weights, s);
@@ -114,8 +115,9 @@ DEVICE void eager_stats(const AttentionArguments *a, DType type)
     int end = attention_end(a, p.first);
     RunningRows r;
     running_start(&r);
-    for (int key = 0; key < end; key += TILE) {
+    for (int key = attention_begin(a, p.first); key < end; key += TILE) {
         tile_product(s, attention_shared, &q, p.first, a->d.scale, &k, key, 1, a->d.head_dim);
+        cap_scores(&a->d, s);
         if (warp_has_rows(a, p.first))
             running_rows(a, mask, p.first, key, s, &r, factor);
     }
@@ -157,10 +159,11 @@ DEVICE void eager_forward(const AttentionArguments *a, DType type, int width)
     HeadRows v = head_rows(a->v, type, a->pieces, &a->at_v, p.b, p.kv, a->keys);
     const int32_t *mask = attention_mask(&a->d, p.b);
     float *weights = attention_shared + ATTENTION_CHUNKS, sum[4][8], s[4][4];
-    int size = a->d.head_dim, end = attention_end(a, p.first);
+    int size = a->d.head_dim, begin = attention_begin(a, p.first), end = attention_end(a, p.first);
     zero_sum(sum, width);
-    for (int key = 0; key < end; key += TILE) {
+    for (int key = begin; key < end; key += TILE) {
         tile_product(s, attention_shared, &q, p.first, a->d.scale, &k, key, 1, size);
+        cap_scores(&a->d, s);
         eager_rows(a, type, &p, mask, key, s);
         put_weights(weights, s);
         add_rows(sum, attention_shared, weights, &v, key, end, &p, size);
@@ -168,9 +171,11 @@ DEVICE void eager_forward(const AttentionArguments *a, DType type, int width)
     const float one[4] = {1, 1, 1, 1};
     store_sum(type, a->out, &a->at_o, &p, p.h, a->d.seq, size, sum, one);
     UNROLL
-    for (int i = 0; i < 4; i++) /* what lies above the last tile */
+    for (int i = 0; i < 4; i++) /* what lies before the first tile and behind the last */
         for (int j = 0; j < 4; j++)
             s[i][j] = 0;
+    for (int key = 0; a->probs && key < begin; key += TILE)
+        eager_rows(a, type, &p, mask, key, s);
     for (int key = tiles_of(end) * TILE; a->probs && key < a->keys; key += TILE)
         eager_rows(a, type, &p, mask, key, s);
 }

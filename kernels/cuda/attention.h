@@ -6,6 +6,7 @@
 #ifndef BRIM_CUDA_ATTENTION_H
 #define BRIM_CUDA_ATTENTION_H
 
+#include "attention_window.h"
 #include "values.h"
 
 enum {
@@ -82,15 +83,37 @@ DEVICE const int32_t *attention_mask(const AttentionDims *d, int b)
 
 DEVICE int attention_sees(const AttentionArguments *a, const int32_t *mask, int row, int key)
 {
-    return row < a->d.seq && key < a->keys && (!a->d.causal || key <= a->d.past + row) &&
-           (!mask || mask[key]);
+    return row < a->d.seq && key < a->keys && window_has(&a->d, row, key) && (!mask || mask[key]);
+}
+
+/* Where the tiles of keys begin that some row of the tile sees. */
+DEVICE int attention_begin(const AttentionArguments *a, int first)
+{
+    return window_begin(&a->d, first) / TILE * TILE;
 }
 
 /* Keys before this one are seen by some row of the tile. */
 DEVICE int attention_end(const AttentionArguments *a, int first)
 {
-    int end = a->d.past + first + TILE;
-    return a->d.causal && end < a->keys ? end : a->keys;
+    return window_end(&a->d, first, TILE, a->keys);
+}
+
+/* What products have made becomes the scores that are compared. */
+DEVICE void cap_scores(const AttentionDims *d, float s[4][4])
+{
+    if (d->softcap <= 0)
+        return;
+    UNROLL
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 4; j++)
+            s[i][j] = d->softcap * tanhf(s[i][j] / d->softcap);
+}
+
+/* By how much a capped score changes with the score: 1 - tanh^2. */
+DEVICE float cap_slope(const AttentionDims *d, float capped)
+{
+    float tanh = d->softcap > 0 ? capped / d->softcap : 0.0f;
+    return 1 - tanh * tanh;
 }
 
 /* A probability from a score that is seen. */

@@ -22,6 +22,12 @@ DEVICE float known_weight(const AttentionArguments *a, DType type, int64_t row, 
     return a->lse ? p : value_round(type, p);
 }
 
+/* Whether there is more to know than the probabilities that eager kept. */
+DEVICE int needs_scores(const AttentionArguments *a)
+{
+    return !a->probs || a->d.softcap > 0;
+}
+
 /* delta (B,H,T) = the sum of dout * out over a row. A warp a row. */
 DEVICE void delta_rows(const AttentionArguments *a, DType type)
 {
@@ -51,9 +57,10 @@ DEVICE void backward_queries(const AttentionArguments *a, DType type, int width)
     float *weights = attention_backward_shared + ATTENTION_CHUNKS, sum[4][8], s[4][4], ds[4][4];
     int size = a->d.head_dim, end = attention_end(a, p.first);
     zero_sum(sum, width);
-    for (int key = 0; key < end; key += TILE) {
-        if (!a->probs)
+    for (int key = attention_begin(a, p.first); key < end; key += TILE) {
+        if (needs_scores(a))
             tile_product(s, attention_backward_shared, &q, p.first, a->d.scale, &k, key, 1, size);
+        cap_scores(&a->d, s);
         tile_product(ds, attention_backward_shared, &dout, p.first, 1, &v, key, 1, size);
         UNROLL
         for (int i = 0; i < 4; i++) {
@@ -67,7 +74,7 @@ DEVICE void backward_queries(const AttentionArguments *a, DType type, int width)
                 int column = key + own_column() + j;
                 int seen = attention_sees(a, mask, row, column);
                 float w = seen ? known_weight(a, type, at, column, s[i][j], stats) : 0.0f;
-                ds[i][j] = seen ? w * (ds[i][j] - delta) : 0.0f;
+                ds[i][j] = seen ? w * (ds[i][j] - delta) * cap_slope(&a->d, s[i][j]) : 0.0f;
             }
         }
         put_weights(weights, ds);
@@ -77,8 +84,8 @@ DEVICE void backward_queries(const AttentionArguments *a, DType type, int width)
     store_sum(type, a->dq, &a->at_dq, &p, p.h, a->d.seq, size, sum, scale);
 }
 
-/* The weights of a tile of keys (own rows) and one of queries (own columns): w for dv, and ds, which holds
- * dp, for dk. */
+/* The weights of a tile of keys (own rows) and one of queries (own columns): w, which holds scores, for dv,
+ * and ds, which holds dp, for dk. */
 DEVICE void backward_weights(const AttentionArguments *a, DType type, const AttentionPlace *p, int h,
                              int query, const int32_t *mask, float w[4][4], float ds[4][4])
 {
@@ -93,8 +100,9 @@ DEVICE void backward_weights(const AttentionArguments *a, DType type, const Atte
         for (int i = 0; i < 4; i++) {
             int key = p->first + own_row() + i;
             int seen = attention_sees(a, mask, row, key);
+            float slope = cap_slope(&a->d, w[i][j]);
             w[i][j] = seen ? known_weight(a, type, at, key, w[i][j], stats) : 0.0f;
-            ds[i][j] = seen ? w[i][j] * (ds[i][j] - delta) : 0.0f;
+            ds[i][j] = seen ? w[i][j] * (ds[i][j] - delta) * slope : 0.0f;
         }
     }
 }
@@ -108,14 +116,16 @@ DEVICE void backward_keys(const AttentionArguments *a, DType type, int width)
     const int32_t *mask = attention_mask(&a->d, p.b);
     float *weights = attention_backward_shared + ATTENTION_CHUNKS, dk[4][8], dv[4][8], w[4][4], ds[4][4];
     int size = a->d.head_dim, group = a->d.heads / a->d.kv_heads;
+    int begin = window_query_begin(&a->d, p.first), end = window_query_end(&a->d, p.first, TILE);
     zero_sum(dk, width);
     zero_sum(dv, width);
     for (int h = p.kv * group; h < (p.kv + 1) * group; h++) {
         HeadRows q = head_rows(a->q, type, a->pieces, &a->at_q, p.b, h, a->d.seq);
         HeadRows dout = head_rows(a->dout, type, a->pieces, &a->at_o, p.b, h, a->d.seq);
-        for (int query = a->d.causal ? p.first : 0; query < a->d.seq; query += TILE) {
-            if (!a->probs)
+        for (int query = begin; query < end; query += TILE) {
+            if (needs_scores(a))
                 tile_product(w, attention_backward_shared, &k, p.first, 1, &q, query, a->d.scale, size);
+            cap_scores(&a->d, w);
             tile_product(ds, attention_backward_shared, &v, p.first, 1, &dout, query, 1, size);
             backward_weights(a, type, &p, h, query, mask, w, ds);
             put_weights(weights, w);

@@ -44,10 +44,26 @@ void cuda_attention_append(const AttentionDims *d, const void *k, const void *v,
     LAUNCH(run, CUDA_attention_append, cuda_blocks(n), 1, 1, CUDA_THREADS, a);
 }
 
+void cuda_attention_unroll(const AttentionDims *d, const void *k, const void *v, const void *cache,
+                           void *rows, const KernelRun *run)
+{
+    AttentionArguments a = arguments(d);
+    a.k = k;
+    a.v = v;
+    a.cache = (void *)(uintptr_t)cache; /* read */
+    a.out = rows;
+    a.at_k = (HeadStrides){d->seq * d->ldk, d->head_dim, d->ldk};
+    a.at_v = (HeadStrides){d->seq * d->ldv, d->head_dim, d->ldv};
+    int64_t old = least(d->past, d->window - 1);
+    int64_t n = (int64_t)2 * d->batch * d->kv_heads * (old + d->seq) * d->head_dim;
+    LAUNCH(run, CUDA_attention_unroll, cuda_blocks(n), 1, 1, CUDA_THREADS, a);
+}
+
 static void token(AttentionArguments a, float *workspace, const KernelRun *run)
 {
     int64_t group = (a.d.heads / a.d.kv_heads + QUERIES - 1) / QUERIES,
             units = (int64_t)a.d.batch * a.d.kv_heads;
+    a.keys = least(a.keys, a.d.capacity); /* all rows that there are */
     a.part = part_of(a.keys);
     a.splits = (a.keys + a.part - 1) / a.part;
     a.parts = workspace;

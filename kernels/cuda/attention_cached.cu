@@ -18,9 +18,29 @@ GLOBAL(attention_append, 256, AttentionArguments)
         int64_t at = i % per_array, c = at % size, t = at / size % a.d.seq, unit = at / size / a.d.seq;
         const HeadStrides *s = i < per_array ? &a.at_k : &a.at_v;
         int64_t from = unit / heads * s->sample + unit % heads * s->head + t * s->row + c;
-        int64_t to = ((i < per_array ? 0 : a.d.batch * heads) + unit) * a.d.capacity + a.d.past + t;
+        int64_t to =
+            ((i < per_array ? 0 : a.d.batch * heads) + unit) * a.d.capacity + (a.d.past + t) % a.d.capacity;
         float value = value_load(a.d.type, i < per_array ? a.k : a.v, from);
-        value_store(a.d.cached, a.cache, to * size + c, value);
+        if (t >= a.d.seq - a.d.capacity)
+            value_store(a.d.cached, a.cache, to * size + c, value);
+    }
+}
+
+/* out = rows of the cache, in the order of tokens, and behind them k and v. */
+GLOBAL(attention_unroll, 256, AttentionArguments)
+{
+    int64_t size = a.d.head_dim, heads = a.d.kv_heads, units = a.d.batch * heads;
+    int64_t old = a.d.past < a.d.window - 1 ? a.d.past : a.d.window - 1, rows = old + a.d.seq;
+    EACH(i, 2 * units * rows * size)
+    {
+        int64_t c = i % size, t = i / size % rows, both = i / size / rows, unit = both % units;
+        const HeadStrides *s = both < units ? &a.at_k : &a.at_v;
+        int64_t from = unit / heads * s->sample + unit % heads * s->head + (t - old) * s->row + c;
+        int64_t kept = both * a.d.capacity + (a.d.past - old + t) % a.d.capacity;
+        int64_t to = both * (a.d.window - 1 + a.d.seq) + t;
+        float value = t < old ? value_load(a.d.cached, a.cache, kept * size + c)
+                              : value_load(a.d.type, both < units ? a.k : a.v, from);
+        value_store(a.d.cached, a.out, to * size + c, value);
     }
 }
 
@@ -68,6 +88,10 @@ DEVICE void token_scores(const AttentionArguments *a, const TokenPlace *p, const
         }
     }
     int seen = key + own < p->end;
+    if (a->d.softcap > 0) {
+        first = a->d.softcap * tanhf(first / a->d.softcap);
+        second = a->d.softcap * tanhf(second / a->d.softcap);
+    }
     token_weights[own][query] = seen ? first : -INFINITY;
     token_weights[own][query + TOKEN_GROUPS] = seen ? second : -INFINITY;
 }

@@ -133,9 +133,9 @@ DEVICE void mma_forward(const AttentionArguments *a, DType type, int size, int o
     MmaRows q = mma_rows(a->q, &a->at_q, b, h, a->d.seq), k = mma_rows(a->k, &a->at_k, b, kv, a->keys);
     MmaRows v = mma_rows(a->v, &a->at_v, b, kv, a->keys);
     const int32_t *mask = a->d.key_mask ? a->d.key_mask + (int64_t)b * a->d.seq : NULL;
-    int end = a->d.past + block + MMA_QUERIES, own_end = a->d.past + first + 16 * own;
-    end = a->d.causal && end < a->keys ? end : a->keys;
-    own_end = first >= a->d.seq ? 0 : a->d.causal && own_end < end ? own_end : end;
+    int begin = window_begin(&a->d, block), end = window_end(&a->d, block, MMA_QUERIES, a->keys);
+    int own_begin = window_begin(&a->d, first);
+    int own_end = first >= a->d.seq ? 0 : window_end(&a->d, first, 16 * own, a->keys);
     MmaQueries w;
     mma_copy(mma_shared, &q, block, MMA_QUERIES, size, threads);
     copy_commit();
@@ -151,10 +151,10 @@ DEVICE void mma_forward(const AttentionArguments *a, DType type, int size, int o
         w.sum[m][0] = w.sum[m][1] = 0;
     }
     block_sync();
-    mma_copy(mma_shared, &k, 0, keys, size, threads);
-    mma_copy(mma_shared + stage / 2, &v, 0, keys, size, threads);
+    mma_copy(mma_shared, &k, begin, keys, size, threads);
+    mma_copy(mma_shared + stage / 2, &v, begin, keys, size, threads);
     copy_commit();
-    for (int key = 0, now = 0; key < end; key += keys, now ^= 1) {
+    for (int key = begin, now = 0; key < end; key += keys, now ^= 1) {
         uint16_t *next = mma_shared + (now ^ 1) * stage, *at = mma_shared + now * stage;
         if (key + keys < end) {
             mma_copy(next, &k, key + keys, keys, size, threads);
@@ -163,7 +163,7 @@ DEVICE void mma_forward(const AttentionArguments *a, DType type, int size, int o
         copy_commit();
         copy_wait(1);
         block_sync();
-        if (key < own_end)
+        if (key < own_end && key + keys > own_begin)
             mma_tile(a, type, size, own, mask, &w, first, key, at, at + stage / 2);
         block_sync();
     }

@@ -5,6 +5,7 @@
 #ifndef BRIM_CUDA_ATTENTION_MMA_H
 #define BRIM_CUDA_ATTENTION_MMA_H
 
+#include "attention_window.h"
 #include "words.h"
 
 /* Whether the card has the products: Turing has those of f16 alone, and never starts the others. */
@@ -114,8 +115,7 @@ DEVICE void mma_store(DType type, void *y, const HeadStrides *s, int b, int head
 
 DEVICE int mma_sees(const AttentionArguments *a, const int32_t *mask, int query, int key)
 {
-    return query < a->d.seq && key < a->keys && (!a->d.causal || key <= a->d.past + query) &&
-           (!mask || mask[key]);
+    return query < a->d.seq && key < a->keys && window_has(&a->d, query, key) && (!mask || mask[key]);
 }
 
 /* Whether some query of [query, query + queries) does not see all of [key, key + keys). */
@@ -123,7 +123,7 @@ DEVICE int mma_hides(const AttentionArguments *a, const int32_t *mask, int query
                      int keys)
 {
     return mask || query + queries > a->d.seq || key + keys > a->keys ||
-           (a->d.causal && key + keys - 1 > a->d.past + query);
+           !window_has(&a->d, query, key + keys - 1) || !window_has(&a->d, query + queries - 1, key);
 }
 
 DEVICE void mma_zero(float *x, int n)

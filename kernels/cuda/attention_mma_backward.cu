@@ -41,16 +41,15 @@ DEVICE MmaBlock mma_block(const AttentionArguments *a, const MmaKind *kind)
     if (kind->keys) { /* where causal the first keys are seen by the most queries */
         x.first = tile * MMA_ROWS;
         x.heads = group;
-        x.start = a->d.causal ? x.first : 0;
-        x.per = (a->d.seq - x.start + others - 1) / others;
+        x.start = window_query_begin(&a->d, x.first);
+        x.per = (window_query_end(&a->d, x.first, MMA_ROWS) - x.start + others - 1) / others;
         x.own[0] = mma_rows(a->k, &a->at_k, x.b, x.kv, a->keys);
         x.own[1] = mma_rows(a->v, &a->at_v, x.b, x.kv, a->keys);
     } else {
         x.first = (tiles - 1 - tile) * MMA_ROWS;
         x.heads = 1;
-        x.start = 0;
-        int end = x.first + MMA_ROWS;
-        x.per = ((a->d.causal && end < a->keys ? end : a->keys) + others - 1) / others;
+        x.start = window_begin(&a->d, x.first);
+        x.per = (window_end(&a->d, x.first, MMA_ROWS, a->keys) - x.start + others - 1) / others;
         x.own[0] = mma_rows(a->q, &a->at_q, x.b, x.h, a->d.seq);
         x.own[1] = mma_rows(a->dout, &a->at_o, x.b, x.h, a->d.seq);
     }

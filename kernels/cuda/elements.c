@@ -16,7 +16,7 @@ static int64_t pack_blocks(DType type, int64_t n)
 
 static void start(const KernelRun *run, int kernel, DType type, ElementArguments *a)
 {
-    a->aligned = aligned(a->a, a->b, a->d) && aligned(a->y, a->z, NULL);
+    a->aligned = aligned(a->a, a->b, a->y);
     LAUNCH(run, kernel + cuda_typed(type), pack_blocks(type, a->n), 1, 1, CUDA_THREADS, *a);
 }
 
@@ -90,19 +90,53 @@ void cuda_activation_backward(DType type, Activation act, int64_t n, const void 
     start(run, CUDA_activation_backward, type, &a);
 }
 
-void cuda_swiglu_forward(DType type, int64_t n, const void *gate, const void *up, void *y,
-                         const KernelRun *run)
+void cuda_softcap_forward(DType type, int64_t n, float cap, const void *x, void *y, const KernelRun *run)
 {
-    ElementArguments a = {.n = n, .a = gate, .b = up, .y = y};
-    start(run, CUDA_swiglu_forward, type, &a);
+    ElementArguments a = {.n = n, .a = x, .y = y, .alpha = cap};
+    start(run, CUDA_softcap_forward, type, &a);
 }
 
-void cuda_swiglu_backward(DType type, int64_t n, const void *gate, const void *up, const void *dy,
-                          float beta_gate, void *dgate, float beta_up, void *dup, const KernelRun *run)
+void cuda_softcap_backward(DType type, int64_t n, float cap, const void *x, const void *dy, float beta,
+                           void *dx, const KernelRun *run)
 {
-    ElementArguments a = {
-        .n = n, .a = gate, .b = up, .d = dy, .y = dgate, .z = dup, .beta = beta_gate, .beta2 = beta_up};
-    start(run, CUDA_swiglu_backward, type, &a);
+    ElementArguments a = {.n = n, .a = x, .b = dy, .y = dx, .alpha = cap, .beta = beta};
+    start(run, CUDA_softcap_backward, type, &a);
+}
+
+/* Rows without room between them are one. */
+static void start_gated(const KernelRun *run, int kernel, DType type, GatedArguments *a)
+{
+    int64_t pack = type == DTYPE_F32 ? 4 : 8;
+    a->d.ld = gated_ld(&a->d);
+    if (a->d.ld == a->d.c) {
+        a->d.ld = a->d.c *= a->d.rows;
+        a->d.rows = 1;
+    }
+    a->aligned = aligned(a->gate, a->up, a->dy) && aligned(a->y, a->dgate, a->dup) &&
+                 (a->d.rows == 1 || (a->d.c % pack == 0 && a->d.ld % pack == 0));
+    LAUNCH(run, kernel + cuda_typed(type), cuda_blocks(a->d.rows * ((a->d.c + pack - 1) / pack)), 1, 1,
+           CUDA_THREADS, *a);
+}
+
+void cuda_gated_forward(const GatedDims *d, DType type, const void *gate, const void *up, void *y,
+                        const KernelRun *run)
+{
+    GatedArguments a = {.d = *d, .gate = gate, .up = up, .y = y};
+    start_gated(run, CUDA_gated_forward, type, &a);
+}
+
+void cuda_gated_backward(const GatedDims *d, DType type, const void *gate, const void *up, const void *dy,
+                         float beta_gate, void *dgate, float beta_up, void *dup, const KernelRun *run)
+{
+    GatedArguments a = {.d = *d,
+                        .gate = gate,
+                        .up = up,
+                        .dy = dy,
+                        .dgate = dgate,
+                        .dup = dup,
+                        .beta_gate = beta_gate,
+                        .beta_up = beta_up};
+    start_gated(run, CUDA_gated_backward, type, &a);
 }
 
 void cuda_dropout(DType type, int64_t samples, int64_t per_sample, float p, const DropoutKey *key,

@@ -127,44 +127,76 @@ GLOBAL(TYPED(activation_backward), 256, ElementArguments)
     }
 }
 
-/* a: gate, b: up */
-GLOBAL(TYPED(swiglu_forward), 256, ElementArguments)
+GLOBAL(TYPED(softcap_forward), 256, ElementArguments)
 {
     EACH_PACK(i, a.n, PACK)
     {
-        float gate[PACK], up[PACK];
-        Pack left = READ(a.a, i), right = READ(a.b, i);
-        VALUES(left, gate);
-        VALUES(right, up);
+        float x[PACK];
+        Pack from = READ(a.a, i);
+        VALUES(from, x);
         for (int k = 0; k < PACK; k++)
-            up[k] *= activation_value(ACT_SILU, gate[k]);
-        WRITE(up, a.y, i);
+            x[k] = softcap_value(a.alpha, x[k]);
+        WRITE(x, a.y, i);
     }
 }
 
-/* d: dy; y: dgate, z: dup. All is read before anything is written. */
-GLOBAL(TYPED(swiglu_backward), 256, ElementArguments)
+GLOBAL(TYPED(softcap_backward), 256, ElementArguments)
 {
     EACH_PACK(i, a.n, PACK)
     {
+        float x[PACK], dy[PACK];
+        Pack from = READ(a.a, i), slope = READ(a.b, i);
+        VALUES(from, x);
+        VALUES(slope, dy);
+        for (int k = 0; k < PACK; k++)
+            x[k] = softcap_slope(a.alpha, x[k]) * dy[k];
+        BLEND(x, a.beta, a.y, i);
+        WRITE(x, a.y, i);
+    }
+}
+
+/* A pack lies within one row: elements from i on of gate and up, and from o on of the result. */
+GLOBAL(TYPED(gated_forward), 256, GatedArguments)
+{
+    int64_t packs = quotient(a.d.c + PACK - 1, PACK);
+    EACH(item, a.d.rows * packs)
+    {
+        float gate[PACK], up[PACK];
+        int64_t row = quotient(item, packs), column = (item - row * packs) * PACK;
+        int64_t i = row * a.d.ld + column, end = row * a.d.ld + a.d.c, o = row * a.d.c + column;
+        Pack left = pack_read(TYPE, PACK, a.gate, i, end, a.aligned);
+        Pack right = pack_read(TYPE, PACK, a.up, i, end, a.aligned);
+        VALUES(left, gate);
+        VALUES(right, up);
+        activation_gates(a.d.act, PACK, gate, up);
+        pack_store(TYPE, PACK, up, a.y, o, (row + 1) * a.d.c, a.aligned);
+    }
+}
+
+/* All is read before anything is written. */
+GLOBAL(TYPED(gated_backward), 256, GatedArguments)
+{
+    int64_t packs = quotient(a.d.c + PACK - 1, PACK);
+    EACH(item, a.d.rows * packs)
+    {
         float gate[PACK], up[PACK], dy[PACK];
-        Pack left = READ(a.a, i), right = READ(a.b, i), slope = READ(a.d, i);
+        int64_t row = quotient(item, packs), column = (item - row * packs) * PACK;
+        int64_t i = row * a.d.ld + column, end = row * a.d.ld + a.d.c, o = row * a.d.c + column;
+        Pack left = pack_read(TYPE, PACK, a.gate, i, end, a.aligned);
+        Pack right = pack_read(TYPE, PACK, a.up, i, end, a.aligned);
+        Pack slope = pack_read(TYPE, PACK, a.dy, o, (row + 1) * a.d.c, a.aligned);
         VALUES(left, gate);
         VALUES(right, up);
         VALUES(slope, dy);
-        for (int k = 0; k < PACK; k++) {
-            float x = gate[k], s = activation_sigmoid(x);
-            gate[k] = s * (1.0f + x * (1.0f - s)) * up[k] * dy[k];
-            up[k] = x * s * dy[k];
-        }
-        if (a.y)
-            BLEND(gate, a.beta, a.y, i);
-        if (a.z)
-            BLEND(up, a.beta2, a.z, i);
-        if (a.y)
-            WRITE(gate, a.y, i);
-        if (a.z)
-            WRITE(up, a.z, i);
+        activation_gate_slopes(a.d.act, PACK, gate, up, dy);
+        if (a.dgate)
+            TYPED(blend)(gate, a.beta_gate, a.dgate, i, end, a.aligned);
+        if (a.dup)
+            TYPED(blend)(up, a.beta_up, a.dup, i, end, a.aligned);
+        if (a.dgate)
+            pack_store(TYPE, PACK, gate, a.dgate, i, end, a.aligned);
+        if (a.dup)
+            pack_store(TYPE, PACK, up, a.dup, i, end, a.aligned);
     }
 }
 

@@ -1,6 +1,7 @@
 /* Cross-entropy over rows of logits: one pass forward, one back. */
 #include <float.h>
 
+#include "activation.h"
 #include "row.h"
 
 enum { LOSS_TOGETHER = 4 }; /* packs that a thread loads at once */
@@ -26,6 +27,12 @@ DEVICE LossPart loss_part(const LossArguments *a)
     p.first = p.begin / PACK * PACK + (p.slice * LOSS_SLICE * team + p.lane) * PACK;
     p.label = a->labels[p.row];
     return p;
+}
+
+/* A logit as it counts. */
+DEVICE float loss_logit(const LossArguments *a, float x)
+{
+    return a->d.softcap != 0.0f ? softcap_value(a->d.softcap, x) : x;
 }
 
 DEVICE void loss_add(const float *x, float *top, float *sum)

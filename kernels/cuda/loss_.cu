@@ -5,6 +5,11 @@ DEVICE void TYPED(loss_load)(const LossArguments *a, const LossPart *p, int64_t 
 {
     int from = (int)(i < p->begin ? p->begin - i : 0), to = row_left(p->end - i);
     LOAD8(a->logits, i, from, to, a->aligned, x);
+    if (a->d.softcap != 0.0f) {
+        UNROLL
+        for (int e = 0; e < PACK; e++)
+            x[e] = softcap_value(a->d.softcap, x[e]);
+    }
     UNROLL
     for (int e = 0; e < PACK; e++)
         x[e] = e >= from && e < to ? x[e] : -INFINITY;
@@ -42,7 +47,7 @@ GLOBAL(TYPED(cross_entropy_forward), 256, LossArguments)
     if (p.lane != 0)
         return;
     a.lse[p.row] = most + logf(sum);
-    a.row_loss[p.row] = most - LOAD(a.logits, p.begin + p.label) + logf(sum);
+    a.row_loss[p.row] = most - loss_logit(&a, LOAD(a.logits, p.begin + p.label)) + logf(sum);
 }
 
 /* What the classes that are here say of a row. */
@@ -71,7 +76,7 @@ GLOBAL(TYPED(cross_entropy_part), 256, LossArguments)
     if (!ignored && bad)
         fault_at(a.fault, a.d.first_row + p.row);
     else if (!ignored && label >= 0 && label < a.d.classes)
-        to[PART_LABEL] = LOAD(a.logits, p.begin + label);
+        to[PART_LABEL] = loss_logit(&a, LOAD(a.logits, p.begin + label));
 }
 
 GLOBAL(TYPED(cross_entropy_backward), 256, LossArguments)
@@ -98,7 +103,10 @@ GLOBAL(TYPED(cross_entropy_backward), 256, LossArguments)
             LOAD8(a.dlogits, i, from, to, a.aligned, dx);
         UNROLL
         for (int e = 0; e < PACK; e++) {
-            float slope = counted ? (expf(x[e] - lse) - (i + e == label ? 1.0f : 0.0f)) * factor : 0.0f;
+            float hot = i + e == label ? 1.0f : 0.0f;
+            float slope = counted ? (expf(loss_logit(&a, x[e]) - lse) - hot) * factor : 0.0f;
+            if (counted && a.d.softcap != 0.0f)
+                slope *= softcap_slope(a.d.softcap, x[e]);
             dx[e] = a.beta != 0.0f ? slope + a.beta * dx[e] : slope;
         }
         STORE8(a.dlogits, i, from, to, a.aligned, dx);

@@ -40,6 +40,7 @@ void cuda_layer_norm_forward(DType type, int64_t rows, int64_t c, float eps, con
                  (NormArguments){.rows = rows,
                                  .c = c,
                                  .layer = 1,
+                                 .plus = norm_plus(0),
                                  .eps = eps,
                                  .x = x,
                                  .weight = weight,
@@ -50,13 +51,19 @@ void cuda_layer_norm_forward(DType type, int64_t rows, int64_t c, float eps, con
                  run);
 }
 
-void cuda_rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, const void *x, const float *weight,
-                           void *y, float *rstd, const KernelRun *run)
+void cuda_rms_norm_forward(DType type, int64_t rows, int64_t c, float eps, float plus, const void *x,
+                           const float *weight, void *y, float *rstd, const KernelRun *run)
 {
-    norm_forward(
-        type,
-        (NormArguments){.rows = rows, .c = c, .eps = eps, .x = x, .weight = weight, .y = y, .rstd = rstd},
-        run);
+    norm_forward(type,
+                 (NormArguments){.rows = rows,
+                                 .c = c,
+                                 .eps = eps,
+                                 .plus = norm_plus(plus),
+                                 .x = x,
+                                 .weight = weight,
+                                 .y = y,
+                                 .rstd = rstd},
+                 run);
 }
 
 size_t cuda_norm_workspace(int64_t rows, int64_t c, const KernelRun *run)
@@ -89,6 +96,7 @@ void cuda_layer_norm_backward(DType type, int64_t rows, int64_t c, const void *x
     NormArguments a = {.rows = rows,
                        .c = c,
                        .layer = 1,
+                       .plus = norm_plus(0),
                        .x = x,
                        .weight = weight,
                        .mean = (float *)(uintptr_t)mean,
@@ -103,12 +111,14 @@ void cuda_layer_norm_backward(DType type, int64_t rows, int64_t c, const void *x
     norm_backward(type, a, w, run);
 }
 
-void cuda_rms_norm_backward(DType type, int64_t rows, int64_t c, const void *x, const float *weight,
-                            const float *rstd, const void *dy, float beta_dx, void *dx, DType dweight_type,
-                            float beta_dw, void *dweight, float *workspace, const KernelRun *run)
+void cuda_rms_norm_backward(DType type, int64_t rows, int64_t c, float plus, const void *x,
+                            const float *weight, const float *rstd, const void *dy, float beta_dx, void *dx,
+                            DType dweight_type, float beta_dw, void *dweight, float *workspace,
+                            const KernelRun *run)
 {
     NormArguments a = {.rows = rows,
                        .c = c,
+                       .plus = norm_plus(plus),
                        .x = x,
                        .weight = weight,
                        .rstd = (float *)(uintptr_t)rstd,

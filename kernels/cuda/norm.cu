@@ -32,7 +32,7 @@ DEVICE float norm_squares(int64_t n, const float *x, float mean)
     return sum;
 }
 
-/* What backward knows of a row: the means of g = dy weight and of g xhat; sums until they are complete. */
+/* What backward knows of a row: the means of g = dy (plus + weight) and of g xhat; sums until they are complete. */
 typedef struct NormSums {
     float mean, rstd, total, dot;
 } NormSums;
@@ -45,7 +45,7 @@ DEVICE void norm_pack_sums(const NormArguments *a, NormRow r, int64_t at, const 
              w); /* beyond the row, dy and w are 0 */
     UNROLL
     for (int e = 0; e < PACK; e++) {
-        float xhat = (x[e] - s->mean) * s->rstd, g = dy[e] * w[e];
+        float xhat = (x[e] - s->mean) * s->rstd, g = dy[e] * (a->plus + w[e]);
         s->total += g;
         s->dot += g * xhat;
         dw[e] += dy[e] * xhat;

@@ -19,7 +19,7 @@ DEVICE void TYPED(norm_write)(const NormArguments *a, NormRow r, int64_t at, con
         row_load(DTYPE_F32, a->bias, at, 0, row_left(a->c - at), r.aligned, b);
     UNROLL
     for (int e = 0; e < PACK; e++) {
-        y[e] = (x[e] - mean) * rstd * w[e];
+        y[e] = (x[e] - mean) * rstd * (a->plus + w[e]);
         if (a->bias)
             y[e] += b[e];
     }
@@ -71,7 +71,7 @@ GLOBAL(TYPED(norm_forward), 256, NormArguments)
     }
 }
 
-/* dx = rstd (g - mean(g) - xhat mean(g xhat)) of a pack, with g = dy weight. */
+/* dx = rstd (g - mean(g) - xhat mean(g xhat)) of a pack, with g = dy (plus + weight). */
 DEVICE void TYPED(norm_slope)(const NormArguments *a, NormRow r, int64_t at, const float *x, const float *dy,
                               NormSums s)
 {
@@ -81,7 +81,7 @@ DEVICE void TYPED(norm_slope)(const NormArguments *a, NormRow r, int64_t at, con
         LOAD8(a->dx, r.begin + at, 0, row_left(a->c - at), r.aligned, dx);
     UNROLL
     for (int e = 0; e < PACK; e++) {
-        float slope = s.rstd * (dy[e] * w[e] - s.total - (x[e] - s.mean) * s.rstd * s.dot);
+        float slope = s.rstd * (dy[e] * (a->plus + w[e]) - s.total - (x[e] - s.mean) * s.rstd * s.dot);
         dx[e] = a->beta_dx != 0.0f ? slope + a->beta_dx * dx[e] : slope;
     }
     STORE8(a->dx, r.begin + at, 0, row_left(a->c - at), r.aligned, dx);

@@ -1,5 +1,4 @@
-/* Rotary positions, pairs (i, i + D/2); frequencies come from the host, where they are the CPU's to the last
- * bit. */
+/* Rotary positions; frequencies come from the host, where they are the CPU's to the last bit. */
 #include "row.h"
 
 /* Cosine and sine of angles as large as positions are: what is left of quarter turns in double, then

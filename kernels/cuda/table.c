@@ -25,6 +25,7 @@ static const Kernels cuda_table = {
     .attention_flash_backward = cuda_attention_flash_backward,
     .attention_workspace = cuda_attention_workspace,
     .attention_append = cuda_attention_append,
+    .attention_unroll = cuda_attention_unroll,
     .attention_cached = cuda_attention_cached,
     .attention_cached_workspace = cuda_attention_cached_workspace,
 
@@ -47,6 +48,15 @@ static const Kernels cuda_table = {
     .scatter_rows = cuda_scatter_rows,
     .rope = cuda_rope,
 
+    /* experts */
+    .experts_route = cuda_experts_route,
+    .experts_forward = cuda_experts_forward,
+    .experts_backward = cuda_experts_backward,
+    .experts_route_backward = cuda_experts_route_backward,
+    .experts_workspace = cuda_experts_workspace,
+    .experts_balance_forward = cuda_experts_balance_forward,
+    .experts_balance_backward = cuda_experts_balance_backward,
+
     /* elements, reductions, random */
     .fill = cuda_fill,
     .copy = cuda_copy,
@@ -60,8 +70,10 @@ static const Kernels cuda_table = {
     .broadcast = cuda_broadcast,
     .activation_forward = cuda_activation_forward,
     .activation_backward = cuda_activation_backward,
-    .swiglu_forward = cuda_swiglu_forward,
-    .swiglu_backward = cuda_swiglu_backward,
+    .gated_forward = cuda_gated_forward,
+    .gated_backward = cuda_gated_backward,
+    .softcap_forward = cuda_softcap_forward,
+    .softcap_backward = cuda_softcap_backward,
     .dropout = cuda_dropout,
     .sum = cuda_sum,
     .sum_squares = cuda_sum_squares,

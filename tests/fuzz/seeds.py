@@ -99,7 +99,9 @@ def config():
     llama = {"model_type": "llama", "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
              "intermediate_size": 32, "auto_map": {"AutoConfig": "x.Y"}}
     scaling = {"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 64, "beta_fast": 32}
-    for more in ({"rope_scaling": scaling}, {"rope_scaling": scaling, "rope_parameters": scaling}, {"head_dim": 1 << 20},
+    longrope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 4}
+    for more in ({"rope_scaling": scaling}, {"rope_scaling": scaling, "rope_parameters": scaling}, {"rope_scaling": longrope},
+                 {"rope_parameters": {**scaling, "mscale": 1, "truncate": False}, "original_max_position_embeddings": 32}, {"head_dim": 1 << 20},
                  {"rope_scaling": {"type": "linear", "factor": 2}}, {"rope_scaling": {"type": "dynamic", "factor": 2}},
                  {"model_type": "mistral", "sliding_window": 8, "bos_token_id": 1, "x_token_id": 2},
                  {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},

@@ -18,6 +18,7 @@ import adapters
 import decoders
 import numpy as np
 import quantised
+import sizes
 import torch
 import transformers
 import torch.nn.functional as F
@@ -495,6 +496,7 @@ def main():
     transformers.logging.disable_progress_bar()
     check_rounding()
     check_families()
+    sizes.check_sizes(check, BUILD)
     check_published()
     adapters.check_adapters(check, driver, worst, random_inputs)
     quantised.check_quantised(check, driver, worst, random_inputs)

@@ -1,6 +1,9 @@
 """Decoders made of Llama's parts, as cases for check.py and generate.py: a name, transformers' class, a configuration."""
-from transformers import (GraniteConfig, GraniteForCausalLM, MixtralConfig, MixtralForCausalLM, Olmo2Config,
-                          Olmo2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
+from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig,
+                          GemmaForCausalLM, GraniteConfig, GraniteForCausalLM, MistralConfig, MistralForCausalLM,
+                          MixtralConfig, MixtralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config,
+                          Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
                           SmolLM3Config, SmolLM3ForCausalLM)
 
 SMALL = dict(vocab_size=97, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
@@ -19,6 +22,40 @@ def cases():
         **SMALL, no_rope_layers=[0, 1, 1], tie_word_embeddings=False, attention_bias=True, mlp_bias=True)
     yield 'granite', GraniteForCausalLM, GraniteConfig(
         **SMALL, embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.1, logits_scaling=8.0)
+    # Windows: shorter than a text, as long, of one token, and one token longer than that.
+    for window in (17, 59, 60, 61, 1, 2):
+        yield f'mistral, a window of {window}', MistralForCausalLM, MistralConfig(**SMALL, sliding_window=window)
+    yield 'qwen2, a window in some layers', Qwen2ForCausalLM, Qwen2Config(
+        **SMALL, use_sliding_window=True, sliding_window=13, max_window_layers=1)
+    yield 'qwen3, a window in the layers listed', Qwen3ForCausalLM, Qwen3Config(
+        **SMALL, head_dim=8, use_sliding_window=True, sliding_window=7,
+        layer_types=['sliding_attention', 'full_attention', 'sliding_attention'])
+    yield 'smollm3, windows', SmolLM3ForCausalLM, SmolLM3Config(
+        **SMALL, no_rope_layer_interval=2, use_sliding_window=True, sliding_window=9)
+    yield 'olmo3', Olmo3ForCausalLM, Olmo3Config(
+        **SMALL, sliding_window=11, layer_types=['sliding_attention', 'sliding_attention', 'full_attention'])
+    yield 'olmo3, yarn in layers without windows', Olmo3ForCausalLM, Olmo3Config(
+        **SMALL, sliding_window=16, layer_types=['sliding_attention', 'full_attention', 'full_attention'],
+        rope_scaling={'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 32, 'beta_fast': 16.0,
+                      'beta_slow': 1.0, 'attention_factor': 1.2})
+    yield 'phi3, a window, partial rotary', Phi3ForCausalLM, Phi3Config(
+        **SMALL, sliding_window=20, partial_rotary_factor=0.5)
+    yield 'phi3, longrope, as many key heads', Phi3ForCausalLM, Phi3Config(
+        **{**SMALL, 'num_key_value_heads': 6}, original_max_position_embeddings=32,
+        rope_scaling={'type': 'longrope', 'short_factor': [1.0, 1.1, 1.3, 2.0], 'long_factor': [1.0, 2.0, 4.0, 9.0]})
+    yield 'gemma', GemmaForCausalLM, GemmaConfig(**SMALL, head_dim=10)
+    yield 'gemma2, windows, caps', Gemma2ForCausalLM, Gemma2Config(
+        **SMALL, head_dim=10, sliding_window=9, query_pre_attn_scalar=12, attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0)
+    yield 'gemma2, without caps, untied', Gemma2ForCausalLM, Gemma2Config(
+        **SMALL, head_dim=8, attn_logit_softcapping=None, final_logit_softcapping=None, tie_word_embeddings=False)
+    yield 'gemma3', Gemma3ForCausalLM, Gemma3TextConfig(
+        **SMALL, head_dim=12, sliding_window=9,
+        layer_types=['sliding_attention', 'full_attention', 'sliding_attention'])
+    yield 'gemma3, scaled positions', Gemma3ForCausalLM, Gemma3TextConfig(
+        **SMALL, head_dim=12, sliding_window=16, rope_scaling={'rope_type': 'linear', 'factor': 8.0},
+        rope_theta=5000.0, rope_local_base_freq=300.0,
+        layer_types=['sliding_attention', 'full_attention', 'full_attention'])
     yield 'mixtral', MixtralForCausalLM, MixtralConfig(**SMALL, num_local_experts=5)
     yield 'mixtral, tied, one expert a token', MixtralForCausalLM, MixtralConfig(
         **SMALL, num_local_experts=3, num_experts_per_tok=1, tie_word_embeddings=True, head_dim=12)

@@ -3,7 +3,7 @@
  * training steps; and saves the model again.
  *
  *     driver MODEL INPUTS.safetensors OUTPUTS.safetensors [--encoder] [--partial] [--eager] [--chunk ROWS]
- *            [--steps N --batch B --lr X] [--save DIR --dtype f32 --shard BYTES]
+ *            [--steps N --batch B --lr X] [--save DIR --dtype f32 --shard BYTES --alone]
  *            [--adapter DIR | --lora RANK] [--save-adapter DIR] [--merge] [--quantized]
  *
  * Inputs (int32): ids, labels (rows,T); mask and types where wanted. With --encoder: upstream (rows,T,C)
@@ -18,7 +18,7 @@
 
 typedef struct Arguments {
     const char *model, *inputs, *outputs, *save, *dtype, *adapter, *save_adapter;
-    int encoder, partial, eager, chunk, steps, batch, shard, lora, merge, quantized;
+    int encoder, partial, eager, chunk, steps, batch, shard, lora, merge, quantized, alone;
     float lr;
 } Arguments;
 
@@ -54,6 +54,8 @@ static Arguments parse(int argc, char **argv)
             a.merge = 1;
         else if (!strcmp(argv[i], "--quantized"))
             a.quantized = 1;
+        else if (!strcmp(argv[i], "--alone")) /* with a config.json that is not made from the model's */
+            a.alone = 1;
         else if (i++, !strcmp(argv[i - 1], "--chunk"))
             a.chunk = atoi(value);
         else if (!strcmp(argv[i - 1], "--steps"))
@@ -244,7 +246,7 @@ int main(int argc, char **argv)
         nn_merge(run.model, DTYPE_F32);
     const WeightsSaving how = {.type = (SafetensorsType)safetensors_type_of(a->dtype),
                                .shard = (uint64_t)a->shard,
-                               .source = a->model,
+                               .source = a->alone ? NULL : a->model,
                                .overwrite = 1};
     if (a->save)
         io_save_weights(run.model, &run.described.preset, a->save, &how);

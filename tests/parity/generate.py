@@ -132,6 +132,36 @@ def elementwise_cases(cases):
         cases.add('mean', {'x': a}, lambda x: x.mean())
 
 
+def tanh_cases(cases):
+    for shape in ((1,), (7, 33), (2, 17, 3)):
+        x = cases.floats(*shape, scale=6.0)
+        if x.size > 60:
+            x.reshape(-1)[:12] = [0, -0.0, 1e-6, -1e-6, 8, -8, 30, -30, 100, -100, 1, -1]
+        cases.add('tanh', {'x': x}, torch.tanh)
+    cases.add('linear', {'x': cases.floats(7, 31), 'weight': cases.floats(5, 31), 'bias': cases.floats(5)},
+              lambda x, weight, bias: torch.tanh(F.linear(x, weight, bias)), act='tanh', bias=1, in_out=0)
+
+
+def gated_cases(cases):
+    """Phi-3's and ModernBERT's order: what is activated comes first; and Gemma 2's caps."""
+    acts = {name: ACTIVATIONS[name] for name in ('gelu', 'gelu_tanh', 'silu', 'relu')}
+    for (act, function), shape in zip(acts.items(), ((7, 31), (2, 17, 3), (1, 33), (1,))):
+        def compute(gate_up):
+            gate, up = gate_up.chunk(2, dim=-1)
+            return function(gate) * up
+        cases.add('gated', {'gate': cases.floats(*shape, scale=6.0), 'up': cases.floats(*shape)},
+                  lambda gate, up: function(gate) * up, act=act)
+        cases.add('gated_packed', {'gate_up': cases.floats(*shape[:-1], 2 * shape[-1], scale=6.0)}, compute, act=act)
+    for cap in (30.0, 0.5, 4.0):
+        cases.add('softcap', {'x': cases.floats(7, 33, scale=6.0)}, lambda x: cap * torch.tanh(x / cap), cap=cap)
+        logits, labels = cases.floats(7, 31, scale=9.0), cases.ids(7, below=31)
+        labels[2] = -100
+        cases.add('cross_entropy', {'logits': logits, 'labels': labels},
+                  lambda logits, labels: 0.25 * F.cross_entropy(cap * torch.tanh(logits / cap), labels,
+                                                                reduction='sum'),
+                  ignore_index=-100, scale=0.25, softcap=cap)
+
+
 def rope_cases(cases):
     for batch, seq, heads, head_dim, theta in ((1, 1, 1, 2, 10000.0), (2, 7, 3, 6, 10000.0), (1, 17, 2, 10, 500000.0),
                                                (1, 31, 1, 8, 10000.0)):
@@ -207,7 +237,7 @@ def write_ops(path):
     writer = Writer(path)
     cases = Cases(writer)
     for group in (linear_cases, embedding_cases, norm_cases, elementwise_cases, rope_cases, attention_cases,
-                  cross_entropy_cases):
+                  cross_entropy_cases, tanh_cases, gated_cases):
         group(cases)
     writer.write()
 

@@ -2,7 +2,9 @@
 import json
 import random
 import sys
+import unicodedata
 
+import charsmap
 import corpus
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders as d, models, normalizers as n, pre_tokenizers as p,
                         processors as post, trainers as tr)
@@ -27,7 +29,8 @@ LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[
 
 def save(t, name):
     j = json.loads(t.to_str())
-    j["model"]["vocab"] = dict(sorted(j["model"]["vocab"].items(), key=lambda item: item[1]))
+    if isinstance(j["model"]["vocab"], dict):
+        j["model"]["vocab"] = dict(sorted(j["model"]["vocab"].items(), key=lambda item: item[1]))
     json.dump(j, open(f"{out}/{name}.json", "w"), ensure_ascii=False, separators=(",", ":"))
     t = Tokenizer.from_file(f"{out}/{name}.json")
     cases = []
@@ -107,3 +110,51 @@ t.pre_tokenizer, t.decoder = p.ByteLevel(add_prefix_space=False), d.ByteLevel()
 t.post_processor = post.ByteLevel(trim_offsets=True)
 t.train([f"{out}/train.txt"], byte_level(500, ["<|endoftext|>"], min_frequency=2))
 json.dump(json.loads(t.to_str()), open(f"{out}/train.json", "w"), ensure_ascii=False, separators=(",", ":"))
+
+# Unigram, with a map of characters like SentencePiece's nmt_nfkc: what is in the texts, and all below U+0530.
+seen = [chr(c) for c in range(1, 0x530)] + sorted(set("".join(CASES)) - {"\0"}) + ["e\u0301", "a\u0323\u0307", "ｶﾞ"]
+pairs = {c: unicodedata.normalize("NFKC", c) for c in seen}
+pairs |= {chr(c): "" for c in (*range(1, 9), 11, *range(14, 32), 127, 143, 159)}
+pairs |= {c: " " for c in "\t\n\f\r\u00a0\u1680\u200b\u200e\u2028\u2029\u3000\ufeff\ufffd"}
+sentencepiece = charsmap.normalizer(charsmap.build({k: v for k, v in pairs.items() if k != v}))
+CASES += ["²\u0301 A\u0301\r\nb\rc", "\u0600²\u0301x", "\u0301²", "क्\u0958\u0301 \u0958\u0301", "™\u200d™\u0301", "\u1100\u1161\u0301\uac01\u0301",
+          "a" * 33 + "-" * 90 + "=" * 17, "<unk>x<unk>", "漢<unk>字 a漢字b"]
+
+
+def unigram(vocab, special):
+    return tr.UnigramTrainer(vocab_size=vocab, special_tokens=special, unk_token="<unk>", show_progress=False, max_piece_length=12)
+
+
+t = Tokenizer(models.Unigram())
+t.pre_tokenizer, t.decoder = p.Sequence([p.WhitespaceSplit(), p.Metaspace()]), d.Metaspace()
+t.train_from_iterator([x.replace("日本語", "").lower() for x in text], unigram(420, ["<s>", "<pad>", "</s>", "<unk>"]))
+t.post_processor = post.TemplateProcessing(single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>",
+                                           special_tokens=[("<s>", 0), ("</s>", 2)])
+t.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+spaces = json.loads(n.Replace(Regex(" {2,}"), " ").__getstate__())
+save(Tokenizer.from_str(json.dumps(charsmap.set_normalizers(t, [sentencepiece, spaces]))), "unigram")
+t.pre_tokenizer = p.Metaspace(prepend_scheme="first", split=False)
+t.decoder = d.Sequence([d.Replace("▁", " "), d.ByteFallback(), d.Fuse(), d.Strip(" ", 1, 0)])
+t.normalizer = n.Nmt()
+j = json.loads(t.to_str())
+j["model"]["byte_fallback"] = True
+j["model"]["vocab"] += [["<0x%02X>" % i, -20.5 - i / 7] for i in range(256) if i != 0xEF]
+j["added_tokens"][-1]["id"] = len(j["model"]["vocab"])
+save(Tokenizer.from_str(json.dumps(j)), "unigram_bytes")
+
+t = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+t.normalizer, t.pre_tokenizer = n.Lowercase(), p.Whitespace()
+t.train_from_iterator(text, tr.WordLevelTrainer(vocab_size=150, special_tokens=["[UNK]", "[MASK]"], show_progress=False))
+t.add_tokens(["river bank", AddedToken("né", normalized=False)])
+save(t, "wordlevel")
+
+# Classes in classes, as in the patterns of newer models.
+KIMI = (r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}[\p{Lm}\p{Lo}\p{M}]&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t)?|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}[\p{M}]]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+t = Tokenizer(models.BPE())
+t.decoder = d.ByteLevel()
+t.pre_tokenizer = p.Sequence([p.Split(Regex(r"[[:digit:]_&&[^0]]|[^\W\d[e-z]]"), "isolated"), p.Split(Regex(KIMI), "isolated"),
+                              p.ByteLevel(add_prefix_space=False, use_regex=False)])
+t.train_from_iterator(text, byte_level(420, ["<|endoftext|>"]))
+save(t, "classes")

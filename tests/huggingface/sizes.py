@@ -1,0 +1,59 @@
+"""Parameters of published models: transformers builds each on its meta device from the published configuration, brim by name.
+
+A row: brim's name, transformers' configuration class, the fields that its config.json has beside the defaults.
+"""
+import json
+import os
+import subprocess
+
+import torch
+import transformers
+
+
+def qwen3(dim, layers, heads, hidden, tied=False):
+    return dict(hidden_size=dim, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=8, head_dim=128,
+                intermediate_size=hidden, tie_word_embeddings=tied, max_position_embeddings=40960)
+
+
+def olmo2(dim, layers, heads, hidden, kv_heads=None):
+    return dict(vocab_size=100352, hidden_size=dim, num_hidden_layers=layers, num_attention_heads=heads,
+                num_key_value_heads=kv_heads, intermediate_size=hidden, max_position_embeddings=4096)
+
+
+def granite(dim, hidden):
+    return dict(vocab_size=49155, hidden_size=dim, num_hidden_layers=40, num_attention_heads=32, num_key_value_heads=8,
+                intermediate_size=hidden, tie_word_embeddings=True)
+
+
+PUBLISHED = [
+    ('qwen3-0.6b', 'Qwen3', qwen3(1024, 28, 16, 3072, True)),
+    ('qwen3-1.7b', 'Qwen3', qwen3(2048, 28, 16, 6144, True)),
+    ('qwen3-4b', 'Qwen3', qwen3(2560, 36, 32, 9728, True)),
+    ('qwen3-8b', 'Qwen3', qwen3(4096, 36, 32, 12288)),
+    ('qwen3-14b', 'Qwen3', qwen3(5120, 40, 40, 17408)),
+    ('qwen3-32b', 'Qwen3', qwen3(5120, 64, 64, 25600)),
+    ('smollm3-3b', 'SmolLM3', dict(max_position_embeddings=65536)),
+    ('olmo2-1b', 'Olmo2', olmo2(2048, 16, 16, 8192)),
+    ('olmo2-7b', 'Olmo2', olmo2(4096, 32, 32, 11008)),
+    ('olmo2-13b', 'Olmo2', olmo2(5120, 40, 40, 13824)),
+    ('olmo2-32b', 'Olmo2', olmo2(5120, 64, 40, 27648, 8)),
+    ('granite-3.1-2b', 'Granite', granite(2048, 8192)),
+    ('granite-3.1-8b', 'Granite', granite(4096, 12800)),
+]
+
+
+def brims(build, name):
+    run = subprocess.run([os.path.join(build, 'brim'), 'plan', '--model', name, '--seq', '16', '--json'],
+                         capture_output=True, text=True)
+    if run.returncode not in (0, 1):
+        raise RuntimeError(run.stderr)
+    return json.loads(run.stdout)['parameters']
+
+
+def check_sizes(check, build):
+    for name, kind, fields in PUBLISHED:
+        config = getattr(transformers, kind + 'Config')(**fields)
+        with torch.device('meta'):
+            model = transformers.AutoModelForCausalLM.from_config(config)
+        theirs, ours = sum(p.numel() for p in model.parameters()), brims(build, name)
+        check(f'{name}: parameters', ours == theirs, f'{ours} {theirs}')
