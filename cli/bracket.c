@@ -215,6 +215,11 @@ json_t *bracket_json(const Bracket *b)
     return json_pack("{s:o, s:o}", "frozen", frozen, "trained", trained);
 }
 
+LeverText active_text(int64_t active, int64_t parameters)
+{
+    return active < parameters ? lever_say(", %s active", report_count(active).text) : (LeverText){""};
+}
+
 void bracket_add_trained(json_t *object, const Bracket *b)
 {
     if (b->adapters)

@@ -138,6 +138,7 @@ typedef struct Stored {
 
 /* What a training spends on a parameter, counted over the tensors as they are. (bracket.c) */
 typedef struct Bracket {
+    int64_t active;             /* of the model's own parameters: those that a token passes through */
     Stored frozen[DTYPE_COUNT]; /* in the order in which they come first */
     int frozen_kinds;
     Stored trained;
@@ -164,6 +165,8 @@ const char *bracket_star(const Bracket *bracket);
 json_t *bracket_json(const Bracket *bracket);
 /* Where adapters are trained, how many parameters they have, as "trained". */
 void bracket_add_trained(json_t *object, const Bracket *bracket);
+/* Of so many parameters; where that is not all of them: ", 12,879,925,248 active". */
+LeverText active_text(int64_t active, int64_t parameters);
 uint64_t bracket_frozen_bytes(const Bracket *bracket);
 
 /* The script of train, plan, compare and fit; config is a Training. What a run leaves behind is in the same

@@ -7,11 +7,13 @@
 #include "cli.h"
 
 /* Counts on meta: the model is really built, without data. */
-static int64_t preset_parameters(const ModelPreset *preset)
+static int64_t preset_parameters(const ModelPreset *preset, int64_t *active)
 {
     Context *context = context_create(&(ContextOptions){.meta = 1, .threads = 1});
     Context *outside = context_use(context);
-    int64_t count = nn_parameter_count(nn_model(preset));
+    Module *model = nn_model(preset);
+    int64_t count = nn_parameter_count(model);
+    *active = nn_active_count(model);
     context_use(outside);
     context_destroy(context);
     return count;
@@ -22,20 +24,22 @@ int command_models(const Options *o, int count)
     (void)count;
     json_t *all = json_array();
     if (!o->json)
-        printf("%-29s %-10s %16s %6s %5s\n", "model", "family", "parameters", "batch", "seq");
+        printf("%-29s %-10s %16s %15s %6s %5s\n", "model", "family", "parameters", "active", "batch", "seq");
     for (int i = 0; nn_preset_at(i); i++) {
         const ModelPreset *p = nn_preset_at(i);
-        int64_t parameters = preset_parameters(p);
+        int64_t active, parameters = preset_parameters(p, &active);
         char seq[16] = "-"; /* images have none */
         if (p->seq)
             snprintf(seq, sizeof seq, "%d", p->seq);
         if (o->json)
-            json_array_append_new(all, json_pack("{s:s, s:s, s:I}", "model", p->name, "family",
-                                                 nn_family(p->family)->name, "parameters",
-                                                 (json_int_t)parameters));
+            json_array_append_new(all,
+                                  json_pack("{s:s, s:s, s:I, s:I}", "model", p->name, "family",
+                                            nn_family(p->family)->name, "parameters", (json_int_t)parameters,
+                                            "active_parameters", (json_int_t)active));
         else
-            printf("%-29s %-10s %16s %6d %5s  %s\n", p->name, nn_family(p->family)->name,
-                   report_count(parameters).text, p->batch, seq, p->about);
+            printf("%-29s %-10s %16s %15s %6d %5s  %s\n", p->name, nn_family(p->family)->name,
+                   report_count(parameters).text, active < parameters ? report_count(active).text : "",
+                   p->batch, seq, p->about);
     }
     if (o->json)
         json_print(json_pack("{s:o}", "models", all));

@@ -199,6 +199,7 @@ static void plan_json(const Options *o, const Training *t, const Plan *plan, con
                   "step_flops", plan->step_flops, "checkpoint", checkpoint_text(&o->checkpoint).text,
                   "packer", plan->packer, "memory", json_memory(&plan->memory, NULL), "largest_at_peak",
                   largest_json(plan), "places_at_peak", places_json(plan));
+    json_object_set_new(all, "active_parameters", json_integer(t->bracket.active));
     bracket_add_trained(all, &t->bracket);
     planned_card_json(all, o);
     ranks_plan_json(all, o, plan, has_stages(o) ? stages_plan_json(o, stages) : NULL);

@@ -43,7 +43,8 @@ static void title(const Options *o, int64_t parameters, const Bracket *bracket, 
     if (option_varies(o, "--model"))
         line_add(&line, "several models");
     else
-        line_add(&line, "%s  %s parameters", o->model, report_count(parameters).text);
+        line_add(&line, "%s  %s parameters%s", o->model, report_count(parameters).text,
+                 active_text(bracket->active, parameters).text);
     if (!option_varies(o, "--weights") && !option_varies(o, "--quantize") && !option_varies(o, "--precision"))
         line_add(&line, "  %s", types_text(o).text);
     line_add(&line, "  %s", levers_title(o).text);

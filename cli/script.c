@@ -297,6 +297,7 @@ static int session_open(Session *s)
         (o->export_adapter && !s->meta && speaks_alone() && io_check_directory(o->export_adapter)))
         return error_code();
     s->training->parameters = nn_parameter_count(s->model); /* without adapters */
+    int64_t active = nn_active_count(s->model);
     levers_to_model(o, s->model);
     s->optimizer = make_optimizer(o, s->model, s->steps);
     s->first = saving_load(s->training->saving,
@@ -304,6 +305,7 @@ static int session_open(Session *s)
     s->training->first = s->first;
     if (!error_code())
         s->training->bracket = bracket_of(o, s->model, s->optimizer);
+    s->training->bracket.active = active;
     s->training->samples = data_samples(s->train);
     s->training->blocks = nn_block_count(s->model);
     s->training->steps = s->steps;

@@ -24,6 +24,7 @@ static json_t *train_json(const Options *o, const Training *t, const Plan *plan,
                             (json_int_t)r->steps, "loss_first", json_number(r->loss_first), "loss_last",
                             json_number(r->loss_last), "validation", validation, "tokens_per_second",
                             r->tokens_per_second, "memory", json_memory(&r->memory, &plan->memory));
+    json_object_set_new(all, "active_parameters", json_integer(t->bracket.active));
     bracket_add_trained(all, &t->bracket);
     ranks_run_json(all, o, plan, figures);
     if (scales_loss(o))

@@ -12,6 +12,7 @@
 #include "../tensor/tensor_.h"
 #include "export_.h"
 #include "io_.h"
+#include "weights_.h"
 
 enum { COPY_MOST = 256 << 20 };
 
@@ -213,15 +214,53 @@ static int save_items(Export *e, const SafetensorsItem *items, int count)
     return status;
 }
 
-static int save_parameters(Export *e, TensorList list)
+/* What is written: the pieces of all parameters, under their names in files. */
+typedef struct Written {
+    SafetensorsItem *items;
+    char *names;
+    size_t name_bytes;
+    int count;
+} Written;
+
+static size_t bytes_of_names(const FamilyNames *family, TensorList list)
 {
-    size_t bytes = (size_t)list.count * sizeof(SafetensorsItem);
-    SafetensorsItem *items = host_alloc(bytes);
-    for (int i = 0; items && i < list.count; i++)
-        items[i] = safetensors_item(tensor_name(list.items[i]), e->how->type, list.items[i]);
-    int status = save_items(e, items, list.count);
-    if (items)
-        host_free(context_here(), items, bytes);
+    size_t bytes = 0;
+    for (int i = 0; i < list.count; i++)
+        for (int k = 0; k < file_pieces(family, list.items[i]); k++)
+            bytes += strlen(file_piece(family, list.items[i], k).name) + 1;
+    return bytes;
+}
+
+static void add_parameter(Written *w, const FamilyNames *family, const Tensor *parameter,
+                          SafetensorsType type, char **name)
+{
+    for (int k = 0; k < file_pieces(family, parameter); k++) {
+        FilePiece piece = file_piece(family, parameter, k);
+        SafetensorsItem *item = &w->items[w->count++];
+        *item = safetensors_item(*name, type, parameter);
+        item->ndim = piece.shape.ndim;
+        memcpy(item->dim, piece.shape.dim, (size_t)piece.shape.ndim * sizeof *piece.shape.dim);
+        item->first = piece.first;
+        strcpy(*name, piece.name);
+        *name += strlen(*name) + 1;
+    }
+}
+
+static int save_parameters(Export *e, const Module *model, TensorList list)
+{
+    const FamilyNames *family = family_names(nn_class_name(model));
+    Written w = {.name_bytes = bytes_of_names(family, list)};
+    size_t bytes = (size_t)file_piece_count(family, list) * sizeof *w.items;
+    w.items = host_alloc(bytes);
+    w.names = w.items ? host_alloc(w.name_bytes) : NULL;
+    char *name = w.names;
+    for (int i = 0; w.names && i < list.count; i++)
+        add_parameter(&w, family, list.items[i], e->how->type, &name);
+    int status = save_items(e, w.items, w.count);
+    if (w.names)
+        host_free(context_here(), w.names, w.name_bytes);
+    if (w.items)
+        host_free(context_here(), w.items, bytes);
     return status;
 }
 
@@ -261,5 +300,5 @@ int io_save_weights(Module *model, const ModelPreset *preset, const char *direct
         export_check(&e, model) == 0)
         io_check_directory(directory);
     int status = ranks_agreed_();
-    return status ? status : save_parameters(&e, list);
+    return status ? status : save_parameters(&e, model, list);
 }

@@ -12,6 +12,7 @@
 #include "../tensor/tensor_.h"
 #include "export_.h"
 #include "io_.h"
+#include "weights_.h"
 
 /* ---- Names ----------------------------------------------------------------------------------- */
 
@@ -233,22 +234,29 @@ int files_equal(const char *a, const char *b)
     return n == 0;
 }
 
+static int same_tensor(const Safetensors *file, const FilePiece *piece)
+{
+    const SafetensorsEntry *entry = safetensors_find(file, piece->name);
+    return entry && entry->ndim == piece->shape.ndim &&
+           !memcmp(entry->dim, piece->shape.dim, (size_t)piece->shape.ndim * sizeof piece->shape.dim[0]);
+}
+
 /* Whether the weights that are there are those of this very shape: -1 after raising. */
 static int same_tensors(const Export *e, Module *model)
 {
     TensorList list = nn_parameters(model);
+    const FamilyNames *family = family_names(nn_class_name(model));
     Safetensors *file = error_code() ? NULL : safetensors_open(e->directory);
-    int same = file && safetensors_count(file) == list.count;
+    int same = file && safetensors_count(file) == file_piece_count(family, list);
     if (!file && error_code() == ERROR_HOST_MEMORY)
         return -1;
     if (!file)
         error_clear(); /* damaged, or half of a set: nothing that this export left */
-    for (int i = 0; i < list.count && same; i++) {
-        Shape shape = tensor_whole_shape_(list.items[i]);
-        const SafetensorsEntry *entry = safetensors_find(file, tensor_name(list.items[i]));
-        same = entry && entry->ndim == shape.ndim &&
-               !memcmp(entry->dim, shape.dim, (size_t)shape.ndim * sizeof shape.dim[0]);
-    }
+    for (int i = 0; i < list.count && same; i++)
+        for (int k = 0; k < file_pieces(family, list.items[i]) && same; k++) {
+            FilePiece piece = file_piece(family, list.items[i], k);
+            same = same_tensor(file, &piece);
+        }
     safetensors_close(file);
     return same;
 }

@@ -13,7 +13,8 @@ enum {
     MOST_HEADS = 1 << 16,
     MOST_VOCAB = 1 << 26,
     MOST_POSITIONS = 1 << 28,
-    MOST_TYPES = 1 << 16
+    MOST_TYPES = 1 << 16,
+    MOST_EXPERTS = 1024 /* that a layer can have here */
 };
 
 /* A model_type. */
@@ -31,6 +32,14 @@ typedef struct TiedName {
     const char *name, *parameter; /* stored beside it, or instead of it */
 } TiedName;
 
+/* What files call the parts of experts. Here those of a layer are two parameters, …mlp.experts.gate_up_proj
+ * and …mlp.experts.down_proj; there each expert's matrices are tensors of their own,
+ * …mlp.experts.0.w1.weight. */
+typedef struct ExpertNames {
+    const char *block; /* "mlp", or what it is there: "block_sparse_moe" */
+    const char *gate, *up, *down;
+} ExpertNames;
+
 enum { FAMILY_TYPES = 4, IGNORED_MOST = 5 };
 
 /* What a family's tensors are called, beside the names of the parameters here. */
@@ -42,6 +51,7 @@ typedef struct FamilyNames {
     /* Beginnings of a classifier's parameters: a file of another head has none of the first, and may lack the
      * second; then they are new. */
     const char *classifier[2];
+    ExpertNames experts;                   /* NULLs: there are none */
 } FamilyNames;
 
 /* All zero for what transformers does not have. */

@@ -41,6 +41,16 @@ int layer_set_but_every(LayerSet *set, int layers, int n);
 /* layer_types of the configuration's windows. */
 json_t *layer_types_json(const LlamaConfig *c);
 
+/* What a type takes for fields of experts that are absent; num_experts: their number may be called that, too.
+ */
+typedef struct ExpertsKind {
+    int count, active, num_experts;
+} ExpertsKind;
+/* Numbers of experts and the loss that balances them; count: what the family calls their number.
+ * (family_mixtral.c) */
+void read_experts(Fields *f, const ExpertsKind *kind, ExpertsConfig *e);
+void write_experts(json_t **object, const ExpertsConfig *e, const char *count);
+
 /* Every field that read_decoder reads. */
 void write_decoder(json_t **object, const LlamaConfig *c, const char *type, const char *architecture);
 

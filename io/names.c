@@ -68,13 +68,14 @@ static const char *const wrappers[] = {"module.",          "_orig_mod.",  "base_
 static int count_parameters(const ParameterNames *names, const char *model, const Safetensors *file,
                             size_t skip, const char *wrapper)
 {
-    int count = 0, p;
+    int count = 0;
+    NameFound found;
     size_t more = wrapper ? strlen(wrapper) : 0;
     for (int i = 0; i < safetensors_count(file); i++) {
         const char *name = safetensors_at(file, i)->name + skip;
         if (wrapper && !begins(name, wrapper))
             return -1;
-        NameMeaning meaning = name_meaning(names, model, name + more, &p);
+        NameMeaning meaning = name_meaning(names, model, name + more, &found);
         count += meaning == NAME_PARAMETER || meaning == NAME_TIED;
     }
     return count;
@@ -121,25 +122,36 @@ const char *name_hint(const char *stored)
     return "";
 }
 
-NameMeaning name_meaning(const ParameterNames *names, const char *model, const char *stored, int *parameter)
+/* Pieces that the parameter does not have are nobody's. */
+static int find_piece(const ParameterNames *names, const FamilyNames *family, char name[NAME_BYTES],
+                      NameFound *found)
 {
-    const FamilyFiles *files = family_files_named(model);
-    const FamilyNames *family = files && files->names.prefix ? &files->names : NULL;
+    found->piece = piece_of_name(family, name);
+    found->parameter = find(names, family, name);
+    if (found->parameter >= 0 && found->piece >= 0 &&
+        found->piece >= file_pieces(family, names->list.items[found->parameter]))
+        found->parameter = -1;
+    return found->parameter;
+}
+
+NameMeaning name_meaning(const ParameterNames *names, const char *model, const char *stored, NameFound *found)
+{
+    const FamilyNames *family = family_names(model);
     char name[NAME_BYTES];
-    *parameter = -1;
+    *found = (NameFound){-1, -1};
     if (snprintf(name, sizeof name, "%s", stored) + 2 >= NAME_BYTES)
         return NAME_UNEXPECTED;
     if (family)
         modern_norm(name);
-    *parameter = find(names, family, name);
-    if (*parameter >= 0)
+    if (family ? find_piece(names, family, name, found) >= 0
+               : (found->parameter = parameter_find(names, name)) >= 0)
         return NAME_PARAMETER;
     if (!family)
         return NAME_UNEXPECTED;
     for (int i = 0; i < 2; i++)
         if (family->tied[i].name && !strcmp(name, family->tied[i].name)) {
-            *parameter = parameter_find(names, family->tied[i].parameter);
-            if (*parameter >= 0)
+            found->parameter = parameter_find(names, family->tied[i].parameter);
+            if (found->parameter >= 0)
                 return NAME_TIED;
         }
     return is_ignored(names, family, name) ? NAME_IGNORED : NAME_UNEXPECTED;

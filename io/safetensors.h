@@ -89,6 +89,7 @@ typedef struct SafetensorsItem {
     uint64_t from;        /* of the tensor: where the bytes are that are written as they are; 0 = as above */
     const Tensor *like;   /* the tensor is what this rank has of an array that is divided as this parameter;
                              the data are those of whoever has its beginning. NULL = all of it */
+    int64_t first;        /* of the tensor's elements, where the item is some of them, one after the other */
     int turned;           /* a tensor of F32 with two dimensions, whose columns are the file's rows */
 } SafetensorsItem;
 

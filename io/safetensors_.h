@@ -49,6 +49,7 @@ typedef struct EntryPart {
                              side     by side */
     int64_t first, count; /* of what this rank has of those; count only where they are copied */
     int64_t block;        /* of which each stands for so many; 0 = 1 */
+    int64_t skip;         /* of the parameter's elements, that lie before those of the entry */
 } EntryPart;
 
 /* The same of a tensor whose elements are those from part.first on. */

@@ -132,8 +132,12 @@ int safetensors_copy_as(const Safetensors *s, const SafetensorsEntry *entry, Ent
     int64_t block = part.block ? part.block : 1;
     for (int64_t done = 0, n; done < part.count && !error_code(); done += n) {
         int64_t elements = (part.count - done) * block;
-        int64_t from = tensor_place_(part.as, (part.first + done) * block, &elements) / block;
+        int64_t from = tensor_place_(part.as, (part.first + done) * block, &elements) / block - part.skip;
         n = (elements + block - 1) / block;
+        if (from < 0) {
+            n = n < -from ? n : -from;
+            continue;
+        }
         int64_t left = entry->numel - from, some = left < 0 ? 0 : left < n ? left : n;
         copy(s, (const unsigned char *)entry->data + (uint64_t)from * size, (uint64_t)some * size, to,
              at + (uint64_t)done * size);

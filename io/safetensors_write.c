@@ -79,6 +79,7 @@ static int sort_items(const char *shown, const SafetensorsItem *items, int count
         if (with_data && s->bytes && !s->item->data && !s->item->tensor && !elsewhere)
             return safetensors_bad_item(shown, s->item, cannot_be);
         s->size = safetensors_type_bytes(s->item->type);
+        s->first = s->item->first;
         s->count = s->numel;
         s->block = 1;
     }
@@ -335,7 +336,11 @@ static void write_parts(FileWriter *w, const Sorted *s, uint64_t at, FileSum *su
     for (int64_t done = 0, n; done < s->count && !w->failed; done += n) {
         Part part;
         n = s->count - done;
-        int64_t place = place_in_file(s, s->first + done, &n), left = s->numel - place;
+        int64_t place = place_in_file(s, s->first + done, &n) - s->item->first, left = s->numel - place;
+        if (place < 0) {
+            n = n < -place ? n : -place;
+            continue;
+        }
         int64_t some = left < n ? left : n; /* what is behind the end is padding */
         if (some <= 0 || part_begin(w, &part, at, (uint64_t)place * (uint64_t)s->size, sum))
             continue;

@@ -3,31 +3,17 @@
 #include <string.h>
 
 #include "saved_run_.h"
-#include "weights.h"
+#include "weights_.h"
 
 /* Of a tensor in a header: dtype, two offsets, punctuation, and so much a dimension; of a file: its metadata
  * and what rounds it up to blocks; of the JSON beside it. */
 enum { ENTRY = 96, DIMENSION = 21, FILE_ROUND = 4096, JSON_FILE = 65536 };
-
-static uint64_t entry_bytes(const Tensor *parameter, int element)
-{
-    return strlen(tensor_name(parameter)) + ENTRY + (uint64_t)tensor_shape(parameter).ndim * DIMENSION +
-           (uint64_t)tensor_whole_numel_(parameter) * (uint64_t)element;
-}
 
 static void add_file(IoSize *size, uint64_t bytes)
 {
     bytes = (bytes / FILE_ROUND + 2) * FILE_ROUND;
     size->bytes += bytes;
     size->largest = bytes > size->largest ? bytes : size->largest;
-}
-
-static uint64_t parameter_bytes(TensorList list, int element)
-{
-    uint64_t bytes = 0;
-    for (int i = 0; i < list.count; i++)
-        bytes += entry_bytes(list.items[i], element);
-    return bytes;
 }
 
 static uint64_t eight_bit_states(TensorList list, const Optimizer *optimizer)
@@ -66,31 +52,46 @@ IoSize io_saved_run_size(Module *model, const Optimizer *optimizer)
     return size;
 }
 
-/* At most: a shard is as large as it may be or its one tensor is, and has the header of all. */
-static void cut_into_shards(IoSize *size, TensorList list, int element, uint64_t most)
+/* What an export writes, in as many tensors as files have. */
+typedef struct Pieces {
+    uint64_t headers, data, widest;
+    int count;
+} Pieces;
+
+static Pieces all_pieces(const Module *model, TensorList list, int element)
 {
-    uint64_t total = 0, widest = 0, headers = parameter_bytes(list, 0);
-    for (int i = 0; i < list.count; i++) {
-        uint64_t bytes = (uint64_t)tensor_whole_numel_(list.items[i]) * (uint64_t)element;
-        total += bytes;
-        widest = bytes > widest ? bytes : widest;
-    }
-    if (total <= most)
+    const FamilyNames *family = family_names(nn_class_name(model));
+    Pieces all = {.count = file_piece_count(family, list)};
+    for (int i = 0; i < list.count; i++)
+        for (int k = 0; k < file_pieces(family, list.items[i]); k++) {
+            FilePiece piece = file_piece(family, list.items[i], k);
+            uint64_t bytes = (uint64_t)shape_numel(piece.shape) * (uint64_t)element;
+            all.headers += strlen(piece.name) + ENTRY + (uint64_t)piece.shape.ndim * DIMENSION;
+            all.data += bytes;
+            all.widest = bytes > all.widest ? bytes : all.widest;
+        }
+    return all;
+}
+
+/* At most: a shard is as large as it may be or its one tensor is, and has the header of all. */
+static void cut_into_shards(IoSize *size, const Pieces *all, uint64_t most)
+{
+    if (all->data <= most)
         return;
-    size->largest = (widest > most ? widest : most) + headers + 2 * FILE_ROUND;
+    size->largest = (all->widest > most ? all->widest : most) + all->headers + 2 * FILE_ROUND;
     size->bytes +=
-        headers + (uint64_t)list.count * 2 * FILE_ROUND; /* the index, and what each is rounded up */
+        all->headers + (uint64_t)all->count * 2 * FILE_ROUND; /* the index, and what each is rounded up */
 }
 
 IoSize io_weights_size(Module *model, SafetensorsType type, uint64_t shard)
 {
     IoSize size = {0};
     TensorList list = nn_parameters(model);
-    int element = type == SAFETENSORS_F32 ? 4 : 2;
     if (error_code())
         return size;
-    add_file(&size, parameter_bytes(list, element));
-    cut_into_shards(&size, list, element, shard ? shard : SAFETENSORS_SHARD);
+    Pieces all = all_pieces(model, list, type == SAFETENSORS_F32 ? 4 : 2);
+    add_file(&size, all.headers + all.data);
+    cut_into_shards(&size, &all, shard ? shard : SAFETENSORS_SHARD);
     add_file(&size, JSON_FILE);
     return size;
 }

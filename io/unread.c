@@ -9,14 +9,18 @@ typedef struct Unread {
     const char *types, *missing, *near;
 } Unread;
 
-#define EXPERTS "mixtures of experts are not computed"
+#define SHARED "an expert that all tokens share is not computed"
 
 static const Unread unread[] = {
-    {"qwen3_moe qwen2_moe qwen3_next qwen3_5_moe ", EXPERTS, "qwen2.5-7b"},
+    {"qwen2_moe ", SHARED, "qwen3-30b-a3b"},
+    {"qwen3_next qwen3_5_moe ", SHARED ", nor are layers without attention", "qwen3-30b-a3b"},
     {"qwen2_vl qwen2_5_vl qwen3_vl qwen2_audio ", "images and sound are not read", "qwen2.5-7b"},
     {"qwen ", "its query, key and value are one matrix, under other names", "qwen2.5-7b"},
-    {"mixtral jetmoe dbrx phimoe granitemoe olmoe gpt_oss llama4 llama4_text ", EXPERTS, "mistral-7b-v0.3"},
-    {"deepseek_v2 deepseek_v3 kimi_k2 ", EXPERTS ", nor is latent attention", "deepseek-r1-distill-llama-8b"},
+    {"jetmoe dbrx phimoe granitemoe ", "its experts or its attention are not Mixtral's", "mixtral-8x7b"},
+    {"olmoe ", "its norms of queries and keys are over all heads, beside experts", "qwen3-30b-a3b"},
+    {"gpt_oss llama4 llama4_text ", "its experts have biases, a gate of their own or a shared one",
+     "mixtral-8x7b"},
+    {"deepseek_v2 deepseek_v3 kimi_k2 ", SHARED ", nor is latent attention", "qwen3-30b-a3b"},
     {"gemma3 gemma3n gemma4 ", "images and sound are not read, nor the text part alone out of such a file",
      "gemma-3-4b"},
     {"phi gpt_neox gptj codegen persimmon stablelm ", "only a part of each head is rotated", "llama-3.2-3b"},

@@ -22,6 +22,9 @@ typedef struct Source {
     const SafetensorsEntry *entry; /* NULL = nothing yet */
     int quantized;                 /* it holds codes, which are */
     QuantizedEntry codes;
+    /* Of a parameter that files may have in pieces: each one's, NULL = not there; and how many are. */
+    const SafetensorsEntry **pieces;
+    int count, found;
 } Source;
 
 typedef struct Loading {
@@ -30,11 +33,15 @@ typedef struct Loading {
     Safetensors *file;
     char shown[FILE_LABEL];
     ParameterNames names;
-    Source *source; /* of each parameter */
+    Source *source;                  /* of each parameter */
+    const SafetensorsEntry **pieces; /* of all */
+    int piece_count;
+    const FamilyNames *family;
     size_t wrapped; /* letters that all names begin with, and that are not the model's */
     Misfits fit;
     Listing quantized; /* codes into codes of another type */
     Listing fresh;     /* parameters of a classifier that the file has not */
+    int lacking;       /* parameters that the file has not, or not all of */
     WeightsReport report;
 } Loading;
 
@@ -75,6 +82,21 @@ static int sort_parameters(Loading *l)
     return 0;
 }
 
+/* Room for what each parameter's pieces are read from. */
+static int make_sources(Loading *l)
+{
+    l->family = family_names(nn_class_name(l->model));
+    l->piece_count = file_piece_count(l->family, l->names.list);
+    l->pieces = host_alloc((size_t)l->piece_count * sizeof *l->pieces);
+    for (int i = 0, at = 0; l->pieces && i < l->names.list.count; i++) {
+        Source *source = &l->source[i];
+        source->count = file_pieces(l->family, l->names.list.items[i]);
+        source->pieces = source->count > 1 ? l->pieces + at : NULL;
+        at += source->count;
+    }
+    return l->pieces ? 0 : error_code();
+}
+
 static int same_contents(const Loading *l, const SafetensorsEntry *a, const SafetensorsEntry *b)
 {
     int same = a->type == b->type && a->ndim == b->ndim && a->bytes == b->bytes &&
@@ -95,7 +117,7 @@ static int is_part(const Loading *l, const char *stored)
     size_t length;
     char whole[NAME_BYTES], full[NAME_BYTES];
     const char *name = stored + l->wrapped;
-    int p;
+    NameFound p;
     if (!quantized_is_part(name, &length) || length + sizeof ".weight" > sizeof whole)
         return 0;
     snprintf(whole, sizeof whole, "%.*s", (int)length, name);
@@ -106,12 +128,46 @@ static int is_part(const Loading *l, const char *stored)
            name_meaning(&l->names, nn_class_name(l->model), whole, &p) <= NAME_TIED;
 }
 
+static const SafetensorsEntry *first_piece(const Source *source)
+{
+    for (int i = 0; source->found && i < source->count; i++)
+        if (source->pieces[i])
+            return source->pieces[i];
+    return NULL;
+}
+
+/* A tensor that is a parameter, or a piece of one. A file has a parameter whole or in pieces, once. */
+static int match_parameter(Loading *l, const SafetensorsEntry *entry, NameFound found)
+{
+    Source *source = &l->source[found.parameter];
+    int in_pieces = found.piece >= 0 && source->pieces;
+    const SafetensorsEntry **at = in_pieces ? &source->pieces[found.piece] : &source->entry;
+    const SafetensorsEntry *other = *at ? *at : in_pieces ? source->entry : first_piece(source);
+    if (other)
+        return stored_twice(l->shown, other, entry);
+    *at = entry;
+    source->found += in_pieces;
+    return 0;
+}
+
+static int match_tied(Loading *l, const SafetensorsEntry *entry, Source *source)
+{
+    if (!source->entry)
+        source->entry = entry;
+    else if (!same_contents(l, source->entry, entry))
+        return untied(l, entry, source->entry);
+    else
+        l->report.ignored++;
+    return 0;
+}
+
 /* Tied copies last, when it is known what else there is. */
 static int match_names(Loading *l, int tied)
 {
-    for (int i = 0; i < safetensors_count(l->file); i++) {
+    int status = 0;
+    for (int i = 0; i < safetensors_count(l->file) && !status; i++) {
         const SafetensorsEntry *entry = safetensors_at(l->file, i);
-        int p;
+        NameFound p;
         NameMeaning meaning = name_meaning(&l->names, nn_class_name(l->model), entry->name + l->wrapped, &p);
         if ((meaning == NAME_TIED) != tied || (meaning == NAME_UNEXPECTED && is_part(l, entry->name)))
             continue;
@@ -119,16 +175,10 @@ static int match_names(Loading *l, int tied)
             misfit_unexpected(&l->fit, entry->name, name_hint(entry->name));
         else if (meaning == NAME_IGNORED)
             l->report.ignored++;
-        else if (!l->source[p].entry)
-            l->source[p].entry = entry;
-        else if (!tied)
-            return stored_twice(l->shown, l->source[p].entry, entry);
-        else if (!same_contents(l, l->source[p].entry, entry))
-            return untied(l, entry, l->source[p].entry);
         else
-            l->report.ignored++;
+            status = tied ? match_tied(l, entry, &l->source[p.parameter]) : match_parameter(l, entry, p);
     }
-    return 0;
+    return status;
 }
 
 /* The rows that the file lacks of a parameter that has one for each token; 0 where it is none of these. */
@@ -189,27 +239,67 @@ static int is_of_head(const char *const *head, const char *name)
     return head && (text_begins(name, head[0]) || (head[1] && text_begins(name, head[1])));
 }
 
+/* One of a parameter's pieces. Without some of them the parameter is missing. */
+static int check_piece(Loading *l, int i, int k)
+{
+    const Tensor *parameter = l->names.list.items[i];
+    const SafetensorsEntry *entry = l->source[i].pieces[k];
+    FilePiece piece = file_piece(l->family, parameter, k);
+    QuantizedEntry codes;
+    int quantized = entry ? quantized_find(l->file, entry, &codes) : 0;
+    if (quantized < 0)
+        return error_code();
+    if (!entry)
+        list_name(&l->fit.missing, "%s", piece.name);
+    else if (!quantized)
+        misfit_numbers(&l->fit, entry, piece.shape, 0);
+    else if (!shape_equal(SHAPE(codes.rows, codes.cols), piece.shape))
+        list_name(&l->fit.shapes, "%s is %s of %s, in the model %s", piece.name,
+                  shape_text(SHAPE(codes.rows, codes.cols)).text, dtype_name(codes.dtype),
+                  shape_text(piece.shape).text);
+    else if (dtype_is_quantized(parameter->dtype))
+        list_name(&l->quantized, "%s is %s, in the model a part of %s", piece.name, dtype_name(codes.dtype),
+                  dtype_name(quantized_type(parameter)));
+    return 0;
+}
+
+static int check_parameter(Loading *l, int i, const char *const *head)
+{
+    const Tensor *parameter = l->names.list.items[i];
+    Shape shape = tensor_whole_shape_(parameter);
+    Source *source = &l->source[i];
+    for (int k = 0; source->found && k < source->count; k++)
+        if (check_piece(l, i, k))
+            return error_code();
+    if (source->found) {
+        l->lacking += source->found < source->count;
+        return 0;
+    }
+    source->quantized = source->entry ? quantized_find(l->file, source->entry, &source->codes) : 0;
+    if (source->quantized < 0)
+        return error_code();
+    if (!source->entry && is_of_head(head, tensor_name(parameter))) {
+        list_name(&l->fresh, "%s", tensor_name(parameter));
+    } else if (!source->entry) {
+        list_name(&l->fit.missing, "%s",
+                  file_piece(l->family, parameter, 0).name); /* as the file would call it */
+        l->lacking++;
+    } else if (source->quantized) {
+        check_quantized(l, parameter, &source->codes);
+    } else {
+        misfit_numbers(&l->fit, source->entry, shape, takes_rows(l, source->entry, shape));
+    }
+    return 0;
+}
+
 /* Returns 0, or an error that is the file's alone; what does not fit is listed. */
 static int check_parameters(Loading *l)
 {
     const char *const *head = new_head(l);
-    for (int i = 0; i < l->names.list.count; i++) {
-        const Tensor *parameter = l->names.list.items[i];
-        Shape shape = tensor_whole_shape_(parameter);
-        Source *source = &l->source[i];
-        source->quantized = source->entry ? quantized_find(l->file, source->entry, &source->codes) : 0;
-        if (source->quantized < 0)
-            return error_code();
-        if (!source->entry && is_of_head(head, tensor_name(parameter)))
-            list_name(&l->fresh, "%s", tensor_name(parameter));
-        else if (!source->entry)
-            list_name(&l->fit.missing, "%s", tensor_name(parameter));
-        else if (source->quantized)
-            check_quantized(l, parameter, &source->codes);
-        else
-            misfit_numbers(&l->fit, source->entry, shape, takes_rows(l, source->entry, shape));
-    }
-    return 0;
+    int status = 0;
+    for (int i = 0; i < l->names.list.count && !status; i++)
+        status = check_parameter(l, i, head);
+    return status;
 }
 
 /* Everything that is wrong, in one error. */
@@ -219,7 +309,7 @@ static int check_lists(Loading *l)
     int missing = partial ? 0 : l->fit.missing.count, unexpected = partial ? 0 : l->fit.unexpected.count;
     /* Where nothing fits it is another model. */
     const char *hint = l->fit.hint[0] ? l->fit.hint
-                       : l->fit.missing.count < l->names.list.count
+                       : l->lacking < l->names.list.count
                            ? "; --init-partial loads the rest, and these keep random values"
                            : "";
     if (missing && unexpected)
@@ -248,7 +338,7 @@ static int check_lists(Loading *l)
 static void write_note(Loading *l)
 {
     WeightsReport *r = &l->report;
-    r->missing = l->fit.missing.count;
+    r->missing = l->lacking;
     r->unexpected = l->fit.unexpected.count;
     r->new_head = l->fresh.count;
     r->loaded = l->names.list.count - r->missing - r->new_head;
@@ -302,11 +392,73 @@ static int is_copied(const SafetensorsEntry *entry, const Tensor *to)
            (entry->type == SAFETENSORS_F16 && to->dtype == DTYPE_F16);
 }
 
+typedef struct Joining {
+    const Safetensors *file;
+    const Source *from;
+    const Tensor *to;
+    int64_t each; /* elements of a piece */
+    int piece;    /* that codes are those of; -1: none yet */
+    int quantized;
+    QuantizedEntry codes;
+} Joining;
+
+static int read_piece(Joining *j, int64_t place, int64_t count, float *values)
+{
+    int piece = (int)(place / j->each);
+    const SafetensorsEntry *entry = j->from->pieces[piece];
+    if (piece != j->piece)
+        j->quantized = quantized_find(j->file, entry, &j->codes);
+    j->piece = piece;
+    if (j->quantized < 0)
+        return error_code();
+    if (!j->quantized)
+        return safetensors_read_part(j->file, entry, place % j->each, count, values);
+    quantized_decode(&j->codes, place % j->each, count, values);
+    return 0;
+}
+
+/* Pieces of a parameter, one after the other. */
+static int read_joined(void *user, int64_t first, int64_t count, float *values)
+{
+    Joining *j = user;
+    int64_t whole = j->each * j->from->count;
+    int failed = 0;
+    for (int64_t done = 0, n; done < count && !failed; done += n) {
+        n = count - done;
+        int64_t place = tensor_place_(j->to, first + done, &n), end = (place / j->each + 1) * j->each;
+        if (place >= whole) {
+            memset(values + done, 0, (size_t)n * sizeof *values); /* padding */
+            continue;
+        }
+        n = n < end - place ? n : end - place;
+        failed = read_piece(j, place, n, values + done);
+    }
+    return failed;
+}
+
+static int read_pieces(const Loading *l, const Source *source, Tensor *to)
+{
+    int64_t each = tensor_whole_numel_(to) / source->count;
+    int copied = 1;
+    for (int k = 0; k < source->count; k++)
+        copied = copied && is_copied(source->pieces[k], to);
+    if (!copied)
+        return tensor_store_(
+            to, read_joined,
+            &(Joining){.file = l->file, .from = source, .to = to, .each = each, .piece = -1});
+    for (int k = 0; k < source->count && !context_is_meta(context_current()); k++)
+        safetensors_copy_as(l->file, source->pieces[k],
+                            (EntryPart){.as = to, .count = tensor_numel(to), .skip = k * each}, to, 0);
+    return error_code();
+}
+
 /* What is in the parameter's own type is copied, everything else goes through tensor_store_: on meta too,
  * where it plans its buffers. */
 static int read_parameter(const Loading *l, const Source *source, Tensor *to)
 {
     int meta = context_is_meta(context_current());
+    if (source->found)
+        return read_pieces(l, source, to);
     if (source->quantized && quantized_type(to) != source->codes.dtype)
         return tensor_store_(to, read_decoded, &(Decoding){&source->codes, to});
     if (!source->quantized && !is_copied(source->entry, to))
@@ -318,11 +470,16 @@ static int read_parameter(const Loading *l, const Source *source, Tensor *to)
     return error_code();
 }
 
+static int is_whole(const Source *source)
+{
+    return source->entry || (source->found && source->found == source->count);
+}
+
 /* What stops one of several ranks stops the others where they wait for each other next. */
 static int read_parameters(const Loading *l)
 {
     for (int i = 0; i < l->names.list.count; i++)
-        if (l->source[i].entry && !l->names.list.items[i]->absent &&
+        if (is_whole(&l->source[i]) && !l->names.list.items[i]->absent &&
             (!error_code() || tensor_store_meets_(l->names.list.items[i])))
             read_parameter(l, &l->source[i], l->names.list.items[i]);
     return error_code();
@@ -330,7 +487,7 @@ static int read_parameters(const Loading *l)
 
 static int match(Loading *l)
 {
-    if (sort_parameters(l))
+    if (sort_parameters(l) || make_sources(l))
         return error_code();
     l->wrapped = names_wrapped(&l->names, nn_class_name(l->model), l->file);
     if (match_names(l, 0) || match_names(l, 1))
@@ -362,6 +519,8 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
         status = ranks_agree_error_(context, NULL);
     }
     size_t count = (size_t)l.names.list.count;
+    if (l.pieces)
+        host_free(context, l.pieces, (size_t)l.piece_count * sizeof *l.pieces);
     if (l.source)
         host_free(context, l.source, count * sizeof *l.source);
     if (l.names.sorted)

@@ -171,6 +171,7 @@ void module_free_model(Module *module)
         return;
     nn_set_gather_blocks(module, 0);
     free_pattern(module);
+    tensor_free(model->balance_stats);
     while (model->segments) {
         Segment *segment = model->segments;
         model->segments = segment->next;

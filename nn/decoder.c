@@ -78,9 +78,10 @@ Module *module_decoder_block(const DecoderParts *parts, const LlamaConfig *c, in
         return NULL;
     self->branch_factor = c->branch_factor;
     self->attention = nn_add(module, "self_attn", attention(parts, c, layer));
-    self->mlp = nn_add(
-        module, "mlp",
-        module_gated(c->dim, c->hidden, c->mlp_bias, parts->act ? parts->act : TENSOR_SILU, parts->fused));
+    self->mlp = nn_add(module, "mlp",
+                       parts->feed_forward ? parts->feed_forward(c, layer)
+                                           : module_gated(c->dim, c->hidden, c->mlp_bias,
+                                                          parts->act ? parts->act : TENSOR_SILU, parts->fused));
     self->before_attention = add_norm(module, parts, parts->before_attention, c);
     self->after_attention = add_norm(module, parts, parts->after_attention, c);
     self->before_mlp = add_norm(module, parts, parts->before_mlp, c);
@@ -114,6 +115,7 @@ static Tensor *decoder_hidden(Module *module, Tensor *x, const Batch *batch) /* 
     if (check_length(module, batch))
         return NULL;
     Tensor *hidden = x;
+    module_balance_begin(module);
     if (module_first_stage(module))
         hidden = times(nn_forward(self->embedding, batch->ids, batch), self->embedding_factor); /* (B,T,C) */
     hidden = nn_run_blocks(module, tensor_donate(hidden), batch);
@@ -129,6 +131,15 @@ Tensor *module_decoder_forward(Module *module, Tensor *x, const Batch *batch)
     if (!module_last_stage(module))
         return hidden;
     return nn_forward(self->head, tensor_donate(hidden), batch); /* (B,T,vocab) */
+}
+
+static int check_experts(const char *name, const DecoderParts *parts, const LlamaConfig *c)
+{
+    if (parts->feed_forward)
+        return config_experts(name, c);
+    return c->experts.count &&
+           error_raise(ERROR_ARGUMENT, "%s: a model of this family has no experts; mixtral and qwen3_moe do",
+                       name);
 }
 
 static int check_config(const char *name, const LlamaConfig *c)
@@ -177,7 +188,7 @@ Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config)
         return NULL;
     LlamaConfig c = *config;
     c.max_seq = c.max_seq ? c.max_seq : USUAL_MAX_SEQ;
-    if (check_config(name, &c))
+    if (check_config(name, &c) || check_experts(name, parts, &c))
         return NULL;
     Module *module = nn_module(parts->type);
     Decoder *self = nn_state(module);
@@ -199,7 +210,7 @@ Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config)
                                         .path = "lm_head",
                                         .softcap = c.logits_cap});
     module_has_rows(module);
-    return module;
+    return module_balance(module, &c.experts) ? NULL : module;
 }
 
 /* ---- The families' rows ---------------------------------------------------------------------- */

@@ -15,6 +15,8 @@ typedef struct DecoderParts {
     TensorActivation act; /* of the gate; 0 = SiLU */
     int fused;            /* q, k and v are one linear layer, gate and up another */
     int root_embedding;   /* embeddings times the root of their width */
+    /* Makes the feed-forward of a layer; NULL: a gated one. */
+    Module *(*feed_forward)(const LlamaConfig *c, int layer);
 } DecoderParts;
 
 typedef struct DecoderBlock {
@@ -31,6 +33,11 @@ typedef struct Decoder {
 /* Embedding, blocks, norm and head; and a block as layer `layer` has it. */
 Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config);
 Module *module_decoder_block(const DecoderParts *parts, const LlamaConfig *config, int layer);
+
+/* For DecoderParts.feed_forward: a mixture of experts, but in layers that are dense. (experts.c) */
+Module *module_experts(const LlamaConfig *c, int layer);
+/* Raises what no experts can be. Returns non-zero on error. */
+int config_experts(const char *model, const LlamaConfig *c);
 
 Tensor *module_decoder_forward(Module *module, Tensor *x, const Batch *batch);
 Tensor *module_decoder_block_forward(Module *module, Tensor *x, const Batch *batch);

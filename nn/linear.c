@@ -5,7 +5,7 @@
 
 /* Autocast: a trained f32 weight is multiplied in the type of 16-bit activations. Who gives the copy away
  * leaves it to backward, which frees it. What is frozen is decoded by the product itself. */
-static Tensor *linear_weight_for(Tensor *weight, const Tensor *x)
+Tensor *module_weight_for(Tensor *weight, const Tensor *x)
 {
     int cast = x && x->dtype != DTYPE_F32 && weight->dtype == DTYPE_F32 && weight->requires_grad;
     return cast ? tensor_donate(tensor_cast_weight_(weight, x->dtype)) : weight;
@@ -15,7 +15,7 @@ static Tensor *linear_weight_for(Tensor *weight, const Tensor *x)
 static Tensor *linear_classes(const Linear *self, Tensor *x, const Batch *batch)
 {
     x = module_enter(x, batch);
-    Tensor *y = tensor_linear(x, linear_weight_for(self->weight, x), self->bias, TENSOR_IDENTITY);
+    Tensor *y = tensor_linear(x, module_weight_for(self->weight, x), self->bias, TENSOR_IDENTITY);
     return tensor_gather_classes_(tensor_donate(y), tensor_rows_part_(self->weight));
 }
 
@@ -23,7 +23,7 @@ static Tensor *linear_product(const Linear *self, Tensor *x, TensorActivation ac
 {
     if (self->weight->whole_rows)
         return linear_classes(self, x, batch);
-    Tensor *weight = linear_weight_for(self->weight, x), *bias = self->sums ? NULL : self->bias;
+    Tensor *weight = module_weight_for(self->weight, x), *bias = self->sums ? NULL : self->bias;
     return self->weight->in_out ? tensor_linear_in_out(x, weight, bias, act)
                                 : tensor_linear(x, weight, bias, act);
 }
@@ -62,7 +62,7 @@ Tensor *module_logits(const Module *module, Tensor *hidden, const Batch *batch)
     const Linear *self = module_as_linear(module);
     if (self->weight->whole_rows)
         hidden = tensor_donate(module_enter(tensor_donate(hidden), batch));
-    return tensor_logits_(hidden, linear_weight_for(self->weight, hidden), self->bias);
+    return tensor_logits_(hidden, module_weight_for(self->weight, hidden), self->bias);
 }
 
 /* (out,in) is uniform within 1/sqrt(in), as in PyTorch; (in,out) is 0: GPT-2 draws its own. */
@@ -148,6 +148,7 @@ Module *module_linear(const LinearOptions *o)
     LinearOptions own = own_part(o);
     self->act = o->act;
     self->head = o->head;
+    self->router = o->router;
     self->split = own.split;
     self->packed = own.packed;
     self->sums = own.split == LINEAR_BY_INPUTS;

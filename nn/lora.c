@@ -52,7 +52,7 @@ static int describe(const Walk *walk, const Module *module, const char *path, Lo
 {
     const Linear *linear = module_as_linear(module);
     const Embedding *embedding = module_as_embedding(module);
-    if (!linear && (!embedding || embedding->parts))
+    if (linear ? linear->router : !embedding || embedding->parts)
         return 0;
     const Adapter *adapter = adapter_of(module);
     Tensor *weight = linear ? linear->weight : embedding->weight;
@@ -315,6 +315,12 @@ static int list_name(void *user, const LoraLayer *layer)
     return full;
 }
 
+/* Some parameters are those that some tokens pass by. */
+static int has_experts(Module *model)
+{
+    return nn_active_count(model) < nn_parameter_count(model);
+}
+
 static int check_names(Module *model, const Lora *lora)
 {
     NameList there = {""};
@@ -325,9 +331,10 @@ static int check_names(Module *model, const Lora *lora)
             continue;
         nn_lora_layers(model, list_name, &there);
         return error_raise(ERROR_ARGUMENT,
-                           "nn_add_lora(): this %s has no layer '%.*s'; those that can have an adapter are "
+                           "nn_add_lora(): this %s has no layer '%.*s'%s; those that can have an adapter are "
                            "named %s",
                            model->type->name, (int)(sought.length < 80 ? sought.length : 80), sought.name,
+                           has_experts(model) ? " (experts and their router take no adapters)" : "",
                            there.text);
     }
     return 0;

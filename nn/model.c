@@ -255,8 +255,11 @@ Tensor *module_loss_from(Module *model, Tensor *x, const Batch *batch)
     /* Hand-made batches may forget labels_total. */
     float scale = batch->labels_total > 0 ? 1.0f / (float)batch->labels_total : 0.0f;
     const Model *m = model->model;
-    return m && (m->loss_chunk || m->skip_unlabelled) ? apart_loss(model, x, batch, scale)
-                                                      : whole_loss(model, x, batch, scale);
+    Tensor *loss = m && (m->loss_chunk || m->skip_unlabelled) ? apart_loss(model, x, batch, scale)
+                                                              : whole_loss(model, x, batch, scale);
+    return m && m->balance_stats
+               ? tensor_balance_loss(tensor_donate(loss), m->balance_stats, m->balance_active, m->balance)
+               : loss;
 }
 
 Tensor *nn_loss(Module *model, const Batch *batch)

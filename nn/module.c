@@ -415,6 +415,16 @@ int64_t nn_parameter_count(Module *module)
     return count;
 }
 
+int64_t nn_active_count(Module *module)
+{
+    int64_t count = 0;
+    for (int i = 0; module && i < module->parameter_count; i++)
+        count += module_active_share(module, tensor_whole_numel_(module->parameters[i].tensor));
+    for (int i = 0; module && i < module->child_count; i++)
+        count += nn_active_count(module->children[i]);
+    return count;
+}
+
 /* ---- Helpers of nn's own files --------------------------------------------------------------- */
 
 void *module_grow(const Module *module, void *old, int count, size_t size)

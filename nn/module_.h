@@ -38,6 +38,11 @@ typedef struct Model {
     ModuleHook gather; /* of nn_set_gather_blocks */
     int gathers;       /* how many blocks at a time */
     Module *coming;    /* the one whose weights are on their way */
+    /* Of a model with experts that a loss balances: what their layers count, of how many of them a token goes
+     * to, and the loss's coefficient. stats NULL = none */
+    Tensor *balance_stats;
+    int balance_active;
+    float balance;
 } Model;
 
 /* The blocks that this rank has. */
@@ -98,7 +103,8 @@ typedef struct Linear {
     int sums;              /* ranks have a part of the inputs each, and the result is their sum */
     TensorActivation act;
     int head;      /* the output: logits come from it */
-    float softcap; /* of these; 0 = none */
+    int router;    /* to experts: it takes no adapter, as it is no linear layer in transformers */
+    float softcap; /* of the head's logits; 0 = none */
     int tied;      /* the weight is another module's, and the bias may be */
     Adapter adapter;
 } Linear;
@@ -107,7 +113,7 @@ typedef struct LinearOptions {
     int64_t in, out; /* of all ranks together */
     int bias;
     TensorActivation act;
-    int in_out, head;
+    int in_out, head, router;
     LinearSplit split;
     int packed;      /* layers whose outputs lie side by side, each of which is split; 0 = 1 */
     int64_t classes; /* of a rank's part, those of all; 0: it is given whole */
@@ -126,6 +132,9 @@ Module *module_linear_tied(Tensor *weight, Tensor *bias);
 Module *module_linear_tied_biased(Tensor *weight, int64_t classes);
 /* What it is made of, for its owner to read and change; NULL for a module of another class. */
 Linear *module_as_linear(const Module *module);
+
+/* A weight as it is multiplied with x. */
+Tensor *module_weight_for(Tensor *weight, const Tensor *x);
 
 /* Its tensor_logits_, where it is a head without adapter and activation: of this rank's classes, and without
  * a soft cap. hidden is given away. */
@@ -236,6 +245,15 @@ Tensor *module_hidden(Module *model, const Batch *batch);
 /* logits = hidden weight^T + bias of the head that a model offers, capped as it says, charged to the head's
  * module path. */
 Tensor *module_head(Module *model, Tensor *hidden);
+/* The loss that balances experts is part of the model's from now on, where it has a coefficient; each forward
+ * pass begins it; and what layers count in, of the model that a module is in: NULL = nothing. (experts.c) */
+int module_balance(Module *model, const ExpertsConfig *experts);
+void module_balance_begin(const Module *model);
+Tensor *module_balance_stats(const Module *module);
+/* nn_quantize of a module's experts: how many weights, or -1 after raising. (experts.c) */
+int module_quantize_experts(const Module *module, DType dtype);
+/* Of a module's own parameters, the elements that a token passes through, of so many. (experts.c) */
+int64_t module_active_share(const Module *module, int64_t elements);
 /* nn_attention's projection into the residual stream. */
 Module *module_attention_output(const Module *attention);
 /* nn_attention's width of a cache, and its window, for modules that are one: 1, 0 for others, -1 for one that

@@ -31,8 +31,8 @@ typedef struct ModuleClass {
 /* What the parameters of modules that are made from now on are stored as. */
 typedef struct Weights {
     DType dtype;     /* f32 (0), bf16 or f16 */
-    DType quantized; /* of linear layers' weights, but for heads and what is tied: int8, nf4 or nf4-plain; 0 =
-                        as dtype */
+    DType quantized; /* of linear layers' and experts' weights, but for heads, routers and what is tied: int8,
+                        nf4 or nf4-plain; 0 = as dtype */
     int frozen;      /* 1: no parameter requires a gradient. What is not f32 never does */
     const char *not_quantized; /* modules left out, names separated by commas: a path, its beginning up to a
                                   dot, or its end; NULL = none. Not copied */
@@ -121,6 +121,8 @@ BRIM_API void nn_offer_head(Module *model, const ModuleHead *head);
 BRIM_API TensorList nn_parameters(Module *module);
 BRIM_API Tensor *nn_parameter(Module *module, const char *name); /* by full name; NULL if there is none */
 BRIM_API int64_t nn_parameter_count(Module *module);             /* elements */
+/* Those of them that a token passes through: of experts, as many as it goes to. */
+BRIM_API int64_t nn_active_count(Module *module);
 /* Dropout on / off, for the module and all below. Modules start in training mode. */
 BRIM_API void nn_train(Module *module);
 BRIM_API void nn_eval(Module *module);
@@ -307,6 +309,18 @@ static inline int rotary_width(int head_dim, float partial)
 {
     return partial > 0 && partial < 1 ? (int)(head_dim * ((double)partial + 1e-6)) : head_dim;
 }
+/* A mixture of experts in place of a layer's feed-forward: each token goes to some of them (arXiv
+ * 2401.04088). */
+typedef struct ExpertsConfig {
+    int count;     /* of a layer; 0: a feed-forward, as elsewhere */
+    int active;    /* that a token goes to */
+    int hidden;    /* of each; 0 = the configuration's */
+    int normalise; /* the weights of a token's experts are divided by their sum */
+    /* Of the loss that balances them, which nn_loss adds once a batch, as transformers does: so losses and
+     * gradients of a batch in pieces are those of the whole where it is 0. Not in stages. */
+    float balance;
+    LayerSet dense; /* layers that have a feed-forward */
+} ExpertsConfig;
 
 /* Llama (arXiv 2302.13971, 2307.09288), and the families that are made of its parts: pre-RMSNorm, rotary
  * positions, SwiGLU, grouped-query attention. Reads batch->ids; logits (B,T,vocab). Initialised
@@ -318,7 +332,9 @@ static inline int rotary_width(int head_dim, float partial)
  * nn_phi3: projections that read the same are one (arXiv 2404.14219); without biases.
  * nn_gemma (arXiv 2403.08295): GELU in the gate, norms by 1 + weight, embeddings times sqrt(dim); nn_gemma2
  * (arXiv 2408.00118): norms behind the branches too, soft caps; nn_gemma3 (arXiv 2503.19786): norms on
- * queries and keys. */
+ * queries and keys.
+ * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts. Layers
+ * with experts are not divided among ranks that compute a layer together. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;             /* 0 = heads */
@@ -345,6 +361,7 @@ typedef struct LlamaConfig {
     float embedding_factor, branch_factor, logits_divisor;
     float attention_scale;           /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
     float attention_cap, logits_cap; /* soft caps of scores and of logits: Gemma 2; 0 = none */
+    ExpertsConfig experts;           /* nn_mixtral and nn_qwen3_moe: they have some, and no other */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
 BRIM_API Module *nn_smollm3(const LlamaConfig *config);
@@ -355,6 +372,8 @@ BRIM_API Module *nn_phi3(const LlamaConfig *config);
 BRIM_API Module *nn_gemma(const LlamaConfig *config);
 BRIM_API Module *nn_gemma2(const LlamaConfig *config);
 BRIM_API Module *nn_gemma3(const LlamaConfig *config);
+BRIM_API Module *nn_mixtral(const LlamaConfig *config);
+BRIM_API Module *nn_qwen3_moe(const LlamaConfig *config);
 
 /* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
  * initialised with 0.02/sqrt(2 layers), the rest normal(0, 0.02), as transformers does. Dropout on embeddings
@@ -445,7 +464,9 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_GEMMA3, LlamaConfig, gemma3)                                                                     \
     X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
     X(MODEL_DISTILBERT, BertConfig, distilbert)                                                              \
-    X(MODEL_MODERNBERT, ModernBertConfig, modernbert)
+    X(MODEL_MODERNBERT, ModernBertConfig, modernbert)                                                        \
+    X(MODEL_MIXTRAL, LlamaConfig, mixtral)                                                                   \
+    X(MODEL_QWEN3_MOE, LlamaConfig, qwen3_moe)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;

@@ -4,6 +4,7 @@
 
 #define module_free brim_module_free
 #define nn_activation brim_nn_activation
+#define nn_active_count brim_nn_active_count
 #define nn_add_lora brim_nn_add_lora
 #define nn_add_lora_by brim_nn_add_lora_by
 #define nn_add_parameter brim_nn_add_parameter
@@ -53,6 +54,7 @@
 #define nn_loss brim_nn_loss
 #define nn_mark_block brim_nn_mark_block
 #define nn_merge brim_nn_merge
+#define nn_mixtral brim_nn_mixtral
 #define nn_mlp brim_nn_mlp
 #define nn_model brim_nn_model
 #define nn_modernbert brim_nn_modernbert
@@ -78,6 +80,7 @@
 #define nn_preset_window brim_nn_preset_window
 #define nn_quantize brim_nn_quantize
 #define nn_qwen3 brim_nn_qwen3
+#define nn_qwen3_moe brim_nn_qwen3_moe
 #define nn_rms_norm brim_nn_rms_norm
 #define nn_roberta brim_nn_roberta
 #define nn_run_blocks brim_nn_run_blocks

@@ -77,7 +77,9 @@ static int quantize(Module *module, DType dtype, const char *not_quantized)
     const char *path = memtrack_path_name(module->item.context->tracker, module->path);
     int chosen = linear && !linear->head && !is_left_out(path, not_quantized) &&
                  !dtype_is_quantized(linear->weight->dtype);
-    int count = !chosen ? 0 : tensor_convert_(linear->weight, dtype) ? -1 : 1;
+    int count = chosen                             ? tensor_convert_(linear->weight, dtype) ? -1 : 1
+                : is_left_out(path, not_quantized) ? 0
+                                                   : module_quantize_experts(module, dtype);
     for (int i = 0; i < module->child_count && count >= 0; i++) {
         int more = quantize(module->children[i], dtype, not_quantized);
         count = more < 0 ? -1 : count + more;

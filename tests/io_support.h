@@ -102,6 +102,29 @@ static inline int64_t parameters(const ModelPreset *preset)
     "'sliding_window': 4096, 'tie_word_embeddings': false, 'torch_dtype': 'bfloat16', "                      \
     "'transformers_version': '4.34.0.dev0', 'use_cache': true, 'vocab_size': 32000}"
 
+/* As it lies on the hub. */
+#define MIXTRAL_8X7B                                                                                         \
+    "{'architectures': ['MixtralForCausalLM'], 'attention_dropout': 0.0, 'bos_token_id': 1, "                \
+    "'eos_token_id': 2, 'hidden_act': 'silu', 'hidden_size': 4096, 'initializer_range': 0.02, "              \
+    "'intermediate_size': 14336, 'max_position_embeddings': 32768, 'model_type': 'mixtral', "                \
+    "'num_attention_heads': 32, 'num_experts_per_tok': 2, 'num_hidden_layers': 32, "                         \
+    "'num_key_value_heads': 8, 'num_local_experts': 8, 'output_router_logits': false, 'rms_norm_eps': "      \
+    "1e-05, 'rope_theta': 1000000.0, 'router_aux_loss_coef': 0.02, 'sliding_window': null, "                 \
+    "'tie_word_embeddings': false, 'torch_dtype': 'bfloat16', 'transformers_version': '4.36.0.dev0', "       \
+    "'use_cache': true, 'vocab_size': 32000}"
+
+#define QWEN3_30B_A3B                                                                                        \
+    "{'architectures': ['Qwen3MoeForCausalLM'], 'attention_bias': false, 'attention_dropout': 0.0, "         \
+    "'bos_token_id': 151643, 'decoder_sparse_step': 1, 'eos_token_id': 151645, 'head_dim': 128, "            \
+    "'hidden_act': 'silu', 'hidden_size': 2048, 'initializer_range': 0.02, 'intermediate_size': 6144, "      \
+    "'max_position_embeddings': 40960, 'max_window_layers': 48, 'mlp_only_layers': [], 'model_type': "       \
+    "'qwen3_moe', 'moe_intermediate_size': 768, 'norm_topk_prob': true, 'num_attention_heads': 32, "         \
+    "'num_experts': 128, 'num_experts_per_tok': 8, 'num_hidden_layers': 48, 'num_key_value_heads': 4, "      \
+    "'output_router_logits': false, 'rms_norm_eps': 1e-06, 'rope_scaling': null, 'rope_theta': 1000000.0, "  \
+    "'router_aux_loss_coef': 0.001, 'sliding_window': null, 'tie_word_embeddings': false, 'torch_dtype': "   \
+    "'bfloat16', 'transformers_version': '4.51.0', 'use_cache': true, 'use_sliding_window': false, "         \
+    "'vocab_size': 151936}"
+
 #define MISTRAL_NEMO                                                                                         \
     "{'architectures': ['MistralForCausalLM'], 'attention_dropout': 0.0, 'bos_token_id': 1, "                \
     "'eos_token_id': 2, 'head_dim': 128, 'hidden_act': 'silu', 'hidden_size': 5120, "                        \
@@ -151,5 +174,27 @@ static inline int64_t parameters(const ModelPreset *preset)
                                  "'num_hidden_layers': " layers                                              \
                                  ", 'output_past': true, 'pad_token_id': 1, 'type_vocab_size': 1, "          \
                                  "'vocab_size': " vocab "}"
+
+/* Fields of a config.json, and two words of what is said of them. */
+typedef struct Refusal {
+    const char *fields, *word, *other;
+} Refusal;
+
+static inline void refuse_each(const char *type, const Refusal *refusals, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        char text[512];
+        snprintf(text, sizeof text, "{'model_type': '%s', %s}", type, refusals[i].fields);
+        IoModel m;
+        memset(&m, 1, sizeof m);
+        if (read_text(text, &m) != ERROR_DATA)
+            fail_msg("%s is read as %s", text, m.about);
+        if (!strstr(error_message(), refusals[i].word) || !strstr(error_message(), refusals[i].other))
+            fail_msg("%s: %s", text, error_message());
+        assert_error(ERROR_DATA, "config.json: ");
+        assert_int_equal(m.preset.batch, 0);
+        assert_string_equal(m.name, "");
+    }
+}
 
 #endif

@@ -144,6 +144,7 @@ typedef struct Case {
     int grad32;            /* 16-bit weights have f32 gradients */
     int skip;              /* rows without a label; ignored by mlp */
     int vocab;             /* 0 = one for bytes */
+    float balance;         /* of the loss that balances experts */
 } Case;
 
 enum {
@@ -285,6 +286,18 @@ static inline Module *case_model(const Case *c)
                                             .kv_heads = 2,
                                             .hidden = 40,
                                             .max_seq = 16};
+        break;
+    case MODEL_MIXTRAL:
+    case MODEL_QWEN3_MOE:
+        preset.config.llama =
+            (LlamaConfig){.vocab = vocab(c, 256),
+                          .dim = 24,
+                          .layers = layers,
+                          .heads = 6,
+                          .kv_heads = 2,
+                          .hidden = 20,
+                          .max_seq = 16,
+                          .experts = {.count = 4, .active = 2, .normalise = 1, .balance = c->balance}};
         break;
     }
     nn_preset_set_attention(&preset, c->attention);

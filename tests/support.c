@@ -433,6 +433,28 @@ ModelPreset small_preset(const Setting *s)
         preset.config.llama = (LlamaConfig){
             .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .hidden = 48, .max_seq = 24};
         break;
+    case MODEL_MIXTRAL:
+        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
+                                            .dim = 32,
+                                            .layers = layers,
+                                            .heads = 4,
+                                            .kv_heads = 2,
+                                            .hidden = 24,
+                                            .max_seq = 24,
+                                            .experts = {.count = 5, .active = 2, .normalise = 1}};
+        break;
+    case MODEL_QWEN3_MOE:
+        preset.config.llama = (LlamaConfig){
+            .vocab = SMALL_VOCAB,
+            .dim = 32,
+            .layers = layers,
+            .heads = 4,
+            .kv_heads = 2,
+            .head_dim = 12,
+            .hidden = 48,
+            .max_seq = 24,
+            .experts = {.count = 6, .active = 3, .hidden = 20, .dense = {{1}}}}; /* the first layer */
+        break;
     }
     nn_preset_set_attention(&preset, s->attention);
     nn_preset_set_dropout(&preset, s->dropout);

@@ -298,6 +298,35 @@ static void encoders(void **state)
     }
 }
 
+/* Experts, whose work depends on the routing, and memory does not: each lever, every convention, adapters. */
+static void mixtures(void **state)
+{
+    (void)state;
+    static const char *const names[] = {NULL,         "bf16-mixed", "bf16", "bf16-autocast",
+                                        "fp16-mixed", NULL,         NULL};
+    for (int i = 0; i < 28; i++) {
+        int rest = i / 7;
+        Case c = {.family = i % 2 ? MODEL_QWEN3_MOE : MODEL_MIXTRAL,
+                  .balance = rest & 1 ? 0.1f : 0,
+                  .checkpoint = rest >> 1,
+                  .accumulate = i % 3 ? 1 : 3,
+                  .attention = i % 5 == 2 ? ATTENTION_EAGER : ATTENTION_FLASH,
+                  .precision = names[i % 7],
+                  .chunk = i % 4 == 1 ? 7 : 0,
+                  .every = i % 6 == 5 ? 2 : 0,
+                  .selective = i % 5 == 3,
+                  .in_backward = i % 3 && i % 4 == 0 && i % 7 != 4,
+                  .keep_zeros = i % 3 == 0 && i % 2,
+                  .optimizer = optim_rule_at(i % optimizer_count())->name,
+                  .epochs = 1};
+        if (i % 7 == 6) {
+            c.lora = "all";
+            c.weights = (Weights){.dtype = DTYPE_BF16, .quantized = DTYPE_NF4, .frozen = 1};
+        }
+        check_case(&c, 1 + i % 2, i % 3 == 0);
+    }
+}
+
 static const Case typical[] = {
     {.family = MODEL_MLP, .accumulate = 3, .optimizer = "adam"},
     {.family = MODEL_BERT, .accumulate = 1, .optimizer = "adamw", .dropout = 0.1f},
@@ -307,6 +336,7 @@ static const Case typical[] = {
      .checkpoint = 1,
      .attention = ATTENTION_EAGER},
     {.family = MODEL_LLAMA, .accumulate = 3, .optimizer = "adamw", .checkpoint = 1},
+    {.family = MODEL_MIXTRAL, .accumulate = 1, .optimizer = "adamw", .balance = 0.1f},
 };
 
 /* Workspaces depend on threads, so plans do; each plan is still its run. */
@@ -553,6 +583,7 @@ int main(void)
         cmocka_unit_test(unlabelled_rows_skipped),
         cmocka_unit_test(segments_and_selective),
         cmocka_unit_test(encoders),
+        cmocka_unit_test(mixtures),
         cmocka_unit_test(threads_are_planned),
         cmocka_unit_test(the_record_sees_the_levers),
         cmocka_unit_test(states_are_arrays_of_parameters),

@@ -88,6 +88,19 @@ static void training_checkpointed_llama(void **state)
                   0);
 }
 
+static void training_experts(void **state)
+{
+    (void)state;
+    fail_training(&(Case){.family = MODEL_MIXTRAL,
+                          .accumulate = 1,
+                          .optimizer = "adamw",
+                          .checkpoint = 1,
+                          .balance = 0.1f,
+                          .epochs = 1,
+                          .layers = 1},
+                  0);
+}
+
 static void training_bert_in_blocks_of_malloc(void **state)
 {
     (void)state;
@@ -372,6 +385,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_no_script),
         cmocka_unit_test(training_checkpointed_llama),
+        cmocka_unit_test(training_experts),
         cmocka_unit_test(training_bert_in_blocks_of_malloc),
         cmocka_unit_test(training_gpt2_eager),
         cmocka_unit_test(training_encoders),

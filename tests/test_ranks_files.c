@@ -11,7 +11,7 @@
 #include "ranks_support.h"
 #include "resume_support.h"
 
-enum { MOST_RANKS = 4, JOBS = 7, ADAPTERS = 6 };
+enum { MOST_RANKS = 4, JOBS = 8, ADAPTERS = 6 };
 
 typedef struct Job {
     Setting setting;
@@ -145,7 +145,8 @@ static Job job_of(int i)
                                {.setting = {.family = MODEL_LLAMA}, .eight_bit = 1},
                                {.setting = {.family = MODEL_LLAMA}, .precision = "bf16-mixed"},
                                {.setting = {.family = MODEL_GPT2}, .precision = "bf16"},
-                               {.setting = {.family = MODEL_LLAMA}, .lora = 1}};
+                               {.setting = {.family = MODEL_LLAMA}, .lora = 1},
+                               {.setting = {.family = MODEL_MIXTRAL}}};
     return jobs[i];
 }
 

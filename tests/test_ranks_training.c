@@ -206,6 +206,20 @@ static void test_tied_weights_and_checkpoints(void **state)
             0);
 }
 
+/* Each rank has tokens of its own for every expert, and no expert is on one rank alone. */
+static void test_experts(void **state)
+{
+    (void)state;
+    for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
+        for (int ranks = 2; ranks <= 3; ranks++)
+            assert_equal_to_one((Job){.setting = {.family = ranks == 2 ? MODEL_MIXTRAL : MODEL_QWEN3_MOE,
+                                                  .checkpoint = strategy & 1},
+                                      .strategy = (RankStrategy)strategy,
+                                      .ranks = ranks,
+                                      .accumulate = 1},
+                                0);
+}
+
 /* The norm's sum has another order. */
 static void test_clipping(void **state)
 {
@@ -440,6 +454,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_ranks_are_one_process),
                                        cmocka_unit_test(test_tied_weights_and_checkpoints),
+                                       cmocka_unit_test(test_experts),
                                        cmocka_unit_test(test_clipping),
                                        cmocka_unit_test(test_updates_in_backward),
                                        cmocka_unit_test(test_accumulation),

@@ -37,6 +37,8 @@ static const Case cases[] = {
     {MODEL_BERT, "adam", .clip = 1, .accumulate = 2, .keep = 1, .precision = "fp16-mixed"},
     {MODEL_LLAMA, "adamw", .accumulate = 2, .pattern = "cc", .selective = 1, .precision = "bf16-autocast"},
     {MODEL_GPT2, "rmsprop", .dropout = 0.1f, .accumulate = 1, .precision = "fp16-autocast"},
+    {MODEL_MIXTRAL, "adamw", .clip = 1, .accumulate = 2, .pattern = "c+"},
+    {MODEL_QWEN3_MOE, "adam", .accumulate = 1, .in_backward = 1, .precision = "bf16-mixed"},
 };
 
 /* 13 samples: with batch 2 an epoch has 7 steps, or 4 of two micro-batches, or 3 of three, the last short. */
@@ -85,7 +87,7 @@ static ModelPreset preset_of(const Case *c)
         nn_preset_set_vocab(&preset, TOKEN_VOCAB);
     else if (c->family == MODEL_GPT2)
         preset.config.gpt2.vocab = 256;
-    else if (c->family == MODEL_LLAMA)
+    else if (c->family != MODEL_MLP) /* decoders of Llama's parts */
         preset.config.llama.vocab = 256;
     return preset;
 }

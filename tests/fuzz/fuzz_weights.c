@@ -6,6 +6,7 @@
 
 #include "../../io/io.h"
 #include "../../io/weights.h"
+#include "../../io/weights_.h"
 #include "fuzz_weights.h"
 
 static const ModelPreset models[] = {
@@ -20,6 +21,20 @@ static const ModelPreset models[] = {
      .config.bert = {.vocab = 5, .dim = 4, .layers = 1, .heads = 2, .ffn = 3, .max_seq = 4}},
     {"pooler", "", .batch = 1, .seq = 4, .family = MODEL_BERT,
      .config.bert = {.vocab = 5, .dim = 4, .layers = 1, .heads = 2, .ffn = 3, .max_seq = 4, .pooler = 1}},
+    {"mixtral", "", .batch = 1, .seq = 4, .family = MODEL_MIXTRAL,
+     .config.llama = {.vocab = 5,
+                      .dim = 4,
+                      .layers = 1,
+                      .heads = 2,
+                      .hidden = 3,
+                      .experts = {.count = 3, .active = 2, .normalise = 1}}},
+    {"experts", "", .batch = 1, .seq = 4, .family = MODEL_QWEN3_MOE,
+     .config.llama = {.vocab = 5,
+                      .dim = 4,
+                      .layers = 2,
+                      .heads = 2,
+                      .hidden = 3,
+                      .experts = {.count = 2, .active = 1, .hidden = 2, .dense = {{1}}}}},
 };
 enum { MODELS = sizeof models / sizeof models[0] };
 
@@ -33,7 +48,9 @@ static const char *const extra[] = {"lm_head.weight",
                                     "score.weight",
                                     "pooler.dense.weight",
                                     "classifier.bias",
-                                    "h.0.attn.masked_bias"};
+                                    "h.0.attn.masked_bias",
+                                    "model.layers.0.mlp.experts.gate_up_proj",
+                                    "model.layers.1.mlp.experts.0.up_proj.weight"};
 enum { EXTRA = sizeof extra / sizeof extra[0] };
 
 /* ---- A file that is right, and edits --------------------------------------------------------- */
@@ -50,11 +67,13 @@ static SafetensorsItem *add(File *file, const char *name, int ndim, const int64_
 static void right(File *file, Module *model)
 {
     TensorList list = nn_parameters(model);
+    const FamilyNames *family = family_names(nn_class_name(model));
     file->count = 0;
-    for (int i = 0; i < list.count; i++) {
-        Shape shape = tensor_shape(list.items[i]);
-        add(file, tensor_name(list.items[i]), shape.ndim, shape.dim);
-    }
+    for (int i = 0; i < list.count; i++)
+        for (int k = 0; k < file_pieces(family, list.items[i]); k++) {
+            FilePiece piece = file_piece(family, list.items[i], k);
+            add(file, piece.name, piece.shape.ndim, piece.shape.dim);
+        }
 }
 
 static void rename_to(char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -107,6 +107,8 @@ def config():
                  {"model_type": "mistral", "sliding_window": 8, "bos_token_id": 1, "x_token_id": 2},
                  {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
                  {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]},
+                 {"model_type": "mixtral", "num_local_experts": 4, "router_aux_loss_coef": 0.1, "output_router_logits": True},
+                 {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [0, 7], "decoder_sparse_step": 2},
                  {"model_type": "qwen2", "layer_types": ["full_attention", "x"]}, {"model_type": "qwen2", "layer_types": [1]}):
         yield json.dumps({**llama, **more}).encode()
 
@@ -274,14 +276,14 @@ def html():
 
 def weights():
     """Right files of each model, with each edit, strict and partial; a file and a header by themselves."""
-    for model in range(6):
+    for model in range(8):
         for kind in (2, 3):
             yield bytes([model, kind])
             yield bytes([model | 16, kind])
             for what in range(10):
                 for how in (1, 66):
                     yield bytes([model | (32 if how > 1 else 0), kind, what, what, how])
-        for i in range(10):
+        for i in range(12):
             yield bytes([model, 2, 0, 9, i | (128 if model else 0)])
         yield bytes([model, 2]) + b"".join(bytes([i, 4, 0]) for i in range(12))  # the prefix gone
     header = {"layers.0.weight": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM,
-                          Qwen2Config, Qwen2ForCausalLM)
+                          MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig,
+                          Qwen3MoeForCausalLM)
 
 TOLERANCE = 2e-5
 SMALL = {'vocab_size': 61, 'max_position_embeddings': 64, 'initializer_range': 0.1}
@@ -24,6 +25,15 @@ def llama():
 
 def qwen2():
     return Qwen2ForCausalLM(Qwen2Config(**{**LLAMA, 'tie_word_embeddings': True}))
+
+
+def mixtral():
+    return MixtralForCausalLM(MixtralConfig(**LLAMA, num_local_experts=4))
+
+
+def qwen3_moe():
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**LLAMA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=20,
+                                              norm_topk_prob=True, mlp_only_layers=[1]))
 
 
 def gpt2():
@@ -45,6 +55,9 @@ CASES = [
                                    'use_rslora': True}),
     ('qwen2, biases and a tied embedding', qwen2, {'target_modules': ['k_proj', 'embed_tokens'], 'bias': 'lora_only'}),
     ('gpt2, biases', gpt2, {'target_modules': ['c_attn', 'mlp.c_proj'], 'bias': 'all', 'fan_in_fan_out': True}),
+    # (all-linear adapts experts too, as parameters: that is refused.)
+    ('mixtral, attention', mixtral, {'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj'], 'r': 3}),
+    ('qwen3_moe, some layers', qwen3_moe, {'target_modules': ['q_proj', 'k_proj'], 'layers_to_transform': [0, 2]}),
     ('bert, all-linear', bert, {'target_modules': 'all-linear', 'r': 4}),
 ]
 

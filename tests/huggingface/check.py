@@ -76,11 +76,18 @@ def arguments_of(inputs):
     return given
 
 
+def loss_of(model, out, labels):
+    """The cross-entropy, and where the model has one the loss that balances experts."""
+    loss = F.cross_entropy(out.logits.flatten(0, 1), labels, ignore_index=IGNORE)
+    balance = getattr(out, 'aux_loss', None)
+    return loss if balance is None else loss + model.router_aux_loss_coef * balance
+
+
 def theirs_of(model, inputs):
     """Logits, loss and gradients. Where a row has padding, its logits are not compared."""
     model.zero_grad()
-    logits = model(**arguments_of(inputs)).logits
-    loss = F.cross_entropy(logits.flatten(0, 1), inputs['labels'].long().flatten(), ignore_index=IGNORE)
+    out = model(**arguments_of(inputs))
+    logits, loss = out.logits, loss_of(model, out, inputs['labels'].long().flatten())
     loss.backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return logits.detach(), loss.item(), gradients
@@ -131,8 +138,7 @@ def trained(name, kind, directory, inputs, folder):
     ours = float(load_file(got)['loss'])
     model = kind.from_pretrained(saved, attn_implementation='eager').eval()
     with torch.no_grad():
-        logits = model(**arguments_of(inputs)).logits
-    theirs = float(F.cross_entropy(logits.flatten(0, 1), inputs['labels'].long().flatten(), ignore_index=IGNORE))
+        theirs = float(loss_of(model, model(**arguments_of(inputs)), inputs['labels'].long().flatten()))
     check(f'{name}: trained by brim, the same loss in both', abs(ours - theirs) < TOLERANCE * theirs,
           f'{ours:.6f} {theirs:.6f}')
 
@@ -153,8 +159,7 @@ def check_command(name, model, directory, folder, length=32, sequences=41):
     again = type(model).from_pretrained(out, attn_implementation='eager').eval()
     rows = torch.from_numpy(ids[(sequences - held) * length:]).long()
     with torch.no_grad():
-        logits = again(input_ids=rows[:-1].reshape(held, length)).logits
-    theirs = float(F.cross_entropy(logits.flatten(0, 1), rows[1:]))
+        theirs = float(loss_of(again, again(input_ids=rows[:-1].reshape(held, length)), rows[1:]))
     check(f'{name}: brim train --init --export, the held-out loss in both', abs(ours - theirs) < TOLERANCE * theirs,
           f'{ours:.6f} {theirs:.6f}')
 

@@ -1,8 +1,10 @@
 """Decoders made of Llama's parts, as cases for check.py and generate.py: a name, transformers' class, a configuration."""
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig,
-                          GemmaForCausalLM, GraniteConfig, GraniteForCausalLM, MinistralConfig, MinistralForCausalLM, MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM,
-                          Olmo3Config, Olmo3ForCausalLM,
-                          Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM, Phi3Config, Phi3ForCausalLM,
+                          GemmaForCausalLM, GraniteConfig, GraniteForCausalLM, MinistralConfig,
+                          MinistralForCausalLM, MistralConfig, MistralForCausalLM,
+                          MixtralConfig, MixtralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config,
+                          Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
                           SmolLM3Config, SmolLM3ForCausalLM)
 
 SMALL = dict(vocab_size=97, hidden_size=48, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2,
@@ -57,3 +59,16 @@ def cases():
         **SMALL, head_dim=12, sliding_window=16, rope_scaling={'rope_type': 'linear', 'factor': 8.0},
         rope_theta=5000.0, rope_local_base_freq=300.0,
         layer_types=['sliding_attention', 'full_attention', 'full_attention'])
+    yield 'mixtral', MixtralForCausalLM, MixtralConfig(**SMALL, num_local_experts=5)
+    yield 'mixtral, tied, one expert a token', MixtralForCausalLM, MixtralConfig(
+        **SMALL, num_local_experts=3, num_experts_per_tok=1, tie_word_embeddings=True, head_dim=12)
+    yield 'mixtral, balanced', MixtralForCausalLM, MixtralConfig(
+        **SMALL, num_local_experts=4, output_router_logits=True, router_aux_loss_coef=0.3)
+    yield 'qwen3_moe', Qwen3MoeForCausalLM, Qwen3MoeConfig(
+        **SMALL, head_dim=12, num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, norm_topk_prob=True)
+    yield 'qwen3_moe, dense layers, biases', Qwen3MoeForCausalLM, Qwen3MoeConfig(
+        **SMALL, num_experts=6, num_experts_per_tok=6, moe_intermediate_size=36, mlp_only_layers=[2],
+        decoder_sparse_step=2, attention_bias=True)
+    yield 'qwen3_moe, balanced, weights that do not sum to 1', Qwen3MoeForCausalLM, Qwen3MoeConfig(
+        **SMALL, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20, norm_topk_prob=False,
+        output_router_logits=True, router_aux_loss_coef=0.1)
