@@ -155,7 +155,7 @@ static int check_bytes(const Options *o)
         o->data, TOKEN_VOCAB, o->model, vocab);
 }
 
-Loader *open_csv(const Options *o, Tokenizer *tokenizer, DataSplit split, int accumulate)
+Loader *open_csv(const Options *o, Tokenizer *tokenizer, DataSplit split, int accumulate, int64_t max_samples)
 {
     int meta = context_is_meta(context_current()), table = is_csv(o);
     if (table && read_labels(o)) /* of another model of a list those that were read last are no more */
@@ -168,7 +168,7 @@ Loader *open_csv(const Options *o, Tokenizer *tokenizer, DataSplit split, int ac
                     .accumulate = accumulate,
                     .seed = o->seed,
                     .split = split,
-                    .max_samples = o->max_samples,
+                    .max_samples = max_samples,
                     .tokenizer = tokenizer,
                     .vocab = nn_preset_vocab(&o->preset),
                     .classes = table ? 0 : nn_preset_classes(&o->preset),

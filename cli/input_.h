@@ -23,7 +23,8 @@ int is_csv(const Options *options);
  * trains: the command does, and needs data. 0, or EXIT_USAGE after saying why. */
 int apply_classes(Options *options, int trains);
 /* A loader of its samples; a plan reads them once for all plans. NULL with an error raised. */
-Loader *open_csv(const Options *options, Tokenizer *tokenizer, DataSplit split, int accumulate);
+Loader *open_csv(const Options *options, Tokenizer *tokenizer, DataSplit split, int accumulate,
+                 int64_t max_samples);
 /* Its size and checksum, for saved runs. */
 void input_sum(const TextInput *input, uint64_t *bytes, uint32_t *crc32);
 /* Options about data and their combinations. 0, or EXIT_USAGE after saying why. */

@@ -126,11 +126,11 @@ static Loader *open_loader(Session *s, DataSplit split)
                                                     .seed = o->seed,
                                                     .split = split,
                                                     .max_samples = o->max_samples});
-    if (is_classifier(o))
-        return open_csv(o, s->tokenizer, split, accumulate);
     int64_t some = (int64_t)EVALUATION_BATCHES * o->batch;
     if (o->max_samples && o->max_samples < some)
         some = o->max_samples;
+    if (is_classifier(o)) /* all that a table holds out is looked at */
+        return open_csv(o, s->tokenizer, split, accumulate, held_out && !is_csv(o) ? some : o->max_samples);
     if (o->pack || is_pairs(o))
         return open_samples(s, split, accumulate, held_out ? some : o->max_samples);
     if (uses_tokens(o))
@@ -331,8 +331,8 @@ static void evaluate(Session *s, int64_t step)
     double loss = 0;
     int64_t labels = 0, right = 0, samples = 0;
     /* Of a model in stages only the last one has logits; the loss they all have. */
-    int classify = nn_preset_objective(&s->options->preset) == OBJECTIVE_CLASSIFICATION &&
-                   s->options->ranks.stages == 1;
+    int classify =
+        nn_preset_objective(&s->options->preset) == OBJECTIVE_CLASSIFICATION && s->options->ranks.stages == 1;
     tensor_no_grad_begin();
     nn_eval(s->model);
     data_seek(s->held_out, (DataCursor){.seed = s->options->seed});

@@ -92,7 +92,7 @@ static void planned(void **state)
     char classifier[200];
     snprintf(classifier, sizeof classifier, "%s", make_file("classifier.json", text, strlen(text)));
     assert_int_equal(parameters_of(RUN("plan", SMALL, "--model", classifier, "--json")), three);
-    expect_code(RUN("fit", SMALL, "--model", classifier, "--card", "T4"), 0);
+    expect_code(RUN("fit", SMALL, "--model", classifier, "--memory", "60MiB", "--reserve", "0"), 0);
     Outcome *o = expect_code(RUN("compare", "--threads", "1", "--seq", "16", "--model", model, "--data",
                                  table, "--batch", "2,4", "--optimizer", "sgd,adamw"),
                              0);
