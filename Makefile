@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.8.0
-SOVERSION := 7
+VERSION := 0.9.0
+SOVERSION := 8
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=
@@ -72,7 +72,7 @@ INNER := $(BUILD)/libbrim-inner.a
 MAKEFLAGS += --no-builtin-rules
 .SUFFIXES:
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
-        tokenizers notebook lessons pictures bench bench-decode bench-products bench-experts bench-tuning bench-ranks hosts accuracy soak valgrind demo \
+        tokenizers notebook lessons pictures bench bench-decode bench-attention bench-products bench-experts bench-tuning bench-ranks hosts accuracy soak valgrind demo \
         install uninstall deps clean help format stand-in cuda check-cuda gpu-tests gpu-pack \
         gpu-stand-in mpi nccl
 .SECONDARY:
@@ -358,6 +358,10 @@ valgrind: cli $(UNDER_VALGRIND:%=$(BUILD)/tests/%)
 bench-decode: $(BUILD)/bench/decode
 	@$(BUILD)/bench/decode $$(tools/python-env --for bench-decode | sed 's/^/--python /' | grep . || echo --no-torch) $(ARGS)
 
+# Attention with and without a window, beside PyTorch's. ARGS="--tokens 2048 --window 128"
+bench-attention: $(BUILD)/bench/attention
+	@$(BUILD)/bench/attention $$(tools/python-env --for bench-attention | sed 's/^/--python /' | grep . || echo --no-torch) $(ARGS)
+
 # Products with weights of every type, against fp32 weights, the BLAS library and the machine's limits.
 bench-products: $(BUILD)/bench/products
 	@$(BUILD)/bench/products $(ARGS)
@@ -414,6 +418,7 @@ help:
 	@echo "make valgrind   tests under memcheck; TEST=\"test_resume test_nn\" for others"
 	@echo "make soak       runs that look at themselves for memory and speed that drift; MINUTES=60"
 	@echo "make bench-decode  tokens a second, against the machine's reading rate and PyTorch; ARGS=\"--threads 1 gpt2\""
+	@echo "make bench-attention  attention with and without a window, beside PyTorch's; ARGS=\"--quick\""
 	@echo "make bench-products  products with 16-bit, int8 and NF4 weights, against fp32 and BLAS; ARGS=\"--threads 1\""
 	@echo "make bench-experts  a layer of experts against its products alone, and PyTorch; ARGS=\"--threads 1\""
 	@echo "make bench-tuning  LoRA steps on fp32, bf16, int8 and NF4 bases, also in bf16, and PEFT's; ARGS=\"--quick\""

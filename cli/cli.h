@@ -63,6 +63,7 @@ typedef struct Options {
     int grow_vocab;          /* what --init's vocabulary grows to; 0 = it does not */
     int check_data;          /* reads all ids of a .bin before it starts */
     int pack;                /* samples of JSON lines side by side */
+    int own_classes;         /* of a model that was a classifier before it was given data */
     int ignore_eos;          /* of generate: do not stop at a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */
@@ -219,8 +220,13 @@ int check_room(const Options *options, const Training *training, const Plan *pla
 /* Bytes of it that go to file systems that are memory. */
 uint64_t room_in_memory(const Options *options, const Training *training, const Plan *plan);
 
-/* What plans remember of JSON lines of samples. (pairs.c) */
+/* What plans remember of JSON lines of samples (pairs.c), and of a table of texts and labels (csv.c). */
 void forget_pairs(void);
+void forget_csv(void);
+/* A classifier of texts. */
+int is_classifier(const Options *options);
+/* What its classes are called by the data; NULL: by numbers, or as its config.json says. */
+const char *const *csv_label_names(const Options *options);
 /* Says what is no error, on stderr: "brim: note: …". */
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same of an error: on stderr, "brim: …", or "rank 3: …" where this process is that one of several. Other

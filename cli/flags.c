@@ -17,7 +17,7 @@ static const Flag flags[] = {
      .help = "grow --init's embeddings (auto: to the tokenizer)"},
     {"--lora", FLAG_TEXT, AT(lora), "r=16,…", .help = "train adapters: r=16,alpha=32,targets=q_proj,…"},
     {"--adapter", FLAG_TEXT, AT(adapter), "DIR", .help = "add the adapter that PEFT saved in this directory"},
-    {"--data", FLAG_TEXT, AT(data), "PATH", .help = "text, .jsonl, - (pipe), .gz, folder, .bin, builtin"},
+    {"--data", FLAG_TEXT, AT(data), "PATH", .help = "text, .jsonl, .csv, .gz, -, folder, .bin, builtin"},
     {"--pack", FLAG_SWITCH, AT(pack), NULL, .help = "put samples of a .jsonl side by side in rows of --seq"},
     {"--check-data", FLAG_SWITCH, AT(check_data), NULL, .help = "read all of a large .bin before step 1",
      .only = "train"},

@@ -16,6 +16,14 @@ int check_pairs_options(const Options *options);
 /* A loader of its samples; a plan reads them once for all plans. NULL with an error raised. */
 Loader *open_pairs(const Options *options, Tokenizer *tokenizer, DataSplit split, int accumulate,
                    int64_t max_samples);
+/* Whether it is a table of texts and labels, by its name, and the model of a family that classifies texts.
+ * (csv.c) */
+int is_csv(const Options *options);
+/* Makes the model a classifier of the table's labels; one that is a classifier already must know them.
+ * trains: the command does, and needs data. 0, or EXIT_USAGE after saying why. */
+int apply_classes(Options *options, int trains);
+/* A loader of its samples; a plan reads them once for all plans. NULL with an error raised. */
+Loader *open_csv(const Options *options, Tokenizer *tokenizer, DataSplit split, int accumulate);
 /* Its size and checksum, for saved runs. */
 void input_sum(const TextInput *input, uint64_t *bytes, uint32_t *crc32);
 /* Options about data and their combinations. 0, or EXIT_USAGE after saying why. */

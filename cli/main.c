@@ -96,6 +96,7 @@ static int run(int argc, char **argv)
         }
         int status = count < 0 ? EXIT_USAGE : commands[i].run(options, count);
         forget_pairs();
+        forget_csv();
         return status;
     }
     return unknown_command(name);

@@ -441,6 +441,8 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     if (!status)
         status = check_data_options(o);
     if (!status)
+        status = apply_classes(o, !strcmp(command, "train") || o->run_steps > 0);
+    if (!status)
         status = check_pairs_options(o);
     if (!status)
         status = read_prompt(o);

@@ -35,7 +35,7 @@ int is_pairs(const Options *o)
 {
     uint8_t head[FILE_HEAD];
     size_t count = 0;
-    if (!reads_text(o) || !strcmp(o->data, "builtin") || is_bin(o->data))
+    if (!reads_text(o) || !strcmp(o->data, "builtin") || is_bin(o->data) || is_classifier(o))
         return 0;
     const TextInput *input = input_of(o);
     if (input) {
@@ -58,7 +58,7 @@ LeverText pairs_problem(const Options *o)
                  "--pack puts samples side by side: it needs --data FILE.jsonl, with a \"prompt\" and a "
                  "\"completion\" a line; rows of %s are full without it",
                  reads_text(o) ? "a text" : "images");
-    else if (pairs && family_of(o)->objective == OBJECTIVE_MASKED)
+    else if (pairs && nn_preset_objective(&o->preset) == OBJECTIVE_MASKED)
         snprintf(
             why.text, sizeof why.text,
             "--data %.100s is JSON lines of samples, whose completions a causal model learns to continue "

@@ -71,7 +71,7 @@ static int open_tokenizer(Session *s)
 /* Of the tokens, how many a masked model has to find. */
 static float mask_probability(const Options *o)
 {
-    return family_of(o)->objective == OBJECTIVE_MASKED ? 0.15f : 0;
+    return nn_preset_objective(&o->preset) == OBJECTIVE_MASKED ? 0.15f : 0;
 }
 
 /* Of JSON lines. What a pipe or a packed file holds was not known when the options were read. */
@@ -107,7 +107,7 @@ static void remember_tokens(Session *s)
     if (!s->tokenizer || is_bin(o->data))
         return;
     s->tokens.tokens = data_token_count(s->train);
-    if (family_of(o)->objective == OBJECTIVE_MASKED) {
+    if (nn_preset_objective(&o->preset) == OBJECTIVE_MASKED) {
         s->tokens.cls = special_id(s->tokenizer, "[CLS]", "<s>");
         s->tokens.sep = special_id(s->tokenizer, "[SEP]", "</s>");
         s->tokens.mask = special_id(s->tokenizer, "[MASK]", "<mask>");
@@ -126,6 +126,8 @@ static Loader *open_loader(Session *s, DataSplit split)
                                                     .seed = o->seed,
                                                     .split = split,
                                                     .max_samples = o->max_samples});
+    if (is_classifier(o))
+        return open_csv(o, s->tokenizer, split, accumulate);
     int64_t some = (int64_t)EVALUATION_BATCHES * o->batch;
     if (o->max_samples && o->max_samples < some)
         some = o->max_samples;
@@ -205,7 +207,7 @@ static int check_data(const Session *s)
 {
     const ModelPreset *preset = &s->options->preset;
     int64_t classes = data_classes(s->train), vocab = nn_preset_vocab(preset);
-    if (uses_tokens(s->options))
+    if (uses_tokens(s->options) || is_classifier(s->options))
         return ERROR_NONE; /* check_tokenizer has looked; of a .bin alone the model's own vocabulary was
                               assumed */
     if (classes > vocab)
@@ -241,6 +243,7 @@ static WeightsSaving export_options(const Options *o)
                            .shard = o->export_shard,
                            .source = o->source,
                            .tokenizer = o->tokenizer != o->source_tokenizer ? o->tokenizer : NULL,
+                           .labels = csv_label_names(o),
                            .overwrite = o->overwrite};
 }
 
@@ -327,7 +330,9 @@ static void evaluate(Session *s, int64_t step)
     double start = clock_now();
     double loss = 0;
     int64_t labels = 0, right = 0, samples = 0;
-    int classify = family_of(s->options)->objective == OBJECTIVE_CLASSIFICATION;
+    /* Of a model in stages only the last one has logits; the loss they all have. */
+    int classify = nn_preset_objective(&s->options->preset) == OBJECTIVE_CLASSIFICATION &&
+                   s->options->ranks.stages == 1;
     tensor_no_grad_begin();
     nn_eval(s->model);
     data_seek(s->held_out, (DataCursor){.seed = s->options->seed});

@@ -23,7 +23,7 @@ static int keeps_all(const Options *o)
 /* Chunks pay where the logits are many: a vocabulary, and more rows than a chunk. */
 static int has_many_logits(const Options *o)
 {
-    return !o->loss_chunk && nn_preset_vocab(&o->preset) >= 1024 &&
+    return !o->loss_chunk && !is_classifier(o) && nn_preset_vocab(&o->preset) >= 1024 &&
            (int64_t)o->batch * o->seq > SUGGESTED_CHUNK;
 }
 

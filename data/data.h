@@ -125,6 +125,53 @@ BRIM_API Loader *data_pairs(const char *path, const PairsOptions *options);
 BRIM_API PairsLengths *data_pairs_lengths(const char *path, const PairsOptions *options);
 BRIM_API void data_pairs_lengths_free(PairsLengths *lengths);
 
+/* What the classes of a table are called; belongs to no context. */
+typedef struct DataLabels DataLabels;
+/* How long its samples are, and of which class; belongs to no context. */
+typedef struct CsvSamples CsvSamples;
+
+typedef struct CsvOptions { /* what TextOptions has is the same here, counted in samples */
+    int batch, seq, accumulate;
+    uint64_t seed;
+    DataSplit split;
+    float held_out;
+    int64_t max_samples;
+    struct Tokenizer *tokenizer; /* of the texts; NULL: they are bytes between TOKEN_CLS and TOKEN_SEP */
+    int64_t vocab;               /* ids must be below; 0 = the tokenizer's, or TOKEN_VOCAB */
+    int64_t classes;             /* of a model that is a classifier already; 0 = those of the file */
+    const char *const *labels;   /* with classes: what they are called; NULL: they have no names */
+    const DataLabels *known;     /* of this file, with these two; NULL = they are read */
+    const TextInput *input;      /* as in TextOptions */
+    int replace_invalid;         /* U+FFFD in place of what is not UTF-8; else that is an error */
+    const CsvSamples *samples;   /* of this file, with `known` and this tokenizer: a meta context reads
+                                    nothing, and others read the file once less */
+} CsvOptions;
+
+/* Texts and their labels, from a table (RFC 4180; of a .tsv tabs separate fields) whose first line names its
+ * columns: text, sentence or sentence1; label; and sentence2, where a sample is two texts. Other columns are
+ * not read. ids (B,seq) are what the tokenizer makes of a text, with what it puts around one or between two;
+ * what is longer than seq is cut at its end, of two texts the longer one; what is shorter is padded, and mask
+ * (B,seq) is 0 there. types (B,seq) are there where the tokenizer gives the second text another one. labels
+ * (B) are classes: numbers as they are, names in the order of their bytes, or what a model that is a
+ * classifier already calls them.
+ *
+ * "builtin" is for plans: samples of so many classes, which a run has not. The last lines are held out. A
+ * plan reads the whole file, for the number of samples and classes is a shape. NULL with ERROR_DATA (file and
+ * line), ERROR_FILE, ERROR_HOST_MEMORY. */
+BRIM_API Loader *data_csv(const char *path, const CsvOptions *options);
+/* The classes alone, for the model that is to learn them, and for CsvOptions.known. Of the options classes,
+ * labels, input and replace_invalid count. Free it after the last loader; NULL is fine. */
+BRIM_API DataLabels *data_csv_labels(const char *path, const CsvOptions *options);
+BRIM_API void data_labels_free(DataLabels *labels);
+BRIM_API int64_t data_labels_count(const DataLabels *labels);
+BRIM_API const char *data_labels_name(const DataLabels *labels, int64_t i); /* NULL: a number is its name */
+/* All of them, of classes that have names; valid as long as the labels. */
+BRIM_API const char *const *data_labels_names(const DataLabels *labels);
+/* Reads the whole file for CsvOptions.samples, so that only the first of many plans has to. Free it after the
+ * last one; NULL is fine. */
+BRIM_API CsvSamples *data_csv_samples(const char *path, const CsvOptions *options);
+BRIM_API void data_csv_samples_free(CsvSamples *samples);
+
 /* Reads all ids of a .bin, whatever its size, as the beginning of data_tokens does it; progress, if there is
  * one, hears now and then how many of how many bytes are done. Returns an error code. */
 typedef void DataProgress(int64_t done, int64_t all, void *user);

@@ -51,6 +51,8 @@ static void batch_drop(Loader *loader)
 {
     tensor_free(loader->batch.ids);
     tensor_free(loader->batch.features);
+    tensor_free(loader->batch.mask);
+    tensor_free(loader->batch.types);
     tensor_free(loader->batch.labels);
     loader->batch = (Batch){0};
 }
@@ -62,12 +64,30 @@ static int64_t data_elements(const Loader *loader) /* of a sample */
 
 static int64_t label_elements(const Loader *loader)
 {
-    return loader->setup.seq ? loader->setup.seq : 1;
+    return loader->setup.seq && !loader->setup.one_label ? loader->setup.seq : 1;
+}
+
+/* Mask and types, each as long as the sample. */
+static int64_t side_elements(const Loader *loader)
+{
+    return (loader->setup.padded + loader->setup.types) * data_elements(loader);
 }
 
 static size_t row_bytes(const Loader *loader)
 {
-    return (size_t)(data_elements(loader) + label_elements(loader)) * sizeof(int32_t);
+    return (size_t)(data_elements(loader) + label_elements(loader) + side_elements(loader)) * sizeof(int32_t);
+}
+
+/* Its parts, one behind the other. */
+static SampleRow row_of(const Loader *loader)
+{
+    const LoaderSetup *s = &loader->setup;
+    int32_t *labels = (int32_t *)loader->row + data_elements(loader), *side = labels + label_elements(loader);
+    return (SampleRow){.ids = s->seq ? loader->row : NULL,
+                       .features = s->seq ? NULL : loader->row,
+                       .labels = labels,
+                       .mask = s->padded ? side : NULL,
+                       .types = s->types ? side + s->padded * data_elements(loader) : NULL};
 }
 
 static void loader_destroy(ScopeItem *item)
@@ -225,19 +245,23 @@ static int step_begin(Loader *loader)
 }
 
 /* A tensor of the loader's own: batches outlive the scope that asks for them, and go with the next call. */
-static Tensor *batch_tensor(DType dtype, Shape shape)
+static Tensor *batch_tensor(const char *name, DType dtype, Shape shape)
 {
     Tensor *tensor = tensor_new(dtype, shape, MEM_INPUT);
     if (tensor)
         scope_release(&tensor->item);
+    if (tensor)
+        tensor_set_name(tensor, name);
     return tensor;
 }
 
 static void row_of_nobody(const Loader *loader, SampleRow row)
 {
-    memset(loader->row, 0, (size_t)data_elements(loader) * sizeof(int32_t));
+    memset(loader->row, 0, row_bytes(loader));
     for (int64_t i = 0; i < label_elements(loader); i++)
         row.labels[i] = BATCH_IGNORE;
+    if (row.mask)
+        row.mask[0] = 1; /* attention sees something */
 }
 
 /* Of `rows` samples those after the first `real` belong to nobody: no label of theirs counts. */
@@ -246,11 +270,7 @@ static void batch_fill(Loader *loader, int64_t rows, int64_t real)
     const LoaderSetup *s = &loader->setup;
     Batch *b = &loader->batch;
     int64_t data = data_elements(loader) * 4, labels = label_elements(loader) * 4; /* bytes of i32 or f32 */
-    SampleRow row = {.labels = (int32_t *)loader->row + data_elements(loader)};
-    if (s->seq)
-        row.ids = loader->row;
-    else
-        row.features = loader->row;
+    SampleRow row = row_of(loader);
     for (int64_t i = 0; i < rows; i++) {
         if (i < real)
             b->labels_counted += s->kind->fill(loader->dataset, sample_key(loader, b->first_sample + i), row);
@@ -258,8 +278,31 @@ static void batch_fill(Loader *loader, int64_t rows, int64_t real)
             row_of_nobody(loader, row);
         tensor_write(s->seq ? b->ids : b->features, i * data, data, loader->row);
         tensor_write(b->labels, i * labels, labels, row.labels);
+        if (row.mask)
+            tensor_write(b->mask, i * data, data, row.mask);
+        if (row.types)
+            tensor_write(b->types, i * data, data, row.types);
     }
     tensor_set_labelled_(b->labels, b->labels_counted);
+}
+
+/* The tensors of so many samples. Returns 0 with an error raised. */
+static int batch_tensors(Loader *loader, int64_t rows)
+{
+    const LoaderSetup *s = &loader->setup;
+    Batch *b = &loader->batch;
+    Shape shape = data_shape(loader, rows);
+    if (s->seq)
+        b->ids = batch_tensor("ids", DTYPE_I32, shape);
+    else
+        b->features = batch_tensor("features", DTYPE_F32, shape);
+    if (!error_code() && s->padded)
+        b->mask = batch_tensor("mask", DTYPE_I32, shape);
+    if (!error_code() && s->types)
+        b->types = batch_tensor("types", DTYPE_I32, shape);
+    if (!error_code())
+        b->labels = batch_tensor("labels", DTYPE_I32, s->seq && !s->one_label ? shape : SHAPE(rows));
+    return b->labels != NULL;
 }
 
 static int batch_make(Loader *loader)
@@ -271,13 +314,8 @@ static int batch_make(Loader *loader)
     int64_t left = smaller(loader->group - all, samples_a_micro(loader));
     int64_t rows = smaller(s->batch, left), first = all + (int64_t)rank_of(loader) * s->batch;
     int64_t real = smaller(rows, loader->group - first);
-    Tensor **x = s->seq ? &b->ids : &b->features;
-    *x = batch_tensor(s->seq ? DTYPE_I32 : DTYPE_F32, data_shape(loader, rows));
-    b->labels = *x ? batch_tensor(DTYPE_I32, s->seq ? data_shape(loader, rows) : SHAPE(rows)) : NULL;
-    if (!b->labels)
+    if (!batch_tensors(loader, rows))
         return 0;
-    tensor_set_name(*x, s->seq ? "ids" : "features");
-    tensor_set_name(b->labels, "labels");
     b->step = loader->at.step;
     b->first_sample = first;
     b->micro = loader->micro;

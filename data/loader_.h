@@ -20,7 +20,9 @@ typedef struct SampleKey {
 typedef struct SampleRow {
     int32_t *ids;    /* (seq) */
     float *features; /* (width) */
-    int32_t *labels; /* (seq), or (1) beside features */
+    int32_t *labels; /* (seq), or (1) beside features and in a setup that is one_label */
+    int32_t *mask;   /* (seq) where the setup is padded */
+    int32_t *types;  /* (seq) where it has types */
 } SampleRow;
 
 typedef struct DatasetKind {
@@ -36,9 +38,12 @@ typedef struct LoaderSetup {
     int64_t classes;
     int64_t seq;   /* tokens: ids and labels (B,seq); 0 = features */
     int64_t width; /* features (B,width), labels (B); 0 = tokens */
+    int one_label; /* of tokens: labels (B) */
+    int padded;    /* of tokens: a mask (B,seq), 0 where there is padding */
+    int types;     /* of tokens: types (B,seq) */
     int batch, accumulate;
     uint64_t seed;
-    int shuffle;    /* samples to train on. Also: random choices differ from epoch to epoch; ranks share them */
+    int shuffle; /* samples to train on. Also: random choices differ from epoch to epoch; ranks share them */
     int64_t tokens; /* of the whole file, both parts; 0 for what is no text */
     TextNote note;
 } LoaderSetup;

@@ -29,7 +29,14 @@ typedef struct AdapterConfig {
     const json_t *ranks, *alphas;  /* objects: pattern of a module's path -> number */
     const json_t *layers, *inside; /* a number or a list of them; the pattern, or patterns, before it */
     const char *base;              /* the model that it adapts; NULL = not said */
+    int labels;                    /* of a sequence classifier: `saved` may have both names below */
 } AdapterConfig;
+
+/* What PEFT takes for the head of a sequence classifier, whichever of the two the model has. */
+#define ADAPTER_CLASSIFIERS                                                                                  \
+    {                                                                                                        \
+        "classifier", "score"                                                                                \
+    }
 
 /* Reads DIRECTORY/adapter_config.json. 0, or raises and there is nothing to free. (adapter_config.c) */
 int adapter_config_read(AdapterConfig *config, const char *directory);

@@ -242,7 +242,7 @@ static void read_targets(Fields *f, AdapterConfig *c)
 
 static void read_kind(Fields *f, AdapterConfig *c)
 {
-    static const char *const tasks[] = {"CAUSAL_LM", "FEATURE_EXTRACTION", NULL};
+    static const char *const tasks[] = {"CAUSAL_LM", "FEATURE_EXTRACTION", "SEQ_CLS", NULL};
     const json_t *type = said(f, "peft_type"), *task = said(f, "task_type"), *base;
     const char *name = json_string_value(type);
     if (!name)
@@ -251,8 +251,10 @@ static void read_kind(Fields *f, AdapterConfig *c)
         fields_fail(f, "peft_type is %s: of PEFT's methods only \"LORA\" is computed" MERGED,
                     value_text(type).text);
     if (task && !(json_is_string(task) && is_one_of(json_string_value(task), tasks)))
-        fields_fail(f, "task_type is %s: such heads are not computed; \"CAUSAL_LM\" and null are",
+        fields_fail(f,
+                    "task_type is %s: such heads are not computed; \"CAUSAL_LM\", \"SEQ_CLS\" and null are",
                     value_text(task).text);
+    c->labels = task && !strcmp(json_string_value(task) ? json_string_value(task) : "", "SEQ_CLS");
     base = said(f, "base_model_name_or_path");
     if (base && !json_is_string(base))
         fields_refuse(f, "base_model_name_or_path", "a string");

@@ -184,6 +184,22 @@ static int check_tied(void *user, const LoraLayer *layer)
         l->config.shown, layer->path);
 }
 
+static int has_module(TensorList list, const char *name)
+{
+    int i = 0;
+    while (i < list.count && !adapter_is_in(tensor_name(list.items[i]), name))
+        i++;
+    return i < list.count;
+}
+
+/* One of the names that a classifier's head may have, and the model has it under the other one. */
+static int is_other_head(const Loading *l, TensorList list, const char *name)
+{
+    static const char *const names[] = ADAPTER_CLASSIFIERS;
+    int one = !strcmp(name, names[0]) ? 0 : !strcmp(name, names[1]) ? 1 : -1;
+    return l->config.labels && one >= 0 && has_module(list, names[!one]);
+}
+
 /* Every name of modules_to_save is a module's. */
 static int check_saved(Loading *l, TensorList list)
 {
@@ -193,10 +209,8 @@ static int check_saved(Loading *l, TensorList list)
         return error_code();
     json_array_foreach((json_t *)l->config.saved, i, name)
     {
-        int found = 0;
-        for (int k = 0; k < list.count && !found; k++)
-            found = adapter_is_in(tensor_name(list.items[k]), json_string_value(name));
-        if (!found)
+        const char *text = json_string_value(name);
+        if (!has_module(list, text) && !is_other_head(l, list, text))
             return error_raise(
                 ERROR_DATA,
                 "%s: modules_to_save has %s, and this %s has no such module: the adapter is of a "

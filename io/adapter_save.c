@@ -148,15 +148,39 @@ static void cut_last(char *path)
     *(dot ? dot : path) = '\0';
 }
 
+/* PEFT trains and saves the modules of these names of a sequence classifier, and says that it does. */
+static const char *const classifiers[] = ADAPTER_CLASSIFIERS;
+
+static int is_classifier(const Saving *s)
+{
+    const FamilyFiles *files = family_files_named(nn_class_name(s->model));
+    const char *beginning = files ? files->names.classifier[0] : NULL;
+    for (int i = 0; beginning && i < s->list.count; i++)
+        if (text_begins(tensor_name(s->list.items[i]), beginning))
+            return 1;
+    return 0;
+}
+
+/* The parameter is in one of the modules. */
+static int is_within(const json_t *modules, const char *parameter)
+{
+    for (size_t i = 0; i < json_array_size(modules); i++)
+        if (adapter_is_in(parameter, json_string_value(json_array_get(modules, i))))
+            return 1;
+    return 0;
+}
+
 /* Modules with a trained parameter of their own that is no bias. */
 static json_t *saved_modules(const Saving *s)
 {
     json_t *all = json_array();
+    for (size_t i = 0; i < 2 && all && is_classifier(s); i++)
+        append(&all, classifiers[i]);
     for (int i = 0; i < s->list.count && all; i++) {
         char path[NAME_MOST];
         const char *name = tensor_name(s->list.items[i]);
         module_path(path, name);
-        if (is_own(s->list.items[i]) && !is_bias(name) && !has(all, path))
+        if (is_own(s->list.items[i]) && !is_bias(name) && !is_within(all, name))
             append(&all, path);
     }
     return all;
@@ -183,7 +207,7 @@ static const char *bias_kind(const Saving *s, const Summary *summary, const json
         char path[NAME_MOST];
         const char *name = tensor_name(s->list.items[i]);
         module_path(path, name);
-        if (!is_bias(name) || has(saved, path))
+        if (!is_bias(name) || is_within(saved, name))
             continue;
         int here = is_own(s->list.items[i]), with = has(summary->paths, path);
         all++;
@@ -207,7 +231,7 @@ static const char *bias_kind(const Saving *s, const Summary *summary, const json
 
 /* ---- The configuration ------------------------------------------------------------------------- */
 
-/* A causal language model has a task in PEFT; of another the class is noted. */
+/* A causal language model and a sequence classifier have a task in PEFT; of another the class is noted. */
 static void put_task(const Saving *s, json_t **o)
 {
     const FamilyFiles *files = family_files_named(nn_class_name(s->model));
@@ -215,8 +239,12 @@ static void put_task(const Saving *s, json_t **o)
     const char *class = files ? files->types[0].architecture : NULL;
     char module[96];
     int causal = class && (strstr(class, "LMHead") || strstr(class, "CausalLM"));
-    config_put(o, "task_type", causal ? json_string("CAUSAL_LM") : json_null());
-    if (causal || !class || !type) {
+    int labels = is_classifier(s);
+    config_put(o, "task_type",
+               labels   ? json_string("SEQ_CLS")
+               : causal ? json_string("CAUSAL_LM")
+                        : json_null());
+    if (labels || causal || !class || !type) {
         config_put(o, "auto_mapping", json_null());
         return;
     }

@@ -124,8 +124,7 @@ int json_read_text(const char *path, const char *shown, const char *what, size_t
 
 /* ---- The whole ------------------------------------------------------------------------------- */
 
-/* The file that is meant: the path, or config.json in it. Returns an error code. */
-static int resolve(const char *path, char out[PATH_BYTES])
+int config_resolve(const char *path, char out[PATH_BYTES])
 {
     char directory[PATH_BYTES];
     if (hub_follow(directory, path))
@@ -159,7 +158,7 @@ static void name_model(IoModel *model, const char *path)
 static int read_model(const char *path, IoModel *model)
 {
     char file[PATH_BYTES], shown[FILE_LABEL];
-    int status = resolve(path, file);
+    int status = config_resolve(path, file);
     if (status)
         return status;
     path_label(shown, file);

@@ -124,16 +124,30 @@ static void add_type(json_t **set, const json_t *source, SafetensorsType type)
 
 /* A file may name another head on the same body: what is written has the one that was trained. Code that it
  * names does not come along. */
-static void add_class(json_t **set, const json_t *source)
+static void add_class(json_t **set, const json_t *source, const ModelPreset *preset)
 {
     ModelFamily family;
     const json_t *list = json_object_get(source, "architectures");
     const char *first = json_string_value(json_array_get(list, 0));
     const ConfigType *type = config_type(json_string_value(json_object_get(source, "model_type")), &family);
-    if (type && (!first || strcmp(first, type->architecture) != 0))
-        config_put(set, "architectures", json_pack("[s]", type->architecture));
+    const char *class = type ? config_class(type, preset) : NULL;
+    if (class && (!first || strcmp(first, class) != 0))
+        config_put(set, "architectures", json_pack("[s]", class));
     if (json_object_size(json_object_get(source, "auto_map")))
         config_put(set, "auto_map", json_object());
+}
+
+/* What a sequence classifier learns, and what its classes are called. */
+static void add_classes(json_t **set, const json_t *source, const ModelPreset *preset,
+                        const char *const *labels)
+{
+    static const char problem[] = "single_label_classification";
+    const char *said = json_string_value(json_object_get(source, "problem_type"));
+    if (!nn_family(preset->family)->classes_at || !nn_preset_classes(preset))
+        return;
+    put_labels(set, source, preset, labels);
+    if (!said || strcmp(said, problem) != 0)
+        config_put(set, "problem_type", json_string(problem));
 }
 
 /* Numbers of tokens are another's where the tokenizer is. */
@@ -143,7 +157,8 @@ static void add_tokens(json_t **set, const json_t *source, ModelFamily family, c
     json_t *value;
     json_object_foreach((json_t *)source, name, value)
     {
-        if (text_ends(name, "_token_id") && !json_is_null(value))
+        if (text_ends(name, "_token_id") && !json_is_null(value) &&
+            !(family_files(family)->padding_places && !strcmp(name, "pad_token_id")))
             config_put(set, name, json_null());
     }
     special_tokens_put(set, family, tokens);
@@ -153,25 +168,27 @@ static void add_tokens(json_t **set, const json_t *source, ModelFamily family, c
 
 /* With nothing before: all that decides something, and its tokens. */
 static int make_new(json_t *now, const ModelPreset *preset, SafetensorsType type, const SpecialTokens *tokens,
-                    JsonText *out)
+                    const char *const *labels, JsonText *out)
 {
     static const SpecialTokens none = {.id = {-1, -1, -1}};
     json_t *root = json_incref(now);
     config_put(&root, "torch_dtype", json_string(type_text(type)));
     special_tokens_put(&root, preset->family, tokens ? tokens : &none);
+    add_classes(&root, NULL, preset, labels);
     int status = root ? text_of(root, "config.json", out) : no_memory("config.json");
     json_decref(root);
     return status;
 }
 
 static int make_from(const Source *s, const json_t *now, const ModelPreset *preset, SafetensorsType type,
-                     const SpecialTokens *tokens, JsonText *out)
+                     const SpecialTokens *tokens, const char *const *labels, JsonText *out)
 {
     json_t *before = fields_of(&s->preset), *set = before ? json_object() : NULL;
     if (before) {
         add_changes(&set, before, now);
         add_type(&set, s->root, type);
-        add_class(&set, s->root);
+        add_class(&set, s->root, preset);
+        add_classes(&set, s->root, preset, labels);
         if (tokens)
             add_tokens(&set, s->root, preset->family, tokens);
         if (!set)
@@ -185,7 +202,7 @@ static int make_from(const Source *s, const json_t *now, const ModelPreset *pres
 }
 
 int config_make(const ModelPreset *preset, SafetensorsType type, const char *source, const char *tokenizer,
-                JsonText *out)
+                const char *const *labels, JsonText *out)
 {
     SpecialTokens special, *tokens = tokenizer ? &special : NULL;
     Source s;
@@ -204,9 +221,9 @@ int config_make(const ModelPreset *preset, SafetensorsType type, const char *sou
         nn_preset_set_dropout(&kept, nn_preset_dropout(&s.preset));
     json_t *now = status ? NULL : fields_of(&kept);
     if (now && s.root && s.preset.family == preset->family)
-        status = make_from(&s, now, preset, type, tokens, out);
+        status = make_from(&s, now, preset, type, tokens, labels, out);
     else if (now)
-        status = make_new(now, preset, type, tokens, out);
+        status = make_new(now, preset, type, tokens, labels, out);
     else
         status = error_code();
     json_decref(now);

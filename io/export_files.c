@@ -204,7 +204,7 @@ int export_make(const Export *e, const char *name, JsonText *out)
 {
     const char *tokenizer = e->tokenizer[0] ? e->tokenizer : NULL;
     if (!strcmp(name, "config.json"))
-        return config_make(e->preset, e->how->type, e->how->source, tokenizer, out);
+        return config_make(e->preset, e->how->type, e->how->source, tokenizer, e->how->labels, out);
     if (!strcmp(name, "generation_config.json"))
         return generation_make(e->preset, e->how->source, tokenizer, out);
     return tokenizer_config_make(tokenizer, out);

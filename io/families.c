@@ -140,6 +140,12 @@ json_t *config_decimal(float value)
     return json_real(shortest);
 }
 
+const char *config_class(const ConfigType *type, const ModelPreset *preset)
+{
+    int classes = nn_family(preset->family)->classes_at && nn_preset_classes(preset);
+    return classes && type->classifier ? type->classifier : type->architecture;
+}
+
 /* ---- Reading --------------------------------------------------------------------------------- */
 
 const ConfigType *config_type(const char *name, ModelFamily *family)
@@ -199,9 +205,10 @@ void families_read(Fields *f)
         return;
     }
     type->read(f, type->kind);
+    read_classes(f, type);
     read_refusals(f);
     quantization_read(f);
-    read_architectures(f, type->architecture);
+    read_architectures(f, config_class(type, &f->model->preset));
     fields_leftover(f, harmless);
     describe(f->model, name);
 }

@@ -25,6 +25,7 @@ typedef struct ConfigType {
      * others with the same reader. */
     void (*read)(Fields *f, const void *kind);
     const void *kind;
+    const char *classifier; /* the class with a head of labels in place of the architecture's; NULL = none */
 } ConfigType;
 
 typedef struct TiedName {
@@ -47,6 +48,9 @@ typedef struct FamilyNames {
     TiedName tied[2];
     const char *buffers[IGNORED_MOST];     /* endings */
     const char *other_heads[IGNORED_MOST]; /* beginnings, with or without the prefix */
+    /* Beginnings of a classifier's parameters: a file of another head has none of the first, and may lack the
+     * second; then they are new. */
+    const char *classifier[2];
     ExpertNames experts;                   /* NULLs: there are none */
 } FamilyNames;
 
@@ -58,6 +62,7 @@ typedef struct FamilyFiles {
     int (*check)(const ModelPreset *preset); /* raises for what transformers cannot build; NULL = nothing */
     FamilyNames names;
     const char *adapted[2]; /* the modules that PEFT adapts where an adapter names none */
+    int padding_places; /* pad_token_id says where positions begin: it is the model's, not a tokenizer's */
 } FamilyFiles;
 
 /* The row of a family, by its number or the name of its modules' class; NULL = none. (families.c) */
@@ -79,10 +84,25 @@ void read_activation(Fields *f, const char *name, const char *const *known, cons
 /* The heads must divide the width. */
 void check_heads(Fields *f, const char *heads_name, int heads, const char *width_name, int width);
 
+/* BERT's fields, which others of its kind have too: vocab is the default, title the family's in messages.
+ * (family_bert.c) */
+void read_encoder(Fields *f, BertConfig *c, int vocab, const char *title);
+/* What the field says of a classifier's dropout, as BertConfig.head_dropout has it. */
+float read_head_dropout(Fields *f, const char *name, double otherwise);
+void write_encoder(json_t **object, const BertConfig *c, int positions); /* rows of their table */
+
+/* Where the file is of a classifier: its classes, and what it learns. (labels.c) */
+void read_classes(Fields *f, const ConfigType *type);
+
 /* ---- For writers ----------------------------------------------------------------------------- */
 
 /* Without memory for it there is no object any more. */
 void config_put(json_t **object, const char *name, json_t *value);
+/* id2label and label2id, where they are not the source's already; names NULL: LABEL_0 and so on. (labels.c)
+ */
+void put_labels(json_t **set, const json_t *source, const ModelPreset *preset, const char *const *names);
+/* The class of transformers that the preset is. */
+const char *config_class(const ConfigType *type, const ModelPreset *preset);
 /* A float as its shortest decimal: 1e-5, not 9.99999974e-06. */
 json_t *config_decimal(float value);
 

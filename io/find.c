@@ -41,6 +41,7 @@ static const Alias aliases[] = {
     {"gpt2-1.5b", "gpt2-xl", NULL},
     {"bert-base-uncased", "bert-base", NULL},
     {"bert-large-uncased", "bert-large", NULL},
+    {"distilbert-base-uncased", "distilbert-base", NULL},
 };
 
 enum { ALIAS_COUNT = sizeof aliases / sizeof aliases[0] };

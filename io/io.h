@@ -41,6 +41,16 @@ BRIM_API int io_read_config(const char *path, IoModel *model);
  * ERROR_ARGUMENT, with the nearest names. */
 BRIM_API int io_find_model(const char *what, IoModel *model);
 
+/* What the classes of a sequence classifier are called. */
+typedef struct IoLabels {
+    int count;    /* 0: they have no names, or those that transformers gives (LABEL_0) */
+    char **names; /* of each class; belong to no context */
+} IoLabels;
+/* Of a config.json, or that of a directory: id2label. Free it with io_labels_free; there is nothing to free
+ * after an error. Returns 0, or raises as io_read_config does. */
+BRIM_API int io_read_labels(const char *path, IoLabels *labels);
+BRIM_API void io_labels_free(IoLabels *labels); /* NULL is fine */
+
 enum { IO_END_TOKENS = 64 };
 typedef struct IoEndTokens {
     int32_t ids[IO_END_TOKENS];

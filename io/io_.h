@@ -63,6 +63,9 @@ json_t *json_read_file(const char *path, const char *shown, const char *what, si
 int json_read_text(const char *path, const char *shown, const char *what, size_t most, JsonText *out,
                    json_t **root);
 
+/* The file that a path means: itself, or config.json in it. Returns an error code. (config.c) */
+int config_resolve(const char *path, char out[PATH_BYTES]);
+
 /* Adds a sentence to the model's note, if it has room. */
 void model_note(IoModel *model, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -9,6 +9,7 @@
 #define io_find_model brim_io_find_model
 #define io_find_saved_run brim_io_find_saved_run
 #define io_fingerprint brim_io_fingerprint
+#define io_labels_free brim_io_labels_free
 #define io_load_adapter brim_io_load_adapter
 #define io_load_run brim_io_load_run
 #define io_load_weights brim_io_load_weights
@@ -16,6 +17,7 @@
 #define io_lock_saved_runs brim_io_lock_saved_runs
 #define io_read_config brim_io_read_config
 #define io_read_end_tokens brim_io_read_end_tokens
+#define io_read_labels brim_io_read_labels
 #define io_save_adapter brim_io_save_adapter
 #define io_save_run brim_io_save_run
 #define io_save_weights brim_io_save_weights

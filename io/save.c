@@ -35,7 +35,7 @@ int io_write_config(const ModelPreset *preset, const char *path, SafetensorsType
     if (!preset || !path)
         return error_raise(ERROR_ARGUMENT, "io_write_config(): %s is NULL", preset ? "path" : "preset");
     JsonText text;
-    int status = config_make(preset, type, NULL, NULL, &text);
+    int status = config_make(preset, type, NULL, NULL, NULL, &text);
     if (!status)
         status = json_text_write_temporary(&text, path);
     json_text_free(&text);

@@ -105,7 +105,8 @@ int special_eos_read(const char *tokenizer, char text[SPECIAL_TEXT])
 
 void special_tokens_put(json_t **object, ModelFamily family, const SpecialTokens *tokens)
 {
-    for (int i = nn_family(family)->writes ? SPECIAL_BOS : SPECIAL_PAD; i < SPECIAL_ROLES; i++)
+    int end = family_files(family)->padding_places ? SPECIAL_PAD : SPECIAL_ROLES;
+    for (int i = nn_family(family)->writes ? SPECIAL_BOS : SPECIAL_PAD; i < end; i++)
         config_put(object, roles[i].number, tokens->id[i] >= 0 ? json_integer(tokens->id[i]) : json_null());
 }
 

@@ -9,7 +9,7 @@
 
 #include "../base/ends_.h"
 #include "../tensor/tensor_.h"
-#include "io_.h"
+#include "family_.h"
 #include "listing_.h"
 #include "quantized_.h"
 #include "safetensors_.h"
@@ -40,6 +40,7 @@ typedef struct Loading {
     size_t wrapped; /* letters that all names begin with, and that are not the model's */
     Misfits fit;
     Listing quantized; /* codes into codes of another type */
+    Listing fresh;     /* parameters of a classifier that the file has not */
     int lacking;       /* parameters that the file has not, or not all of */
     WeightsReport report;
 } Loading;
@@ -212,6 +213,32 @@ static void check_quantized(Loading *l, const Tensor *parameter, const Quantized
                   dtype_name(quantized_type(parameter)));
 }
 
+/* How many of the parameters that begin so are in the file; *all: there are. */
+static int count_stored(const Loading *l, const char *beginning, int *all)
+{
+    int stored = 0;
+    for (int i = 0; i < l->names.list.count; i++) {
+        int one = text_begins(tensor_name(l->names.list.items[i]), beginning);
+        *all += one;
+        stored += one && l->source[i].entry;
+    }
+    return stored;
+}
+
+/* The beginnings of a classifier's parameters, where the file has another head; NULL = it is not so. */
+static const char *const *new_head(const Loading *l)
+{
+    const FamilyFiles *files = family_files_named(nn_class_name(l->model));
+    const char *const *names = files ? files->names.classifier : NULL;
+    int all = 0;
+    return names && names[0] && !count_stored(l, names[0], &all) && all ? names : NULL;
+}
+
+static int is_of_head(const char *const *head, const char *name)
+{
+    return head && (text_begins(name, head[0]) || (head[1] && text_begins(name, head[1])));
+}
+
 /* One of a parameter's pieces. Without some of them the parameter is missing. */
 static int check_piece(Loading *l, int i, int k)
 {
@@ -236,7 +263,7 @@ static int check_piece(Loading *l, int i, int k)
     return 0;
 }
 
-static int check_parameter(Loading *l, int i)
+static int check_parameter(Loading *l, int i, const char *const *head)
 {
     const Tensor *parameter = l->names.list.items[i];
     Shape shape = tensor_whole_shape_(parameter);
@@ -251,7 +278,9 @@ static int check_parameter(Loading *l, int i)
     source->quantized = source->entry ? quantized_find(l->file, source->entry, &source->codes) : 0;
     if (source->quantized < 0)
         return error_code();
-    if (!source->entry) {
+    if (!source->entry && is_of_head(head, tensor_name(parameter))) {
+        list_name(&l->fresh, "%s", tensor_name(parameter));
+    } else if (!source->entry) {
         list_name(&l->fit.missing, "%s",
                   file_piece(l->family, parameter, 0).name); /* as the file would call it */
         l->lacking++;
@@ -266,9 +295,10 @@ static int check_parameter(Loading *l, int i)
 /* Returns 0, or an error that is the file's alone; what does not fit is listed. */
 static int check_parameters(Loading *l)
 {
+    const char *const *head = new_head(l);
     int status = 0;
     for (int i = 0; i < l->names.list.count && !status; i++)
-        status = check_parameter(l, i);
+        status = check_parameter(l, i, head);
     return status;
 }
 
@@ -310,11 +340,16 @@ static void write_note(Loading *l)
     WeightsReport *r = &l->report;
     r->missing = l->lacking;
     r->unexpected = l->fit.unexpected.count;
-    r->loaded = l->names.list.count - r->missing;
+    r->new_head = l->fresh.count;
+    r->loaded = l->names.list.count - r->missing - r->new_head;
     if (r->missing)
         snprintf(r->note, sizeof r->note, "%d of %d parameters %s not in the file and keep%s: %.150s.",
                  r->missing, l->names.list.count, r->missing == 1 ? "is" : "are",
                  r->missing == 1 ? "s its value" : " their values", listed_names(&l->fit.missing));
+    else if (r->new_head)
+        snprintf(r->note, sizeof r->note,
+                 "The classifier is new and has yet to learn; the file has another head and lacks %.150s.",
+                 listed_names(&l->fresh));
     else if (r->new_rows)
         snprintf(r->note, sizeof r->note,
                  "The vocabulary grows from %d to %d tokens; the new rows are drawn as a new model's.",
@@ -471,7 +506,8 @@ int io_load_weights(Module *model, const char *path, const WeightsOptions *optio
     Loading l = {.model = model,
                  .options = options ? options : &defaults,
                  .fit = NO_MISFITS,
-                 .quantized = {.room = ROOM_OF_TWO}};
+                 .quantized = {.room = ROOM_OF_TWO},
+                 .fresh = {.room = ROOM_OF_TWO}};
     path_label(l.shown, path);
     l.file = safetensors_open(path);
     if (l.file)

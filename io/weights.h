@@ -4,7 +4,8 @@
  * A model's parameters have the names of its family's published weights. Read are also names without the
  * family's prefix ("h.0.…", "encoder.layer.0.…"), LayerNorms' gamma and beta, and heads stored beside the
  * embedding they are tied to, which must be equal to it. Buffers (attn.bias, rotary_emb.inv_freq,
- * position_ids) and the pooler or head that this model has not are ignored.
+ * position_ids) and the pooler or head that this model has not are ignored. A sequence classifier takes the
+ * body of files with another head, and its own is new.
  */
 #ifndef BRIM_WEIGHTS_H
 #define BRIM_WEIGHTS_H
@@ -32,6 +33,8 @@ typedef struct WeightsReport {
     int missing;    /* parameters; 0 unless partial */
     int unexpected; /* tensors; 0 unless partial */
     int new_rows;   /* that the vocabulary has grown by */
+    int new_head;   /* parameters of a sequence classifier, where the file has another head: they keep their
+                       values */
     char note[256]; /* "3 parameters are not in …: a, b, c."; "" = nothing to say */
 } WeightsReport;
 
@@ -59,6 +62,9 @@ typedef struct WeightsSaving {
      */
     const char *tokenizer;
     int overwrite; /* 1: what the directory holds of another model may go */
+    /* What the classes of a sequence classifier are called (id2label); NULL = as the source says, or LABEL_0
+     * and so on. */
+    const char *const *labels;
 } WeightsSaving;
 
 /* Writes DIRECTORY/model.safetensors, or shards and their index (safetensors_write_shards), and, of a llama,

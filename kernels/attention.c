@@ -160,8 +160,9 @@ static float attention_row_max(int n, const float *s)
     return lane[0];
 }
 
-/* s = exp(s - shift); returns the sum. */
-static inline float attention_row_exp(int n, float shift, float *s)
+/* s = exp(s - shift); returns the sum. A call, because a compiler that copies it sums in an order of its own
+ * in each place. */
+static __attribute__((noinline)) float attention_row_exp(int n, float shift, float *s)
 {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)

@@ -29,6 +29,7 @@ static void experts_route_row(const ExpertsDims *d, const void *router, int64_t 
     float room[EXPERTS_MOST], top[EXPERTS_MOST];
     int64_t at = row * d->active;
     const float *logits = values_load(d->router, router, row * d->experts, d->experts, room);
+    top[0] = 0; /* there is at least one, which not every compiler sees */
     experts_choose(d->experts, d->active, logits, top, r->expert + at);
     double all = experts_exponentials(d->experts, logits, top[0], p), some = 0;
     for (int j = 0; j < d->active; j++)

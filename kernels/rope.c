@@ -14,8 +14,8 @@ enum { ROPE_PAIRS = 64 }; /* pairs rotated at a time: what the stack arrays hold
 
 /* Pairs [first, first + pairs) of every head, at one position. */
 typedef struct RopeTurn {
-    int first, pairs;
     float cosine[ROPE_PAIRS], sine[ROPE_PAIRS];
+    int first, pairs;
 } RopeTurn;
 
 VEC_INLINE void rope_rotate(int64_t pairs, const float *cosine, const float *sine, const float *x1,
@@ -59,15 +59,17 @@ VEC_INLINE void rope_rotate_beside(int64_t pairs, const float *cosine, const flo
     }
 }
 
-/* Of a head that begins at x and y. */
-VEC_INLINE void rope_head(const RopeDims *d, const RopeTurn *turn, const float *x, float beta, float *y)
+/* Of heads side by side that begin at x and y. */
+VEC_INLINE void rope_turn_heads(const RopeDims *d, const RopeTurn *turn, int64_t heads, const float *x,
+                                float beta, float *y)
 {
-    int half = rope_width(d) / 2, first = turn->first;
+    const int64_t half = rope_width(d) / 2, first = turn->first, pairs = turn->pairs, step = d->head_dim;
     if (d->interleaved)
-        rope_rotate_beside(turn->pairs, turn->cosine, turn->sine, x + 2 * first, beta, y + 2 * first);
+        for (int64_t h = 0, at = 2 * first; h < heads; h++, at += step)
+            rope_rotate_beside(pairs, turn->cosine, turn->sine, x + at, beta, y + at);
     else
-        rope_rotate(turn->pairs, turn->cosine, turn->sine, x + first, x + first + half, beta, y + first,
-                    y + first + half);
+        for (int64_t h = 0, at = first; h < heads; h++, at += step)
+            rope_rotate(pairs, turn->cosine, turn->sine, x + at, x + at + half, beta, y + at, y + at + half);
 }
 
 /* What is rotated in 16 bit lies here as floats. */
@@ -112,8 +114,7 @@ static void rope_heads(const RopeDims *d, const RopeTurn *turn, DType type, cons
         values_load(type, x, from, n, room->x);
         if (beta != 0.0f)
             values_load(type, y, from, n, room->y);
-        for (int64_t i = 0; i < n; i += d->head_dim)
-            rope_head(d, turn, room->x + i, beta, room->y + i);
+        rope_turn_heads(d, turn, heads, room->x, beta, room->y);
         values_store(type, n, room->y, y, from);
     }
 }
@@ -165,8 +166,11 @@ static void rope_row_passes(const RopeDims *d, DType type, const void *x, float 
 static void rope_position(const RopeDims *d, int t, int first, int pairs, const float *frequency, DType type,
                           const void *x, float beta, void *y)
 {
-    RopeTurn turn = {.first = first, .pairs = pairs};
-    float scale = rope_scale(d);
+    RopeTurn turn; /* not zeroed: a position is soon rotated */
+    turn.first = first;
+    turn.pairs = pairs;
+    const float scale = rope_scale(d);
+    const int passes = first == 0 && (d->behind > 0 || d->head_dim > rope_width(d));
     for (int i = 0; i < pairs; i++) {
         float angle = (float)(d->offset + t) * frequency[i];
         turn.cosine[i] = cosf(angle) * scale;
@@ -174,16 +178,12 @@ static void rope_position(const RopeDims *d, int t, int first, int pairs, const 
     }
     for (int b = 0; b < d->batch; b++) {
         int64_t at = ((int64_t)b * d->seq + t) * d->ld;
-        if (first == 0)
+        if (passes)
             rope_row_passes(d, type, x, beta, y, at);
-        if (type != DTYPE_F32) {
+        if (type != DTYPE_F32)
             rope_row_halves(d, &turn, type, x, beta, y, at);
-            continue;
-        }
-        const float *from = (const float *)x + at;
-        float *to = (float *)y + at;
-        for (int h = 0; h < d->heads; h++, from += d->head_dim, to += d->head_dim)
-            rope_head(d, &turn, from, beta, to);
+        else
+            rope_turn_heads(d, &turn, d->heads, (const float *)x + at, beta, (float *)y + at);
     }
 }
 

@@ -17,11 +17,23 @@ typedef struct DividedAttention {
     RopeDivisors divisors;
 } DividedAttention;
 
+/* Tokens see those behind them, too, and padding is masked. */
+static int both_ways(const AttentionConfig *c)
+{
+    return c->style == ATTENTION_BERT || c->style == ATTENTION_DISTILBERT || c->style == ATTENTION_MODERNBERT;
+}
+
+/* Queries and keys are rotated. */
+static int turns(const AttentionConfig *c)
+{
+    return c->style == ATTENTION_MODERNBERT || (c->style == ATTENTION_LLAMA && !c->no_rope);
+}
+
 static AttentionOptions options_of(const Attention *self, Tensor *mask)
 {
     return (AttentionOptions){.heads = self->config.heads,
                               .kv_heads = self->config.kv_heads,
-                              .causal = self->config.style != ATTENTION_BERT,
+                              .causal = !both_ways(&self->config),
                               .kind = self->config.kind,
                               .mask = mask,
                               .window = self->config.window,
@@ -42,14 +54,14 @@ static RopeOptions rope_of(const Attention *self, int heads, int64_t tokens, con
                          .seq = module_whole(batch, tokens)};
 }
 
-/* GPT-2's, and the fused one of LLaMA's style: q, k and v lie side by side. */
+/* GPT-2's, ModernBERT's, and the fused one of LLaMA's style: q, k and v lie side by side. */
 static Tensor *packed_attention(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
-    AttentionOptions options = options_of(self, NULL);
+    AttentionOptions options = options_of(self, both_ways(c) && batch ? batch->mask : NULL);
     Tensor *qkv = nn_forward(self->qkv, module_enter(x, batch), batch); /* (B,T,(heads + 2 kv_heads) D) */
-    if (c->style == ATTENTION_LLAMA && !c->no_rope) {
+    if (turns(c)) {
         RopeOptions rope = rope_of(self, c->heads + c->kv_heads, tensor_dim(qkv, 1), batch);
         qkv = tensor_rope_with(tensor_donate(qkv), &rope);
     }
@@ -88,13 +100,13 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
     Tensor *v = nn_forward(self->v, x, batch);
     q = normed(self, self->q_norm, q, c->heads, batch);
     k = normed(self, self->k_norm, k, c->kv_heads, batch);
-    if (c->style == ATTENTION_LLAMA && !c->no_rope) {
+    if (turns(c)) {
         RopeOptions rope = rope_of(self, c->heads, tensor_dim(q, 1), batch);
         q = tensor_rope_with(tensor_donate(q), &rope);
         rope.heads = c->kv_heads;
         k = tensor_rope_with(tensor_donate(k), &rope);
     }
-    AttentionOptions options = options_of(self, c->style == ATTENTION_BERT && batch ? batch->mask : NULL);
+    AttentionOptions options = options_of(self, both_ways(c) && batch ? batch->mask : NULL);
     Tensor *out;
     if (batch && batch->cache)
         out = tensor_attention_cached(tensor_donate(q), tensor_donate(k), tensor_donate(v),
@@ -116,15 +128,14 @@ int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, i
     *kv_heads = c->kv_heads;
     *head_dim = c->head_dim;
     *window = c->window;
-    return c->style == ATTENTION_BERT ? -1 : 1;
+    return both_ways(c) ? -1 : 1;
 }
 
 int module_attention_turn(const Module *attention)
 {
     const AttentionConfig *c = &((const Attention *)attention->state)->config;
-    return c->style == ATTENTION_LLAMA && !c->no_rope && c->rope_scaling.kind == ROPE_SCALING_LONGROPE
-               ? c->rope_scaling.original_max_seq
-               : INT_MAX;
+    return turns(c) && c->rope_scaling.kind == ROPE_SCALING_LONGROPE ? c->rope_scaling.original_max_seq
+                                                                     : INT_MAX;
 }
 
 Module *module_attention_output(const Module *attention)
@@ -173,13 +184,23 @@ static void add_norms(Module *module)
             module_own(i ? self->k_norm : self->q_norm, "weight")->partial = 1;
 }
 
+static Module *fused_linear(const AttentionConfig *c)
+{
+    int64_t rows = (c->heads + 2 * (int64_t)c->kv_heads) * c->head_dim;
+    return module_linear(&(LinearOptions){.in = c->dim,
+                                          .out = rows,
+                                          .bias = c->qkv_bias,
+                                          .split = LINEAR_BY_OUTPUTS,
+                                          .packed = c->heads == c->kv_heads ? 3 : 1});
+}
+
 /* One linear layer. Ranks that compute a layer together cannot each have some of its heads: what belongs
  * together lies apart. */
 static void fused_projections(Module *module)
 {
     Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
-    int64_t inner = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    int64_t inner = (int64_t)c->heads * c->head_dim;
     if (c->qk_norm)
         error_raise(ERROR_ARGUMENT, "attention: a fused projection has no norms on queries and keys");
     if (c->qk_norm ||
@@ -187,24 +208,33 @@ static void fused_projections(Module *module)
                                                                   "projection with fewer key heads are")))
         return;
     self->output = nn_add(module, "o_proj", module_linear_split(inner, c->dim, c->o_bias, LINEAR_BY_INPUTS));
-    self->qkv = nn_add(module, "qkv_proj",
-                       module_linear(&(LinearOptions){.in = c->dim,
-                                                      .out = inner + 2 * kv,
-                                                      .bias = c->qkv_bias,
-                                                      .split = LINEAR_BY_OUTPUTS,
-                                                      .packed = c->heads == c->kv_heads ? 3 : 1}));
+    self->qkv = nn_add(module, "qkv_proj", fused_linear(c));
+}
+
+static void modernbert_projections(Module *module)
+{
+    Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
+    int64_t inner = (int64_t)c->heads * c->head_dim;
+    if (c->kv_heads != c->heads)
+        error_raise(ERROR_ARGUMENT, "attention: ModernBERT's has as many key-value heads as heads");
+    self->qkv = nn_add(module, "Wqkv", fused_linear(c));
+    self->output = nn_add(module, "Wo", module_linear_split(inner, c->dim, c->o_bias, LINEAR_BY_INPUTS));
 }
 
 static void add_projections(Module *module)
 {
     static const char *const llama[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
     static const char *const bert[] = {"self.query", "self.key", "self.value", "output.dense"};
+    static const char *const distilbert[] = {"q_lin", "k_lin", "v_lin", "out_lin"};
     const Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
     if (c->style == ATTENTION_GPT2)
         gpt2_projections(module);
-    else if (c->style == ATTENTION_BERT)
-        four_projections(module, bert, 1, 1);
+    else if (c->style == ATTENTION_MODERNBERT)
+        modernbert_projections(module);
+    else if (both_ways(c))
+        four_projections(module, c->style == ATTENTION_BERT ? bert : distilbert, 1, 1);
     else if (c->fused)
         fused_projections(module);
     else
@@ -220,7 +250,8 @@ Module *nn_attention(const AttentionConfig *config)
         return NULL;
     int head_dim = config_head_dim("attention", config->dim, config->heads, kv_heads, config->head_dim);
     if (!head_dim ||
-        (config->style == ATTENTION_LLAMA && config_rotary("attention", head_dim, config->partial_rotary)) ||
+        ((config->style == ATTENTION_LLAMA || config->style == ATTENTION_MODERNBERT) &&
+         config_rotary("attention", head_dim, config->partial_rotary)) ||
         config_divided("attention", "heads", config->heads) ||
         config_divided("attention", "kv_heads", kv_heads))
         return NULL;

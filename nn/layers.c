@@ -204,7 +204,12 @@ static Module *norm(const ModuleClass *type, int64_t dim, float eps, float plus,
 
 Module *nn_layer_norm(int64_t dim, float eps)
 {
-    return norm(&layer_norm_class, dim, eps, 0, 1);
+    return module_layer_norm(dim, eps, 1);
+}
+
+Module *module_layer_norm(int64_t dim, float eps, int bias)
+{
+    return norm(&layer_norm_class, dim, eps, 0, bias);
 }
 
 Module *nn_rms_norm(int64_t dim, float eps)

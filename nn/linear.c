@@ -197,3 +197,13 @@ Module *module_linear_tied(Tensor *weight, Tensor *bias)
     self->head = self->tied = 1;
     return module;
 }
+
+Module *module_linear_tied_biased(Tensor *weight, int64_t classes)
+{
+    Module *module = module_linear_tied(weight, NULL);
+    Linear *self = nn_state(module);
+    if (!self)
+        return NULL;
+    self->bias = module_class_bias(module, "bias", classes);
+    return error_code() ? NULL : module;
+}

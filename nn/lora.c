@@ -62,7 +62,7 @@ static int describe(const Walk *walk, const Module *module, const char *path, Lo
                          .in = whole.dim[first_is_out],
                          .out = whole.dim[!first_is_out],
                          .embedding = embedding != NULL,
-                         .head = linear && linear->head,
+                         .head = linear && (linear->head || module->stays),
                          .tied = is_tied(walk->root, weight),
                          .weight = weight,
                          .a = adapter->a,
@@ -239,15 +239,15 @@ static int add_adapter(void *user, Module *module, const LoraLayer *layer)
     return error_code() != 0;
 }
 
-/* All but the adapters that are there. */
+/* All but the adapters that are there, and what stays trained beside them. */
 static void freeze(Module *module)
 {
     const Adapter *adapter = adapter_of(module);
     for (int i = 0; i < module->parameter_count; i++) {
         Tensor *tensor = module->parameters[i].tensor;
         int adapts = adapter && (tensor == adapter->a || tensor == adapter->b);
-        if (!adapts && tensor_requires_grad(tensor))
-            tensor_set_requires_grad(tensor, 0);
+        if (!adapts && tensor_requires_grad(tensor) != module->stays)
+            tensor_set_requires_grad(tensor, module->stays);
     }
     for (int i = 0; i < module->child_count; i++)
         freeze(module->children[i]);

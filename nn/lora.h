@@ -26,7 +26,8 @@ typedef struct Lora {
     int rslora; /* 1: scale = alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732) */
 } Lora;
 
-/* Freezes every parameter of the model but adapters that are there (tensor_set_requires_grad), and adds an
+/* Freezes every parameter of the model but adapters that are there (tensor_set_requires_grad) and the classes
+ * of a sequence classifier, which are new where the rest is not, and adds an
  * adapter to each layer that `targets` names. A is uniform within 1/sqrt(in) and B is 0 (of an embedding A is
  * 0 and B normal(0, 1)), so that nothing changes before the first step. Call it before the optimizer is made.
  * lora may be NULL. Returns how many layers have an adapter now, or -1: ERROR_ARGUMENT (a name that no layer
@@ -39,7 +40,7 @@ typedef struct LoraLayer {
     const char *path; /* of the module, within the model; valid during the call */
     int64_t in, out;  /* of an embedding: vocabulary and width */
     int embedding;    /* 1: an embedding, 0: a linear layer */
-    int head;         /* 1: the output head */
+    int head;         /* 1: the output head, or of a sequence classifier's */
     int tied;         /* 1: its weight is another layer's as well: an embedding and its tied head */
     Tensor *weight;
     Tensor *a, *b; /* NULL = no adapter */

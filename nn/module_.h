@@ -76,6 +76,7 @@ struct Module {
     int path_outside;                            /* between nn_enter and nn_leave: where that was */
     int training, checkpoint, selective, absent; /* absent: what it owns is another stage's */
     int generating;                              /* texts: dropout is off, whatever `training` says */
+    int stays;                                   /* its own parameters are trained beside adapters */
     void *state;
 };
 
@@ -104,7 +105,7 @@ typedef struct Linear {
     int head;      /* the output: logits come from it */
     int router;    /* to experts: it takes no adapter, as it is no linear layer in transformers */
     float softcap; /* of the head's logits; 0 = none */
-    int tied;      /* weight and bias are another module's */
+    int tied;      /* the weight is another module's, and the bias may be */
     Adapter adapter;
 } Linear;
 
@@ -127,6 +128,8 @@ Module *module_linear_split(int64_t in, int64_t out, int bias, LinearSplit split
 Module *module_conv1d(int64_t in, int64_t out, TensorActivation act, LinearSplit split, int packed);
 /* A head with a weight (out,in), and a bias or NULL, that other modules own and name. */
 Module *module_linear_tied(Tensor *weight, Tensor *bias);
+/* The same with a bias of its own, of the head's classes. */
+Module *module_linear_tied_biased(Tensor *weight, int64_t classes);
 /* What it is made of, for its owner to read and change; NULL for a module of another class. */
 Linear *module_as_linear(const Module *module);
 
@@ -168,10 +171,29 @@ Module *module_vocabulary(int64_t vocab, int64_t dim);
 Tensor *module_class_bias(Module *module, const char *name, int64_t classes);
 /* The weight of an embedding, for a model that reads it by itself. */
 Tensor *module_embedding_parts(Module *module);
-/* The weight and bias of nn_layer_norm, and its epsilon; NULL for a module of another class. */
+/* nn_layer_norm with or without a bias. */
+Module *module_layer_norm(int64_t dim, float eps, int bias);
+/* The weight and bias (or NULL) of nn_layer_norm, and its epsilon; NULL for a module of another class. */
 Tensor *module_layer_norm_parts(const Module *module, Tensor **bias, float *eps);
 /* y + scale B A x, in y's storage; an embedding's x is ids. Without an adapter, y. */
 Tensor *module_adapt(const Module *module, const Adapter *adapter, Tensor *y, Tensor *x);
+
+/* ---- Sequence classifiers (classifier.c) */
+
+typedef struct Classifier {
+    Module *before, *dense, *dropout, *out; /* before: NULL = none */
+} Classifier;
+
+typedef struct ClassifierKind {
+    const char *dense, *out; /* the names of the layers within the model */
+    TensorActivation act;    /* of the dense layer */
+    int dropout_before;      /* of the first token, too */
+    int dense_stays;         /* adapters leave the dense layer trained, as they do the classes */
+} ClassifierKind;
+/* Makes the layers, children of the model. Returns non-zero on error. */
+int module_add_classifier(Module *model, Classifier *head, const ClassifierKind *kind, const BertConfig *c);
+/* hidden (B,T,dim) to logits (B,classes). */
+Tensor *module_classify(const Classifier *head, Tensor *hidden, const Batch *batch);
 
 /* An array with room for one more, and texts; both raise without memory. */
 void *module_grow(const Module *module, void *old, int count, size_t size);

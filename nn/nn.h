@@ -247,7 +247,13 @@ BRIM_API Module *nn_sequential(void);
 #define nn_append(sequential, child) nn_add(sequential, NULL, child)
 
 /* Attention of the families: projections named as in Hugging Face's checkpoints. */
-typedef enum AttentionStyle { ATTENTION_LLAMA, ATTENTION_GPT2, ATTENTION_BERT } AttentionStyle;
+typedef enum AttentionStyle {
+    ATTENTION_LLAMA,
+    ATTENTION_GPT2,
+    ATTENTION_BERT,
+    ATTENTION_DISTILBERT, /* BERT's under other names */
+    ATTENTION_MODERNBERT  /* the same of one projection, with rotary positions; window and biases */
+} AttentionStyle;
 /* RMS norms on queries and keys, before they are rotated. */
 typedef enum AttentionNorm {
     ATTENTION_NORM_NONE,
@@ -384,7 +390,7 @@ BRIM_API Module *nn_gpt2(const Gpt2Config *config);
 
 /* BERT (arXiv 1810.04805): post-LayerNorm, GELU, token types, padding mask, masked-language-model head with
  * the tied decoder; logits (B,T,vocab). Initialised normal(0, 0.02). Dropout on embeddings and residual
- * branches. */
+ * branches. The configuration of RoBERTa and DistilBERT too. */
 typedef struct BertConfig {
     int vocab, dim, layers, heads;
     int ffn;     /* 0 = 4 dim */
@@ -392,11 +398,45 @@ typedef struct BertConfig {
     int types;   /* 0 = 2 */
     int pooler;  /* 1: the encoder with the pooler's parameters and no head; forward returns the hidden states
                     (B,T,dim) */
+    int classes; /* 1 or more: a sequence classifier in place of the masked head: of the first token a dense
+                    layer with an activation, dropout, logits (B,classes); 0 = none */
+    float head_dropout; /* of the classifier; 0 = as dropout, negative = none */
     float dropout;
     float norm_eps; /* 0 = 1e-12 */
     AttentionKind attention;
+    int first_position; /* RoBERTa: the row of the positions that is a sequence's first, behind that of the
+                           padding token; of its max_seq + first_position rows. 0 = 2; BERT's is the first */
+    int sinusoidal;     /* DistilBERT: 1: positions begin as sines; they are trained all the same */
 } BertConfig;
 BRIM_API Module *nn_bert(const BertConfig *config);
+/* RoBERTa (arXiv 1907.11692), and XLM-RoBERTa (arXiv 1911.02116), which is the same with another vocabulary:
+ * BERT with parts of other names, and positions that begin behind the padding token. Every token has the
+ * position of its place, padding and what is like it too: rows that are padded on the right, with a mask, are
+ * those of transformers. */
+BRIM_API Module *nn_roberta(const BertConfig *config);
+/* DistilBERT (arXiv 1910.01108): BERT without token types (batch->types is not read) and without dropout
+ * behind attention, with parts of other names. It has no pooler: pooler is the encoder alone. */
+BRIM_API Module *nn_distilbert(const BertConfig *config);
+
+/* ModernBERT (arXiv 2412.13663): an encoder with LayerNorm before the branches, rotary positions, windows in
+ * most layers, and feed-forwards with a gate of GELU; a masked-language-model head with the tied decoder;
+ * logits (B,T,vocab). Initialised normal(0, 0.02), what adds to the residual stream and the head by 1/sqrt(2
+ * layers) smaller. Dropout on embeddings and in feed-forwards. */
+typedef struct ModernBertConfig {
+    int vocab, dim, layers, heads;
+    int ffn;                         /* 0 = 3/2 dim */
+    int max_seq;                     /* 0 = 8192 */
+    int window;                      /* a token sees those at most window / 2 away; 0 = 128 */
+    LayerSet global;                 /* the layers that see all; empty = every third, from the first on */
+    float global_theta, local_theta; /* of those, and of layers with the window; 0 = 160000 and 10000 */
+    int attention_bias, mlp_bias, norm_bias, head_bias; /* 1: there are biases; of the head's dense layer */
+    int no_decoder_bias;
+    int headless; /* 1: the encoder alone; forward returns the hidden states (B,T,dim) */
+    float dropout;
+    float norm_eps; /* 0 = 1e-5 */
+    AttentionKind attention;
+} ModernBertConfig;
+BRIM_API Module *nn_modernbert(const ModernBertConfig *config);
 
 /* One block of each family, (B,T,dim) -> (B,T,dim), for models of one's own: reads dim, heads, feed-forward
  * width, attention, dropout and epsilon of the config, with the same defaults. Linear layers are initialised
@@ -422,6 +462,9 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_GEMMA, LlamaConfig, gemma)                                                                       \
     X(MODEL_GEMMA2, LlamaConfig, gemma2)                                                                     \
     X(MODEL_GEMMA3, LlamaConfig, gemma3)                                                                     \
+    X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
+    X(MODEL_DISTILBERT, BertConfig, distilbert)                                                              \
+    X(MODEL_MODERNBERT, ModernBertConfig, modernbert)                                                        \
     X(MODEL_MIXTRAL, LlamaConfig, mixtral)                                                                   \
     X(MODEL_QWEN3_MOE, LlamaConfig, qwen3_moe)
 
@@ -446,7 +489,7 @@ typedef enum ModelInput { MODEL_READS_TEXT, MODEL_READS_FEATURES } ModelInput;
 typedef enum ModelObjective {
     OBJECTIVE_CAUSAL,        /* the next token, at every position */
     OBJECTIVE_MASKED,        /* the tokens that were hidden */
-    OBJECTIVE_CLASSIFICATION /* one of the classes */
+    OBJECTIVE_CLASSIFICATION /* one of the classes, of a whole sample */
 } ModelObjective;
 
 /* With the family's defaults in place of zeros. What a family has not is 0. */
@@ -462,8 +505,8 @@ typedef struct ModelSizes {
 typedef struct ModelFamilyRow {
     const char *name; /* "llama" */
     ModelInput reads;
-    ModelObjective objective;
-    int writes;    /* 1: a causal language model: nn_generate can continue a text */
+    ModelObjective objective; /* but of a classifier of texts: nn_preset_objective knows */
+    int writes;               /* 1: a causal language model: nn_generate can continue a text */
     int gpt_block; /* 1: a block is of the shape that Korthikanti et al. (arXiv 2205.05198) count */
     int gpt_terms; /* 1: it keeps what estimate_formula_item says, term by term */
     float lr;      /* usual for training from scratch, with the optimizers that scale each element's step */
@@ -471,6 +514,7 @@ typedef struct ModelFamilyRow {
     ModelSizes (*sizes)(const ModelPreset *preset); /* kv_heads and head_dim are 0 where they are usual */
     /* Bytes from the start of a ModelPreset to the field that a user may change; 0 = there is none. */
     size_t vocab_at, attention_at, dropout_at;
+    size_t classes_at, head_dropout_at; /* of a sequence classifier */
     const struct DecoderParts *decoder; /* of decoders made of Llama's parts; for the library */
 } ModelFamilyRow;
 BRIM_API const ModelFamilyRow *nn_family(ModelFamily family); /* NULL for a number that is none */
@@ -490,6 +534,11 @@ BRIM_API int nn_preset_max_seq(const ModelPreset *preset);         /* the longes
 BRIM_API int nn_preset_window(const ModelPreset *preset);          /* of sliding attention; 0 = none */
 BRIM_API int nn_preset_vocab(const ModelPreset *preset);           /* classes, for mlp */
 BRIM_API void nn_preset_set_vocab(ModelPreset *preset, int vocab); /* nothing for mlp */
+/* What it learns: the family's objective, or where it has classes of texts OBJECTIVE_CLASSIFICATION. */
+BRIM_API ModelObjective nn_preset_objective(const ModelPreset *preset);
+BRIM_API int nn_preset_classes(const ModelPreset *preset); /* of a classifier, images' or texts'; else 0 */
+/* Makes it a classifier of texts, with 0 none; ignored by families that have none. */
+BRIM_API void nn_preset_set_classes(ModelPreset *preset, int classes);
 
 #ifdef __cplusplus
 }

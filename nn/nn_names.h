@@ -16,6 +16,7 @@
 #define nn_block_count brim_nn_block_count
 #define nn_checkpoints brim_nn_checkpoints
 #define nn_class_name brim_nn_class_name
+#define nn_distilbert brim_nn_distilbert
 #define nn_dropout brim_nn_dropout
 #define nn_embedding brim_nn_embedding
 #define nn_enter brim_nn_enter
@@ -56,6 +57,7 @@
 #define nn_mixtral brim_nn_mixtral
 #define nn_mlp brim_nn_mlp
 #define nn_model brim_nn_model
+#define nn_modernbert brim_nn_modernbert
 #define nn_module brim_nn_module
 #define nn_offer_head brim_nn_offer_head
 #define nn_olmo2 brim_nn_olmo2
@@ -65,9 +67,12 @@
 #define nn_phi3 brim_nn_phi3
 #define nn_preset brim_nn_preset
 #define nn_preset_at brim_nn_preset_at
+#define nn_preset_classes brim_nn_preset_classes
 #define nn_preset_dropout brim_nn_preset_dropout
 #define nn_preset_max_seq brim_nn_preset_max_seq
+#define nn_preset_objective brim_nn_preset_objective
 #define nn_preset_set_attention brim_nn_preset_set_attention
+#define nn_preset_set_classes brim_nn_preset_set_classes
 #define nn_preset_set_dropout brim_nn_preset_set_dropout
 #define nn_preset_set_vocab brim_nn_preset_set_vocab
 #define nn_preset_sizes brim_nn_preset_sizes
@@ -77,6 +82,7 @@
 #define nn_qwen3 brim_nn_qwen3
 #define nn_qwen3_moe brim_nn_qwen3_moe
 #define nn_rms_norm brim_nn_rms_norm
+#define nn_roberta brim_nn_roberta
 #define nn_run_blocks brim_nn_run_blocks
 #define nn_sample brim_nn_sample
 #define nn_sample_probabilities brim_nn_sample_probabilities

@@ -6,6 +6,9 @@
 
 #define MLP(...)         .family = MODEL_MLP, .config.mlp = {__VA_ARGS__}
 #define BERT(...)        .family = MODEL_BERT, .config.bert = {__VA_ARGS__}
+#define ROBERTA(...)     .family = MODEL_ROBERTA, .config.roberta = {.types = 1, .norm_eps = 1e-5f, __VA_ARGS__}
+#define DISTILBERT(...)  .family = MODEL_DISTILBERT, .config.distilbert = {__VA_ARGS__}
+#define MODERNBERT(...)  .family = MODEL_MODERNBERT, .config.modernbert = {__VA_ARGS__}
 #define GPT2(...)        .family = MODEL_GPT2, .config.gpt2 = {__VA_ARGS__}
 #define LLAMA(...)       .family = MODEL_LLAMA, .config.llama = {__VA_ARGS__}
 #define DECODER(id, ...) .family = id, .config.llama = {__VA_ARGS__}
@@ -47,6 +50,22 @@ static const ModelPreset presets[] = {
      BERT(.vocab = 30522, .dim = 768, .layers = 12, .heads = 12)},
     {"bert-large", "335M, masked-language-model head", .batch = 1, .seq = 512,
      BERT(.vocab = 30522, .dim = 1024, .layers = 24, .heads = 16)},
+    {"roberta-base", "125M", .batch = 1, .seq = 512,
+     ROBERTA(.vocab = 50265, .dim = 768, .layers = 12, .heads = 12)},
+    {"roberta-large", "355M", .batch = 1, .seq = 512,
+     ROBERTA(.vocab = 50265, .dim = 1024, .layers = 24, .heads = 16)},
+    {"distilroberta-base", "82M, half of the layers", .batch = 1, .seq = 512,
+     ROBERTA(.vocab = 50265, .dim = 768, .layers = 6, .heads = 12)},
+    {"distilbert-base", "67M, half of bert-base's layers", .batch = 1, .seq = 512,
+     DISTILBERT(.vocab = 30522, .dim = 768, .layers = 6, .heads = 12)},
+    {"modernbert-base", "150M", .batch = 1, .seq = 1024,
+     MODERNBERT(.vocab = 50368, .dim = 768, .layers = 22, .heads = 12, .ffn = 1152)},
+    {"modernbert-large", "396M", .batch = 1, .seq = 1024,
+     MODERNBERT(.vocab = 50368, .dim = 1024, .layers = 28, .heads = 16, .ffn = 2624)},
+    {"xlm-roberta-base", "278M", .batch = 1, .seq = 512,
+     ROBERTA(.vocab = 250002, .dim = 768, .layers = 12, .heads = 12)},
+    {"xlm-roberta-large", "560M", .batch = 1, .seq = 512,
+     ROBERTA(.vocab = 250002, .dim = 1024, .layers = 24, .heads = 16)},
     {"llama-2-7b", "6.7B", .batch = 1, .seq = 2048,
      LLAMA(.vocab = 32000, .dim = 4096, .layers = 32, .heads = 32, .hidden = 11008)},
     {"llama-2-13b", "13.0B", .batch = 1, .seq = 2048,
@@ -345,6 +364,32 @@ void nn_preset_set_vocab(ModelPreset *preset, int vocab)
         *at = vocab;
 }
 
+/* Classes of texts; 0 where there are none. */
+static int text_classes(const ModelPreset *preset)
+{
+    size_t at = row_of(preset)->classes_at;
+    return at ? *(const int *)((const char *)preset + at) : 0;
+}
+
+ModelObjective nn_preset_objective(const ModelPreset *preset)
+{
+    return text_classes(preset) ? OBJECTIVE_CLASSIFICATION : row_of(preset)->objective;
+}
+
+int nn_preset_classes(const ModelPreset *preset)
+{
+    if (nn_preset_objective(preset) != OBJECTIVE_CLASSIFICATION)
+        return 0;
+    return text_classes(preset) ? text_classes(preset) : nn_preset_vocab(preset);
+}
+
+void nn_preset_set_classes(ModelPreset *preset, int classes)
+{
+    int *at = field(preset, row_of(preset)->classes_at);
+    if (at)
+        *at = classes;
+}
+
 void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
 {
     AttentionKind *at = field(preset, row_of(preset)->attention_at);
@@ -355,6 +400,9 @@ void nn_preset_set_attention(ModelPreset *preset, AttentionKind kind)
 void nn_preset_set_dropout(ModelPreset *preset, float p)
 {
     float *at = field(preset, row_of(preset)->dropout_at);
+    float *head = field(preset, row_of(preset)->head_dropout_at);
+    if (head && *at != p) /* one that differs is for all */
+        *head = 0;
     if (at)
         *at = p;
 }

@@ -73,6 +73,9 @@ typedef union OpAttr {
         int64_t first_class, classes, all_classes; /* that are here, of all; all 0: it is not divided */
     } loss;
     struct {
+        int first; /* 1: the first one, 0: the last */
+    } position;
+    struct {
         int64_t first, all; /* rows of a table that are here; all 0: it is whole */
     } embedding;
     struct {

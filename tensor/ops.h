@@ -183,6 +183,7 @@ BRIM_API Tensor *tensor_cast(Tensor *x, DType type);
 BRIM_API Tensor *tensor_dropout(Tensor *x, float p);
 BRIM_API Tensor *tensor_reshape(Tensor *x, Shape shape); /* shares storage */
 BRIM_API Tensor *tensor_last(Tensor *x);                 /* (B,T,c) -> (B,c): the last position */
+BRIM_API Tensor *tensor_first(Tensor *x);                /* the same of the first one */
 BRIM_API Tensor *tensor_sum(Tensor *x);                  /* -> (1) */
 BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).

@@ -46,6 +46,7 @@
 #define tensor_fill brim_tensor_fill
 #define tensor_fill_normal brim_tensor_fill_normal
 #define tensor_fill_uniform brim_tensor_fill_uniform
+#define tensor_first brim_tensor_first
 #define tensor_free brim_tensor_free
 #define tensor_from brim_tensor_from
 #define tensor_gated brim_tensor_gated

@@ -1,5 +1,6 @@
-/* The stand-in's card for tests of kernels, opened once; with BRIM_TEST_CARD=real the machine's. Its kernels may
- * touch the host's memory, and everything on it runs at once, so that a test calls them as it calls the CPU's. */
+/* The stand-in's card for tests of kernels, opened once; with BRIM_TEST_CARD=real the machine's. Its kernels
+ * may touch the host's memory, and everything on it runs at once, so that a test calls them as it calls the
+ * CPU's. */
 #ifndef BRIM_TESTS_CARD_SUPPORT_H
 #define BRIM_TESTS_CARD_SUPPORT_H
 

@@ -137,18 +137,18 @@ static inline const char *make_file(const char *name, const void *bytes, size_t 
     return path;
 }
 
-/* A config.json in the folder, of a family and small: a training takes a tenth of that of `brim models`' least, and a
- * plan a third. Its weights are more than 1 MiB. */
+/* A config.json in the folder, of a family and small: a training takes a tenth of that of `brim models`'
+ * least, and a plan a third. Its weights are more than 1 MiB. */
 static inline const char *make_model(const char *family)
 {
     char text[640], name[32];
     snprintf(name, sizeof name, "%s.json", family);
-    int length = snprintf(text, sizeof text,
-                          "{\"model_type\": \"%s\", \"vocab_size\": %d, \"hidden_size\": 96, "
-                          "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"max_position_embeddings\": 256, "
-                          "\"%s\": 256}",
-                          family, strcmp(family, "bert") ? 256 : 260,
-                          strcmp(family, "gpt2") ? "intermediate_size" : "n_inner");
+    int length = snprintf(
+        text, sizeof text,
+        "{\"model_type\": \"%s\", \"vocab_size\": %d, \"hidden_size\": 96, "
+        "\"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"max_position_embeddings\": 256, "
+        "\"%s\": 256}",
+        family, strcmp(family, "bert") ? 256 : 260, strcmp(family, "gpt2") ? "intermediate_size" : "n_inner");
     return make_file(name, text, (size_t)length);
 }
 

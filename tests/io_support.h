@@ -163,6 +163,17 @@ static inline int64_t parameters(const ModelPreset *preset)
     "'position_embedding_type': 'absolute', 'transformers_version': '4.6.0.dev0', 'type_vocab_size': 2, "    \
     "'use_cache': true, 'vocab_size': 30522}"
 
+#define ROBERTA(type, class, width, heads, layers, ffn, vocab)                                               \
+    "{'architectures': ['" class "ForMaskedLM'], 'attention_probs_dropout_prob': 0.1, 'bos_token_id': 0, "   \
+                                 "'eos_token_id': 2, 'hidden_act': 'gelu', 'hidden_dropout_prob': 0.1, "     \
+                                 "'hidden_size': " width ", "                                                \
+                                 "'initializer_range': 0.02, 'intermediate_size': " ffn                      \
+                                 ", 'layer_norm_eps': 1e-05, "                                               \
+                                 "'max_position_embeddings': 514, 'model_type': '" type                      \
+                                 "', 'num_attention_heads': " heads ", "                                     \
+                                 "'num_hidden_layers': " layers                                              \
+                                 ", 'output_past': true, 'pad_token_id': 1, 'type_vocab_size': 1, "          \
+                                 "'vocab_size': " vocab "}"
 /* Fields of a config.json, and two words of what is said of them. */
 typedef struct Refusal {
     const char *fields, *word, *other;

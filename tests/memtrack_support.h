@@ -52,8 +52,8 @@ static inline bool pattern_holds(const MemBlock *block)
 static inline bool same_block(const MemBlock *a, const MemBlock *b)
 {
     return a->offset == b->offset && a->bytes == b->bytes && a->requested == b->requested &&
-           a->serial == b->serial && a->path == b->path && a->component == b->component &&
-           a->end == b->end && a->data == b->data;
+           a->serial == b->serial && a->path == b->path && a->component == b->component && a->end == b->end &&
+           a->data == b->data;
 }
 
 #endif

@@ -14,7 +14,7 @@
 
 typedef struct Seen {
     MemEvent event;
-    char path[48]; /* places are compared by name: ids are given in order of first use */
+    char path[64]; /* places are compared by name: ids are given in order of first use */
 } Seen;
 
 enum { SEEN_MAX = 1 << 16 };
@@ -219,7 +219,7 @@ static inline Loader *case_loader(const Case *c, int held_out)
                                                .seed = 5,
                                                .split = held_out ? DATA_HELD_OUT : DATA_TRAIN,
                                                .held_out = 0.2f,
-                                               .mask_probability = c->family == MODEL_BERT ? 0.3f : 0,
+                                               .mask_probability = is_masked(c->family) ? 0.3f : 0,
                                                .max_samples = case_samples(c, held_out),
                                                .corpus_bytes = 300});
 }
@@ -240,6 +240,31 @@ static inline Module *case_model(const Case *c)
     case MODEL_BERT:
         preset.config.bert = (BertConfig){
             .vocab = vocab(c, 260), .dim = 16, .layers = layers, .heads = 2, .ffn = 40, .max_seq = 16};
+        break;
+    case MODEL_DISTILBERT:
+        preset.config.distilbert = (BertConfig){
+            .vocab = vocab(c, 260), .dim = 16, .layers = layers, .heads = 2, .ffn = 40, .max_seq = 16};
+        break;
+    case MODEL_MODERNBERT:
+        preset.config.modernbert = (ModernBertConfig){.vocab = vocab(c, 260),
+                                                      .dim = 16,
+                                                      .layers = layers,
+                                                      .heads = 2,
+                                                      .ffn = 20,
+                                                      .max_seq = 16,
+                                                      .window = 4,
+                                                      .attention_bias = 1,
+                                                      .mlp_bias = 1};
+        break;
+    case MODEL_ROBERTA:
+        preset.config.roberta = (BertConfig){.vocab = vocab(c, 260),
+                                             .dim = 16,
+                                             .layers = layers,
+                                             .heads = 2,
+                                             .ffn = 40,
+                                             .max_seq = 14,
+                                             .types = 1,
+                                             .first_position = 1};
         break;
     case MODEL_GPT2:
         preset.config.gpt2 = (Gpt2Config){

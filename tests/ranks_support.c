@@ -82,8 +82,8 @@ double numbers_apart(const float *a, const float *b)
 ModelPreset preset_of_text(const Setting *setting, int tied)
 {
     ModelPreset preset = small_preset(setting);
-    if (setting->family == MODEL_BERT)
-        preset.config.bert.vocab = TOKEN_VOCAB;
+    if (is_masked(setting->family))
+        nn_preset_set_vocab(&preset, TOKEN_VOCAB);
     else if (setting->family == MODEL_GPT2)
         preset.config.gpt2.vocab = 257;
     else if (nn_family(setting->family)->decoder) {

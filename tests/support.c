@@ -328,6 +328,28 @@ ModelPreset small_preset(const Setting *s)
         preset.config.bert = (BertConfig){
             .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
         break;
+    case MODEL_DISTILBERT:
+        preset.config.distilbert = (BertConfig){
+            .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
+        break;
+    case MODEL_MODERNBERT:
+        preset.config.modernbert = (ModernBertConfig){.vocab = SMALL_VOCAB,
+                                                      .dim = 32,
+                                                      .layers = layers,
+                                                      .heads = 4,
+                                                      .ffn = 24,
+                                                      .max_seq = 24,
+                                                      .window = 6};
+        break;
+    case MODEL_ROBERTA:
+        preset.config.roberta = (BertConfig){.vocab = SMALL_VOCAB,
+                                             .dim = 32,
+                                             .layers = layers,
+                                             .heads = 4,
+                                             .ffn = 48,
+                                             .max_seq = 24,
+                                             .first_position = 3};
+        break;
     case MODEL_GPT2:
         preset.config.gpt2 = (Gpt2Config){
             .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
@@ -498,7 +520,7 @@ Batch small_batch(ModelFamily family, int64_t step, int64_t first, int count)
     }
     Shape shape = SHAPE(count, SMALL_SEQ);
     batch.ids = tensor_from(DTYPE_I32, shape, MEM_INPUT, ids);
-    if (family == MODEL_BERT) {
+    if (is_masked(family)) {
         batch.types = tensor_from(DTYPE_I32, shape, MEM_INPUT, types);
         batch.mask = tensor_from(DTYPE_I32, shape, MEM_INPUT, mask);
     }

@@ -128,6 +128,16 @@ typedef struct Setting {
 
 enum { SMALL_SEQ = 12, SMALL_VOCAB = 40, FAMILIES = 4 };
 
+/* Configured by a BertConfig, which lies at one place in a preset, whatever its name there. */
+static inline int is_bert(ModelFamily family)
+{
+    return family == MODEL_BERT || family == MODEL_ROBERTA || family == MODEL_DISTILBERT;
+}
+static inline int is_masked(ModelFamily family)
+{
+    return nn_family(family)->objective == OBJECTIVE_MASKED;
+}
+
 ModelPreset small_preset(const Setting *setting);
 Module *small_model(const Setting *setting);
 /* Samples first … first + count - 1 of a step, made in the current scope; a third of the labels count (for

@@ -56,7 +56,7 @@ static const struct {
     {"runtime_config", "{\"ephemeral_gpu_offload\": true}", REFUSED, "remove it from a copy"},
     {"target_modules", "[\"c_attn\"]", ACTS, NULL},
     {"target_parameters", "[\"experts.down_proj\"]", REFUSED, "merge_and_unload"},
-    {"task_type", "\"SEQ_CLS\"", REFUSED, "\"CAUSAL_LM\" and null are"},
+    {"task_type", "\"TOKEN_CLS\"", REFUSED, "\"SEQ_CLS\" and null are"},
     {"trainable_token_indices", "[1]", REFUSED, "merge_and_unload"},
     {"use_bdlora", "{\"nblocks\": 2}", REFUSED, "merge_and_unload"},
     {"use_dora", "true", REFUSED, "merge_and_unload"},

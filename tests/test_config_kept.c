@@ -6,13 +6,14 @@
 #include "weights_support.h"
 
 /* Fields that nobody here has thought of, and spellings that a reader of JSON forgets. */
-#define ODD_ALL                                                                                              \
+#define ODD_BUT_EXPERTS                                                                                      \
     "'id2label':{'0':'x','1':'\\u00e9'},'label2id':null,'transformers_version':'9.9.9','initializer_range':" \
     "0.0200,'model_max_length':1000000000000000019884624838656,'task_specific_params':{'a':{'b':[1,2.50,"    \
     "1E-3,null]}},'a_field_of_2031':null,'_name_or_path':'/home/x','bos_token_id':5,"                        \
-    "'eos_token_id':[7,8],'pad_token_id':null,'unk_token_id':3,'use_cache':false"
-
-#define ODD "'num_experts':0," ODD_ALL /* a number that means something where there are experts */
+    "'eos_token_id':[7,8],'unk_token_id':3,'use_cache':false"
+#define ODD_BUT_PADDING "'num_experts':0," ODD_BUT_EXPERTS /* which means something where there are experts  \
+                                                            */
+#define ODD ODD_BUT_PADDING ",'pad_token_id':null"
 
 typedef struct Kept {
     const char *config; /* with ' for " */
@@ -66,7 +67,35 @@ static const Kept kept[] = {
      "['Qwen3MoeForCausalLM'],'num_key_value_heads':2,'intermediate_size':48,'moe_intermediate_size':20,"
      "'num_hidden_layers':3,'vocab_size':500,'num_local_experts':4,'num_experts_per_tok':2,'norm_topk_prob':"
      "true,'mlp_only_layers':[0,9],'decoder_sparse_step':1,'router_aux_loss_coef':0.1,'output_router_logits':"
-     "true,'max_window_layers':28," ODD_ALL "}",
+     "true,'max_window_layers':28," ODD_BUT_EXPERTS "}",
+     NULL},
+    {"{'model_type':'roberta','hidden_size':32,'num_attention_heads':4,'architectures':['RobertaForMaskedLM']"
+     ","
+     "'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'max_position_embeddings':66,'pad_token_"
+     "id':1,"
+     "'type_vocab_size':1,'classifier_dropout':null,'dtype':'float16'," ODD_BUT_PADDING "}",
+     "dtype"},
+    {"{'model_type':'xlm-roberta','hidden_size':32,'num_attention_heads':4,'architectures':["
+     "'XLMRobertaForMaskedLM'],'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
+     "'max_position_embeddings':66,'layer_norm_eps':1e-05," ODD_BUT_PADDING "}",
+     NULL},
+    {"{'model_type':'modernbert','hidden_size':32,'num_attention_heads':4,'architectures':["
+     "'ModernBertForMaskedLM'],'intermediate_size':24,'num_hidden_layers':2,'vocab_size':500,'local_"
+     "attention':8,"
+     "'global_attn_every_n_layers':3,'global_rope_theta':1.6e5,'layer_norm_eps':1e-05,'reference_compile':"
+     "true," ODD "}",
+     NULL},
+    {"{'model_type':'modernbert','hidden_size':32,'num_attention_heads':4,'architectures':["
+     "'ModernBertForMaskedLM'],'intermediate_size':24,'num_hidden_layers':2,'vocab_size':500,'layer_types':["
+     "'full_attention','sliding_attention'],'rope_parameters':{'full_attention':{'rope_theta':5e3,'rope_type'"
+     ":"
+     "'default'},'sliding_attention':null},'dtype':'float16'," ODD "}",
+     "dtype"},
+    {"{'model_type':'distilbert','dim':32,'n_heads':4,'architectures':['DistilBertForMaskedLM'],'hidden_dim':"
+     "48,"
+     "'n_layers':2,'vocab_size':500,'max_position_embeddings':64,'sinusoidal_pos_embds':true,'tie_weights_':"
+     "true,"
+     "'seq_classif_dropout':0.20," ODD "}",
      NULL},
     {"{'model_type':'qwen3','hidden_size':32,'num_attention_heads':4,'architectures':['Qwen3ForCausalLM'],"
      "'num_key_value_heads':2,'head_dim':8,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
@@ -75,12 +104,14 @@ static const Kept kept[] = {
     {"{'model_type':'olmo2','hidden_size':32,'num_attention_heads':4,'architectures':['Olmo2ForCausalLM'],"
      "'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'rope_theta':500000," ODD "}",
      NULL},
-    {"{'model_type':'smollm3','hidden_size':32,'num_attention_heads':4,'architectures':['SmolLM3ForCausalLM'],"
+    {"{'model_type':'smollm3','hidden_size':32,'num_attention_heads':4,'architectures':['SmolLM3ForCausalLM']"
+     ","
      "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':4,'vocab_size':500,"
      "'no_rope_layers':[1,1,1,0],'no_rope_layer_interval':4,'layer_types':['full_attention','full_attention',"
      "'full_attention','full_attention'],'use_sliding_window':false," ODD "}",
      NULL},
-    {"{'model_type':'granite','hidden_size':32,'num_attention_heads':4,'architectures':['GraniteForCausalLM'],"
+    {"{'model_type':'granite','hidden_size':32,'num_attention_heads':4,'architectures':['GraniteForCausalLM']"
+     ","
      "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
      "'embedding_multiplier':12.0,'logits_scaling':8.0,'residual_multiplier':0.22,'attention_multiplier':"
      "0.015625,'tie_word_embeddings':true," ODD "}",
@@ -221,7 +252,7 @@ static void test_command(void **state)
         IoModel found;
         Visit v = visit(&(ContextOptions){.threads = 1});
         const char *config = kept[i].config;
-        int masked = strstr(config, "'bert'") != NULL;
+        int masked = strstr(config, "ForMaskedLM") != NULL;
         put_config("in/config.json", config);
         assert_int_equal(io_read_config(at("in"), &found), 0);
         export_to(nn_model(&found.preset), &found.preset, &(WeightsSaving){.overwrite = 1});
@@ -315,7 +346,8 @@ static json_t *read_json(const char *path)
     return root;
 }
 
-static void check_ends(const Ends *e, const char *path, int writes)
+/* pad: what the model itself says, whatever the tokenizer is; NULL = nothing. */
+static void check_ends(const Ends *e, const char *path, int writes, const char *pad)
 {
     json_t *root = read_json(path);
     if (writes) {
@@ -324,7 +356,7 @@ static void check_ends(const Ends *e, const char *path, int writes)
     } else {
         assert_null(json_object_get(root, "eos_token_id"));
     }
-    check_id(root, "pad_token_id", e->pad);
+    check_id(root, "pad_token_id", pad ? pad : e->pad);
     json_decref(root);
 }
 
@@ -348,10 +380,10 @@ static void test_ends(void **state)
             snprintf(command, sizeof command, "rm -rf %s", at("out"));
             assert_int_equal(system(command), 0);
             export_to(model, &preset, &(WeightsSaving){.tokenizer = at("tokens")});
-            check_ends(&ends[i], "out/config.json", writes);
+            check_ends(&ends[i], "out/config.json", writes, f == MODEL_ROBERTA ? "2" : NULL);
             assert_int_equal(access(at("out/generation_config.json"), F_OK) == 0, writes);
             if (writes)
-                check_ends(&ends[i], "out/generation_config.json", writes);
+                check_ends(&ends[i], "out/generation_config.json", writes, NULL);
             json_t *root = read_json("out/tokenizer_config.json");
             assert_string_equal(json_string_value(json_object_get(root, "tokenizer_class")),
                                 "PreTrainedTokenizerFast");
@@ -384,8 +416,8 @@ static void test_ends_of_another(void **state)
     test_free(text);
     export_to(model, &found.preset,
               &(WeightsSaving){.source = at("in"), .tokenizer = at("tokens"), .overwrite = 1});
-    check_ends(&ends[0], "out/config.json", 1);
-    check_ends(&ends[0], "out/generation_config.json", 1);
+    check_ends(&ends[0], "out/config.json", 1, NULL);
+    check_ends(&ends[0], "out/generation_config.json", 1, NULL);
     json_t *root = read_json("out/config.json");
     check_id(root, "unk_token_id", "null"); /* would be another token */
     json_decref(root);
@@ -430,7 +462,7 @@ static void test_no_memory(void **state)
         error_clear();
     }
     assert_true(count > 10);
-    check_ends(&ends[0], "out/config.json", 1);
+    check_ends(&ends[0], "out/config.json", 1, NULL);
 }
 
 int main(void)

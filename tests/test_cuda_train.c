@@ -88,6 +88,9 @@ static void levers_in_fp32(void **state)
         {.family = MODEL_MLP, .accumulate = 2, .optimizer = "rmsprop"},
         {.family = MODEL_GPT2, .accumulate = 1, .optimizer = "adagrad", .selective = 1, .keep_zeros = 1},
         {.family = MODEL_LLAMA, .accumulate = 1, .optimizer = "sgd", .lora = "q_proj,v_proj"},
+        {.family = MODEL_DISTILBERT, .accumulate = 1, .optimizer = "adamw"},
+        {.family = MODEL_MODERNBERT, .accumulate = 1, .optimizer = "adamw", .dropout = 0.1f},
+        {.family = MODEL_MODERNBERT, .accumulate = 1, .optimizer = "sgd", .attention = ATTENTION_EAGER},
     };
     for (size_t i = 0; i < COUNT(cases); i++)
         check_losses(&cases[i], 1e-5);

@@ -40,6 +40,17 @@ static void test_published_models(void **state)
         {GPT2("1600", "25", "48"), 1557611200, "gpt2-xl", "gpt2"},
         {BERT("768", "12", "12", "3072"), 109514298, "bert-base", "bert, 12 layers of 768"},
         {BERT("1024", "16", "24", "4096"), 335174458, "bert-large", "bert"},
+        {ROBERTA("roberta", "Roberta", "768", "12", "12", "3072", "50265"), 124697433, "roberta-base",
+         "roberta, 12 layers of 768"},
+        {ROBERTA("roberta", "Roberta", "768", "12", "6", "3072", "50265"), 82170201, "distilroberta-base",
+         "roberta, 6 layers of 768"},
+        {ROBERTA("roberta", "Roberta", "1024", "16", "24", "4096", "50265"), 355412057, "roberta-large",
+         "roberta"},
+        {ROBERTA("xlm-roberta", "XLMRoberta", "768", "12", "12", "3072", "250002"), 278295186,
+         "xlm-roberta-base", "xlm-roberta, 12 layers of 768"},
+        {ROBERTA("xlm-roberta", "XLMRoberta", "1024", "16", "24", "4096", "250002"), 560142482,
+         "xlm-roberta-large", "xlm-roberta"},
+        {ROBERTA("camembert", "Camembert", "768", "12", "12", "3072", "32005"), 110655493, NULL, "camembert"},
     };
     for (size_t i = 0; i < COUNT(models); i++) {
         IoModel model = good(models[i].text);
@@ -119,6 +130,15 @@ static void test_bert_and_gpt2_fields(void **state)
     assert_int_equal(b->pooler, 0);
     assert_float_equal(b->norm_eps, 1e-6f, 0);
     assert_float_equal(nn_preset_dropout(&m.preset), 0.25, 0);
+    assert_string_equal(m.note, "");
+    m = good("{'model_type': 'xlm-roberta', 'hidden_size': 12, 'num_attention_heads': 3, 'pad_token_id': 4, "
+             "'max_position_embeddings': 30, 'type_vocab_size': 1, 'attention_probs_dropout_prob': 0}");
+    b = &m.preset.config.roberta;
+    assert_int_equal(m.preset.family, MODEL_ROBERTA);
+    assert_int_equal(b->first_position, 5);
+    assert_int_equal(b->max_seq, 25); /* of 30 rows */
+    assert_int_equal(nn_preset_max_seq(&m.preset), 25);
+    assert_int_equal(b->types, 1);
     assert_string_equal(m.note, "");
     m = good(
         "{'model_type': 'gpt2', 'vocab_size': 100, 'n_embd': 12, 'n_layer': 2, 'n_head': 3, 'n_inner': 20, "
@@ -209,6 +229,9 @@ static void test_defaults(void **state)
         {"{'model_type': 'mixtral'}", 46702792704, 131072, 0},
         {"{'model_type': 'qwen3_moe'}", 15350731776, 32768, 0},
         {"{'model_type': 'bert'}", 109514298, 512, 0.1f},
+        {"{'model_type': 'roberta'}", 124697433 - 768, 510, 0.1f}, /* 512 rows of positions, and 2 types */
+        {"{'model_type': 'xlm-roberta'}", 109514298, 510, 0.1f},
+        {"{'model_type': 'camembert'}", 109514298, 510, 0.1f},
         {"{'model_type': 'gpt2'}", 124439808, 1024, 0.1f},
         {"{'model_type': 'gpt2', 'n_inner': null}", 124439808, 1024, 0.1f},
         {"{'model_type': 'qwen2'}",
@@ -391,6 +414,15 @@ static void test_not_computed(void **state)
         {"'attention_probs_dropout_prob': 'x'", "attention_probs_dropout_prob", "\"x\""},
     };
     refuse_each("bert", bert, COUNT(bert));
+    static const Refusal roberta[] = {
+        {"'is_decoder': true", "is_decoder is true", "RoBERTa as a decoder"},
+        {"'tie_word_embeddings': false", "tie_word_embeddings is false", "head of RoBERTa"},
+        {"'pad_token_id': null", "pad_token_id", "null"},
+        {"'pad_token_id': -1", "pad_token_id", "-1"},
+        {"'max_position_embeddings': 5, 'pad_token_id': 4", "max_position_embeddings 5 leaves no position",
+         "pad_token_id 4"},
+    };
+    refuse_each("roberta", roberta, COUNT(roberta));
     static const Refusal gpt2[] = {
         {"'activation_function': 'relu'", "activation_function must be \"gelu_new\"", "\"relu\""},
         {"'scale_attn_weights': false", "scale_attn_weights is false", "always scaled"},

@@ -76,6 +76,11 @@ static void check_products(const Kernels *k, int64_t n, int threads)
         assert_rounded("scale", y);
         plain()->scale(half_type, n, 0.3f, a.half, betas[i], expected, on(1));
         assert_half_near("the reference's scale", n, y.half, expected, 1e-6);
+        if (betas[i] == 0.0f) {
+            Half over = take_copy_half(a);
+            k->scale(half_type, n, 0.3f, over.half, 0, over.half, on(threads));
+            assert_memory_equal(over.half, y.half, (size_t)n * 2);
+        }
         k->multiply(half_type, n, a.half, b.half, betas[i], z.half, on(threads));
         k->multiply(DTYPE_F32, n, a.wide, b.wide, betas[i], z.wide, on(threads));
         assert_rounded("multiply", z);

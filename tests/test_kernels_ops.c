@@ -32,6 +32,11 @@ static void check_elementwise(const Kernels *k, int64_t n, int threads)
         k->scale(DTYPE_F32, n, 0.3f, a, betas[i], z, on(threads));
         plain()->scale(DTYPE_F32, n, 0.3f, a, betas[i], z_expected, on(1));
         assert_near("scale", n, z, z_expected, 1e-6);
+        if (betas[i] == 0.0f) {
+            float *over = take_copy(n, a);
+            k->scale(DTYPE_F32, n, 0.3f, over, 0, over, on(threads));
+            assert_same("scale in place", n, over, z);
+        }
         k->multiply(DTYPE_F32, n, a, b, betas[i], z, on(threads));
         plain()->multiply(DTYPE_F32, n, a, b, betas[i], z_expected, on(1));
         assert_near("multiply", n, z, z_expected, 1e-6);

@@ -29,6 +29,14 @@ static void test_parameter_counts(void **state)
         {"gpt2-xl", 1557611200},
         {"bert-base", 109514298}, /* with the masked-language-model head and without the pooler */
         {"bert-large", 335174458},
+        {"roberta-base", 124697433}, /* as transformers counts them, which has no pooler there */
+        {"roberta-large", 355412057},
+        {"distilroberta-base", 82170201},
+        {"distilbert-base", 66985530},
+        {"modernbert-base", 149655232},
+        {"modernbert-large", 395881664},
+        {"xlm-roberta-base", 278295186},
+        {"xlm-roberta-large", 560142482},
         {"llama-2-7b", 6738415616},
         {"llama-2-13b", 13015864320},
         {"llama-2-70b", 68976648192},
@@ -131,10 +139,15 @@ static void test_presets(void **state)
         ModelPreset p = small_preset(&(Setting){.family = f});
         nn_preset_set_attention(&p, ATTENTION_EAGER);
         nn_preset_set_dropout(&p, 0.5f);
-        AttentionKind kinds[] = {ATTENTION_EAGER, p.config.bert.attention, p.config.gpt2.attention,
-                                 p.config.llama.attention};
+        AttentionKind kinds[] = {[MODEL_MLP] = ATTENTION_EAGER,
+                                 [MODEL_BERT] = p.config.bert.attention,
+                                 [MODEL_GPT2] = p.config.gpt2.attention,
+                                 [MODEL_LLAMA] = p.config.llama.attention};
         assert_int_equal(kinds[f], ATTENTION_EAGER);
-        float dropouts[] = {p.config.mlp.dropout, p.config.bert.dropout, p.config.gpt2.dropout, 0.5f};
+        float dropouts[] = {[MODEL_MLP] = p.config.mlp.dropout,
+                            [MODEL_BERT] = p.config.bert.dropout,
+                            [MODEL_GPT2] = p.config.gpt2.dropout,
+                            [MODEL_LLAMA] = 0.5f};
         assert_float_equal(dropouts[f], 0.5, 0);
     }
 }
@@ -515,13 +528,13 @@ static void test_batches_refused(void **state)
 {
     (void)state;
     Batch empty = {.labels_total = 1, .labels = integers(SHAPE(1), 1, 2)};
-    static const char *const says[] = {"features", "token ids", "token ids", "token ids"};
     for (ModelFamily f = MODEL_MLP; f <= MODEL_LLAMA; f++) {
         Module *model = small_model(&(Setting){.family = f});
+        const char *says = f == MODEL_MLP ? "features" : "token ids";
         assert_null(nn_loss(model, &empty));
-        assert_error(ERROR_DATA, nn_family(f)->name, says[f]);
+        assert_error(ERROR_DATA, nn_family(f)->name, says);
         assert_null(nn_forward(model, NULL, NULL));
-        assert_error(ERROR_DATA, nn_family(f)->name, says[f]);
+        assert_error(ERROR_DATA, nn_family(f)->name, says);
         if (f == MODEL_MLP)
             continue;
         Batch batch = {

@@ -248,6 +248,8 @@ static void test_continued(void **state)
     assert_refused(ERROR_SHAPE, tensor_add_rows_from(x, table, -1, 3), "add_rows");
     assert_refused(ERROR_SHAPE, tensor_last(table), "last", "(9,12)");
     assert_refused(ERROR_ARGUMENT, tensor_last(i32(SHAPE(1, 2, 3))), "last", "f32");
+    assert_refused(ERROR_SHAPE, tensor_first(table), "first", "(9,12)");
+    assert_refused(ERROR_ARGUMENT, tensor_first(i32(SHAPE(1, 2, 3))), "first", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, 6, &o), "3 more tokens after 6",
                    "cache of 8");
     assert_refused(ERROR_ARGUMENT, tensor_attention_cached(x, k, k, cache, -1, &o), "after -1");
@@ -319,6 +321,7 @@ static void test_null_gives_null(void **state)
         tensor_add_rows_from(no, x, 1, 1),
         tensor_add_rows_from(x, no, 1, 1),
         tensor_last(no),
+        tensor_first(no),
         tensor_attention_cached(no, x, x, x, 0, &o),
         tensor_attention_cached(x, x, x, no, 0, &o),
         tensor_attention_cached(x, x, x, x, 0, NULL),

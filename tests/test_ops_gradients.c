@@ -225,6 +225,12 @@ static Tensor *run_last(const Case *c, Tensor **in)
     return tensor_last(in[0]);
 }
 
+static Tensor *run_first(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_first(in[0]);
+}
+
 static Tensor *run_sum(const Case *c, Tensor **in)
 {
     (void)c;
@@ -396,6 +402,8 @@ static const Case cases[] = {
     {"reshape", run_reshape, {S(2, 3, 5), NONE, NONE}, 1, 10, 3, 0, 0},
     {"last", run_last, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
     {"last of two", run_last, {S(3, 2, 1), NONE, NONE}, 1, 0, 0, 0, 0},
+    {"first", run_first, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
+    {"first of two", run_first, {S(3, 2, 7), NONE, NONE}, 1, 0, 0, 0, 0},
     {"sum", run_sum, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
     {"mean", run_mean, {S(31), NONE, NONE}, 1, 0, 0, 0, 0},
     {"cross_entropy", run_cross_entropy, {S(7, 11), NONE, NONE}, 3, 11, 0, 0.25f, 0},

@@ -126,6 +126,12 @@ static Tensor *run_last(const Case *c, Tensor **in)
     return tensor_last(in[0]);
 }
 
+static Tensor *run_first(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_first(in[0]);
+}
+
 static Tensor *run_sum(const Case *c, Tensor **in)
 {
     (void)c;
@@ -176,6 +182,7 @@ static const Case cases[] = {
     {"cross_entropy", run_cross_entropy, {S(7, 101)}, 0, 0, 0.25f},
     {"cross_entropy capped", run_cross_entropy, {S(7, 101)}, 0, 1, 0.25f},
     {"last", run_last, {S(3, 5, 17)}, 0, 0, 0},
+    {"first", run_first, {S(3, 5, 17)}, 0, 0, 0},
     {"sum", run_sum, {S(2, 3, 5)}, 0, 0, 0},
     {"mean", run_mean, {S(31)}, 0, 0, 0},
 };

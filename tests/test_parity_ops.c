@@ -76,7 +76,7 @@ static Tensor *run_layer_norm(Case *c)
 
 static Tensor *run_rms_norm(Case *c)
 {
-    return tensor_rms_norm(c->in[0], c->in[1], real(c, "eps"));
+    return tensor_rms_norm_plus(c->in[0], c->in[1], real(c, "eps"), (float)number(c, "plus"));
 }
 
 static Tensor *run_activation(Case *c)
@@ -131,7 +131,11 @@ static Tensor *run_mean(Case *c)
 
 static Tensor *run_rope(Case *c)
 {
-    return tensor_rope(c->in[0], number(c, "heads"), real(c, "theta"));
+    return tensor_rope_with(c->in[0], &(RopeOptions){.heads = number(c, "heads"),
+                                                     .theta = real(c, "theta"),
+                                                     .head_dim = number(c, "head_dim"),
+                                                     .rotary_dim = number(c, "rotary_dim"),
+                                                     .interleaved = number(c, "interleaved")});
 }
 
 static AttentionKind kind; /* that run_attention uses */
@@ -142,6 +146,9 @@ static AttentionOptions attention_options(const Case *c)
                               .kv_heads = number(c, "kv_heads"),
                               .causal = number(c, "causal"),
                               .kind = kind,
+                              .window = number(c, "window"),
+                              .scale = (float)attribute(c->text, "scale", 0),
+                              .softcap = (float)attribute(c->text, "softcap", 0),
                               .mask = number(c, "mask") ? c->in[c->inputs - 1] : NULL};
 }
 

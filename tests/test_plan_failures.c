@@ -125,6 +125,20 @@ static void training_gpt2_eager(void **state)
                   0);
 }
 
+static void training_encoders(void **state)
+{
+    (void)state;
+    static const ModelFamily families[] = {MODEL_ROBERTA, MODEL_DISTILBERT, MODEL_MODERNBERT};
+    for (int i = 0; i < 3; i++)
+        fail_training(&(Case){.family = families[i],
+                              .accumulate = 1,
+                              .optimizer = "sgd",
+                              .checkpoint = !i,
+                              .epochs = 1,
+                              .layers = 1 + (i == 2)},
+                      i == 1);
+}
+
 static void training_with_levers(void **state)
 {
     (void)state;
@@ -374,6 +388,7 @@ int main(void)
         cmocka_unit_test(training_experts),
         cmocka_unit_test(training_bert_in_blocks_of_malloc),
         cmocka_unit_test(training_gpt2_eager),
+        cmocka_unit_test(training_encoders),
         cmocka_unit_test(training_with_levers),
         cmocka_unit_test(training_adapters),
         cmocka_unit_test(training_beside_stored_weights),

@@ -33,7 +33,9 @@ static Config random_config(int i)
     int heads = draw(1, 4), layers = draw(1, 5), dim = heads * 2 * draw(1, 6);
     AttentionKind attention = draw(0, 1) ? ATTENTION_EAGER : ATTENTION_FLASH;
     float dropout = draw(0, 2) ? 0 : 0.1f;
-    c.preset.family = (ModelFamily)draw(0, 3);
+    c.preset.family = (ModelFamily)draw(0, MODEL_FAMILY_COUNT + 3); /* the first four twice */
+    if ((int)c.preset.family >= MODEL_FAMILY_COUNT)
+        c.preset.family = (ModelFamily)((int)c.preset.family - MODEL_FAMILY_COUNT);
     c.preset.name = "random";
     switch (c.preset.family) {
     case MODEL_MLP:
@@ -65,6 +67,12 @@ static Config random_config(int i)
                                             .dropout = dropout,
                                             .attention = attention};
         break;
+    default:
+        c.preset =
+            small_preset(&(Setting){.family = c.preset.family, .layers = layers, .attention = attention});
+        nn_preset_set_vocab(&c.preset, 260 + draw(0, 99));
+        nn_preset_set_dropout(&c.preset, dropout);
+        c.seq = draw(3, nn_preset_max_seq(&c.preset));
     }
     c.chunk = c.preset.family != MODEL_MLP && draw(0, 2) == 0 ? draw(1, 60) : 0;
     c.selective = draw(0, 3) == 0;
@@ -98,12 +106,14 @@ static Loader *loader_of(const Config *c)
                                           .width = 11,
                                           .batch = c->batch,
                                           .accumulate = c->accumulate});
-    return data_text("builtin", &(TextOptions){.batch = c->batch,
-                                               .seq = c->seq,
-                                               .accumulate = c->accumulate,
-                                               .max_samples = 40,
-                                               .mask_probability = c->preset.family == MODEL_BERT ? 0.15f : 0,
-                                               .corpus_bytes = 1 << 13});
+    return data_text(
+        "builtin", &(TextOptions){.batch = c->batch,
+                                  .seq = c->seq,
+                                  .accumulate = c->accumulate,
+                                  .max_samples = 40,
+                                  .mask_probability =
+                                      nn_family(c->preset.family)->objective == OBJECTIVE_MASKED ? 0.15f : 0,
+                                  .corpus_bytes = 1 << 13});
 }
 
 static void freeze(Config *c, Module *model)

@@ -42,7 +42,7 @@ static int script(void *config)
     const Part *part = config;
     Job *job = part->job;
     int meta = context_is_meta(context_current());
-    float masked = job->setting.family == MODEL_BERT ? 0.3f : 0;
+    float masked = is_masked(job->setting.family) ? 0.3f : 0;
     Loader *data = data_text("builtin", &(TextOptions){.batch = 2,
                                                        .seq = SMALL_SEQ,
                                                        .accumulate = job->accumulate,

@@ -85,7 +85,7 @@ static int script(void *config)
     }
     ModelPreset preset = preset_of(job);
     SavedRun run = {.keep = 9};
-    float masked = job->setting.family == MODEL_BERT ? 0.3f : 0;
+    float masked = is_masked(job->setting.family) ? 0.3f : 0;
     run.loader = data_text("builtin", &(TextOptions){.batch = 1,
                                                      .seq = SMALL_SEQ,
                                                      .accumulate = 2,

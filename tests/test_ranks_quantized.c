@@ -110,7 +110,7 @@ static int script(void *config)
                                             .accumulate = part->ranks ? 1 : job->ranks,
                                             .seed = 1,
                                             .held_out = -1,
-                                            .mask_probability = job->family == MODEL_BERT ? 0.3f : 0});
+                                            .mask_probability = is_masked(job->family) ? 0.3f : 0});
     Module *model = model_of(job);
     read_base(job, part->rank, model);
     Optimizer *optimizer = optim_adamw(nn_parameters(model), &(AdamW){.lr = 1e-2f, .weight_decay = 0.1f});

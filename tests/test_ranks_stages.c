@@ -54,7 +54,7 @@ static void evaluate(const Part *part, Module *model)
                                   .seq = SMALL_SEQ,
                                   .split = DATA_HELD_OUT,
                                   .max_samples = 4,
-                                  .mask_probability = part->job->setting.family == MODEL_BERT ? 0.3f : 0});
+                                  .mask_probability = is_masked(part->job->setting.family) ? 0.3f : 0});
     float sum = 0;
     nn_eval(model);
     tensor_no_grad_begin();
@@ -71,14 +71,14 @@ static int script(void *config)
     const Part *part = config;
     Job *job = part->job;
     int meta = context_is_meta(context_current());
-    Loader *data = data_text(
-        "builtin", &(TextOptions){.batch = 2,
-                                  .seq = job->wide ? 64 : SMALL_SEQ,
-                                  .accumulate = job->accumulate,
-                                  .seed = 1,
-                                  .held_out = job->evaluate ? 0 : -1,
-                                  .max_samples = job->samples,
-                                  .mask_probability = job->setting.family == MODEL_BERT ? 0.3f : 0});
+    Loader *data =
+        data_text("builtin", &(TextOptions){.batch = 2,
+                                            .seq = job->wide ? 64 : SMALL_SEQ,
+                                            .accumulate = job->accumulate,
+                                            .seed = 1,
+                                            .held_out = job->evaluate ? 0 : -1,
+                                            .max_samples = job->samples,
+                                            .mask_probability = is_masked(job->setting.family) ? 0.3f : 0});
     if (job->precision)
         tensor_set_precision(precision_by_name(job->precision));
     if (!meta && job->broken == 1 + part->rank)
@@ -233,8 +233,9 @@ static void test_dropout_and_checkpoints(void **state)
 static void test_tied(void **state)
 {
     (void)state;
-    static const ModelFamily families[] = {MODEL_LLAMA, MODEL_GPT2,    MODEL_BERT,
-                                           MODEL_OLMO2, MODEL_GRANITE, MODEL_MIXTRAL};
+    static const ModelFamily families[] = {MODEL_LLAMA,      MODEL_GPT2,       MODEL_BERT,
+                                           MODEL_OLMO2,      MODEL_GRANITE,    MODEL_ROBERTA,
+                                           MODEL_DISTILBERT, MODEL_MODERNBERT, MODEL_MIXTRAL};
     for (size_t i = 0; i < COUNT(families); i++)
         for (int stages = 2; stages <= 3; stages++) {
             Job job = job_of(stages, 3, RANKS_1F1B);

@@ -110,7 +110,7 @@ static Loader *data_of(const Job *job, int accumulate)
                                     .accumulate = accumulate,
                                     .seed = 1,
                                     .held_out = -1,
-                                    .mask_probability = job->setting.family == MODEL_BERT ? 0.3f : 0});
+                                    .mask_probability = is_masked(job->setting.family) ? 0.3f : 0});
 }
 
 static int script(void *config)
@@ -260,14 +260,17 @@ static Setting setting_of(int i)
                                        {.family = MODEL_GPT2, .attention = ATTENTION_FLASH},
                                        {.family = MODEL_QWEN3},
                                        {.family = MODEL_SMOLLM3},
-                                       {.family = MODEL_GRANITE}};
+                                       {.family = MODEL_GRANITE},
+                                       {.family = MODEL_ROBERTA, .dropout = 0.1f},
+                                       {.family = MODEL_DISTILBERT, .dropout = 0.1f},
+                                       {.family = MODEL_MODERNBERT}};
     return settings[i];
 }
 
 static void test_ranks_are_one_process(void **state)
 {
     (void)state;
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 11; i++)
         for (int tensor = 2; tensor <= (i < 5 ? 4 : 2); tensor += 2)
             assert_equal_to_one((Job){.setting = setting_of(i),
                                       .ranks = tensor,
@@ -339,7 +342,7 @@ static void test_precisions(void **state)
 static void test_rows(void **state)
 {
     (void)state;
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 11; i++)
         for (int tensor = 2; tensor <= (i < 5 ? 4 : 2); tensor += 2)
             for (int sums = 0; sums < 2; sums++)
                 assert_equal_to_one((Job){.setting = setting_of(i),
@@ -534,6 +537,10 @@ static void test_what_is_not_divided(void **state)
     assert_error(ERROR_RANKS, "gpt2", "ffn 50", "2 would");
     assert_null(nn_bert(&(BertConfig){.vocab = 256, .dim = 48, .layers = 1, .heads = 4, .ffn = 49}));
     assert_error(ERROR_RANKS, "bert", "ffn 49", "1 would");
+    const ModernBertConfig modern = {
+        .vocab = 256, .dim = 48, .layers = 1, .heads = 4, .ffn = 48, .dropout = 0.1f};
+    assert_null(nn_modernbert(&modern));
+    assert_error(ERROR_RANKS, "modernbert: dropout within feed-forwards is not divided among");
     assert_null(nn_mlp(&(MlpConfig){.sizes = {8, 4}}));
     assert_error(ERROR_RANKS, "mlp", "4 ranks that compute a layer together");
     leave(v);

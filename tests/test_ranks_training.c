@@ -65,7 +65,7 @@ static int script(void *config)
 {
     const Part *part = config;
     Job *job = part->job;
-    int meta = context_is_meta(context_current()), bert = job->setting.family == MODEL_BERT;
+    int meta = context_is_meta(context_current()), bert = is_masked(job->setting.family);
     int accumulate = job->accumulate * (part->ranks ? 1 : job->ranks);
     Loader *data = data_text("builtin", &(TextOptions){.batch = 2,
                                                        .seq = SMALL_SEQ,
@@ -175,16 +175,19 @@ static Setting setting_of(int i)
 {
     static const Setting settings[] = {{.family = MODEL_LLAMA},
                                        {.family = MODEL_GPT2, .dropout = 0.2f, .checkpoint = 1},
-                                       {.family = MODEL_BERT, .dropout = 0.1f}};
+                                       {.family = MODEL_BERT, .dropout = 0.1f},
+                                       {.family = MODEL_ROBERTA, .dropout = 0.1f},
+                                       {.family = MODEL_DISTILBERT},
+                                       {.family = MODEL_MODERNBERT}};
     return settings[i];
 }
 
 static void test_ranks_are_one_process(void **state)
 {
     (void)state;
-    for (int i = 0; i < 3; i++)
-        for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
-            for (int ranks = 2; ranks <= MOST_RANKS; ranks++)
+    for (int i = 0; i < 6; i++)
+        for (int strategy = i < 3 ? RANKS_DDP : RANKS_ZERO3; strategy <= RANKS_ZERO3; strategy++)
+            for (int ranks = 2; ranks <= (i < 3 ? MOST_RANKS : 2); ranks++)
                 assert_equal_to_one((Job){.setting = setting_of(i),
                                           .strategy = (RankStrategy)strategy,
                                           .ranks = ranks,

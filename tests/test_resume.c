@@ -27,6 +27,9 @@ static const Case cases[] = {
     {MODEL_BERT, "sgd-momentum", .dropout = 0.2f, .accumulate = 1, .in_backward = 1, .selective = 1,
      .attention = ATTENTION_EAGER},
     {MODEL_BERT, "adam", .accumulate = 3, .keep = 1},
+    {MODEL_ROBERTA, "adamw", .dropout = 0.1f, .accumulate = 2, .chunk = 7},
+    {MODEL_DISTILBERT, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 1, .pattern = "c+"},
+    {MODEL_MODERNBERT, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 2, .selective = 1},
     {MODEL_MLP, "adamw8bit", .dropout = 0.1f, .clip = 1, .accumulate = 2},
     {MODEL_MLP, "adam8bit", .accumulate = 1, .precision = "bf16-states32"},
     {MODEL_GPT2, "adamw", .dropout = 0.1f, .clip = 1, .accumulate = 2, .pattern = "c+", .precision = "bf16"},
@@ -70,7 +73,7 @@ static Loader *loader_of(const Case *c)
                                                 .accumulate = c->accumulate,
                                                 .seed = 5,
                                                 .held_out = -1,
-                                                .mask_probability = c->family == MODEL_BERT ? 0.3f : 0,
+                                                .mask_probability = is_masked(c->family) ? 0.3f : 0,
                                                 .max_samples = SAMPLES});
 }
 
@@ -80,8 +83,8 @@ static ModelPreset preset_of(const Case *c)
         small_preset(&(Setting){.family = c->family, .attention = c->attention, .dropout = c->dropout});
     if (c->family == MODEL_MLP && strstr(c->optimizer, "8bit"))
         preset.config.mlp.sizes[1] = 4096 / WIDTH + 1; /* the first matrix is large enough for them */
-    if (c->family == MODEL_BERT)
-        preset.config.bert.vocab = TOKEN_VOCAB;
+    if (is_masked(c->family))
+        nn_preset_set_vocab(&preset, TOKEN_VOCAB);
     else if (c->family == MODEL_GPT2)
         preset.config.gpt2.vocab = 256;
     else if (c->family != MODEL_MLP) /* decoders of Llama's parts */

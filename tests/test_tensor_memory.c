@@ -1,5 +1,7 @@
 /* Memory as ordinary behaviour: what a layer keeps is what the formulae say, naming an intermediate costs
  * nothing, evaluating in between changes nothing, and a dry run has the events of the real one. */
+#include <math.h>
+
 #include "support.h"
 #include "tensor/tensor_.h"
 
@@ -132,6 +134,46 @@ static void test_checkpoint_keeps_inputs(void **state)
         assert_int_equal(tensor_backward(loss), 0);
         assert_int_equal(books()->live_by[MEM_ACTIVATION], 0);
         leave(v);
+    }
+}
+
+/* ---- In place -------------------------------------------------------------------------------- */
+
+typedef struct InPlace {
+    uint64_t peak, forward; /* of the step; and what lives before backward */
+} InPlace;
+
+/* Of a chain whose middle is given away to a factor, or a cap. */
+static InPlace step_in_place(DType type, float factor, float softcap)
+{
+    Visit v = visit(&(ContextOptions){.threads = 1, .seed = 4});
+    Tensor *x = leaf(SHAPE(64, 33), 1, 1);
+    Tensor *h = type == DTYPE_F32 ? tensor_add(x, x) : tensor_cast(x, type);
+    if (factor != 0)
+        h = tensor_scale(tensor_donate(h), factor);
+    if (softcap != 0)
+        h = tensor_softcap(tensor_donate(h), softcap);
+    Tensor *loss = tensor_sum(tensor_donate(h));
+    InPlace made = {.forward = books()->live};
+    assert_int_equal(tensor_backward(loss), 0);
+    assert_true(factor == 0 || fabsf(grad_f32(x)[7]) <= 2 * fabsf(factor));
+    made.peak = books()->peak;
+    leave(v);
+    return made;
+}
+
+/* Factors on embeddings and branches cost no bytes: the result is written over what is scaled, and so is the
+ * gradient. A cap keeps what it caps, and no more. */
+static void test_in_place(void **state)
+{
+    (void)state;
+    for (DType type = DTYPE_F32, i = 0; i < 3; i++, type = i == 1 ? DTYPE_BF16 : DTYPE_F16) {
+        InPlace plain = step_in_place(type, 0, 0), scaled = step_in_place(type, -3, 0);
+        InPlace capped = step_in_place(type, 0, 2);
+        assert_int_equal(scaled.peak, plain.peak);
+        assert_int_equal(scaled.forward, plain.forward);
+        assert_true(capped.forward <= plain.forward + rounded(64 * 33) / (i ? 2 : 1));
+        assert_true(capped.peak <= plain.peak + rounded(64 * 33) / (i ? 2 : 1));
     }
 }
 
@@ -382,10 +424,15 @@ static void test_needs_little_more_than_peak(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_layers_keep_what_they_must), TEST(test_published_formulae),
-        TEST(test_checkpoint_keeps_inputs),    TEST(test_names_cost_nothing),
-        TEST(test_backward_drops_names),       TEST(test_evaluation_changes_nothing),
-        TEST(test_meta_equals_real),           TEST(test_needs_little_more_than_peak),
+        TEST(test_layers_keep_what_they_must),
+        TEST(test_published_formulae),
+        TEST(test_checkpoint_keeps_inputs),
+        TEST(test_names_cost_nothing),
+        TEST(test_backward_drops_names),
+        TEST(test_evaluation_changes_nothing),
+        TEST(test_meta_equals_real),
+        TEST(test_needs_little_more_than_peak),
+        TEST(test_in_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -18,7 +18,7 @@ static char folder[64];
 /* A path in the folder; eight may be in use at once. */
 static inline const char *at(const char *name)
 {
-    static char paths[8][192];
+    static char paths[8][256];
     static int next;
     char *path = paths[next++ % 8];
     snprintf(path, sizeof paths[0], "%s/%s", folder, name);

@@ -72,6 +72,8 @@ static void tokenizer_destroy(ScopeItem *item)
     token_source_release(context, t->source);
     ids_free(context, &t->before);
     ids_free(context, &t->after);
+    for (int i = 0; i < PAIR_PLACES; i++)
+        ids_free(context, &t->pair.ids[i]);
     for (Kept *next; t->kept; t->kept = next) {
         next = t->kept->next;
         memtrack_host_free(context->tracker, t->kept, t->kept->bytes);

@@ -1,8 +1,9 @@
 /* tokenizer: text to token ids and back, as a Hugging Face tokenizer.json says.
  *
- * Read are byte-level BPE (GPT-2, Qwen2, Llama 3), BPE with byte fallback (Llama 2, Mistral) and WordPiece
- * (BERT), with the normalizers, pre-tokenizers, post-processors and decoders that docs/tokenizers.md lists.
- * What is not supported is an error that names it. Ids are those of the Python package `tokenizers`.
+ * Read are byte-level BPE (GPT-2, Qwen2, Llama 3), BPE with byte fallback (Llama 2, Mistral), WordPiece
+ * (BERT), Unigram (XLM-R, T5) and WordLevel, with the normalizers, pre-tokenizers, post-processors and
+ * decoders that docs/tokenizers.md lists. What is not supported is an error that names it. Ids are those of
+ * the Python package `tokenizers`.
  *
  * A tokenizer belongs to the current scope, its memory to the context's host ledger; it has buffers of its
  * own, so one thread uses it at a time. Errors stick, as everywhere.

@@ -311,6 +311,14 @@ struct Kept {
     size_t bytes, used; /* with this header */
 };
 
+/* What stands around and between two texts (tokenizer_pair.c). Types are zeros and then ones. */
+enum { PAIR_PLACES = 3, PAIR_ALL_ZEROS = -1 };
+typedef struct PairTemplate {
+    enum { PAIR_PLAIN, PAIR_KNOWN, PAIR_UNKNOWN } state; /* nothing; ids; no such pairs are made here */
+    TokenIds ids[PAIR_PLACES];                           /* before, between and behind them */
+    int64_t zeros; /* of the ids between: those of type 0, behind which all is 1; or PAIR_ALL_ZEROS */
+} PairTemplate;
+
 struct Tokenizer {
     ScopeItem item; /* first: a scope sees only this */
     Context *context;
@@ -330,6 +338,7 @@ struct Tokenizer {
     DecodeStep decodes[MOST_STEPS];
     int normal_count, split_count, decode_count, has_decoder;
     TokenIds before, after; /* what add_special puts around */
+    PairTemplate pair;
 
     CachedWord *cache;
     TokenIds *out; /* of the encode that runs */
@@ -351,6 +360,18 @@ Tokenizer *tokenizer_create(void);
 /* Zeroed, until the tokenizer goes; NULL with an error raised. */
 void *keep(Tokenizer *t, size_t bytes);
 Span keep_text(Tokenizer *t, const char *text, size_t length); /* .text NULL with an error raised */
+
+typedef struct EncodedSample {
+    size_t whole; /* tokens that it has uncut */
+    size_t zeros; /* its first tokens, which are of type 0; the rest are of type 1 */
+} EncodedSample;
+/* Appends the ids of a text, or of two (b not NULL, and pair.state not PAIR_UNKNOWN), with what the
+ * post-processor puts around them; cut at their ends to `most` tokens (0: whole), of two the longer one
+ * first, as the Python package does. Returns an error code. */
+int tokenizer_encode_sample(Tokenizer *t, Span a, const Span *b, size_t most, TokenIds *out,
+                            EncodedSample *sample);
+/* Of a and b tokens, those that are kept where `most` have room. */
+void tokenizer_cut_longest(size_t *a, size_t *b, size_t most);
 
 typedef struct Reading Reading;
 
@@ -420,6 +441,12 @@ int reading_fail(const Reading *r, const char *format, ...) __attribute__((forma
 Span reading_keep(const Reading *r, const char *text, size_t length);
 /* The same without a copy where there are none. */
 Span reading_span(const Reading *r, const char *text, size_t length);
+/* Of a post-processor that puts cls and sep around a text: sep, twice or once, is between two. Returns an
+ * error code. (tokenizer_pair.c) */
+int pair_around(Tokenizer *t, int32_t cls, int32_t sep, int twice);
+/* Of TemplateProcessing; add: appends the ids of a SpecialToken. */
+typedef int (*PairIds)(const Reading *r, const json_t *object, const json_t *token, TokenIds *to);
+int pair_template(const Reading *r, const json_t *object, PairIds add);
 int reading_model(const Reading *r, const json_t *model);
 /* Which of the four it is, by its type or, in files of old, by what it has; an error raised for others. */
 int reading_kind(const Reading *r, const json_t *model);

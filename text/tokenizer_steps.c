@@ -367,17 +367,18 @@ static int read_template(const Reading *r, const json_t *object, TokenIds *befor
     }
     if (texts != 1)
         return reading_fail(r, "post_processor: single must hold the Sequence A once");
-    return wrap(r, before, after);
+    return pair_template(r, object, template_token) ? error_code() : wrap(r, before, after);
 }
 
-/* ["[SEP]", 102] */
-static int read_around(const Reading *r, const json_t *object, TokenIds *before, TokenIds *after)
+/* ["[SEP]", 102]; twice: between two texts it stands twice. */
+static int read_around(const Reading *r, const json_t *object, int twice, TokenIds *before, TokenIds *after)
 {
     Context *context = r->tokenizer->context;
     int32_t cls = 0, sep = 0;
     if (known_id(r, json_array_get(json_object_get(object, "cls"), 1), &cls) ||
         known_id(r, json_array_get(json_object_get(object, "sep"), 1), &sep) ||
-        ids_add(context, before, cls) || ids_add(context, after, sep))
+        ids_add(context, before, cls) || ids_add(context, after, sep) ||
+        pair_around(r->tokenizer, cls, sep, twice))
         return error_code();
     return wrap(r, before, after);
 }
@@ -391,7 +392,7 @@ static int read_post(const Reading *r, const json_t *object, const char *type)
     if (!strcmp(type, "TemplateProcessing"))
         status = read_template(r, object, &before, &after);
     else if (!strcmp(type, "BertProcessing") || !strcmp(type, "RobertaProcessing"))
-        status = read_around(r, object, &before, &after);
+        status = read_around(r, object, type[0] == 'R', &before, &after);
     else
         status = unsupported(r, "post_processor", type);
     ids_free(r->tokenizer->context, &before);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Seed corpora for the fuzz targets, from the tests' own fixtures and found/TARGET-*, inputs that once failed:
 seeds.py TARGET FOLDER."""
+import base64
 import glob
 import gzip
 import json
@@ -115,19 +116,43 @@ def config():
 # What the reader of patterns refuses, what it rewrites, and what PCRE2 does not compile.
 PATTERNS = r"""\s+ \S \w \W+ \d{1,3} \D \h \H [\W] [\D] [\H] [\w\d\s\S] \pL \p{L} \P{Lu} \p{^L} [\p{^L}] \p{Han} \p{Alphabetic} \p{None}
 a\ (*FAIL) (?=a) (?!a) (?<=a) (?<!a) (?>a|b) (?i:A) (?i)a (?<n>a)\k<n> (a)\1 (?#c) [a&&b] [[:alpha:]] []a] [^a-z] [a-\x41] a{1,2}+ a++ a*? (a (
-[ {1} a{,2} a{99999} \x{41} \u0041 \Qa\E ^a$ \ba\B \A \z . (?s). (?m)^ \R \X \K \G (?R) (?1) (a|ab)(c|bcd)* x{1000}{1000} \e\a\t\n\r\f\v \cA \0 \101""".split()
+[ {1} a{,2} a{99999} \x{41} \u0041 \Qa\E ^a$ \ba\B \A \z . (?s). (?m)^ \R \X \K \G (?R) (?1) (a|ab)(c|bcd)* x{1000}{1000} \e\a\t\n\r\f\v \cA \0 \101
+[a[bc]] [a-z&&[^b]]+ [^a[^b]] [[^a]&&[^b]] [\W&&[^\s]x] [^\P{L}\d] [[:^digit:][:punct:]] [a-[b]] [a&&] [[[[a]]]] (?i:[a[^b]]) (?<=[a&&b])c [..] \u0061""".split()
 
 
 def small(document):
     """A tokenizer with only the first tokens of its vocabulary, and the merges among them."""
     model = document["model"]
-    model["vocab"] = {token: i for token, i in model["vocab"].items() if i < 24}
+    if isinstance(model["vocab"], list):  # Unigram's
+        model["vocab"] = model["vocab"][:24]
+    else:
+        model["vocab"] = {token: i for token, i in model["vocab"].items() if i < 24}
     if "merges" in model:
         pairs = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
         known = set(model["vocab"])
         model["merges"] = [m for m, (a, b) in zip(model["merges"], pairs) if {a, b, a + b} <= known]
     document["added_tokens"] = [t for t in document.get("added_tokens", []) if t["id"] < 24]
     return document
+
+
+def charsmaps():
+    """SentencePiece's map of characters: a whole one, and one that is broken in each of a few ways."""
+    units = [0] * 256
+    units[ord("a")] = ord("a") | 1 << 8 | (ord("a") ^ 1) << 10
+    units[1] = 1 << 31
+
+    def packed(array, text):
+        return struct.pack(f"<{len(array) + 1}I", 4 * len(array), *array) + text
+
+    yield packed(units, b"xy\0")
+    yield packed(units[:100], b"xy\0")
+    yield packed(units, b"xy\xff")
+    for place, unit in ((1, 1 << 31 | 9), (0, 1 << 20), (ord("a"), ord("a") | ord("a") << 10), (ord("b"), ord("b") | 1 << 9 | 1 << 30)):
+        yield packed(units[:place] + [unit] + units[place + 1:], b"xy\0")
+    yield b"\xff\xff\xff\x7f"
+    sys.path.insert(0, os.path.join(TESTS, "tokenizers"))
+    import charsmap
+    yield charsmap.build({"A": "a", "e\u0301": "\u00e9", "\u2122": "TM", "\r": " ", "\u1100\u1161": "\uac00"})
 
 
 def tokenizer():
@@ -144,6 +169,16 @@ def tokenizer():
     for kind in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt"):
         yield json.dumps({"normalizer": {"type": kind}, "model": byte_level}).encode() + PARTS + (
             "I\u0130\u01c5\ufb01\u1e9b\u0323 \u03a3 \u03b1\u03c2 \ud55c\u0344 \u00e9" .encode() * 3)
+    for data in charsmaps():
+        mapped = {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}
+        yield json.dumps({"normalizer": mapped, "model": byte_level}).encode() + PARTS + "a e\u0301\r\n\u2122\u200d\u2122\u0301\u1100\u1161 A\u0301".encode()
+    for vocab in ([["?", 0], ["a", -1.5], ["aa", -2], ["\u2581a", -1]], [["a", -1], ["a", -2]], [["", 0]], [["?", 0], ["a" * 1025, -1]]):
+        for more in ({}, {"unk_id": 0}, {"unk_id": 0, "byte_fallback": True}, {"unk_id": 9}):
+            for cut in ("first", "always", "never"):
+                yield json.dumps({"pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": cut, "split": cut == "always"},
+                                  "normalizer": {"type": "Sequence", "normalizers": [{"type": "Nmt"}, {"type": "Strip"}, {"type": "ByteLevel"}]},
+                                  "model": {"type": "Unigram", "vocab": vocab, **more}}).encode() + PARTS + b" aaa ab\tcaaaaaa"
+    yield json.dumps({"model": {"type": "WordLevel", "unk_token": "?", "vocab": {"?": 0, "a": 1}}}).encode() + PARTS + b"a"
     step = {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}
     split = {"type": "Split", "pattern": {"String": "a"}, "behavior": "Removed", "invert": True}
     deep = step
@@ -310,6 +345,23 @@ def pairs():
                  b'{"ids":' + b"[" * 3000, b"[" + b",".join(lines) + b"]", b"{\n" + lines[0][1:]):
         for how in (32, 96):
             yield bytes([how, 0]) + data
+
+
+TABLES = (b"text,label\nab,good\n\"a, \"\"b\"\"\",bad\nb a,good\n", b"label,idx,sentence\r\n0,1,a\r\n2.0,2,\"b\nb\"\r\n1,,\r\n",
+          b"\xef\xbb\xbfsentence2,label,sentence1\na b a b a b a b,1,a\nb,0,a b a b a b\n", b"text\tlabel\na\tx\n\"b\tb\"\ty\n")
+
+
+def csv():
+    for how in (32, 36, 40, 56, 96, 128, 160, 168):
+        for more in (0, 9, 41, 64, 73, 128, 137, 169, 192, 201, 208):
+            for table in TABLES:
+                yield bytes([how, more]) + table
+    for table in TABLES:
+        for broken in (table[:-1], table[1:], table.replace(b'"', b""), table.replace(b"\n", b"\r"), table + table,
+                       table.replace(b"a", b"\xff"), table.replace(b"\n", b"\n\n"), table.replace(b",", b",,"), gzip.compress(table),
+                       table.replace(b"1", b"-1"), table.replace(b"1", b"0.5"), table.replace(b"1", b"9" * 30), table + b'"' + b"a" * 3000):
+            for more in (9, 73, 137):
+                yield bytes([32, more]) + broken
 
 
 def bpe_train():

@@ -86,7 +86,7 @@ def check_case(what, make, options, check, driver, worst, random_inputs, folder)
     torch.manual_seed(3)
     base, at = make(), {n: os.path.join(folder, n) for n in ('base', 'adapter', 'out', 'in', 'got', 'merged', 'trained')}
     base.save_pretrained(at['base'])
-    model = get_peft_model(base, LoraConfig(task_type=None if make is bert else 'CAUSAL_LM', **options)).eval()
+    model = get_peft_model(base, LoraConfig(task_type=None if 'MaskedLM' in type(base).__name__ else 'CAUSAL_LM', **options)).eval()
     draw(model, 7)
     model.save_pretrained(at['adapter'])
     inputs = random_inputs(61, 2, 16, False)

@@ -16,6 +16,7 @@ import tempfile
 
 import adapters
 import decoders
+import encoders
 import numpy as np
 import quantised
 import sizes
@@ -499,6 +500,7 @@ def main():
     sizes.check_sizes(check, BUILD)
     check_published()
     adapters.check_adapters(check, driver, worst, random_inputs)
+    encoders.check_encoders(check, BUILD, driver, worst, compare, randomised)
     quantised.check_quantised(check, driver, worst, random_inputs)
     print(f'{passes} passed, {len(failures)} failed')
     sys.exit(1 if failures else 0)

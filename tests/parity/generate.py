@@ -171,17 +171,23 @@ def rope_cases(cases):
         cases.add('rope', {'x': cases.floats(batch, seq, heads * head_dim)}, compute, heads=heads, theta=theta)
 
 
-def attention(q, k, v, mask, heads, kv_heads, causal):
-    """(B, T, heads*D) …; a row with no key left is zero."""
+def attention(q, k, v, mask, heads, kv_heads, causal, window=0, scale=0.0, softcap=0.0):
+    """(B, T, heads*D) …; a row with no key left is zero. Windows and caps as transformers has them (masking_utils.py,
+    Gemma 2)."""
     b, t, c = q.shape
     q, k, v = models.heads_first(q, heads), models.heads_first(k, kv_heads), models.heads_first(v, kv_heads)
     k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
     allowed = torch.ones(b, 1, t, t, dtype=torch.bool)
     if causal:
         allowed = allowed.tril()
+    if window:
+        ahead = torch.arange(t)[None, :] - torch.arange(t)[:, None]
+        allowed = allowed & (ahead > -window if causal else ahead.abs() <= window // 2)
     if mask is not None:
         allowed = allowed & (mask[:, None, None, :] != 0)
-    scores = q @ k.transpose(-1, -2) * (1 / math.sqrt(c // heads))
+    scores = q @ k.transpose(-1, -2) * (scale or 1 / math.sqrt(c // heads))
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
     probs = scores.masked_fill(~allowed, -1e30).softmax(-1) * allowed
     return models.heads_last(probs @ v)
 
@@ -217,6 +223,24 @@ def attention_cases(cases):
               heads=3, kv_heads=3, causal=1, mask=0, same=1)
 
 
+def window_cases(cases):
+    for batch, seq, heads, kv_heads, head_dim, causal, window, scale, softcap in (
+            (2, 7, 4, 2, 5, 1, 3, 0.0, 0.0), (1, 17, 3, 1, 8, 0, 6, 0.0, 0.0), (1, 17, 2, 2, 4, 1, 2, 0.3, 0.0),
+            (1, 9, 2, 1, 4, 1, 0, 0.0, 1.5), (1, 131, 1, 1, 3, 1, 65, 0.0, 2.0), (1, 131, 2, 1, 3, 0, 64, 0.0, 0.0)):
+        c, kv = heads * head_dim, kv_heads * head_dim
+        items = dict(heads=heads, kv_heads=kv_heads, causal=causal, mask=0, window=window, scale=scale, softcap=softcap)
+
+        def run(q, k, v):
+            return attention(q, k, v, None, heads, kv_heads, causal, window, scale, softcap)
+
+        def run_packed(qkv):
+            return run(*qkv.split((c, kv, kv), -1))
+        cases.add('attention', {'q': cases.floats(batch, seq, c, scale=2.0), 'k': cases.floats(batch, seq, kv, scale=2.0),
+                                'v': cases.floats(batch, seq, kv)}, run, **items, same=0)
+        if seq < 100:
+            cases.add('attention_packed', {'qkv': cases.floats(batch, seq, c + 2 * kv, scale=1.5)}, run_packed, **items)
+
+
 def cross_entropy_cases(cases):
     for shape, classes, ignore, ignored, scale, spread in (
             ((1,), 1, -100, 0, 1.0, 1.0), ((7,), 31, -100, 3, 0.25, 1.0), ((2, 7), 33, -100, 5, 0.1, 60.0),
@@ -233,11 +257,33 @@ def cross_entropy_cases(cases):
         cases.add('cross_entropy', {'logits': logits, 'labels': labels}, compute, ignore_index=ignore, scale=scale)
 
 
+def parts_cases(cases):
+    """Rotary positions of parts of heads, of neighbours, beside columns that pass; RMS norms by 1 + weight."""
+    for batch, seq, heads, head_dim, width, behind, beside in ((1, 7, 2, 6, 4, 0, 0), (2, 17, 3, 8, 8, 5, 0),
+                                                               (1, 31, 2, 10, 6, 3, 1), (2, 7, 1, 8, 8, 0, 1)):
+        def compute(x):
+            cos, sin = models.rope_tables(seq, width, 10000.0, DTYPE)
+            own = x[..., :heads * head_dim].reshape(batch, seq, heads, head_dim)
+            order = torch.arange(width)
+            if beside:
+                order = order.reshape(-1, 2).T.reshape(-1)
+            turned = models.rope(own[..., order].transpose(1, 2), cos, sin).transpose(1, 2)[..., order.argsort()]
+            own = torch.cat((turned, own[..., width:]), -1).reshape(batch, seq, -1)
+            return torch.cat((own, x[..., heads * head_dim:]), -1)
+        cases.add('rope', {'x': cases.floats(batch, seq, heads * head_dim + behind)}, compute, heads=heads,
+                  theta=10000.0, head_dim=head_dim, rotary_dim=width, interleaved=beside)
+    for shape in ((1, 3), (7, 31), (2, 17, 33)):
+        x, weight = cases.floats(*shape), cases.floats(shape[-1], scale=0.5)
+        cases.add('rms_norm', {'x': x, 'weight': weight},
+                  lambda x, weight: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * (1 + weight),
+                  eps=1e-6, plus=1)
+
+
 def write_ops(path):
     writer = Writer(path)
     cases = Cases(writer)
     for group in (linear_cases, embedding_cases, norm_cases, elementwise_cases, rope_cases, attention_cases,
-                  cross_entropy_cases, tanh_cases, gated_cases):
+                  window_cases, cross_entropy_cases, tanh_cases, gated_cases, parts_cases):
         group(cases)
     writer.write()
 

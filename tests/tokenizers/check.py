@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 import brim  # noqa: E402
 import corpus  # noqa: E402
+import exact  # noqa: E402
 
 PASSED = FAILED = 0
 
@@ -111,12 +112,17 @@ def main():
     for path in sorted(glob.glob(f"{options.folder}/{options.only}.json")):
         if not os.path.basename(path).startswith("char_base"):
             same_everywhere(path, texts)
+    if options.only == "*":
+        count, wrong = exact.clusters(options.part)
+        report(not wrong, f"grapheme clusters of every code point: {count} texts; {wrong} mapped differently")
+        count, wrong, first = exact.classes(options.part)
+        report(not wrong, f"classes made by chance: {count} patterns; {wrong} mean something else {first}")
     words = "\n".join(random.Random(2).sample(texts, len(texts)))
     for vocab, min_count, size in ((300, 2, 200000), (4000, 1, 400000), (8000, 2, 2000000)):
         same_training(words[:size], vocab, min_count)
     if options.speed:
         plain = "".join(t for t in texts if t.isascii())[:2000000]
-        for name in ("gpt2", "anthropic", "llama3", "qwen2", "llama2", "minilm"):
+        for name in ("gpt2", "anthropic", "llama3", "qwen2", "llama2", "minilm", "uni_xlmr", "uni_pegasus", "uni_bytes", "wordlevel"):
             for text in (plain, words[:2000000]):
                 if os.path.exists(f"{options.folder}/{name}.json"):
                     speed(f"{options.folder}/{name}.json", [text[i:i + 4000] for i in range(0, len(text), 4000)])

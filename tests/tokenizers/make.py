@@ -1,8 +1,10 @@
 """Trains tokenizers that cover every component: make.py FOLDER [FOLDER WITH REAL tokenizer.json FILES]."""
 import json
+import lzma
 import os
 import sys
 
+import charsmap
 import corpus
 from tokenizers import Tokenizer,models,normalizers as n,pre_tokenizers as p,processors as post,decoders as d,trainers as tr,Regex,AddedToken
 import shutil,glob
@@ -93,3 +95,44 @@ chars("pre_esc",pre=p.Split(Regex(r"\h+|\W|^.|.$|[\d\p{P}]|\P{L}"),"isolated"))
 # prefix and suffix
 t=Tokenizer(models.BPE(unk_token="<unk>",continuing_subword_prefix="##",end_of_word_suffix="</w>")); t.normalizer=n.NFC(); t.pre_tokenizer=p.Whitespace(); t.decoder=d.BPEDecoder("</w>")
 t.train_from_iterator([x[:3000] for x in text],tr.BpeTrainer(vocab_size=6000,special_tokens=["<unk>"],show_progress=False,continuing_subword_prefix="##",end_of_word_suffix="</w>")); save(t,"affixes")
+
+# Unigram. The map of characters is SentencePiece's own nmt_nfkc (of sentencepiece 0.2.3), which T5, XLM-R and their kin have.
+MAP=charsmap.normalizer(lzma.open(os.path.join(os.path.dirname(os.path.abspath(__file__)),"nmt_nfkc.map.xz")).read())
+def js(x): return json.loads(x.__getstate__())
+def pipeline(t,name,norm,pre,dec,change=None):
+    t.pre_tokenizer,t.decoder=pre,dec
+    j=charsmap.set_normalizers(t,[x if isinstance(x,dict) else js(x) for x in norm])
+    if change: change(j)
+    json.dump(j,open(out+"/%s.json"%name,"w")); print(name,flush=True)
+t=Tokenizer(models.Unigram()); t.pre_tokenizer=p.Sequence([p.WhitespaceSplit(),p.Metaspace()])
+t.train_from_iterator([x for x in text[:110]],tr.UnigramTrainer(vocab_size=8000,special_tokens=["<s>","<pad>","</s>","<unk>"],unk_token="<unk>",show_progress=False))
+t.post_processor=post.TemplateProcessing(single="<s> $A </s>",pair="<s> $A </s> </s> $B </s>",special_tokens=[("<s>",0),("</s>",2)])
+t.add_special_tokens([AddedToken("<mask>",lstrip=True)]+["<extra_id_%d>"%i for i in range(100)])
+words=p.Sequence([p.WhitespaceSplit(),p.Metaspace()])
+pipeline(t,"uni_xlmr",[MAP],words,d.Metaspace())
+pipeline(t,"uni_albert",[n.Replace("``",'"'),n.Replace("\'\'",'"'),n.NFKD(),n.StripAccents(),n.Lowercase(),MAP,n.Replace(Regex(" {2,}")," ")],words,d.Metaspace())
+first=p.Metaspace(prepend_scheme="first")
+pipeline(t,"uni_deberta",[n.Replace(Regex(r"\s{2,}|[\n\r\t]")," "),n.NFC(),n.Strip(left=False,right=True)],p.Sequence([p.Punctuation("isolated"),first]),d.Metaspace(prepend_scheme="first"))
+pipeline(t,"uni_pegasus",[MAP,n.Replace(Regex(r" {2,}")," ")],p.Metaspace(),d.Metaspace())
+pipeline(t,"uni_spm",[MAP,n.Replace(Regex(r"\A +| +\z"),""),n.Replace(Regex(" {2,}")," "),n.Replace(" ","▁"),n.Replace(Regex(r"\A▁"),"▁▁")],first,d.Metaspace(prepend_scheme="first"))
+def with_bytes(j):
+    j["model"]["byte_fallback"]=True; j["model"]["vocab"]+=[["<0x%02X>"%i,-30.0-i/7] for i in range(256) if i!=0xED]
+    j["added_tokens"]=j["added_tokens"][:4]
+pipeline(t,"uni_bytes",[n.Nmt()],p.Metaspace(prepend_scheme="first",split=False),d.Sequence([d.Replace("▁"," "),d.ByteFallback(),d.Fuse(),d.Strip(" ",1,0)]),with_bytes)
+# WordLevel
+t=Tokenizer(models.WordLevel(unk_token="[UNK]")); t.normalizer,t.pre_tokenizer=n.Lowercase(),p.Whitespace()
+t.train_from_iterator(text,tr.WordLevelTrainer(vocab_size=20000,special_tokens=["[UNK]","[PAD]"],show_progress=False)); save(t,"wordlevel")
+# Gemma: no words, thousands of added tokens
+t=Tokenizer.from_file(out+"/llama2.json"); t.post_processor=post.TemplateProcessing(single="<s> $A",pair="<s> $A <s>:1 $B:1",special_tokens=[("<s>",1)])
+t.add_tokens([AddedToken("\n"*i,normalized=False) for i in range(2,32)]+[AddedToken("▁"*i,normalized=False) for i in range(2,32)]+[AddedToken("<%s>"%x,normalized=False) for x in ["h1","/h1","b","i","br","table"]])
+t.add_special_tokens(["<unused%d>"%i for i in range(6000)])
+pipeline(t,"gemma",[n.Replace(" ","▁")],p.Split(" ","merged_with_previous"),d.Sequence([d.Replace("▁"," "),d.ByteFallback(),d.Fuse()]))
+# The patterns of newer models
+KIMI=r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QW35=r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+DEEP=[r"\p{N}{1,3}",r"[一-龥぀-ゟ゠-ヿ]+",r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""]
+for name,patterns in (("kimi_split",[KIMI]),("qwen35_split",[QW35]),("deepseek_split",DEEP)):
+    t=Tokenizer.from_file(out+"/qwen2.json"); t.pre_tokenizer=p.Sequence([p.Split(Regex(x),"isolated") for x in patterns]+[p.ByteLevel(add_prefix_space=False,use_regex=False)]); save(t,name)
+chars("pre_classes",pre=p.Split(Regex(r"[\p{L}&&[^\p{Lu}\p{Han}]]+|[[:punct:][^\W\d_a-z]]|[^\s\p{L}&&[^\p{M}]]x|[\w&&[^\p{L}]]|[\D&&\P{L}&&[:ascii:]]"),"isolated"))
+chars("norm_nmt",n.Nmt()); chars("norm_bytes",n.ByteLevel()); chars("norm_mapped",n.NFC())
+j=json.load(open(out+"/norm_mapped.json")); j["normalizer"]=MAP; json.dump(j,open(out+"/norm_mapped.json","w"))
