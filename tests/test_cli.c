@@ -204,7 +204,8 @@ static void data_shorter_than_a_step_is_said(void **state)
 static json_t *plan_json(const char **arguments)
 {
     json_t *root = parse(expect_code(run_command(arguments), 0)->out);
-    assert_keys(root, "model parameters bracket threads step_flops checkpoint packer memory largest_at_peak "
+    assert_keys(root, "model parameters active_parameters bracket threads step_flops checkpoint packer "
+                      "memory largest_at_peak "
                       "places_at_peak");
     check_memory(json_object_get(root, "memory"), 0, 0);
     return root;
