@@ -174,10 +174,7 @@ static inline int64_t parameters(const ModelPreset *preset)
                                  "'num_hidden_layers': " layers                                              \
                                  ", 'output_past': true, 'pad_token_id': 1, 'type_vocab_size': 1, "          \
                                  "'vocab_size': " vocab "}"
-<<<<<<< HEAD
 
-=======
->>>>>>> moe
 /* Fields of a config.json, and two words of what is said of them. */
 typedef struct Refusal {
     const char *fields, *word, *other;

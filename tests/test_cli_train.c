@@ -7,7 +7,8 @@
 static json_t *train_json(const char **arguments)
 {
     json_t *root = parse(expect_code(run_command(arguments), 0)->out);
-    assert_keys(root, "model device blas parameters active_parameters bracket steps loss_first loss_last validation tokens_per_second memory");
+    assert_keys(root, "model device blas parameters active_parameters bracket steps loss_first loss_last validation "
+                      "tokens_per_second memory");
     const json_t *memory = json_object_get(root, "memory"), *planned = json_object_get(memory, "planned");
     check_memory(memory, 1, 1);
     check_memory(planned, 0, 0);

@@ -6,25 +6,15 @@
 #include "weights_support.h"
 
 /* Fields that nobody here has thought of, and spellings that a reader of JSON forgets. */
-<<<<<<< HEAD
 #define ODD_MOST                                                                                             \
-=======
-#define ODD_BUT_EXPERTS                                                                                      \
->>>>>>> moe
     "'id2label':{'0':'x','1':'\\u00e9'},'label2id':null,'transformers_version':'9.9.9','initializer_range':" \
     "0.0200,'model_max_length':1000000000000000019884624838656,'task_specific_params':{'a':{'b':[1,2.50,"    \
     "1E-3,null]}},'a_field_of_2031':null,'_name_or_path':'/home/x','bos_token_id':5,"                        \
     "'eos_token_id':[7,8],'unk_token_id':3,'use_cache':false"
-<<<<<<< HEAD
 #define ODD_ALL         ODD_MOST ",'pad_token_id':null"
 #define ODD_BUT_PADDING "'num_experts':0," ODD_MOST
 
 #define ODD "'num_experts':0," ODD_ALL /* a number that means something where there are experts */
-=======
-#define ODD_BUT_PADDING "'num_experts':0," ODD_BUT_EXPERTS /* which means something where there are experts  \
-                                                            */
-#define ODD ODD_BUT_PADDING ",'pad_token_id':null"
->>>>>>> moe
 
 typedef struct Kept {
     const char *config; /* with ' for " */
@@ -73,21 +63,6 @@ static const Kept kept[] = {
      "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
      "'layer_types':['full_attention','full_attention'],'sliding_window':null," ODD "}",
      NULL},
-<<<<<<< HEAD
-=======
-    {"{'model_type':'mixtral','hidden_size':32,'num_attention_heads':4,'architectures':['MixtralForCausalLM']"
-     ",'num_key_value_heads':2,'intermediate_size':24,'num_hidden_layers':2,'vocab_size':500,"
-     "'num_local_experts':4,'num_experts_per_tok':1,'router_aux_loss_coef':0.020,'output_router_logits':"
-     "false,"
-     "'sliding_window':null,'router_jitter_noise':0.0,'torch_dtype':'bfloat16'," ODD "}",
-     "torch_dtype"},
-    {"{'model_type':'qwen3_moe','hidden_size':32,'num_attention_heads':4,'head_dim':8,'architectures':"
-     "['Qwen3MoeForCausalLM'],'num_key_value_heads':2,'intermediate_size':48,'moe_intermediate_size':20,"
-     "'num_hidden_layers':3,'vocab_size':500,'num_local_experts':4,'num_experts_per_tok':2,'norm_topk_prob':"
-     "true,'mlp_only_layers':[0,9],'decoder_sparse_step':1,'router_aux_loss_coef':0.1,'output_router_logits':"
-     "true,'max_window_layers':28," ODD_BUT_EXPERTS "}",
-     NULL},
->>>>>>> moe
     {"{'model_type':'roberta','hidden_size':32,'num_attention_heads':4,'architectures':['RobertaForMaskedLM']"
      ","
      "'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'max_position_embeddings':66,'pad_token_"
@@ -115,7 +90,6 @@ static const Kept kept[] = {
      "'n_layers':2,'vocab_size':500,'max_position_embeddings':64,'sinusoidal_pos_embds':true,'tie_weights_':"
      "true,"
      "'seq_classif_dropout':0.20," ODD "}",
-<<<<<<< HEAD
      NULL},
     {"{'model_type':'mixtral','hidden_size':32,'num_attention_heads':4,'architectures':['MixtralForCausalLM']"
      ",'num_key_value_heads':2,'intermediate_size':24,'num_hidden_layers':2,'vocab_size':500,"
@@ -128,8 +102,6 @@ static const Kept kept[] = {
      "'num_hidden_layers':3,'vocab_size':500,'num_local_experts':4,'num_experts_per_tok':2,'norm_topk_prob':"
      "true,'mlp_only_layers':[0,9],'decoder_sparse_step':1,'router_aux_loss_coef':0.1,'output_router_logits':"
      "true,'max_window_layers':28," ODD_ALL "}",
-=======
->>>>>>> moe
      NULL},
     {"{'model_type':'qwen3','hidden_size':32,'num_attention_heads':4,'architectures':['Qwen3ForCausalLM'],"
      "'num_key_value_heads':2,'head_dim':8,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
