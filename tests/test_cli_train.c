@@ -7,8 +7,9 @@
 static json_t *train_json(const char **arguments)
 {
     json_t *root = parse(expect_code(run_command(arguments), 0)->out);
-    assert_keys(root, "model device blas parameters active_parameters bracket steps loss_first loss_last validation "
-                      "tokens_per_second memory");
+    assert_keys(
+        root, "model device blas parameters active_parameters bracket steps loss_first loss_last validation "
+              "tokens_per_second memory");
     const json_t *memory = json_object_get(root, "memory"), *planned = json_object_get(memory, "planned");
     check_memory(memory, 1, 1);
     check_memory(planned, 0, 0);
@@ -23,7 +24,7 @@ static json_t *train_json(const char **arguments)
     train_json((const char *[]){"brim", "train", "--json", "--threads", "1", __VA_ARGS__, NULL})
 /* Of 40 sequences two are held out, so that validation takes no longer than training. */
 #define SMALL_TEXT "--data", make_text("small", 40 * 16 + 1), "--batch", "2", "--seq", "16"
-#define SMALL SMALL_TEXT, "--steps", "5"
+#define SMALL      SMALL_TEXT, "--steps", "5"
 
 /* No line of a log, no step and no byte differs from the plan. */
 static void check_printed(Outcome *o, int step_lines)
@@ -42,7 +43,8 @@ static void language_models(void **state)
     (void)state;
     static const char *const models[] = {"llama-tiny", "gpt2-tiny", "bert-tiny"};
     for (size_t i = 0; i < COUNT(models); i++) {
-        json_t *root = TRAIN("--model", models[i], SMALL_TEXT, "--steps", "20"); /* fewer may end on a hard one */
+        json_t *root =
+            TRAIN("--model", models[i], SMALL_TEXT, "--steps", "20"); /* fewer may end on a hard one */
         assert_string_equal(json_string_value(json_object_get(root, "model")), models[i]);
         assert_int_equal(integer_at(root, "steps"), 20);
         assert_keys(json_object_get(root, "validation"), "loss samples");
@@ -217,11 +219,11 @@ static void a_log_that_breaks_off(void **state)
     (void)state;
     char log[192], line[1024];
     snprintf(log, sizeof log, "%s", in_folder("breaks.jsonl"));
-    snprintf(
-        line, sizeof line,
-        "exec 2>&1; %s train --quiet --threads 1 --model gpt2-tiny --data %s --batch 2 --seq 16 --steps 160 --log %s & "
-        "p=$!; until [ -s %s ]; do sleep 0.02; done; prlimit --pid $p --fsize=131072; wait $p",
-        command_path(), make_text("small", 40 * 16 + 1), log, log);
+    snprintf(line, sizeof line,
+             "exec 2>&1; %s train --quiet --threads 1 --model gpt2-tiny --data %s --batch 2 --seq 16 --steps "
+             "160 --log %s & "
+             "p=$!; until [ -s %s ]; do sleep 0.02; done; prlimit --pid $p --fsize=131072; wait $p",
+             command_path(), make_text("small", 40 * 16 + 1), log, log);
     FILE *pipe = popen(line, "r");
     assert_non_null(pipe);
     static char text[1 << 16];
@@ -268,8 +270,8 @@ static void a_validation_that_is_none(void **state)
 {
     (void)state;
     Outcome *o = expect_code(RUN("train", "--json", "--threads", "1", "--model", "gpt2-tiny", "--data",
-                                 make_text("small", 40 * 16 + 1), "--batch", "2", "--seq", "16", "--steps", "1",
-                                 "--optimizer", "sgd", "--lr", "1e38", "--clip", "0"),
+                                 make_text("small", 40 * 16 + 1), "--batch", "2", "--seq", "16", "--steps",
+                                 "1", "--optimizer", "sgd", "--lr", "1e38", "--clip", "0"),
                              0);
     json_t *root = parse(o->out);
     assert_true(json_is_null(json_object_get(json_object_get(root, "validation"), "loss")));
