@@ -28,15 +28,14 @@ class Attention:
         except Exception as error:
             self.flex, self.no_flex = None, str(error).strip().split('\n')[0][:80]
 
-    def sees(self, b, h, q, k):
-        return (k <= q) & (k > q - self.window)
-
     def mask(self, kind, tokens):
         """What says which keys are seen; made once."""
         if (kind, tokens) not in self.masks:
+            def sees(b, h, q, k):
+                return (k <= q) & (k > q - self.window)
             at = torch.arange(tokens)
-            self.masks[kind, tokens] = (self.sees(0, 0, at[:, None], at[None, :]) if kind == 'mask' else
-                                        create_block_mask(self.sees, None, None, tokens, tokens, device='cpu'))
+            self.masks[kind, tokens] = (sees(0, 0, at[:, None], at[None, :]) if kind == 'mask' else
+                                        create_block_mask(sees, None, None, tokens, tokens, device='cpu'))
         return self.masks[kind, tokens]
 
     def forward(self, kind, q, k, v):
