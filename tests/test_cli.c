@@ -237,7 +237,7 @@ static void every_preset_plans(void **state)
     assert_true(json_array_size(models) >= 15);
     json_array_foreach(models, i, model)
     {
-        assert_keys(model, "model family parameters");
+        assert_keys(model, "model family parameters active_parameters");
         const char *name = json_string_value(json_object_get(model, "model"));
         int mlp = !strcmp(json_string_value(json_object_get(model, "family")), "mlp");
         json_t *plan = PLAN("--model", name, "--data", mlp ? images : "builtin", "--threads", "2");
