@@ -34,6 +34,17 @@ static const Alias aliases[] = {
     {"mistral-7b-instruct-v0.1", "mistral-7b", NULL},
     {"mistral-7b-instruct-v0.2", "mistral-7b-v0.2", NULL},
     {"mistral-7b-instruct-v0.3", "mistral-7b-v0.3", NULL},
+    {"mixtral-8x7b-v0.1", "mixtral-8x7b", NULL},
+    {"mixtral-8x7b-instruct-v0.1", "mixtral-8x7b", NULL},
+    {"mixtral-8x22b-v0.1", "mixtral-8x22b", NULL},
+    {"mixtral-8x22b-instruct-v0.1", "mixtral-8x22b", NULL},
+    {"qwen3-4b-instruct-2507", "qwen3-4b",
+     "Qwen3 4B of July 2025 has the sizes of Qwen3 4B, and 262144 positions."},
+    {"olmo-2-0425-1b", "olmo2-1b", NULL},
+    {"olmo-2-1124-7b", "olmo2-7b", NULL},
+    {"olmo-2-1124-13b", "olmo2-13b", NULL},
+    {"olmo-2-0325-32b", "olmo2-32b", NULL},
+    {"olmo-3-1025-7b", "olmo3-7b", NULL},
     {"gpt2-small", "gpt2", NULL},
     {"gpt2-124m", "gpt2", NULL},
     {"gpt2-355m", "gpt2-medium", NULL},
@@ -71,10 +82,11 @@ static int hub_name(const char *what)
     return !slash || (slash != what && what[0] != '.' && slash[1] && !strchr(slash + 1, '/'));
 }
 
-/* What was tuned further to follow instructions has the same shape, and so has another format. */
+/* What was tuned further to follow instructions, or was not yet, has the same shape, and so has another
+ * format. */
 static int drop_ending(NameKey *key)
 {
-    static const char *const endings[] = {"instruct", "chat", "hf"};
+    static const char *const endings[] = {"instruct", "chat", "hf", "it", "pt", "base"};
     size_t length = strlen(key->text);
     for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
         size_t end = strlen(endings[i]);
