@@ -200,7 +200,7 @@ void families_read(Fields *f)
         return;
     const ConfigType *type = config_type(name, &f->model->preset.family);
     if (!type) {
-        if (!unread_family(f, name, known_types().text))
+        if (!unread_family(f, name))
             fields_refuse(f, "model_type", "%s", known_types().text);
         return;
     }

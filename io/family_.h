@@ -70,8 +70,8 @@ const FamilyFiles *family_files(ModelFamily family);
 const FamilyFiles *family_files_named(const char *model);
 
 /* Raises what is missing for a model_type that is known and not read, and what is near; 0 for any other.
- * known: the types that are read. (unread.c) */
-int unread_family(Fields *f, const char *type, const char *known);
+ * (unread.c) */
+int unread_family(Fields *f, const char *type);
 /* The type of this name, and its family's number; NULL = none, as for a name that is NULL. */
 const ConfigType *config_type(const char *name, ModelFamily *family);
 

@@ -72,14 +72,13 @@ static int has_word(const char *words, const char *word)
     return 0;
 }
 
-int unread_family(Fields *f, const char *type, const char *known)
+int unread_family(Fields *f, const char *type)
 {
     for (size_t i = 0; i < sizeof unread / sizeof unread[0]; i++)
         if (has_word(unread[i].types, type)) {
-            fields_fail(f, "the model_type %s is not read: %s%s%s (what is read: %s)", string_text(type).text,
-                        unread[i].missing,
+            fields_fail(f, "the model_type %s is not read: %s%s%s", string_text(type).text, unread[i].missing,
                         unread[i].near ? "; the nearest model that is known by name is " : "",
-                        unread[i].near ? unread[i].near : "", known);
+                        unread[i].near ? unread[i].near : "");
             return 1;
         }
     return 0;

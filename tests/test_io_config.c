@@ -469,7 +469,7 @@ static void test_unknown_fields(void **state)
     for (size_t i = 0; i < COUNT(unread); i++) {
         char what[64];
         snprintf(what, sizeof what, "the model_type \"%s\" is not read: ", unread[i]);
-        refuse_each(unread[i], &(Refusal){"'hidden_size': 'x'", what, "gpt2, llama, mistral, qwen2, "}, 1);
+        refuse_each(unread[i], &(Refusal){"'hidden_size': 'x'", what, " is not read: "}, 1);
     }
     refuse_each("qwen2_moe", &(Refusal){"'a': 1", "an expert that all tokens share", "qwen3-30b-a3b"}, 1);
     refuse_each("", &(Refusal){"'a': 1", "model_type", "not \"\""}, 1);
