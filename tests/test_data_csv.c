@@ -470,15 +470,15 @@ static void test_parts(void **state)
     assert_non_null(strstr(data_note(sorted), "all 20 at the end that are held out have one label: shuffle"));
 }
 
-static int64_t shapes_of(Loader *loader, int steps)
+static uint64_t shapes_of(Loader *loader, int steps)
 {
-    int64_t sum = 0;
+    uint64_t sum = 0;
     for (int step = 0; step < steps; step++)
         for (const Batch *b; (b = data_next(loader));) {
             assert_non_null(b->types);
             assert_int_equal(tensor_shape(b->mask).dim[1], tensor_shape(b->types).dim[1]);
-            sum = 31 * sum + 1000 * tensor_dim(b->ids, 0) + 10 * tensor_dim(b->labels, 0) +
-                  tensor_dim(b->ids, 1);
+            sum = 31 * sum + (uint64_t)(1000 * tensor_dim(b->ids, 0) + 10 * tensor_dim(b->labels, 0) +
+                                        tensor_dim(b->ids, 1));
         }
     return sum;
 }

@@ -27,7 +27,8 @@ def cases():
     for window in (17, 59, 60, 61, 1, 2):
         yield f'mistral, a window of {window}', MistralForCausalLM, MistralConfig(**SMALL, sliding_window=window)
     yield 'ministral, windows in some layers', MinistralForCausalLM, MinistralConfig(
-        **SMALL, sliding_window=10, layer_types=['sliding_attention', 'full_attention', 'sliding_attention'])
+        **SMALL, head_dim=8, sliding_window=10,
+        layer_types=['sliding_attention', 'full_attention', 'sliding_attention'])
     yield 'qwen2, a window in some layers', Qwen2ForCausalLM, Qwen2Config(
         **SMALL, use_sliding_window=True, sliding_window=13, max_window_layers=1)
     yield 'qwen3, a window in the layers listed', Qwen3ForCausalLM, Qwen3Config(

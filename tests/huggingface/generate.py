@@ -37,7 +37,7 @@ def run(*arguments):
 # ---- Logits ---------------------------------------------------------------------------------------------------------
 
 def positions(config):
-    return min(config.max_position_embeddings, getattr(config, 'sliding_window', None) or 1 << 30)
+    return config.max_position_embeddings
 
 
 @torch.no_grad()
