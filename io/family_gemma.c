@@ -121,8 +121,9 @@ static const GemmaKind gemma3 = {{.vocab = 262208,
               .other_heads = {"score."}},                                                                    \
     .adapted = {"q_proj", "v_proj"}
 
-const FamilyFiles gemma_files = {.types = {{"gemma", "GemmaForCausalLM", read_gemma, &gemma}}, GEMMA_FILES};
-const FamilyFiles gemma2_files = {.types = {{"gemma2", "Gemma2ForCausalLM", read_gemma, &gemma2}},
+const FamilyFiles gemma_files = {.types = {{"gemma", "GemmaForCausalLM", read_gemma, &gemma, NULL}},
+                                 GEMMA_FILES};
+const FamilyFiles gemma2_files = {.types = {{"gemma2", "Gemma2ForCausalLM", read_gemma, &gemma2, NULL}},
                                   GEMMA_FILES};
-const FamilyFiles gemma3_files = {.types = {{"gemma3_text", "Gemma3ForCausalLM", read_gemma, &gemma3}},
+const FamilyFiles gemma3_files = {.types = {{"gemma3_text", "Gemma3ForCausalLM", read_gemma, &gemma3, NULL}},
                                   GEMMA_FILES};

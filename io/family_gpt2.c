@@ -71,7 +71,7 @@ static void write_gpt2(json_t **o, const ModelPreset *preset)
 }
 
 const FamilyFiles gpt2_files = {
-    .types = {{"gpt2", "GPT2LMHeadModel", read_gpt2, NULL}},
+    .types = {{"gpt2", "GPT2LMHeadModel", read_gpt2, NULL, NULL}},
     .write = write_gpt2,
     .names = {.prefix = "transformer.",
               .tied = {{"lm_head.weight", "transformer.wte.weight"}},

@@ -47,7 +47,7 @@ static int check_granite(const ModelPreset *preset)
 static const DecoderKind granite = {.vocab = 32000, .hidden = 11008, .max_seq = 2048};
 
 const FamilyFiles granite_files = {
-    .types = {{"granite", "GraniteForCausalLM", read_granite, &granite}},
+    .types = {{"granite", "GraniteForCausalLM", read_granite, &granite, NULL}},
     .write = write_granite,
     .check = check_granite,
     .names = {.prefix = "model.",

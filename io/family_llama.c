@@ -108,10 +108,10 @@ static const LlamaKind qwen2 = {{.vocab = 151936, .hidden = 22016, .kv_heads = 3
                                 .qkv_bias = 1};
 
 const FamilyFiles llama_files = {
-    .types = {{"llama", "LlamaForCausalLM", read_llama, &llama},
-              {"mistral", "MistralForCausalLM", read_llama, &mistral},
-              {"ministral", "MinistralForCausalLM", read_llama, &ministral},
-              {"qwen2", "Qwen2ForCausalLM", read_llama, &qwen2}},
+    .types = {{"llama", "LlamaForCausalLM", read_llama, &llama, NULL},
+              {"mistral", "MistralForCausalLM", read_llama, &mistral, NULL},
+              {"ministral", "MinistralForCausalLM", read_llama, &ministral, NULL},
+              {"qwen2", "Qwen2ForCausalLM", read_llama, &qwen2, NULL}},
     .write = write_llama,
     .check = check_biases,
     .names = {.prefix = "model.",

@@ -61,7 +61,7 @@ static int check_mixtral(const ModelPreset *preset)
     const char *has = c->qkv_bias || c->o_bias || c->mlp_bias               ? "biases"
                       : !c->experts.normalise                               ? "weights that do not sum to 1"
                       : memcmp(&c->experts.dense, &none, sizeof none)       ? "dense layers"
-                      : memcmp(&c->sliding, &none, sizeof none) ? "windows in some layers"
+                      : memcmp(&c->sliding, &none, sizeof none)             ? "windows in some layers"
                       : c->experts.hidden && c->experts.hidden != c->hidden ? "experts.hidden of its own"
                                                                             : NULL;
     return has ? error_raise(ERROR_ARGUMENT, "io_write_config(): transformers has no Mixtral with %s", has)
@@ -72,7 +72,7 @@ static const DecoderKind mixtral = {
     .vocab = 32000, .hidden = 14336, .kv_heads = 8, .max_seq = 131072, .norm_eps = 1e-5, .theta = 1000000};
 
 const FamilyFiles mixtral_files = {
-    .types = {{"mixtral", "MixtralForCausalLM", read_mixtral, &mixtral}},
+    .types = {{"mixtral", "MixtralForCausalLM", read_mixtral, &mixtral, NULL}},
     .write = write_mixtral,
     .check = check_mixtral,
     .names = {.prefix = "model.",

@@ -165,7 +165,7 @@ static void write_modernbert(json_t **o, const ModelPreset *preset)
 }
 
 const FamilyFiles modernbert_files = {
-    .types = {{"modernbert", "ModernBertForMaskedLM", read_modernbert, NULL}},
+    .types = {{"modernbert", "ModernBertForMaskedLM", read_modernbert, NULL, NULL}},
     .write = write_modernbert,
     .names = {.prefix = "model.",
               .tied = {{"decoder.weight", "model.embeddings.tok_embeddings.weight"}},

@@ -47,8 +47,8 @@ static const DecoderKind olmo3 = {
     .vocab = 50304, .hidden = 11008, .max_seq = 2048, .norm_eps = 1e-5, .theta = 500000, .local_theta = -1};
 
 const FamilyFiles olmo2_files = {
-    .types = {{"olmo2", "Olmo2ForCausalLM", read_olmo2, &olmo2},
-              {"olmo3", "Olmo3ForCausalLM", read_olmo3, &olmo3}},
+    .types = {{"olmo2", "Olmo2ForCausalLM", read_olmo2, &olmo2, NULL},
+              {"olmo3", "Olmo3ForCausalLM", read_olmo3, &olmo3, NULL}},
     .write = write_olmo2,
     .check = check_olmo2,
     .names = {.prefix = "model.",

@@ -38,7 +38,7 @@ static const DecoderKind phi3 = {.vocab = 32064,
                                  .original_max_seq = 4096};
 
 const FamilyFiles phi3_files = {
-    .types = {{"phi3", "Phi3ForCausalLM", read_phi3, &phi3}},
+    .types = {{"phi3", "Phi3ForCausalLM", read_phi3, &phi3, NULL}},
     .write = write_phi3,
     .check = check_phi3,
     .names = {.prefix = "model.",

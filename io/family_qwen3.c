@@ -27,7 +27,7 @@ static const DecoderKind qwen3 = {
     .vocab = 151936, .hidden = 22016, .kv_heads = 32, .head_dim = 128, .max_seq = 32768};
 
 const FamilyFiles qwen3_files = {
-    .types = {{"qwen3", "Qwen3ForCausalLM", read_qwen3, &qwen3}},
+    .types = {{"qwen3", "Qwen3ForCausalLM", read_qwen3, &qwen3, NULL}},
     .write = write_qwen3,
     .check = check_qwen3,
     .names = {.prefix = "model.",

@@ -87,7 +87,7 @@ static const DecoderKind qwen3_moe = {
     .vocab = 151936, .dim = 2048, .hidden = 6144, .layers = 24, .kv_heads = 4, .max_seq = 32768};
 
 const FamilyFiles qwen3_moe_files = {
-    .types = {{"qwen3_moe", "Qwen3MoeForCausalLM", read_qwen3_moe, &qwen3_moe}},
+    .types = {{"qwen3_moe", "Qwen3MoeForCausalLM", read_qwen3_moe, &qwen3_moe, NULL}},
     .write = write_qwen3_moe,
     .check = check_qwen3_moe,
     .names = {.prefix = "model.",

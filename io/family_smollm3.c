@@ -88,7 +88,7 @@ static const DecoderKind smollm3 = {.vocab = 128256,
                                     .theta = 2000000};
 
 const FamilyFiles smollm3_files = {
-    .types = {{"smollm3", "SmolLM3ForCausalLM", read_smollm3, &smollm3}},
+    .types = {{"smollm3", "SmolLM3ForCausalLM", read_smollm3, &smollm3, NULL}},
     .write = write_smollm3,
     .check = check_smollm3,
     .names = {.prefix = "model.",
