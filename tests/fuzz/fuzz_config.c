@@ -6,23 +6,14 @@
 
 static int layers(const ModelPreset *preset)
 {
-    switch (preset->family) {
-    case MODEL_BERT:
-        return preset->config.bert.layers;
-    case MODEL_GPT2:
-        return preset->config.gpt2.layers;
-    case MODEL_LLAMA:
-        return preset->config.llama.layers;
-    default:
-        return 0;
-    }
+    return nn_preset_sizes(preset).layers;
 }
 
 /* With the fields of the input. */
 static void keep_source(const ModelPreset *preset)
 {
     JsonText text;
-    fuzz_check(!config_make(preset, SAFETENSORS_F32, fuzz_path("source"), NULL, &text),
+    fuzz_check(!config_make(preset, SAFETENSORS_F32, fuzz_path("source"), NULL, NULL, &text),
                "the source's fields are not kept");
     fuzz_put("written/config.json", text.text, text.bytes);
     json_text_free(&text);
