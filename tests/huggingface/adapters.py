@@ -6,6 +6,7 @@ import tempfile
 import warnings
 
 import torch
+import transformers
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
@@ -36,6 +37,13 @@ def qwen3_moe():
                                               norm_topk_prob=True, mlp_only_layers=[1]))
 
 
+def decoder(name, **more):
+    """A class of decoders.py's kind, by the beginning of its name."""
+    small = {**LLAMA, 'pad_token_id': 0, **more}
+    return lambda: getattr(transformers, name + 'ForCausalLM')(
+        getattr(transformers, ('Gemma3Text' if name == 'Gemma3' else name) + 'Config')(**small))
+
+
 def gpt2():
     return GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0,
                                       embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=0.1))
@@ -58,6 +66,15 @@ CASES = [
     # (all-linear adapts experts too, as parameters: that is refused.)
     ('mixtral, attention', mixtral, {'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj'], 'r': 3}),
     ('qwen3_moe, some layers', qwen3_moe, {'target_modules': ['q_proj', 'k_proj'], 'layers_to_transform': [0, 2]}),
+    ('qwen3, all-linear', decoder('Qwen3', head_dim=12), {'target_modules': 'all-linear', 'r': 3}),
+    ('smollm3, some layers', decoder('SmolLM3'), {'target_modules': ['o_proj', 'gate_proj'], 'layers_to_transform': [1]}),
+    ('olmo2, all-linear', decoder('Olmo2'), {'target_modules': 'all-linear'}),
+    ('granite, all-linear', decoder('Granite', attention_multiplier=0.2, residual_multiplier=0.3),
+     {'target_modules': 'all-linear'}),
+    ('phi3, fused projections', decoder('Phi3'), {'target_modules': ['qkv_proj', 'gate_up_proj', 'down_proj'], 'r': 3}),
+    ('gemma2, all-linear', decoder('Gemma2', head_dim=12, sliding_window=8, query_pre_attn_scalar=12),
+     {'target_modules': 'all-linear'}),
+    ('gemma3, all-linear', decoder('Gemma3', head_dim=12, sliding_window=8), {'target_modules': 'all-linear', 'r': 2}),
     ('bert, all-linear', bert, {'target_modules': 'all-linear', 'r': 4}),
 ]
 
