@@ -554,8 +554,9 @@ static void check_cross_entropy_parts(const Kernels *k, int64_t rows, int64_t c,
         plain()->cross_entropy_backward(&part, DTYPE_F32, from, labels, 0.5f, lse, &dloss, 0.0f, plainly,
                                         on(1));
         k->cross_entropy_backward(&part, DTYPE_F32, from, labels, 0.5f, lse, &dloss, 0.0f, from, on(threads));
-        assert_near("a part of dlogits", rows * n, from, expected, 1e-6);
-        assert_near("a part, plainly", rows * n, plainly, expected, 1e-6);
+        double most = softcap > 0 ? 4e-6 : 1e-6; /* a cap's rounding is the exponent's */
+        assert_near("a part of dlogits", rows * n, from, expected, most);
+        assert_near("a part, plainly", rows * n, plainly, expected, most);
     }
 }
 
