@@ -4,6 +4,9 @@
 
 #include "family_decoder_.h"
 
+/* The one that is computed; GELU by its plain name is meant so in the first files. */
+static const char *const gates[] = {"gelu_pytorch_tanh", "gelu_new", "gelu", NULL};
+
 typedef struct GemmaKind {
     DecoderKind decoder;
     int version;
@@ -64,7 +67,9 @@ static void write_gemma(json_t **o, const ModelPreset *preset)
     int version = preset->family == MODEL_GEMMA ? 1 : preset->family == MODEL_GEMMA2 ? 2 : 3;
     ModelSizes sizes = nn_preset_sizes(preset);
     write_decoder(o, c, types[version - 1], classes[version - 1]);
-    config_put(o, version == 1 ? "hidden_act" : "hidden_activation", json_string("gelu_pytorch_tanh"));
+    config_put(o, "hidden_act", json_string(gates[0]));
+    if (version > 1) /* the name that transformers reads */
+        config_put(o, "hidden_activation", json_string(gates[0]));
     config_put(o, "head_dim", json_integer(sizes.head_dim)); /* 256 where it is absent */
     config_put(o, "attention_bias", json_boolean(c->qkv_bias));
     if (version == 1)
@@ -85,8 +90,6 @@ static int check_gemma(const ModelPreset *preset)
 }
 
 /* ---- The families ---------------------------------------------------------------------------- */
-
-static const char *const gates[] = {"gelu_pytorch_tanh", "gelu_new", "gelu", NULL};
 
 #define GEMMA .vocab = 256000, .head_dim = 256, .tied = 1, .gates = gates
 static const GemmaKind gemma = {

@@ -67,15 +67,15 @@ static void write_llama(json_t **o, const ModelPreset *preset)
     /* Biases on q, k and v alone are Qwen2's; Llama has four or none, and no window. */
     int qwen2 = c->qkv_bias && !c->o_bias && !c->mlp_bias;
     int mistral = c->window && !c->qkv_bias && !c->o_bias && !c->mlp_bias;
-    write_decoder(o, c,
-                  qwen2     ? "qwen2"
-                  : mistral ? "mistral"
-                            : "llama",
-                  qwen2     ? "Qwen2ForCausalLM"
-                  : mistral ? "MistralForCausalLM"
-                            : "LlamaForCausalLM");
+    int ministral = mistral && !layer_set_is_empty(&c->sliding);
+    const char *type = qwen2 ? "qwen2" : ministral ? "ministral" : mistral ? "mistral" : "llama";
+    write_decoder(o, c, type, config_type(type, &(ModelFamily){MODEL_LLAMA})->architecture);
     if (mistral)
         config_put(o, "sliding_window", json_integer(c->window));
+    if (ministral) {
+        config_put(o, "layer_types", layer_types_json(c));
+        config_put(o, "head_dim", json_integer(nn_preset_sizes(preset).head_dim)); /* which must be there */
+    }
     if (qwen2)
         write_qwen_windows(o, c);
     if (qwen2 || mistral)

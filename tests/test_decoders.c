@@ -146,6 +146,53 @@ static void test_biases_to_write(void **state)
     }
 }
 
+/* What is written of a configuration, without the file that it came from, is read as the same. */
+static void test_written_is_read(void **state)
+{
+    (void)state;
+    static const char *const configs[] = {
+        "'model_type': 'llama', 'attention_bias': true, 'mlp_bias': true",
+        "'model_type': 'mistral', 'sliding_window': 7, 'head_dim': 4",
+        "'model_type': 'ministral', 'head_dim': 4, 'sliding_window': 7, 'layer_types': ['sliding_attention', "
+        "'full_attention', 'full_attention', 'sliding_attention', 'full_attention']",
+        "'model_type': 'qwen2', 'use_sliding_window': true, 'sliding_window': 7, 'max_window_layers': 3",
+        "'model_type': 'qwen3', 'head_dim': 10, 'use_sliding_window': true, 'sliding_window': 7, "
+        "'max_window_layers': 0, 'attention_bias': true",
+        "'model_type': 'smollm3', 'no_rope_layers': [0, 1, 1, 0, 1], 'use_sliding_window': true, "
+        "'sliding_window': 9, 'mlp_bias': true, 'attention_bias': true",
+        "'model_type': 'olmo2', 'attention_bias': true",
+        "'model_type': 'olmo3', 'sliding_window': 9, 'rope_scaling': {'rope_type': 'yarn', 'factor': 4.0, "
+        "'original_max_position_embeddings': 16, 'attention_factor': 1.25}",
+        "'model_type': 'granite', 'embedding_multiplier': 12, 'residual_multiplier': 0.22, "
+        "'attention_multiplier': 0.25, 'logits_scaling': 8",
+        "'model_type': 'phi3', 'sliding_window': 9, 'partial_rotary_factor': 0.5, "
+        "'original_max_position_embeddings': 32, 'rope_scaling': {'type': 'longrope', 'short_factor': [1.5], "
+        "'long_factor': [4.0]}",
+        "'model_type': 'gemma', 'head_dim': 8",
+        "'model_type': 'gemma2', 'head_dim': 8, 'sliding_window': 9, 'query_pre_attn_scalar': 12, "
+        "'attn_logit_softcapping': null",
+        "'model_type': 'gemma3_text', 'head_dim': 8, 'sliding_window': 9, 'sliding_window_pattern': 2, "
+        "'rope_scaling': {'rope_type': 'linear', 'factor': 8.0}, 'rope_local_base_freq': 300.0, "
+        "'query_pre_attn_scalar': 12",
+        "'model_type': 'mixtral', 'num_local_experts': 4, 'num_experts_per_tok': 3, 'head_dim': 4, "
+        "'output_router_logits': true, 'router_aux_loss_coef': 0.5",
+        "'model_type': 'qwen3_moe', 'head_dim': 10, 'num_experts': 4, 'num_experts_per_tok': 2, "
+        "'moe_intermediate_size': 12, 'mlp_only_layers': [1], 'norm_topk_prob': true",
+    };
+    for (size_t i = 0; i < COUNT(configs); i++) {
+        char text[1024];
+        IoModel again;
+        snprintf(text, sizeof text, "{" SIZES "%s}", configs[i]);
+        IoModel m = good(text);
+        assert_int_equal(io_write_config(&m.preset, file, SAFETENSORS_F32), 0);
+        if (io_read_config(file, &again))
+            fail_msg("%s\n%s", text, error_message());
+        assert_string_equal(again.about, m.about);
+        if (memcmp(&again.preset.config, &m.preset.config, sizeof m.preset.config) != 0)
+            fail_msg("%s is another model when it is written and read", text);
+    }
+}
+
 /* ---- Values ---------------------------------------------------------------------------------- */
 
 static double loss_of(const ModelPreset *preset)
@@ -193,9 +240,10 @@ static void test_layer_sets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_qwen3_fields),    TEST(test_olmo2_fields), TEST(test_smollm3_fields),
-        TEST(test_granite_fields),  TEST(test_defaults),     TEST(test_refused),
-        TEST(test_biases_to_write), TEST(test_fields_act),   TEST(test_layer_sets),
+        TEST(test_qwen3_fields),    TEST(test_olmo2_fields),    TEST(test_smollm3_fields),
+        TEST(test_granite_fields),  TEST(test_defaults),        TEST(test_refused),
+        TEST(test_biases_to_write), TEST(test_written_is_read), TEST(test_fields_act),
+        TEST(test_layer_sets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
