@@ -43,8 +43,8 @@ static void read_gemma(Fields *f, const void *which)
     fields_must(f, "use_bidirectional_attention", 0, "a token sees what comes before it here");
     if (kind->version == 1)
         return;
-    double scalar = fields_number(f, "query_pre_attn_scalar", 256, 1e-6, 1e9);
-    c->attention_scale = (float)(1 / sqrt(scalar));
+    int scalar = fields_count(f, "query_pre_attn_scalar", 256, 1, MOST_WIDTH);
+    c->attention_scale = (float)(1 / sqrt((double)scalar));
     c->attention_cap = read_cap(f, "attn_logit_softcapping", kind->cap);
     c->logits_cap = read_cap(f, "final_logit_softcapping", kind->logits_cap);
     read_windows(f, kind, c);

@@ -316,6 +316,48 @@ void assert_parity(const char *what, const char *name, const Record *expected, c
 
 /* ---- Small models ---------------------------------------------------------------------------- */
 
+/* Llama's, and what sets the family apart. */
+static LlamaConfig small_decoder(ModelFamily family, int layers)
+{
+    LlamaConfig c = {.vocab = SMALL_VOCAB,
+                     .dim = 32,
+                     .layers = layers,
+                     .heads = 4,
+                     .kv_heads = family == MODEL_OLMO2 ? 0 : 2,
+                     .hidden = family == MODEL_MIXTRAL ? 24 : 48,
+                     .max_seq = 24};
+    if (family == MODEL_SMOLLM3 || family == MODEL_GEMMA || family == MODEL_GEMMA2 || family == MODEL_GEMMA3)
+        c.tied = 1;
+    if (family == MODEL_SMOLLM3)
+        c.no_rope = (LayerSet){{2}};
+    if (family == MODEL_GRANITE) {
+        c.embedding_factor = 12;
+        c.branch_factor = 0.22f;
+        c.logits_divisor = 8;
+        c.attention_scale = 0.1f;
+    }
+    if (family == MODEL_QWEN3 || family == MODEL_QWEN3_MOE || family == MODEL_GEMMA ||
+        family == MODEL_GEMMA2 || family == MODEL_GEMMA3)
+        c.head_dim = 12;
+    if (family == MODEL_PHI3)
+        c.partial_rotary = 0.75f;
+    if (family == MODEL_PHI3 || family == MODEL_GEMMA2 || family == MODEL_GEMMA3)
+        c.window = 5;
+    if (family == MODEL_GEMMA2 || family == MODEL_GEMMA3)
+        c.sliding = (LayerSet){{1}};
+    if (family == MODEL_GEMMA2) {
+        c.attention_cap = 2;
+        c.logits_cap = 3;
+    }
+    if (family == MODEL_GEMMA3)
+        c.local_theta = 100;
+    if (family == MODEL_MIXTRAL)
+        c.experts = (ExpertsConfig){.count = 5, .active = 2, .normalise = 1};
+    if (family == MODEL_QWEN3_MOE) /* the first layer has none */
+        c.experts = (ExpertsConfig){.count = 6, .active = 3, .hidden = 20, .dense = {{1}}};
+    return c;
+}
+
 ModelPreset small_preset(const Setting *s)
 {
     int layers = s->layers ? s->layers : 2;
@@ -354,107 +396,8 @@ ModelPreset small_preset(const Setting *s)
         preset.config.gpt2 = (Gpt2Config){
             .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .ffn = 48, .max_seq = 24};
         break;
-    case MODEL_LLAMA:
-        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
-                                            .dim = 32,
-                                            .layers = layers,
-                                            .heads = 4,
-                                            .kv_heads = 2,
-                                            .hidden = 48,
-                                            .max_seq = 24};
-        break;
-    case MODEL_SMOLLM3:
-        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
-                                            .dim = 32,
-                                            .layers = layers,
-                                            .heads = 4,
-                                            .kv_heads = 2,
-                                            .hidden = 48,
-                                            .max_seq = 24,
-                                            .tied = 1,
-                                            .no_rope = {{2}}};
-        break;
-    case MODEL_GRANITE:
-        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
-                                            .dim = 32,
-                                            .layers = layers,
-                                            .heads = 4,
-                                            .kv_heads = 2,
-                                            .hidden = 48,
-                                            .max_seq = 24,
-                                            .embedding_factor = 12,
-                                            .branch_factor = 0.22f,
-                                            .logits_divisor = 8,
-                                            .attention_scale = 0.1f};
-        break;
-    case MODEL_QWEN3:
-        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
-                                            .dim = 32,
-                                            .layers = layers,
-                                            .heads = 4,
-                                            .kv_heads = 2,
-                                            .head_dim = 12,
-                                            .hidden = 48,
-                                            .max_seq = 24};
-        break;
-    case MODEL_PHI3:
-        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
-                                            .dim = 32,
-                                            .layers = layers,
-                                            .heads = 4,
-                                            .kv_heads = 2,
-                                            .hidden = 48,
-                                            .max_seq = 24,
-                                            .partial_rotary = 0.75f,
-                                            .window = 5};
-        break;
-    case MODEL_GEMMA:
-    case MODEL_GEMMA2:
-    case MODEL_GEMMA3:
-        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
-                                            .dim = 32,
-                                            .layers = layers,
-                                            .heads = 4,
-                                            .kv_heads = 2,
-                                            .head_dim = 12,
-                                            .hidden = 48,
-                                            .max_seq = 24,
-                                            .tied = 1};
-        if (s->family != MODEL_GEMMA) {
-            preset.config.llama.window = 5;
-            preset.config.llama.sliding = (LayerSet){{1}};
-        }
-        if (s->family == MODEL_GEMMA2)
-            preset.config.llama.attention_cap = 2, preset.config.llama.logits_cap = 3;
-        if (s->family == MODEL_GEMMA3)
-            preset.config.llama.local_theta = 100;
-        break;
-    case MODEL_OLMO2:
-        preset.config.llama = (LlamaConfig){
-            .vocab = SMALL_VOCAB, .dim = 32, .layers = layers, .heads = 4, .hidden = 48, .max_seq = 24};
-        break;
-    case MODEL_MIXTRAL:
-        preset.config.llama = (LlamaConfig){.vocab = SMALL_VOCAB,
-                                            .dim = 32,
-                                            .layers = layers,
-                                            .heads = 4,
-                                            .kv_heads = 2,
-                                            .hidden = 24,
-                                            .max_seq = 24,
-                                            .experts = {.count = 5, .active = 2, .normalise = 1}};
-        break;
-    case MODEL_QWEN3_MOE:
-        preset.config.llama = (LlamaConfig){
-            .vocab = SMALL_VOCAB,
-            .dim = 32,
-            .layers = layers,
-            .heads = 4,
-            .kv_heads = 2,
-            .head_dim = 12,
-            .hidden = 48,
-            .max_seq = 24,
-            .experts = {.count = 6, .active = 3, .hidden = 20, .dense = {{1}}}}; /* the first layer */
-        break;
+    default:
+        preset.config.llama = small_decoder(s->family, layers);
     }
     nn_preset_set_attention(&preset, s->attention);
     nn_preset_set_dropout(&preset, s->dropout);
