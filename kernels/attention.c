@@ -184,11 +184,8 @@ static void attention_pad_row(int n, float *s)
 static void attention_row_cap(int n, float cap, float *s)
 {
 #pragma omp simd
-    for (int j = 0; j < n; j++) {
-        float tanh;
-        vec_tanh_tail(fabsf(s[j] / cap), &tanh);
-        s[j] = copysignf(cap * tanh, s[j]);
-    }
+    for (int j = 0; j < n; j++)
+        s[j] = vec_softcap(cap, s[j]);
 }
 
 static void attention_row_scale(int n, float factor, float *x)

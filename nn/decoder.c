@@ -11,6 +11,12 @@ enum { USUAL_MAX_SEQ = 4096 };
 
 /* ---- A block --------------------------------------------------------------------------------- */
 
+/* factor x, which is given away; 0: x. */
+static Tensor *times(Tensor *x, float factor)
+{
+    return factor > 0 ? tensor_scale(tensor_donate(x), factor) : x;
+}
+
 /* after(body(before(x))) times the factor, for norms that exist. */
 static Tensor *branch(const DecoderBlock *self, Module *before, Module *body, Module *after, Tensor *x,
                       const Batch *batch)
@@ -19,7 +25,7 @@ static Tensor *branch(const DecoderBlock *self, Module *before, Module *body, Mo
     y = nn_forward(body, y, batch);
     if (after)
         y = nn_forward(after, tensor_donate(y), batch);
-    return self->branch_factor > 0 ? tensor_scale(tensor_donate(y), self->branch_factor) : y;
+    return times(y, self->branch_factor);
 }
 
 Tensor *module_decoder_block_forward(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
@@ -102,11 +108,6 @@ static int check_length(const Module *module, const Batch *batch)
         return error_raise(ERROR_SHAPE, "%s: a sequence of %lld is longer than the model's %d", name,
                            (long long)length, self->max_seq);
     return 0;
-}
-
-static Tensor *times(Tensor *x, float factor)
-{
-    return factor > 0 ? tensor_scale(tensor_donate(x), factor) : x;
 }
 
 static Tensor *decoder_hidden(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
