@@ -126,6 +126,9 @@ def compare(name, model, directory, inputs, folder, extra=()):
     a, r = worst({n: ours['grad.' + n] for n in gradients}, gradients) if same else (0, 1)
     check(f'{name}: all gradients', r < TOLERANCE, f'max abs {a:.2g}, relative {r:.2g}')
     back(name, model, type(model), saved, inputs)
+    alone = os.path.join(folder, 'alone')
+    driver(directory, given, got, '--save', alone, '--alone', *extra)
+    back(f'{name}, with a config.json of brim\'s own', model, type(model), alone, inputs)
     trained(name, type(model), directory, inputs, folder)
 
 
