@@ -1,0 +1,271 @@
+/* Llama, Qwen2, Qwen3 and Mistral, as transformers' modeling files write them. */
+#include <string.h>
+
+#include "../../memtrack/memtrack.h"
+#include "job_.h"
+
+typedef struct Layer {
+    TorchLinear q, k, v, o, gate, up, down;
+    TorchTensor *q_norm, *k_norm, *input_norm, *post_norm;
+} Layer;
+
+typedef struct Decoder {
+    TorchTensor *embedding, *norm, *frequencies[2];
+    TorchLinear head;
+    TorchTensor *cos, *sin, *mask; /* of this forward pass */
+    int caches;
+    Layer layers[];
+} Decoder;
+
+static void make(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    int64_t D = m->hidden, H = m->heads * m->head_dim, K = m->kv_heads * m->head_dim, F = m->intermediate;
+    int bias = m->family == PYTORCH_QWEN2;
+    job->model_bytes = sizeof(Decoder) + (size_t)m->layers * sizeof(Layer);
+    Decoder *d = job->model = memtrack_host_calloc(NULL, job->model_bytes);
+    if (!d)
+        longjmp(t->failed, 1);
+    TorchPlace top = torch_enter(t, "embed_tokens");
+    d->embedding = torch_parameter(job, 2, (int64_t[]){m->vocab, D});
+    for (int64_t i = 0; i < m->layers; i++) {
+        Layer *l = &d->layers[i];
+        t->place = (TorchPlace){(int)i, "self_attn"};
+        l->q = torch_make_linear(job, D, H, bias);
+        l->k = torch_make_linear(job, D, K, bias);
+        l->v = torch_make_linear(job, D, K, bias);
+        l->o = torch_make_linear(job, H, D, 0);
+        if (m->family == PYTORCH_QWEN3) {
+            l->q_norm = torch_parameter(job, 1, &m->head_dim);
+            l->k_norm = torch_parameter(job, 1, &m->head_dim);
+        }
+        t->place.module = "mlp";
+        l->gate = torch_make_linear(job, D, F, 0);
+        l->up = torch_make_linear(job, D, F, 0);
+        l->down = torch_make_linear(job, F, D, 0);
+        t->place.module = "input_layernorm";
+        l->input_norm = torch_parameter(job, 1, &D);
+        t->place.module = "post_attention_layernorm";
+        l->post_norm = torch_parameter(job, 1, &D);
+    }
+    t->place = (TorchPlace){-1, "norm"};
+    d->norm = torch_parameter(job, 1, &D);
+    t->place.module = "rotary_emb";
+    for (int i = 0; i < 2; i++)
+        d->frequencies[i] = torch_buffer(job, TORCH_F32, 1, (int64_t[]){m->head_dim / 2});
+    t->place.module = "lm_head";
+    d->head.weight = d->embedding;
+    if (!m->tied)
+        d->head = torch_make_linear(job, D, m->vocab, 0);
+    t->place = top;
+}
+
+/* ---- Attention ------------------------------------------------------------------------------- */
+
+static TorchTensor *rotate_half(Torch *t, TorchTensor *x)
+{
+    size_t frame = torch_frame(t);
+    int64_t D = x->shape.size[3];
+    torch_name(t, x);
+    TorchTensor *x1 = torch_name(t, torch_slice(t, x, 3, 0, D / 2));
+    TorchTensor *x2 = torch_name(t, torch_slice(t, x, 3, D / 2, D));
+    TorchTensor *parts[] = {torch_neg(t, x2), x1};
+    return torch_leave(t, frame, torch_cat(t, 3, 2, parts));
+}
+
+static TorchTensor *rotary(Torch *t, TorchTensor *x, TorchTensor *cos, TorchTensor *sin)
+{
+    TorchTensor *a = torch_mul(t, x, cos);
+    TorchTensor *b = torch_mul(t, rotate_half(t, x), sin);
+    return torch_add(t, a, b);
+}
+
+static TorchTensor *repeat_kv(Torch *t, TorchTensor *x, int64_t repeats)
+{
+    if (repeats == 1)
+        return x;
+    const TorchShape *s = &x->shape;
+    int64_t wide[] = {s->size[0], s->size[1], repeats, s->size[2], s->size[3]};
+    int64_t flat[] = {s->size[0], s->size[1] * repeats, s->size[2], s->size[3]};
+    return torch_reshape(t, torch_expand(t, torch_unsqueeze(t, x, 2), 5, wide), 4, flat);
+}
+
+/* eager_attention_forward; the scores leave by `weights`, a loose tensor. */
+static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int64_t repeats,
+                          double dropout, TorchTensor **weights)
+{
+    size_t frame = torch_frame(t);
+    TorchType type = q->shape.type;
+    TorchTensor *keys = torch_name(t, repeat_kv(t, k, repeats)), *values = torch_name(t, repeat_kv(t, v, repeats));
+    TorchTensor *w = torch_name(t, torch_scale(t, torch_matmul(t, q, torch_transpose(t, keys, 2, 3))));
+    if (mask)
+        w = torch_rebind(t, w, torch_add(t, w, mask));
+    w = torch_rebind(t, w, torch_cast(t, torch_softmax(t, w, TORCH_F32), type));
+    w = torch_rebind(t, w, torch_dropout(t, w, dropout));
+    TorchTensor *y = torch_name(t, torch_matmul(t, w, values));
+    y = torch_rebind(t, y, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
+    w->refs++; /* leaves beside the output */
+    *weights = w;
+    return torch_leave(t, frame, y);
+}
+
+static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, TorchTensor **weights)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    Decoder *d = job->model;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "self_attn");
+    int64_t B = x->shape.size[0], S = x->shape.size[1];
+    int64_t queries[] = {B, S, m->heads, m->head_dim}, keys[] = {B, S, m->kv_heads, m->head_dim};
+    torch_name(t, x);
+    TorchTensor *q = torch_view(t, torch_project(job, &l->q, x), 4, queries);
+    q = torch_name(t, torch_transpose(t, l->q_norm ? torch_rms_norm(t, q, l->q_norm) : q, 1, 2));
+    TorchTensor *k = torch_view(t, torch_project(job, &l->k, x), 4, keys);
+    k = torch_name(t, torch_transpose(t, l->k_norm ? torch_rms_norm(t, k, l->k_norm) : k, 1, 2));
+    TorchTensor *v = torch_name(t, torch_transpose(t, torch_view(t, torch_project(job, &l->v, x), 4, keys), 1, 2));
+    size_t inner = torch_frame(t); /* apply_rotary_pos_emb's */
+    TorchTensor *cos = torch_name(t, torch_unsqueeze(t, d->cos, 1)), *sin = torch_name(t, torch_unsqueeze(t, d->sin, 1));
+    TorchTensor *q2 = torch_name(t, rotary(t, q, cos, sin)), *k2 = rotary(t, k, cos, sin);
+    q2->refs++;
+    torch_leave(t, inner, NULL);
+    q2->loose = 1;
+    torch_name(t, q2);
+    torch_name(t, k2);
+    torch_delete(t, q);
+    torch_delete(t, k);
+    if (d->caches) {
+        TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k2)), *all_values = torch_name(t, torch_cat(t, 2, 1, &v));
+        torch_delete(t, k2);
+        torch_delete(t, v);
+        torch_hold(job, k2 = all_keys);
+        torch_hold(job, v = all_values);
+    }
+    double dropout = m->attention_dropout;
+    TorchTensor *y;
+    *weights = NULL;
+    if (job->asked->attention == PYTORCH_EAGER)
+        y = eager(t, q2, k2, v, d->mask, m->heads / m->kv_heads, dropout, weights);
+    else
+        y = torch_make_contiguous(t, torch_transpose(t, torch_attention(t, q2, k2, v, d->mask, 1, dropout), 1, 2));
+    y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){B, S, m->heads * m->head_dim}));
+    y = torch_rebind(t, y, torch_project(job, &l->o, y));
+    y = torch_leave(t, frame, y);
+    t->place = up;
+    return y;
+}
+
+/* ---- Layers ---------------------------------------------------------------------------------- */
+
+static TorchTensor *mlp(TorchJob *job, const Layer *l, TorchTensor *x)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "mlp");
+    torch_name(t, x);
+    TorchTensor *gate = torch_silu(t, torch_project(job, &l->gate, x));
+    TorchTensor *product = torch_mul(t, gate, torch_project(job, &l->up, x));
+    TorchTensor *y = torch_leave(t, frame, torch_project(job, &l->down, product));
+    t->place = up;
+    return y;
+}
+
+static TorchTensor *normed(Torch *t, const char *module, TorchTensor *x, TorchTensor *weight)
+{
+    TorchPlace up = torch_enter(t, module);
+    TorchTensor *y = torch_rms_norm(t, x, weight);
+    t->place = up;
+    return y;
+}
+
+static TorchTensor *layer(Torch *t, void *user, TorchTensor *x)
+{
+    TorchJob *job = user;
+    Decoder *d = job->model;
+    const Layer *l = &d->layers[t->place.layer];
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    TorchTensor *weights, *h = torch_name(t, normed(t, "input_layernorm", x, l->input_norm));
+    h = torch_rebind(t, h, attention(job, l, h, &weights));
+    if (weights)
+        torch_name(t, weights); /* the `_` of the layer */
+    TorchTensor *sum = torch_add(t, x, h);
+    h = torch_rebind(t, h, sum);
+    TorchTensor *residual = torch_name(t, h);
+    h = torch_rebind(t, h, normed(t, "post_attention_layernorm", h, l->post_norm));
+    h = torch_rebind(t, h, mlp(job, l, h));
+    return torch_leave(t, frame, torch_add(t, residual, h));
+}
+
+/* ---- The model ------------------------------------------------------------------------------- */
+
+static TorchTensor *wave(Torch *t, const char *op, TorchTensor *angles)
+{
+    return torch_name(t, torch_scale(t, torch_wave(t, op, angles)));
+}
+
+static void rope(TorchJob *job, TorchTensor *positions)
+{
+    Torch *t = &job->torch;
+    Decoder *d = job->model;
+    TorchType type = job->weights;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "rotary_emb");
+    TorchTensor *p = torch_cast(t, torch_unsqueeze(t, positions, 2), TORCH_F32);
+    TorchTensor *angles = torch_name(t, torch_mul(t, p, d->frequencies[0]));
+    TorchTensor *twice[] = {angles, angles};
+    TorchTensor *all = torch_name(t, torch_cat(t, 2, 2, twice));
+    TorchTensor *cos = wave(t, "aten::cos", all), *sin = wave(t, "aten::sin", all);
+    TorchTensor *cos2 = torch_cast(t, cos, type), *sin2 = torch_cast(t, sin, type);
+    torch_leave(t, frame, NULL);
+    d->cos = torch_name(t, cos2);
+    d->sin = torch_name(t, sin2);
+    t->place = up;
+}
+
+static TorchTensor *body(TorchJob *job, TorchTensor *ids)
+{
+    Torch *t = &job->torch;
+    const PytorchJob *asked = job->asked;
+    Decoder *d = job->model;
+    size_t frame = torch_frame(t);
+    int64_t S = ids->shape.size[1];
+    TorchPlace up = torch_enter(t, "embed_tokens");
+    TorchTensor *h = torch_name(t, torch_embedding(t, d->embedding, ids));
+    t->place = up;
+    TorchTensor *row = torch_plus(t, torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &S)));
+    TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
+    d->mask = NULL;
+    torch_name(t, h); /* inputs_embeds, which outlives the loop's name */
+    rope(job, positions);
+    d->caches = asked->checkpoint == PYTORCH_KEEP;
+    for (int64_t i = 0; i < asked->model.layers; i++) {
+        t->place = (TorchPlace){(int)i, NULL};
+        TorchTensor *y = asked->checkpoint == PYTORCH_KEEP
+                             ? layer(t, job, h)
+                             : torch_checkpoint(t, layer, job, h, asked->checkpoint == PYTORCH_CHECKPOINT_REENTRANT);
+        h = torch_rebind(t, h, y);
+    }
+    t->place = up;
+    h = torch_rebind(t, h, normed(t, "norm", h, d->norm));
+    return torch_leave(t, frame, h);
+}
+
+static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask)
+{
+    (void)mask;
+    Torch *t = &job->torch;
+    Decoder *d = job->model;
+    size_t frame = torch_frame(t);
+    TorchTensor *h = torch_name(t, body(job, ids));
+    TorchPlace up = torch_enter(t, "lm_head");
+    TorchTensor *logits = torch_name(t, torch_project(job, &d->head, h));
+    torch_hold(job, logits);
+    t->place.module = "loss";
+    TorchTensor *loss = torch_causal_loss(job, logits, labels);
+    t->place = up;
+    return torch_leave(t, frame, loss);
+}
+
+const TorchFamily torch_decoder = {make, forward};

@@ -1,0 +1,31 @@
+#include "dialect_.h"
+
+static const PytorchDialect dialects[] = {
+    {.torch = "2.15", .transformers = "5.24"},
+    {.torch = "2.11", .transformers = "5.17", .keeps_workspace = 1},
+};
+
+/* c10's getCUDABlasLtWorkspaceSize and parseChosenWorkspaceSize: 32 MiB on sm_90, else 4096 x 2 + 16 x 8 KiB… */
+static const PytorchCard cards[] = {
+    {.capability = 75, .processors = 40, .threads = 1024, .workspace = 8519680},
+    {.capability = 80, .processors = 108, .threads = 2048, .workspace = 8519680},
+    {.capability = 90, .processors = 132, .threads = 2048, .workspace = 32 << 20},
+};
+
+int64_t torch_workspace_bytes(const Torch *t)
+{
+    return t->card->workspace;
+}
+
+const PytorchDialect *torch_dialect(void)
+{
+    return &dialects[0];
+}
+
+const PytorchCard *torch_card(int capability)
+{
+    for (size_t i = 0; i < sizeof cards / sizeof *cards; i++)
+        if (cards[i].capability == capability)
+            return &cards[i];
+    return NULL;
+}

@@ -1,0 +1,48 @@
+/* A job from its description: the model, the script, the events. */
+#include <string.h>
+
+#include "../../memtrack/memtrack.h"
+#include "job_.h"
+
+static const TorchFamily *family_of(PytorchFamily family)
+{
+    (void)family;
+    return &torch_decoder;
+}
+
+static TorchType weights_of(const PytorchJob *job)
+{
+    return job->precision == PYTORCH_BF16 ? TORCH_BF16 : job->precision == PYTORCH_FP16 ? TORCH_F16 : TORCH_F32;
+}
+
+static void clear(TorchJob *job)
+{
+    memtrack_host_free(NULL, job->parameters, job->parameter_capacity * sizeof *job->parameters);
+    memtrack_host_free(NULL, job->states, job->state_capacity * sizeof *job->states);
+    memtrack_host_free(NULL, job->held, job->held_capacity * sizeof *job->held);
+    memtrack_host_free(NULL, job->model, job->model_bytes);
+    torch_clear(&job->torch);
+}
+
+int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *user)
+{
+    TorchJob *job = memtrack_host_calloc(NULL, sizeof *job);
+    if (!job)
+        return -1;
+    job->asked = asked;
+    job->family = family_of(asked->model.family);
+    job->weights = weights_of(asked);
+    job->torch.visit = visit;
+    job->torch.user = user;
+    job->torch.dialect = asked->dialect ? asked->dialect : torch_dialect();
+    job->torch.card = torch_card(asked->capability);
+    job->torch.place.layer = -1;
+    int failed = setjmp(job->torch.failed);
+    if (!failed) {
+        job->family->make(job);
+        torch_loop(job);
+    }
+    clear(job);
+    memtrack_host_free(NULL, job, sizeof *job);
+    return failed == 1 ? -1 : failed;
+}

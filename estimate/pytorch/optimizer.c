@@ -1,0 +1,106 @@
+/* Clipping, updates, and zeroing, as torch.nn.utils and torch.optim do them. */
+#include "job_.h"
+
+static TorchTensor **keep_state(TorchJob *job, TorchTensor *x)
+{
+    Torch *t = &job->torch;
+    x->loose = 0;
+    torch_mark(t, x, PYTORCH_OPTIMIZER_STATE);
+    job->states = torch_grow(t, job->states, &job->state_capacity, job->state_count + 1, sizeof *job->states);
+    job->states[job->state_count] = x;
+    return &job->states[job->state_count++];
+}
+
+/* ---- Clipping -------------------------------------------------------------------------------- */
+
+enum { CHUNK = 65536 }; /* elements that a block of the foreach kernels takes */
+
+static TorchTensor *number(Torch *t, const char *op, TorchType type)
+{
+    return torch_empty(t, op, torch_shape(type, 0, NULL));
+}
+
+/* torch.nn.utils.clip_grad_norm_: the norms of all gradients by a foreach kernel, then that of the norms. */
+void torch_clip(TorchJob *job)
+{
+    static const char op[] = "aten::_foreach_norm";
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    int64_t count = 0, chunks = 0;
+    TorchType type = TORCH_F32;
+    for (size_t i = 0; i < job->parameter_count; i++) {
+        TorchTensor *g = job->parameters[i]->grad;
+        if (!g)
+            continue;
+        count++;
+        chunks += (torch_count(&g->shape) + CHUNK - 1) / CHUNK;
+        type = g->shape.type;
+    }
+    if (!count)
+        return;
+    TorchTensor *starts = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){count + 1}));
+    TorchTensor *partial = torch_empty(t, op, torch_shape(TORCH_F32, 1, &chunks));
+    for (int64_t i = 0; i < count; i++)
+        torch_name(t, number(t, op, type));
+    torch_drop(t, partial);
+    torch_drop(t, starts);
+    TorchTensor *all = torch_empty(t, "aten::stack", torch_shape(type, 1, &count));
+    TorchTensor *total = number(t, "aten::linalg_vector_norm", type);
+    torch_drop(t, all);
+    torch_leave(t, frame, NULL);
+    torch_name(t, total);
+    TorchTensor *sum = torch_plus(t, total);
+    TorchTensor *inverse = number(t, "aten::reciprocal", type);
+    TorchTensor *factor = torch_name(t, number(t, "aten::mul", type));
+    torch_drop(t, inverse);
+    torch_drop(t, sum);
+    torch_name(t, number(t, "aten::clamp", type));
+    (void)factor;
+    torch_leave(t, frame, NULL);
+}
+
+/* ---- Updates --------------------------------------------------------------------------------- */
+
+static TorchTensor *like(Torch *t, const char *op, const TorchTensor *x)
+{
+    return torch_empty(t, op, torch_shape(x->shape.type, x->shape.dims, x->shape.size));
+}
+
+static void adamw(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    int first = !job->state_count, fused = job->asked->optimizer == PYTORCH_ADAMW_FUSED;
+    for (size_t i = 0; first && i < job->parameter_count; i++) {
+        TorchTensor *p = job->parameters[i];
+        if (!p->grad)
+            continue;
+        if (fused)
+            keep_state(job, number(t, "aten::zeros", TORCH_F32));
+        keep_state(job, like(t, "aten::zeros_like", p));
+        keep_state(job, like(t, "aten::zeros_like", p));
+    }
+    if (job->asked->optimizer != PYTORCH_ADAMW)
+        return;
+    size_t frame = torch_frame(t);
+    for (size_t i = 0; i < job->parameter_count; i++)
+        if (job->parameters[i]->grad)
+            torch_name(t, like(t, "aten::_foreach_sqrt", job->parameters[i]));
+    torch_leave(t, frame, NULL);
+}
+
+void torch_step(TorchJob *job)
+{
+    switch (job->asked->optimizer) {
+    case PYTORCH_ADAMW:
+    case PYTORCH_ADAMW_FUSED: adamw(job); break;
+    default: break;
+    }
+}
+
+void torch_zero(TorchJob *job)
+{
+    for (size_t i = 0; i < job->parameter_count; i++) {
+        torch_drop(&job->torch, job->parameters[i]->grad);
+        job->parameters[i]->grad = NULL;
+    }
+}

@@ -1,0 +1,133 @@
+/* pytorch: what a training job of PyTorch, transformers, PEFT and bitsandbytes allocates on a GPU, event by event.
+ *
+ * No GPU, no Python: the job's operations run on an eager PyTorch without data (torch_.h), and what they ask of
+ * PyTorch's caching allocator is given to a visitor, in order. estimate/pytorch_allocator.h makes of it what PyTorch
+ * allocates and reserves.
+ */
+#ifndef BRIM_PYTORCH_H
+#define BRIM_PYTORCH_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum PytorchFamily {
+    PYTORCH_LLAMA,
+    PYTORCH_QWEN2,
+    PYTORCH_QWEN3,
+    PYTORCH_MISTRAL,
+    PYTORCH_GPT2,
+    PYTORCH_BERT,
+    PYTORCH_FAMILIES
+} PytorchFamily;
+
+typedef struct PytorchModel {
+    PytorchFamily family;
+    int64_t vocab, hidden, layers, heads, kv_heads, head_dim, intermediate, positions, types;
+    int64_t window; /* sliding window, 0: none */
+    int tied;
+    double dropout, attention_dropout; /* those of the configuration */
+    int64_t labels;                    /* classes; 0: a language model */
+} PytorchModel;
+
+typedef enum PytorchPrecision { PYTORCH_FP32, PYTORCH_BF16, PYTORCH_FP16, PYTORCH_AUTOCAST_BF16, PYTORCH_AUTOCAST_FP16 } PytorchPrecision;
+typedef enum PytorchAttention { PYTORCH_SDPA, PYTORCH_EAGER } PytorchAttention;
+typedef enum PytorchOptimizer {
+    PYTORCH_ADAMW, /* foreach, PyTorch's default */
+    PYTORCH_ADAMW_FUSED,
+    PYTORCH_ADAMW_SINGLE,
+    PYTORCH_SGD,
+    PYTORCH_SGD_MOMENTUM,
+    PYTORCH_ADAMW_8BIT,
+    PYTORCH_ADAMW_8BIT_PAGED,
+    PYTORCH_NO_OPTIMIZER
+} PytorchOptimizer;
+typedef enum PytorchQuantize { PYTORCH_PLAIN, PYTORCH_NF4, PYTORCH_INT8 } PytorchQuantize;
+typedef enum PytorchCheckpoint { PYTORCH_KEEP, PYTORCH_CHECKPOINT, PYTORCH_CHECKPOINT_REENTRANT } PytorchCheckpoint;
+typedef enum PytorchScript { PYTORCH_LOOP, PYTORCH_TRAINER } PytorchScript;
+
+/* The projections that LoRA adapts. */
+enum {
+    PYTORCH_Q = 1,
+    PYTORCH_K = 2,
+    PYTORCH_V = 4,
+    PYTORCH_O = 8,
+    PYTORCH_GATE = 16,
+    PYTORCH_UP = 32,
+    PYTORCH_DOWN = 64
+};
+
+typedef struct PytorchDialect PytorchDialect; /* versions of torch and transformers; a row of the table */
+typedef struct PytorchCard PytorchCard;       /* compute capability; a row of the table */
+
+typedef struct PytorchJob {
+    PytorchModel model;
+    PytorchPrecision precision;
+    PytorchAttention attention;
+    PytorchOptimizer optimizer;
+    PytorchQuantize quantize;
+    PytorchCheckpoint checkpoint;
+    PytorchScript script;
+    const PytorchDialect *dialect; /* NULL: the newest */
+    int capability;                /* 90: sm_90 */
+    int64_t batch, seq;
+    int accumulate, steps;
+    double clip; /* 0: no clipping */
+    int mask;    /* 0: none given, 1: of ones, 2: with padding */
+    int hold;    /* a loop that keeps `outputs` */
+    int lora_rank, lora_targets, lora_in_base_type;
+    double lora_dropout;
+    int kbit_prepare;
+} PytorchJob;
+
+typedef enum PytorchKind {
+    PYTORCH_TEMPORARY,
+    PYTORCH_PARAMETER,
+    PYTORCH_FROZEN,
+    PYTORCH_BUFFER,
+    PYTORCH_GRADIENT,
+    PYTORCH_OPTIMIZER_STATE,
+    PYTORCH_INPUT,
+    PYTORCH_ACTIVATION, /* kept for backward */
+    PYTORCH_WORKSPACE,
+    PYTORCH_KINDS
+} PytorchKind;
+
+typedef enum PytorchPhase {
+    PYTORCH_MODEL,
+    PYTORCH_MAKE_OPTIMIZER,
+    PYTORCH_DATA,
+    PYTORCH_FORWARD,
+    PYTORCH_BACKWARD,
+    PYTORCH_CLIP,
+    PYTORCH_STEP,
+    PYTORCH_ZERO,
+    PYTORCH_PHASES
+} PytorchPhase;
+
+typedef enum PytorchAction { PYTORCH_ALLOC, PYTORCH_FREE, PYTORCH_MARK } PytorchAction;
+
+typedef struct PytorchEvent {
+    PytorchAction action; /* PYTORCH_MARK: the storage is of another kind from here on */
+    uint64_t serial, bytes;
+    PytorchKind kind;
+    PytorchPhase phase;
+    int step, micro;
+    int recomputed;     /* in backward: by checkpointing */
+    int layer;          /* -1: none */
+    const char *module; /* within the layer or the model: "self_attn"; static */
+    const char *op;     /* as PyTorch names it: "aten::mm"; static */
+} PytorchEvent;
+
+/* Returns 0 to go on. */
+typedef int PytorchVisit(void *user, const PytorchEvent *event);
+
+/* All events of the job. Returns 0; what the visitor returned; -1 without host memory. */
+int estimate_pytorch_job(const PytorchJob *job, PytorchVisit *visit, void *user);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,221 @@
+/* Reductions, and operations that reduce inside: their outputs, what they keep, their scratch memory. */
+#include "torch_.h"
+#include "dialect_.h"
+
+/* ---- Scratch memory of reductions ------------------------------------------------------------ */
+
+static int64_t up(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t power_below(int64_t n)
+{
+    int64_t p = 1;
+    while (2 * p <= n)
+        p *= 2;
+    return p;
+}
+
+/* As setReduceConfig of ATen/native/cuda/Reduce.cuh for a sum over rows ("slow": the reduced dimension is not the
+ * fastest): where blocks share an output, they meet in global memory. */
+void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, TorchType type)
+{
+    (void)type;
+    int vector = outputs % 4 == 0 ? 4 : outputs % 2 == 0 ? 2 : 1;
+    int64_t threads = 512 / vector, across = outputs / vector;
+    int64_t across2 = across < threads ? power_below(across) : threads;
+    int64_t down2 = reduced < threads ? power_below(reduced) : threads;
+    int64_t width = least(across2, 32), height = least(down2, threads / width);
+    width = least(across2, threads / height);
+    int64_t values = reduced;
+    if (values < least(height * 16, 256))
+        return;
+    values = up(reduced, height);
+    int64_t grid = up(across, width), target = t->card->processors * (t->card->threads / (width * height));
+    if (values < 256 || grid > target)
+        return;
+    int64_t blocks = least(up(target, grid), up(values, 16));
+    if (blocks < up(values, 256))
+        blocks = up(values, 256);
+    if (blocks < 2)
+        return;
+    TorchTensor *partial = torch_bytes_of(t, "reduction", 4 * outputs * blocks * width * vector);
+    torch_scratch(t, "reduction", 4 * grid);
+    torch_drop(t, partial);
+}
+
+/* ---- Mean, cat, softmax ---------------------------------------------------------------------- */
+
+/* grad.expand(sizes) / n */
+static void mean_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    TorchTensor *wide = torch_alias(t, g[0]);
+    wide->shape.size[wide->shape.dims - 1] = node->n[0];
+    wide->shape.stride[wide->shape.dims - 1] = 0;
+    torch_based(wide);
+    d[0] = torch_divide(t, wide);
+}
+
+TorchTensor *torch_mean_last(Torch *t, TorchTensor *x)
+{
+    TorchNode *node = torch_node(t, "aten::mean", mean_back, 1, &x);
+    int last = x->shape.dims - 1;
+    if (node)
+        node->n[0] = x->shape.size[last];
+    int64_t size[TORCH_DIMS];
+    for (int i = 0; i < last; i++)
+        size[i] = x->shape.size[i];
+    size[last] = 1;
+    TorchShape shape = torch_shape(x->shape.type, last + 1, size);
+    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::mean", shape));
+    torch_used(t, x);
+    return y;
+}
+
+static void cat_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    for (int i = 0; i < node->edges; i++) {
+        if (!torch_wants(node, i))
+            continue;
+        d[i] = torch_alias(t, g[0]);
+        d[i]->shape.size[node->n[0]] = node->n[1 + i];
+        torch_based(d[i]);
+    }
+}
+
+TorchTensor *torch_cat(Torch *t, int dim, int count, TorchTensor **parts)
+{
+    TorchNode *node = torch_node(t, "aten::cat", cat_back, count, parts);
+    TorchShape shape = torch_shape(parts[0]->shape.type, parts[0]->shape.dims, parts[0]->shape.size);
+    shape.size[dim] = 0;
+    for (int i = 0; i < count; i++) {
+        shape.size[dim] += parts[i]->shape.size[dim];
+        if (node)
+            node->n[1 + i] = parts[i]->shape.size[dim];
+    }
+    if (node)
+        node->n[0] = dim;
+    shape = torch_shape(shape.type, shape.dims, shape.size);
+    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::cat", shape));
+    for (int i = 0; i < count; i++)
+        torch_used(t, parts[i]);
+    return y;
+}
+
+static void softmax_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    (void)g;
+    TorchShape shape = node->saved[0]->shape;
+    d[0] = torch_empty(t, node->name, torch_shape((TorchType)node->n[0], shape.dims, shape.size));
+}
+
+static TorchTensor *softmax(Torch *t, const char *op, const char *back, TorchTensor *x, TorchType type)
+{
+    TorchNode *node = torch_node(t, back, softmax_back, 1, &x);
+    if (node)
+        node->n[0] = x->shape.type;
+    TorchShape shape = torch_shape(type, x->shape.dims, x->shape.size);
+    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, shape));
+    torch_save(t, node, 0, y);
+    torch_used(t, x);
+    return y;
+}
+
+TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type)
+{
+    if (x->shape.type != type)
+        x = torch_cast(t, x, type);
+    return softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type);
+}
+
+/* ---- Loss ------------------------------------------------------------------------------------ */
+
+static void nll_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    (void)g;
+    TorchShape shape = node->saved[0]->shape;
+    d[0] = torch_empty(t, "aten::nll_loss_backward", torch_shape(shape.type, shape.dims, shape.size));
+}
+
+static TorchTensor *nll(Torch *t, TorchTensor *x, TorchTensor *labels)
+{
+    TorchNode *node = torch_node(t, "aten::nll_loss", nll_back, 1, &x);
+    torch_save(t, node, 0, x);
+    torch_save(t, node, 1, labels);
+    TorchShape shape = torch_shape(x->shape.type, 0, NULL);
+    TorchTensor *loss = torch_made(t, node, 0, torch_empty(t, "aten::nll_loss_forward", shape));
+    TorchTensor *weight = torch_empty(t, "aten::nll_loss_forward", shape);
+    torch_save(t, node, 2, weight);
+    torch_drop(t, weight);
+    torch_used(t, x);
+    torch_used(t, labels);
+    return loss;
+}
+
+/* logits (rows, classes), labels (rows) */
+TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels)
+{
+    TorchTensor *p = softmax(t, "aten::_log_softmax", "aten::_log_softmax_backward_data", logits, logits->shape.type);
+    return nll(t, p, labels);
+}
+
+/* ---- Embedding, layer norm ------------------------------------------------------------------- */
+
+static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    d[0] = torch_empty(t, "aten::embedding_dense_backward", torch_shape(g[0]->shape.type, 2, node->n));
+}
+
+TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
+{
+    TorchNode *node = torch_node(t, "aten::embedding", embedding_back, 1, &weight);
+    if (node) {
+        node->n[0] = weight->shape.size[0];
+        node->n[1] = weight->shape.size[1];
+    }
+    torch_save(t, node, 0, ids);
+    int64_t size[TORCH_DIMS];
+    for (int i = 0; i < ids->shape.dims; i++)
+        size[i] = ids->shape.size[i];
+    size[ids->shape.dims] = weight->shape.size[1];
+    TorchShape shape = torch_shape(weight->shape.type, ids->shape.dims + 1, size);
+    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::embedding", shape));
+    torch_used(t, ids);
+    return y;
+}
+
+static void layer_norm_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    TorchShape shape = torch_shape(g[0]->shape.type, g[0]->shape.dims, g[0]->shape.size);
+    d[0] = torch_empty(t, "aten::native_layer_norm_backward", shape);
+    TorchShape row = node->saved[1]->shape;
+    d[1] = torch_empty(t, "aten::native_layer_norm_backward", row);
+    d[2] = torch_empty(t, "aten::native_layer_norm_backward", row);
+}
+
+TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
+{
+    TorchNode *node = torch_node(t, "aten::native_layer_norm", layer_norm_back, 3, (TorchTensor *[]){x, weight, bias});
+    torch_save(t, node, 0, x);
+    torch_save(t, node, 1, weight);
+    torch_save(t, node, 2, bias);
+    TorchShape shape = torch_shape(x->shape.type, x->shape.dims, x->shape.size), rows = shape;
+    rows.type = TORCH_F32;
+    rows.size[rows.dims - 1] = 1;
+    rows = torch_shape(rows.type, rows.dims, rows.size);
+    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::native_layer_norm", shape));
+    TorchTensor *mean = torch_empty(t, "aten::native_layer_norm", rows);
+    TorchTensor *rstd = torch_empty(t, "aten::native_layer_norm", rows);
+    torch_save(t, node, 3, mean);
+    torch_save(t, node, 4, rstd);
+    torch_drop(t, mean);
+    torch_drop(t, rstd);
+    torch_used(t, x);
+    return y;
+}

@@ -1,0 +1,62 @@
+/* The plain training loop. */
+#include "job_.h"
+
+static void phase(TorchJob *job, PytorchPhase phase, int step, int micro)
+{
+    job->torch.event.phase = phase;
+    job->torch.event.step = step;
+    job->torch.event.micro = micro;
+    job->torch.place = (TorchPlace){-1, NULL};
+}
+
+static void release_outputs(TorchJob *job, size_t from, size_t to)
+{
+    size_t kept = from;
+    for (size_t i = from; i < to; i++)
+        torch_drop(&job->torch, job->held[i]);
+    for (size_t i = to; i < job->held_count; i++)
+        job->held[kept++] = job->held[i];
+    job->held_count = kept;
+}
+
+static TorchTensor *batch(Torch *t, int64_t rows, int64_t columns)
+{
+    TorchTensor *x = torch_empty(t, "aten::_to_copy", torch_shape(TORCH_I64, 2, (int64_t[]){rows, columns}));
+    torch_mark(t, x, PYTORCH_INPUT);
+    return x;
+}
+
+void torch_loop(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    const PytorchJob *a = job->asked;
+    TorchTensor *ids = NULL, *labels = NULL, *loss = NULL;
+    t->grad_mode = 1;
+    for (int step = 0; step < a->steps; step++) {
+        for (int micro = 0; micro < a->accumulate; micro++) {
+            phase(job, PYTORCH_DATA, step, micro);
+            ids = torch_rebind(t, ids, batch(t, a->batch, a->seq));
+            labels = torch_rebind(t, labels, batch(t, a->batch, a->seq));
+            phase(job, PYTORCH_FORWARD, step, micro);
+            size_t old = job->held_count;
+            TorchTensor *y = job->family->forward(job, ids, labels, NULL);
+            release_outputs(job, 0, old);
+            loss = torch_rebind(t, loss, y);
+            if (!a->hold)
+                release_outputs(job, 0, job->held_count);
+            if (a->accumulate > 1)
+                loss = torch_rebind(t, loss, torch_divide(t, loss));
+            phase(job, PYTORCH_BACKWARD, step, micro);
+            TorchTensor *one = torch_name(t, torch_empty(t, "aten::ones_like", loss->shape));
+            torch_backward(t, loss, one);
+            torch_delete(t, one);
+        }
+        phase(job, PYTORCH_CLIP, step, 0);
+        if (a->clip > 0)
+            torch_clip(job);
+        phase(job, PYTORCH_STEP, step, 0);
+        torch_step(job);
+        phase(job, PYTORCH_ZERO, step, 0);
+        torch_zero(job);
+    }
+}
