@@ -102,8 +102,10 @@ static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     TorchTensor *y = torch_name(t, torch_matmul(t, w, v));
     y = torch_rebind(t, y, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
     w->refs++; /* leaves beside the output */
+    y = torch_leave(t, frame, y);
+    w->loose = 1;
     *weights = w;
-    return torch_leave(t, frame, y);
+    return y;
 }
 
 /* BertSelfAttention */

@@ -34,12 +34,12 @@ void torch_autocast_end(Torch *t)
 
 /* ---- Workspaces ------------------------------------------------------------------------------ */
 
-static void workspace(Torch *t, int light)
+static void workspace(Torch *t)
 {
-    int64_t bytes = torch_workspace_bytes(t, light);
+    int64_t bytes = torch_workspace_bytes(t);
     if (!bytes || t->stopped)
         return;
-    if (light || !t->dialect->keeps_workspace) {
+    if (!t->dialect->keeps_workspace) {
         torch_scratch(t, "cublas workspace", bytes);
         return;
     }
@@ -117,7 +117,7 @@ TorchTensor *torch_mm(Torch *t, TorchTensor *a, TorchTensor *b)
         torch_save(t, node, 1, b);
     int64_t size[] = {a->shape.size[0], b->shape.size[1]};
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::mm", torch_shape(a->shape.type, 2, size)));
-    workspace(t, 0);
+    workspace(t);
     torch_used(t, a);
     torch_used(t, b);
     return y;
@@ -146,7 +146,7 @@ TorchTensor *torch_addmm(Torch *t, TorchTensor *bias, TorchTensor *a, TorchTenso
         torch_save(t, node, 1, b);
     int64_t size[] = {a->shape.size[0], b->shape.size[1]};
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::addmm", torch_shape(a->shape.type, 2, size)));
-    workspace(t, 1);
+    workspace(t);
     torch_used(t, bias);
     torch_used(t, a);
     torch_used(t, b);
@@ -170,7 +170,7 @@ TorchTensor *torch_bmm(Torch *t, TorchTensor *a, TorchTensor *b)
         torch_save(t, node, 1, b);
     int64_t size[] = {a->shape.size[0], a->shape.size[1], b->shape.size[2]};
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::bmm", torch_shape(a->shape.type, 3, size)));
-    workspace(t, 0);
+    workspace(t);
     torch_used(t, a);
     torch_used(t, b);
     return y;
