@@ -213,7 +213,7 @@ static TorchTensor *embeddings(TorchJob *job, TorchTensor *ids)
     return h;
 }
 
-static TorchTensor *body(TorchJob *job, TorchTensor *ids)
+static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
 {
     Torch *t = &job->torch;
     Bert *b = job->model;
@@ -224,7 +224,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids)
     TorchTensor *h = torch_name(t, embedded);
     for (int64_t i = 0; i < job->asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
-        h = torch_rebind(t, h, torch_layer(job, layer, h));
+        h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){b->mask}));
     }
     t->place = up;
     return torch_leave(t, frame, h);
@@ -267,11 +267,10 @@ static TorchTensor *classes_of(TorchJob *job, TorchTensor *h)
 
 static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask)
 {
-    (void)mask;
     Torch *t = &job->torch;
     const PytorchModel *m = &job->asked->model;
     size_t frame = torch_frame(t);
-    TorchTensor *h = torch_name(t, body(job, ids));
+    TorchTensor *h = torch_name(t, body(job, ids, mask));
     TorchTensor *logits = torch_name(t, m->labels ? classes_of(job, h) : words_of(job, h));
     torch_hold(job, logits);
     TorchPlace up = torch_enter(t, "loss");

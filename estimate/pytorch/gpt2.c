@@ -184,7 +184,7 @@ static TorchTensor *layer(Torch *t, void *user, TorchTensor *x)
 
 /* ---- The model ------------------------------------------------------------------------------- */
 
-static TorchTensor *body(TorchJob *job, TorchTensor *ids)
+static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
 {
     Torch *t = &job->torch;
     const PytorchJob *asked = job->asked;
@@ -200,12 +200,14 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids)
     TorchTensor *placed = torch_name(t, torch_embedding(t, g->positions, positions));
     t->place = up;
     TorchTensor *h = torch_name(t, torch_add(t, embedded, placed));
-    g->mask = NULL;
-    h = torch_rebind(t, h, torch_dropout(t, h, asked->model.dropout));
     g->caches = asked->checkpoint == PYTORCH_KEEP;
+    g->mask = torch_causal_mask(job, mask, h->shape.type, 0, g->caches);
+    if (g->mask)
+        torch_name(t, g->mask);
+    h = torch_rebind(t, h, torch_dropout(t, h, asked->model.dropout));
     for (int64_t i = 0; i < asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
-        h = torch_rebind(t, h, torch_layer(job, layer, h));
+        h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){g->mask, positions}));
     }
     t->place = up;
     h = torch_rebind(t, h, torch_norm(t, "ln_f", &g->norm, h));
@@ -214,11 +216,10 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids)
 
 static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask)
 {
-    (void)mask;
     Torch *t = &job->torch;
     Gpt2 *g = job->model;
     size_t frame = torch_frame(t);
-    TorchTensor *h = torch_name(t, body(job, ids));
+    TorchTensor *h = torch_name(t, body(job, ids, mask));
     TorchPlace up = torch_enter(t, "lm_head");
     TorchTensor *logits = torch_name(t, torch_project(job, &g->head, h));
     torch_hold(job, logits);

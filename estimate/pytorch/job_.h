@@ -27,6 +27,7 @@ struct TorchJob {
     const PytorchJob *asked;
     const TorchFamily *family;
     TorchType weights; /* the parameters' type */
+    int64_t seq;       /* of this micro-batch */
     TorchTensor **parameters;
     size_t parameter_count, parameter_capacity;
     TorchTensor **states; /* of the optimizer */
@@ -48,10 +49,13 @@ TorchNorm torch_make_norm(TorchJob *job, int64_t size); /* of a LayerNorm */
 /* Lists the parameter that was made last before those from `place` on. */
 void torch_parameter_first(TorchJob *job, size_t place);
 TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, TorchTensor *x);
-TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x); /* checkpointed where it is asked */
+/* Checkpointed where it is asked; `also` as in torch_checkpoint. */
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
+/* NULL: attention's own causal rule is enough. */
+TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
 /* Keeps x for as long as the model's output lives. */
 void torch_hold(TorchJob *job, TorchTensor *x);
 
