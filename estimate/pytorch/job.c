@@ -6,8 +6,9 @@
 
 static const TorchFamily *family_of(PytorchFamily family)
 {
-    (void)family;
-    return &torch_decoder;
+    if (family == PYTORCH_GPT2)
+        return &torch_gpt2;
+    return family == PYTORCH_BERT ? &torch_bert : &torch_decoder;
 }
 
 static TorchType weights_of(const PytorchJob *job)

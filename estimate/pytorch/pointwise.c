@@ -217,8 +217,9 @@ TorchTensor *torch_gelu(Torch *t, TorchTensor *x)
 
 static void dropout_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
-    TorchTensor *inputs[] = {g[0], node->saved[0]};
-    d[0] = torch_empty(t, "aten::native_dropout_backward", torch_iterate(g[0]->shape.type, 2, inputs));
+    (void)node; /* the mask is read */
+    TorchShape shape = torch_shape(g[0]->shape.type, g[0]->shape.dims, g[0]->shape.size);
+    d[0] = torch_empty(t, "aten::native_dropout_backward", shape);
 }
 
 TorchTensor *torch_dropout(Torch *t, TorchTensor *x, double p)
@@ -228,8 +229,8 @@ TorchTensor *torch_dropout(Torch *t, TorchTensor *x, double p)
     TorchNode *node = torch_node(t, "aten::native_dropout", dropout_back, 1, &x);
     TorchShape shape = torch_iterate(x->shape.type, 1, &x), mask = shape;
     mask.type = TORCH_BOOL;
-    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::native_dropout", shape));
     TorchTensor *kept = torch_empty(t, "aten::native_dropout", mask);
+    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::native_dropout", shape));
     torch_save(t, node, 0, kept);
     torch_drop(t, kept);
     torch_used(t, x);

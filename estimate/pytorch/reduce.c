@@ -171,9 +171,18 @@ TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *lab
 
 /* ---- Embedding, layer norm ------------------------------------------------------------------- */
 
+/* A copy of ids that do not lie one after another; NULL where they do. */
+static TorchTensor *rows_of(Torch *t, const char *op, const TorchTensor *ids)
+{
+    const TorchShape *s = &ids->shape;
+    return torch_contiguous(s) ? NULL : torch_empty(t, op, torch_shape(s->type, s->dims, s->size));
+}
+
 static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
+    TorchTensor *ids = rows_of(t, "aten::embedding_dense_backward", node->saved[0]);
     d[0] = torch_empty(t, "aten::embedding_dense_backward", torch_shape(g[0]->shape.type, 2, node->n));
+    torch_drop(t, ids);
 }
 
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
@@ -189,7 +198,9 @@ TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
         size[i] = ids->shape.size[i];
     size[ids->shape.dims] = weight->shape.size[1];
     TorchShape shape = torch_shape(weight->shape.type, ids->shape.dims + 1, size);
+    TorchTensor *rows = rows_of(t, "aten::embedding", ids);
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::embedding", shape));
+    torch_drop(t, rows);
     torch_used(t, ids);
     return y;
 }

@@ -26,6 +26,14 @@ static TorchTensor *batch(Torch *t, int64_t rows, int64_t columns)
     return x;
 }
 
+/* A class a row. */
+static TorchTensor *classes(Torch *t, int64_t rows)
+{
+    TorchTensor *x = torch_empty(t, "aten::_to_copy", torch_shape(TORCH_I64, 1, &rows));
+    torch_mark(t, x, PYTORCH_INPUT);
+    return x;
+}
+
 void torch_loop(TorchJob *job)
 {
     Torch *t = &job->torch;
@@ -37,7 +45,7 @@ void torch_loop(TorchJob *job)
         for (int micro = 0; micro < a->accumulate; micro++) {
             phase(job, PYTORCH_DATA, step, micro);
             ids = torch_rebind(t, ids, batch(t, a->batch, a->seq));
-            labels = torch_rebind(t, labels, batch(t, a->batch, a->seq));
+            labels = torch_rebind(t, labels, a->model.labels ? classes(t, a->batch) : batch(t, a->batch, a->seq));
             if (a->mask)
                 mask = torch_rebind(t, mask, batch(t, a->batch, a->seq));
             job->seq = a->seq;

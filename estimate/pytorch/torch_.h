@@ -193,6 +193,7 @@ TorchTensor *torch_expand(Torch *t, TorchTensor *x, int dims, const int64_t *siz
 TorchTensor *torch_unsqueeze(Torch *t, TorchTensor *x, int dim);
 TorchTensor *torch_squeeze(Torch *t, TorchTensor *x, int dim);
 TorchTensor *torch_slice(Torch *t, TorchTensor *x, int dim, int64_t from, int64_t to);
+TorchTensor *torch_select(Torch *t, TorchTensor *x, int dim); /* one index of the dimension, which goes */
 void torch_split(Torch *t, TorchTensor *x, int dim, int64_t each, int count, TorchTensor **parts);
 TorchTensor *torch_make_contiguous(Torch *t, TorchTensor *x);
 TorchTensor *torch_clone(Torch *t, TorchTensor *x, int contiguous);
