@@ -179,11 +179,62 @@ static TorchTensor *rows_of(Torch *t, const char *op, const TorchTensor *ids)
     return torch_contiguous(s) ? NULL : torch_empty(t, op, torch_shape(s->type, s->dims, s->size));
 }
 
+enum { NO_SORT = 3072, ROWS_A_THREAD = 10 };
+
+/* CUB's temporary storage: arrays that begin at multiples of 256, and room to align the first. */
+static int64_t aligned(int64_t bytes)
+{
+    return up(bytes, 256) * 256;
+}
+
+static int64_t sort_bytes(const PytorchCard *card, int64_t count, int64_t vocab)
+{
+    int64_t bits = 0;
+    for (int64_t v = vocab; v > 0; v /= 2)
+        bits++;
+    return 255 + 2 * aligned(8 * count) + 256 * 8 * up(bits, 8) + 256 + 1024 * up(count, card->sort_tile);
+}
+
+static int64_t scan_bytes(int64_t count, int64_t tile)
+{
+    return 255 + 256 + aligned(16 * (32 + up(count, tile)));
+}
+
+static TorchTensor *numbers(Torch *t, int64_t count)
+{
+    return torch_name(t, torch_bytes_of(t, "aten::embedding_dense_backward", 8 * count));
+}
+
+/* embedding_dense_backward: many indices are sorted, and their gradients summed in parts. */
 static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
-    TorchTensor *ids = rows_of(t, "aten::embedding_dense_backward", node->saved[0]);
-    d[0] = torch_empty(t, "aten::embedding_dense_backward", torch_shape(g[0]->shape.type, 2, node->n));
-    torch_drop(t, ids);
+    static const char op[] = "aten::embedding_dense_backward";
+    int64_t count = torch_count(&node->saved[0]->shape), vocab = node->n[0], width = node->n[1];
+    TorchShape shape = torch_shape(g[0]->shape.type, 2, node->n);
+    if (count <= NO_SORT) {
+        d[0] = torch_empty(t, op, shape);
+        return;
+    }
+    size_t frame = torch_frame(t);
+    numbers(t, count); /* the indices, sorted, and where they were */
+    numbers(t, count);
+    TorchTensor *range = numbers(t, count);
+    torch_scratch(t, op, sort_bytes(t->card, count, vocab));
+    torch_delete(t, range);
+    d[0] = torch_empty(t, op, shape);
+    int64_t segments = count < vocab ? count : vocab, parts = count / ROWS_A_THREAD + segments;
+    numbers(t, count);
+    numbers(t, 1);
+    TorchTensor *unique = numbers(t, count);
+    torch_scratch(t, op, scan_bytes(count, t->card->unique_tile));
+    torch_delete(t, unique);
+    numbers(t, segments);
+    numbers(t, segments);
+    torch_scratch(t, op, scan_bytes(segments, 896));
+    numbers(t, 1);
+    numbers(t, parts);
+    torch_scratch(t, op, 4 * parts * up(width, 32) * 32);
+    torch_leave(t, frame, NULL);
 }
 
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
