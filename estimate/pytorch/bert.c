@@ -219,7 +219,9 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     Bert *b = job->model;
     size_t frame = torch_frame(t);
     TorchTensor *embedded = torch_name(t, embeddings(job, ids));
-    b->mask = NULL;
+    b->mask = torch_bidirectional_mask(job, mask, embedded->shape.type);
+    if (b->mask)
+        torch_name(t, b->mask);
     TorchPlace up = t->place;
     TorchTensor *h = torch_name(t, embedded);
     for (int64_t i = 0; i < job->asked->model.layers; i++) {
