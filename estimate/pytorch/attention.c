@@ -256,10 +256,17 @@ TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTens
                              double dropout)
 {
     (void)causal;
-    v = torch_autocast(t, v); /* arguments are evaluated from the right */
-    k = torch_autocast(t, k);
-    q = torch_autocast(t, q);
+    size_t frame = torch_frame(t);
+    torch_name(t, q);
+    torch_name(t, k);
+    torch_name(t, v);
+    v = torch_name(t, torch_autocast(t, v)); /* arguments are evaluated from the right */
+    k = torch_name(t, torch_autocast(t, k));
+    q = torch_name(t, torch_autocast(t, q));
+    TorchTensor *y;
     if (!mask && q->shape.type != TORCH_F32 && t->card->capability >= 80 && q->shape.size[3] <= 256)
-        return padded_flash(t, q, k, v, dropout);
-    return efficient(t, q, k, v, mask ? bias_of(t, mask, q->shape.type) : NULL, dropout);
+        y = padded_flash(t, q, k, v, dropout);
+    else
+        y = efficient(t, q, k, v, mask ? bias_of(t, mask, q->shape.type) : NULL, dropout);
+    return torch_leave(t, frame, y);
 }

@@ -34,7 +34,7 @@ struct TorchJob {
     size_t state_count, state_capacity;
     void *model; /* the family's own */
     size_t model_bytes;
-    TorchTensor *rope[2]; /* cos and sin of this forward pass */
+    TorchTensor *scaler[2], *found; /* GradScaler's scale and count; whether this step's gradients are infinite */
     TorchTensor **held;   /* what the model's output keeps: the cache, the logits */
     size_t held_count, held_capacity;
 };
@@ -61,6 +61,9 @@ TorchTensor *torch_bidirectional_mask(TorchJob *job, TorchTensor *given, TorchTy
 /* Keeps x for as long as the model's output lives. */
 void torch_hold(TorchJob *job, TorchTensor *x);
 
+TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);
+void torch_unscale(TorchJob *job);
+void torch_scaler_update(TorchJob *job);
 void torch_clip(TorchJob *job);
 void torch_step(TorchJob *job);
 void torch_zero(TorchJob *job);

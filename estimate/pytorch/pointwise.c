@@ -93,17 +93,8 @@ static void cast_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **
 
 TorchTensor *torch_cast(Torch *t, TorchTensor *x, TorchType type)
 {
-    if (x->shape.type == type) {
-        if (x->loose)
-            return x;
-        TorchTensor *same = torch_alias(t, x);
-        same->node = x->node;
-        same->output = x->output;
-        same->needs_grad = x->needs_grad;
-        if (same->node)
-            same->node->refs++;
-        return same;
-    }
+    if (x->shape.type == type) /* the tensor itself */
+        return x;
     TorchNode *node = torch_floating(type) ? torch_node(t, "aten::_to_copy", cast_back, 1, &x) : NULL;
     if (node)
         node->n[0] = x->shape.type;

@@ -132,9 +132,10 @@ static TorchTensor *softmax(Torch *t, const char *op, const char *back, TorchTen
 
 TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type)
 {
-    if (x->shape.type != type)
-        x = torch_cast(t, x, type);
-    return softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0);
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    x = torch_cast(t, x, type);
+    return torch_leave(t, frame, softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0));
 }
 
 /* ---- Loss ------------------------------------------------------------------------------------ */

@@ -39,6 +39,7 @@ void torch_loop(TorchJob *job)
     Torch *t = &job->torch;
     const PytorchJob *a = job->asked;
     TorchTensor *ids = NULL, *labels = NULL, *mask = NULL, *loss = NULL;
+    int scaled = a->precision == PYTORCH_AUTOCAST_FP16;
     t->grad_mode = 1;
     for (int step = 0; step < a->steps; step++) {
         for (int micro = 0; micro < a->accumulate; micro++) {
@@ -63,15 +64,21 @@ void torch_loop(TorchJob *job)
             if (a->accumulate > 1)
                 loss = torch_rebind(t, loss, torch_divide(t, loss));
             phase(job, PYTORCH_BACKWARD, step, micro);
-            TorchTensor *one = torch_name(t, torch_empty(t, "aten::ones_like", loss->shape));
-            torch_backward(t, loss, one);
-            torch_delete(t, one);
+            size_t frame = torch_frame(t);
+            TorchTensor *root = torch_name(t, scaled ? torch_scale_loss(job, loss) : loss);
+            TorchTensor *one = torch_name(t, torch_empty(t, "aten::ones_like", root->shape));
+            torch_backward(t, root, one);
+            torch_leave(t, frame, NULL);
         }
         phase(job, PYTORCH_CLIP, step, 0);
+        if (scaled)
+            torch_unscale(job);
         if (a->clip > 0)
             torch_clip(job);
         phase(job, PYTORCH_STEP, step, 0);
         torch_step(job);
+        if (scaled)
+            torch_scaler_update(job);
         phase(job, PYTORCH_ZERO, step, 0);
         torch_zero(job);
     }

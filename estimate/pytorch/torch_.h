@@ -165,6 +165,9 @@ size_t torch_frame(Torch *t);
 TorchTensor *torch_name(Torch *t, TorchTensor *x);
 void torch_delete(Torch *t, TorchTensor *x);
 TorchTensor *torch_rebind(Torch *t, TorchTensor *old, TorchTensor *x); /* names x, then deletes old */
+/* A second result of a frame: torch_carry before torch_leave, torch_arrive after it gives the tensor, loose. */
+TorchTensor *torch_carry(TorchTensor *x);
+TorchTensor *torch_arrive(TorchTensor *x);
 TorchTensor *torch_leave(Torch *t, size_t frame, TorchTensor *result); /* NULL is fine */
 
 /* ---- autograd.c ------------------------------------------------------------------------------ */
