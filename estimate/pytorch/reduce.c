@@ -138,6 +138,19 @@ TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type)
     return torch_leave(t, frame, softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0));
 }
 
+TorchTensor *torch_safe_softmax(Torch *t, TorchTensor *x)
+{
+    TorchType type = x->shape.type;
+    int64_t count = torch_count(&x->shape), rows = count / x->shape.size[x->shape.dims - 1];
+    TorchTensor *y = softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0);
+    TorchTensor *masked = torch_bytes_of(t, "aten::isneginf", count);
+    TorchTensor *all = torch_bytes_of(t, "aten::all", rows);
+    torch_scratch(t, "aten::scalar_tensor", torch_bytes(type));
+    torch_drop(t, masked);
+    torch_drop(t, all);
+    return y;
+}
+
 /* ---- Loss ------------------------------------------------------------------------------------ */
 
 static void nll_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
