@@ -238,6 +238,7 @@ TorchTensor *torch_bmm(Torch *t, TorchTensor *a, TorchTensor *b);
 TorchTensor *torch_matmul(Torch *t, TorchTensor *a, TorchTensor *b); /* of as many dimensions, or b a matrix */
 TorchTensor *torch_linear(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
 TorchTensor *torch_autocast(Torch *t, TorchTensor *x); /* x in autocast's type, by its cache */
+TorchTensor *torch_full(Torch *t, TorchTensor *x);     /* x in fp32 where autocast is on */
 void torch_autocast_end(Torch *t);                     /* empties the cache */
 
 /* ---- attention.c ----------------------------------------------------------------------------- */
