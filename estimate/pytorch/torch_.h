@@ -228,7 +228,7 @@ TorchTensor *torch_safe_softmax(Torch *t, TorchTensor *x); /* 0 where a whole ro
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels);
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids);
 TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
-void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, TorchType type);
+void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast);
 
 /* ---- products.c ------------------------------------------------------------------------------ */
 
