@@ -267,8 +267,10 @@ static void run_node(Torch *t, TorchNode *node)
         t->place = node->place;
         node->backward(t, node, g, d);
         for (int i = 0; i < TORCH_SAVED; i++) /* what was recomputed is the function's own, and dies with it */
-            if (node->segment[i])
-                release_slot(t, node, i);
+            if (node->segment[i]) {
+                torch_drop(t, node->saved[i]);
+                node->saved[i] = NULL;
+            }
     }
     for (int i = 0; i < node->edges; i++)
         if (d[i] && node->edge[i].node)

@@ -213,13 +213,30 @@ static TorchTensor *embeddings(TorchJob *job, TorchTensor *ids)
     return h;
 }
 
-static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
+/* BertPooler */
+static TorchTensor *pooled(TorchJob *job, TorchTensor *h)
+{
+    Torch *t = &job->torch;
+    Bert *b = job->model;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "pooler");
+    TorchTensor *first = torch_name(t, torch_select(t, h, 1));
+    TorchTensor *y = torch_name(t, torch_project(job, &b->pooler, first));
+    y = torch_leave(t, frame, torch_rebind(t, y, torch_tanh(t, y)));
+    t->place = up;
+    return y;
+}
+
+/* BertModel; for classes it pools too, which `first` becomes. */
+static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask, TorchTensor **first)
 {
     Torch *t = &job->torch;
     Bert *b = job->model;
     size_t frame = torch_frame(t);
     TorchTensor *embedded = torch_name(t, embeddings(job, ids));
-    b->mask = NULL;
+    b->mask = torch_bidirectional_mask(job, mask, embedded->shape.type);
+    if (b->mask)
+        torch_name(t, b->mask);
     TorchPlace up = t->place;
     TorchTensor *h = torch_name(t, embedded);
     for (int64_t i = 0; i < job->asked->model.layers; i++) {
@@ -227,6 +244,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
         h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){b->mask}));
     }
     t->place = up;
+    *first = job->asked->model.labels ? pooled(job, h) : NULL;
     return torch_leave(t, frame, h);
 }
 
@@ -245,22 +263,14 @@ static TorchTensor *words_of(TorchJob *job, TorchTensor *h)
     return y;
 }
 
-/* BertPooler, and the classes */
-static TorchTensor *classes_of(TorchJob *job, TorchTensor *h)
+static TorchTensor *classes_of(TorchJob *job, TorchTensor *first)
 {
     Torch *t = &job->torch;
     Bert *b = job->model;
     size_t frame = torch_frame(t);
-    TorchPlace up = torch_enter(t, "pooler");
-    TorchTensor *first = torch_name(t, torch_select(t, h, 1));
-    TorchTensor *y = torch_name(t, torch_project(job, &b->pooler, first));
-    y = torch_rebind(t, y, torch_tanh(t, y));
-    y = torch_name(t, torch_leave(t, frame, y));
-    torch_delete(t, h);
-    t->place.module = "classifier";
-    y = torch_rebind(t, y, torch_dropout(t, y, job->asked->model.dropout));
-    y = torch_rebind(t, y, torch_project(job, &b->classifier, y));
-    y = torch_leave(t, frame, y);
+    TorchPlace up = torch_enter(t, "classifier");
+    TorchTensor *y = torch_name(t, torch_dropout(t, first, job->asked->model.dropout));
+    y = torch_leave(t, frame, torch_project(job, &b->classifier, y));
     t->place = up;
     return y;
 }
@@ -270,8 +280,10 @@ static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels
     Torch *t = &job->torch;
     const PytorchModel *m = &job->asked->model;
     size_t frame = torch_frame(t);
-    TorchTensor *h = torch_name(t, body(job, ids, mask));
-    TorchTensor *logits = torch_name(t, m->labels ? classes_of(job, h) : words_of(job, h));
+    TorchTensor *first, *h = torch_name(t, body(job, ids, mask, &first));
+    if (first)
+        torch_name(t, first);
+    TorchTensor *logits = torch_name(t, first ? classes_of(job, first) : words_of(job, h));
     torch_hold(job, logits);
     TorchPlace up = torch_enter(t, "loss");
     int64_t classes = m->labels ? m->labels : m->vocab, rows = torch_count(&labels->shape);

@@ -135,8 +135,23 @@ TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type)
 {
     size_t frame = torch_frame(t);
     torch_name(t, x);
+    if (t->autocast != TORCH_F32)
+        type = TORCH_F32;
     x = torch_cast(t, x, type);
     return torch_leave(t, frame, softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0));
+}
+
+TorchTensor *torch_safe_softmax(Torch *t, TorchTensor *x)
+{
+    TorchType type = x->shape.type;
+    int64_t count = torch_count(&x->shape), rows = count / x->shape.size[x->shape.dims - 1];
+    TorchTensor *y = softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0);
+    TorchTensor *masked = torch_bytes_of(t, "aten::isneginf", count);
+    TorchTensor *all = torch_bytes_of(t, "aten::all", rows);
+    torch_scratch(t, "aten::scalar_tensor", torch_bytes(type));
+    torch_drop(t, masked);
+    torch_drop(t, all);
+    return y;
 }
 
 /* ---- Loss ------------------------------------------------------------------------------------ */
@@ -163,11 +178,13 @@ static TorchTensor *nll(Torch *t, TorchTensor *x, TorchTensor *labels)
     return loss;
 }
 
-/* logits (rows, classes), labels (rows) */
+/* logits (rows, classes), labels (rows). Under autocast the logarithms keep their type, and the loss is in fp32. */
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels)
 {
+    size_t frame = torch_frame(t);
     TorchTensor *p = softmax(t, "aten::_log_softmax", "aten::_log_softmax_backward_data", logits, logits->shape.type, 1);
-    return nll(t, p, labels);
+    p = torch_full(t, torch_name(t, p));
+    return torch_leave(t, frame, nll(t, p, labels));
 }
 
 /* ---- Embedding, layer norm ------------------------------------------------------------------- */
@@ -266,7 +283,7 @@ static void layer_norm_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTen
     d[2] = torch_empty(t, "aten::native_layer_norm_backward", row);
 }
 
-TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
+static TorchTensor *layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
 {
     TorchNode *node = torch_node(t, "aten::native_layer_norm", layer_norm_back, 3, (TorchTensor *[]){x, weight, bias});
     torch_save(t, node, 0, x);
@@ -285,4 +302,14 @@ TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, Tor
     torch_drop(t, rstd);
     torch_used(t, x);
     return y;
+}
+
+TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
+{
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    bias = torch_name(t, torch_full(t, bias)); /* arguments are evaluated from the right */
+    weight = torch_name(t, torch_full(t, weight));
+    x = torch_name(t, torch_full(t, x));
+    return torch_leave(t, frame, layer_norm(t, x, weight, bias));
 }

@@ -224,6 +224,7 @@ TorchTensor *torch_sum_to(Torch *t, TorchTensor *x, const TorchShape *shape);
 TorchTensor *torch_mean_last(Torch *t, TorchTensor *x);
 TorchTensor *torch_cat(Torch *t, int dim, int count, TorchTensor **parts);
 TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type);
+TorchTensor *torch_safe_softmax(Torch *t, TorchTensor *x); /* 0 where a whole row is masked */
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels);
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids);
 TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
@@ -237,6 +238,7 @@ TorchTensor *torch_bmm(Torch *t, TorchTensor *a, TorchTensor *b);
 TorchTensor *torch_matmul(Torch *t, TorchTensor *a, TorchTensor *b); /* of as many dimensions, or b a matrix */
 TorchTensor *torch_linear(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
 TorchTensor *torch_autocast(Torch *t, TorchTensor *x); /* x in autocast's type, by its cache */
+TorchTensor *torch_full(Torch *t, TorchTensor *x);     /* x in fp32 where autocast is on */
 void torch_autocast_end(Torch *t);                     /* empties the cache */
 
 /* ---- attention.c ----------------------------------------------------------------------------- */
