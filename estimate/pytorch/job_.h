@@ -5,9 +5,23 @@
 #include "dialect_.h"
 #include "torch_.h"
 
+typedef struct TorchAdapter TorchAdapter;     /* of LoRA */
+typedef struct TorchQuantized TorchQuantized; /* what bitsandbytes keeps of a weight */
+
 typedef struct TorchLinear {
     TorchTensor *weight, *bias;
+    TorchAdapter *adapter;     /* NULL: none */
+    TorchQuantized *quantized; /* NULL: the weight is as it was loaded */
 } TorchLinear;
+
+/* A tensor of the model before adapters, in the order of model.parameters(); buffers are apart. */
+typedef struct TorchEntry {
+    char name[80]; /* sorts as in a checkpoint */
+    TorchPlace place;
+    TorchTensor *x;
+    TorchQuantized *quantized;
+    int buffer;
+} TorchEntry;
 
 typedef struct TorchJob TorchJob;
 
@@ -23,8 +37,13 @@ struct TorchJob {
     const PytorchJob *asked;
     const TorchFamily *family;
     TorchType weights; /* the parameters' type */
-    TorchTensor **parameters;
+    TorchTensor **parameters; /* that are trained */
     size_t parameter_count, parameter_capacity;
+    const char *list; /* what the layers' names begin with: "model.layers" */
+    TorchEntry *entries;
+    size_t entry_count, entry_capacity;
+    TorchAdapter *adapters, **last_adapter;
+    int dynamic_map; /* bitsandbytes has made its 8-bit map */
     TorchTensor **states; /* of the optimizer */
     size_t state_count, state_capacity;
     void *model; /* the family's own */
@@ -37,14 +56,37 @@ struct TorchJob {
 extern const TorchFamily torch_decoder, torch_gpt2, torch_bert;
 
 TorchPlace torch_enter(Torch *t, const char *module); /* returns the place to go back to */
+/* By its name in the layer, or in the model where there is no layer: "input_layernorm.weight". */
+TorchTensor *torch_named_parameter(TorchJob *job, const char *name, int dims, const int64_t *size);
 TorchTensor *torch_parameter(TorchJob *job, int dims, const int64_t *size);
+void torch_trained(TorchJob *job, TorchTensor *x); /* x is one of those that the optimizer updates */
 TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t *size);
 TorchLinear torch_make_linear(TorchJob *job, int64_t in, int64_t out, int bias);
+/* "self_attn.q_proj": adapted where it is a target, quantized with the model. */
+TorchLinear torch_named_linear(TorchJob *job, const char *name, int64_t in, int64_t out, int bias);
+TorchLinear torch_head(TorchJob *job, const char *name, int64_t in, int64_t out, int bias); /* neither */
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
 /* Keeps x for as long as the model's output lives. */
 void torch_hold(TorchJob *job, TorchTensor *x);
+
+/* from_pretrained's part, where the model is quantized on its way to the card; prepare_model_for_kbit_training. */
+void torch_load(TorchJob *job);
+void torch_prepare(TorchJob *job);
+
+/* adapters.c: get_peft_model, and what its layers add to a projection. */
+void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t in, int64_t out);
+void torch_adapt(TorchJob *job);
+/* enable_input_require_grads: the embedding's output is a leaf that wants its gradient. */
+TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded);
+
+/* quantized.c */
+TorchQuantized *torch_new_quantized(TorchJob *job, int64_t in, int64_t out);
+double torch_quantized_bytes(const TorchJob *job); /* of an element */
+TorchType torch_compute_type(const TorchJob *job); /* bnb_4bit_compute_dtype */
+void torch_quantize(TorchJob *job, TorchQuantized *quantized, TorchTensor *weight);
+TorchTensor *torch_quantized_linear(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 
 void torch_clip(TorchJob *job);
 void torch_step(TorchJob *job);

@@ -8,35 +8,6 @@ TorchPlace torch_enter(Torch *t, const char *module)
     return old;
 }
 
-/* ---- Parameters ------------------------------------------------------------------------------ */
-
-TorchTensor *torch_parameter(TorchJob *job, int dims, const int64_t *size)
-{
-    Torch *t = &job->torch;
-    TorchTensor *p = torch_leaf(t, "parameter", PYTORCH_PARAMETER, torch_shape(job->weights, dims, size), 1);
-    job->parameters = torch_grow(t, job->parameters, &job->parameter_capacity, job->parameter_count + 1,
-                                 sizeof *job->parameters);
-    return job->parameters[job->parameter_count++] = p;
-}
-
-TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t *size)
-{
-    return torch_leaf(&job->torch, "buffer", PYTORCH_BUFFER, torch_shape(type, dims, size), 0);
-}
-
-TorchLinear torch_make_linear(TorchJob *job, int64_t in, int64_t out, int bias)
-{
-    TorchLinear linear = {.weight = torch_parameter(job, 2, (int64_t[]){out, in})};
-    if (bias)
-        linear.bias = torch_parameter(job, 1, &out);
-    return linear;
-}
-
-TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x)
-{
-    return torch_linear(&job->torch, x, linear->weight, linear->bias);
-}
-
 /* ---- Norm ------------------------------------------------------------------------------------ */
 
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight)

@@ -50,6 +50,24 @@ void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, TorchTy
     torch_drop(t, partial);
 }
 
+/* The same of a whole contiguous tensor: one output, rows of 512 threads, 4 values at a time. */
+void torch_whole_scratch(Torch *t, int64_t count, int bytes)
+{
+    int64_t across = count > 128 ? count / 4 : count;
+    int64_t width = across < 512 ? power_below(across ? across : 1) : 512, values = up(count, width);
+    if (values < 256)
+        return;
+    int64_t target = t->card->processors * (t->card->threads / width);
+    int64_t blocks = least(target, up(values, 16));
+    if (blocks < up(values, 256))
+        blocks = up(values, 256);
+    if (blocks < 2)
+        return;
+    TorchTensor *partial = torch_bytes_of(t, "reduction", bytes * blocks);
+    torch_scratch(t, "reduction", 4);
+    torch_drop(t, partial);
+}
+
 /* ---- Mean, cat, softmax ---------------------------------------------------------------------- */
 
 /* grad.expand(sizes) / n */
