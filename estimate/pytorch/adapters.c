@@ -97,6 +97,11 @@ TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded)
 
 /* ---- Forward --------------------------------------------------------------------------------- */
 
+static TorchTensor *base(Torch *t, const TorchLinear *linear, TorchTensor *x)
+{
+    return linear->turned ? torch_conv(t, linear, x) : torch_linear(t, x, linear->weight, linear->bias);
+}
+
 static TorchTensor *update(TorchJob *job, const TorchAdapter *a, TorchTensor *x)
 {
     Torch *t = &job->torch;
@@ -111,7 +116,7 @@ static TorchTensor *plain(TorchJob *job, const TorchLinear *linear, TorchTensor 
     size_t frame = torch_frame(t);
     const TorchAdapter *a = linear->adapter;
     torch_name(t, x);
-    TorchTensor *result = torch_name(t, torch_linear(t, x, linear->weight, linear->bias));
+    TorchTensor *result = torch_name(t, base(t, linear, x));
     TorchType type = result->shape.type;
     x = torch_name(t, torch_cast(t, x, a->a->shape.type));
     TorchTensor *sum = torch_add(t, result, update(job, a, x));
@@ -146,5 +151,5 @@ TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor
         return linear->quantized ? quantized(job, linear, x) : plain(job, linear, x);
     if (linear->quantized)
         return torch_quantized_linear(job, linear, x);
-    return torch_linear(&job->torch, x, linear->weight, linear->bias);
+    return base(&job->torch, linear, x);
 }

@@ -29,36 +29,36 @@ static void make(TorchJob *job)
         longjmp(t->failed, 1);
     TorchPlace top = torch_enter(t, "embed_tokens");
     job->list = "model.layers";
-    d->embedding = torch_named_parameter(job, "model.embed_tokens.weight", 2, (int64_t[]){m->vocab, D});
+    d->embedding = torch_parameter(job, "model.embed_tokens.weight", 2, (int64_t[]){m->vocab, D});
     for (int64_t i = 0; i < m->layers; i++) {
         Layer *l = &d->layers[i];
         t->place = (TorchPlace){(int)i, "self_attn"};
-        l->q = torch_named_linear(job, "self_attn.q_proj", D, H, bias);
-        l->k = torch_named_linear(job, "self_attn.k_proj", D, K, bias);
-        l->v = torch_named_linear(job, "self_attn.v_proj", D, K, bias);
-        l->o = torch_named_linear(job, "self_attn.o_proj", H, D, 0);
+        l->q = torch_make_linear(job, "self_attn.q_proj", D, H, bias);
+        l->k = torch_make_linear(job, "self_attn.k_proj", D, K, bias);
+        l->v = torch_make_linear(job, "self_attn.v_proj", D, K, bias);
+        l->o = torch_make_linear(job, "self_attn.o_proj", H, D, 0);
         if (m->family == PYTORCH_QWEN3) {
-            l->q_norm = torch_named_parameter(job, "self_attn.q_norm.weight", 1, &m->head_dim);
-            l->k_norm = torch_named_parameter(job, "self_attn.k_norm.weight", 1, &m->head_dim);
+            l->q_norm = torch_parameter(job, "self_attn.q_norm.weight", 1, &m->head_dim);
+            l->k_norm = torch_parameter(job, "self_attn.k_norm.weight", 1, &m->head_dim);
         }
         t->place.module = "mlp";
-        l->gate = torch_named_linear(job, "mlp.gate_proj", D, F, 0);
-        l->up = torch_named_linear(job, "mlp.up_proj", D, F, 0);
-        l->down = torch_named_linear(job, "mlp.down_proj", F, D, 0);
+        l->gate = torch_make_linear(job, "mlp.gate_proj", D, F, 0);
+        l->up = torch_make_linear(job, "mlp.up_proj", D, F, 0);
+        l->down = torch_make_linear(job, "mlp.down_proj", F, D, 0);
         t->place.module = "input_layernorm";
-        l->input_norm = torch_named_parameter(job, "input_layernorm.weight", 1, &D);
+        l->input_norm = torch_parameter(job, "input_layernorm.weight", 1, &D);
         t->place.module = "post_attention_layernorm";
-        l->post_norm = torch_named_parameter(job, "post_attention_layernorm.weight", 1, &D);
+        l->post_norm = torch_parameter(job, "post_attention_layernorm.weight", 1, &D);
     }
     t->place = (TorchPlace){-1, "norm"};
-    d->norm = torch_named_parameter(job, "model.norm.weight", 1, &D);
+    d->norm = torch_parameter(job, "model.norm.weight", 1, &D);
     t->place.module = "rotary_emb";
     for (int i = 0; i < 2; i++)
         d->frequencies[i] = torch_buffer(job, TORCH_F32, 1, (int64_t[]){m->head_dim / 2});
     t->place.module = "lm_head";
     d->head.weight = d->embedding;
     if (!m->tied)
-        d->head = torch_head(job, "lm_head", D, m->vocab, 0);
+        d->head = torch_make_head(job, "lm_head", D, m->vocab, 0);
     t->place = top;
 }
 
@@ -106,9 +106,30 @@ static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     w = torch_rebind(t, w, torch_dropout(t, w, dropout));
     TorchTensor *y = torch_name(t, torch_matmul(t, w, values));
     y = torch_rebind(t, y, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
-    w->refs++; /* leaves beside the output */
-    *weights = w;
-    return torch_leave(t, frame, y);
+    torch_carry(w);
+    y = torch_leave(t, frame, y);
+    *weights = torch_arrive(w);
+    return y;
+}
+
+static void hold_window(TorchJob *job)
+{
+    TorchTensor *size = torch_empty(&job->torch, "aten::_to_copy", torch_shape(TORCH_I64, 0, NULL));
+    torch_hold(job, size);
+    torch_drop(&job->torch, size);
+}
+
+/* sdpa_attention_forward: beside a mask, keys and values are repeated. */
+static TorchTensor *sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int64_t repeats,
+                         double dropout)
+{
+    size_t frame = torch_frame(t);
+    if (mask && repeats > 1) {
+        k = torch_name(t, repeat_kv(t, k, repeats));
+        v = torch_name(t, repeat_kv(t, v, repeats));
+    }
+    TorchTensor *y = torch_name(t, torch_attention(t, q, k, v, mask, 1, dropout));
+    return torch_leave(t, frame, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
 }
 
 static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, TorchTensor **weights)
@@ -129,14 +150,15 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     size_t inner = torch_frame(t); /* apply_rotary_pos_emb's */
     TorchTensor *cos = torch_name(t, torch_unsqueeze(t, d->cos, 1)), *sin = torch_name(t, torch_unsqueeze(t, d->sin, 1));
     TorchTensor *q2 = torch_name(t, rotary(t, q, cos, sin)), *k2 = rotary(t, k, cos, sin);
-    q2->refs++;
+    torch_carry(q2);
     torch_leave(t, inner, NULL);
-    q2->loose = 1;
-    torch_name(t, q2);
+    torch_name(t, torch_arrive(q2));
     torch_name(t, k2);
     torch_delete(t, q);
     torch_delete(t, k);
     if (d->caches) {
+        if (m->window) /* the cache layer's copy of the window's size */
+            hold_window(job);
         TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k2)), *all_values = torch_name(t, torch_cat(t, 2, 1, &v));
         torch_delete(t, k2);
         torch_delete(t, v);
@@ -149,7 +171,7 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     if (job->asked->attention == PYTORCH_EAGER)
         y = eager(t, q2, k2, v, d->mask, m->heads / m->kv_heads, dropout, weights);
     else
-        y = torch_make_contiguous(t, torch_transpose(t, torch_attention(t, q2, k2, v, d->mask, 1, dropout), 1, 2));
+        y = sdpa(t, q2, k2, v, d->mask, m->heads / m->kv_heads, dropout);
     y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){B, S, m->heads * m->head_dim}));
     y = torch_rebind(t, y, torch_project(job, &l->o, y));
     y = torch_leave(t, frame, y);
@@ -206,11 +228,10 @@ static TorchTensor *wave(Torch *t, const char *op, TorchTensor *angles)
     return torch_name(t, torch_scale(t, torch_wave(t, op, angles)));
 }
 
-static void rope(TorchJob *job, TorchTensor *positions)
+static void rope(TorchJob *job, TorchTensor *positions, TorchType type)
 {
     Torch *t = &job->torch;
     Decoder *d = job->model;
-    TorchType type = job->weights;
     size_t frame = torch_frame(t);
     TorchPlace up = torch_enter(t, "rotary_emb");
     TorchTensor *p = torch_cast(t, torch_unsqueeze(t, positions, 2), TORCH_F32);
@@ -218,14 +239,15 @@ static void rope(TorchJob *job, TorchTensor *positions)
     TorchTensor *twice[] = {angles, angles};
     TorchTensor *all = torch_name(t, torch_cat(t, 2, 2, twice));
     TorchTensor *cos = wave(t, "aten::cos", all), *sin = wave(t, "aten::sin", all);
-    TorchTensor *cos2 = torch_cast(t, cos, type), *sin2 = torch_cast(t, sin, type);
+    cos = torch_carry(torch_cast(t, cos, type));
+    sin = torch_carry(torch_cast(t, sin, type));
     torch_leave(t, frame, NULL);
-    d->cos = torch_name(t, cos2);
-    d->sin = torch_name(t, sin2);
+    d->cos = torch_name(t, torch_arrive(cos));
+    d->sin = torch_name(t, torch_arrive(sin));
     t->place = up;
 }
 
-static TorchTensor *body(TorchJob *job, TorchTensor *ids)
+static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
 {
     Torch *t = &job->torch;
     const PytorchJob *asked = job->asked;
@@ -237,15 +259,17 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids)
     t->place = up;
     TorchTensor *row = torch_plus(t, torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &S)));
     TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
-    d->mask = NULL;
     torch_name(t, h); /* inputs_embeds, which outlives the loop's name */
-    rope(job, positions);
     d->caches = asked->checkpoint == PYTORCH_KEEP;
+    d->mask = torch_causal_mask(job, mask, h->shape.type, asked->model.window, d->caches);
+    if (d->mask)
+        torch_name(t, d->mask);
+    rope(job, positions, h->shape.type);
     for (int64_t i = 0; i < asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
         TorchTensor *y = asked->checkpoint == PYTORCH_KEEP
                              ? layer(t, job, h)
-                             : torch_checkpoint(t, layer, job, h, asked->checkpoint == PYTORCH_CHECKPOINT_REENTRANT);
+                             : torch_checkpoint(t, layer, job, h, (TorchTensor *[]){d->cos, d->sin, d->mask, positions}, asked->checkpoint == PYTORCH_CHECKPOINT_REENTRANT);
         h = torch_rebind(t, h, y);
     }
     t->place = up;
@@ -255,16 +279,16 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids)
 
 static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask)
 {
-    (void)mask;
     Torch *t = &job->torch;
     Decoder *d = job->model;
     size_t frame = torch_frame(t);
-    TorchTensor *h = torch_name(t, body(job, ids));
+    TorchTensor *h = torch_name(t, body(job, ids, mask));
     TorchPlace up = torch_enter(t, "lm_head");
     TorchTensor *logits = torch_name(t, torch_project(job, &d->head, h));
     torch_hold(job, logits);
     t->place.module = "loss";
     TorchTensor *loss = torch_causal_loss(job, logits, labels);
+    torch_hold(job, loss);
     t->place = up;
     return torch_leave(t, frame, loss);
 }

@@ -6,8 +6,9 @@
 
 static const TorchFamily *family_of(PytorchFamily family)
 {
-    (void)family;
-    return &torch_decoder;
+    if (family == PYTORCH_GPT2)
+        return &torch_gpt2;
+    return family == PYTORCH_BERT ? &torch_bert : &torch_decoder;
 }
 
 static TorchType weights_of(const PytorchJob *job)
@@ -45,6 +46,7 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     int failed = setjmp(job->torch.failed);
     if (!failed) {
         job->family->make(job);
+        torch_train(job);
         if (asked->quantize)
             torch_load(job);
         if (asked->lora_rank && asked->kbit_prepare)

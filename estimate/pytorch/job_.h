@@ -10,6 +10,7 @@ typedef struct TorchQuantized TorchQuantized; /* what bitsandbytes keeps of a we
 
 typedef struct TorchLinear {
     TorchTensor *weight, *bias;
+    int turned;                /* GPT-2's Conv1D: the weight is (in, out) */
     TorchAdapter *adapter;     /* NULL: none */
     TorchQuantized *quantized; /* NULL: the weight is as it was loaded */
 } TorchLinear;
@@ -22,6 +23,9 @@ typedef struct TorchEntry {
     TorchQuantized *quantized;
     int buffer;
 } TorchEntry;
+typedef struct TorchNorm {
+    TorchTensor *weight, *bias;
+} TorchNorm;
 
 typedef struct TorchJob TorchJob;
 
@@ -38,6 +42,7 @@ struct TorchJob {
     const TorchFamily *family;
     TorchType weights; /* the parameters' type */
     TorchTensor **parameters; /* that are trained */
+    int64_t seq;       /* of this micro-batch */
     size_t parameter_count, parameter_capacity;
     const char *list; /* what the layers' names begin with: "model.layers" */
     TorchEntry *entries;
@@ -48,7 +53,7 @@ struct TorchJob {
     size_t state_count, state_capacity;
     void *model; /* the family's own */
     size_t model_bytes;
-    TorchTensor *rope[2]; /* cos and sin of this forward pass */
+    TorchTensor *scaler[2], *found; /* GradScaler's scale and count; whether this step's gradients are infinite */
     TorchTensor **held;   /* what the model's output keeps: the cache, the logits */
     size_t held_count, held_capacity;
 };
@@ -57,17 +62,26 @@ extern const TorchFamily torch_decoder, torch_gpt2, torch_bert;
 
 TorchPlace torch_enter(Torch *t, const char *module); /* returns the place to go back to */
 /* By its name in the layer, or in the model where there is no layer: "input_layernorm.weight". */
-TorchTensor *torch_named_parameter(TorchJob *job, const char *name, int dims, const int64_t *size);
-TorchTensor *torch_parameter(TorchJob *job, int dims, const int64_t *size);
-void torch_trained(TorchJob *job, TorchTensor *x); /* x is one of those that the optimizer updates */
+TorchTensor *torch_parameter(TorchJob *job, const char *name, int dims, const int64_t *size);
 TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t *size);
-TorchLinear torch_make_linear(TorchJob *job, int64_t in, int64_t out, int bias);
 /* "self_attn.q_proj": adapted where it is a target, quantized with the model. */
-TorchLinear torch_named_linear(TorchJob *job, const char *name, int64_t in, int64_t out, int bias);
-TorchLinear torch_head(TorchJob *job, const char *name, int64_t in, int64_t out, int bias); /* neither */
+TorchLinear torch_make_linear(TorchJob *job, const char *name, int64_t in, int64_t out, int bias);
+TorchLinear torch_make_conv(TorchJob *job, const char *name, int64_t in, int64_t out);         /* Conv1D, with bias */
+TorchLinear torch_make_head(TorchJob *job, const char *name, int64_t in, int64_t out, int bias); /* neither */
+TorchNorm torch_make_norm(TorchJob *job, const char *name, int64_t size);                      /* of a LayerNorm */
+/* Lists the parameter that was made last before the entries from `place` on. */
+void torch_parameter_first(TorchJob *job, size_t place);
+void torch_train(TorchJob *job);                   /* lists the parameters that are trained */
+void torch_trained(TorchJob *job, TorchTensor *x); /* one more */
+TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, TorchTensor *x);
+/* Checkpointed where it is asked; `also` as in torch_checkpoint. */
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also);
+TorchTensor *torch_conv(Torch *t, const TorchLinear *conv, TorchTensor *x);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
+/* NULL: attention's own causal rule is enough. */
+TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
 /* Keeps x for as long as the model's output lives. */
 void torch_hold(TorchJob *job, TorchTensor *x);
 
@@ -82,12 +96,15 @@ void torch_adapt(TorchJob *job);
 TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded);
 
 /* quantized.c */
-TorchQuantized *torch_new_quantized(TorchJob *job, int64_t in, int64_t out);
+TorchQuantized *torch_new_quantized(TorchJob *job, int64_t in, int64_t out, int turned);
 double torch_quantized_bytes(const TorchJob *job); /* of an element */
 TorchType torch_compute_type(const TorchJob *job); /* bnb_4bit_compute_dtype */
 void torch_quantize(TorchJob *job, TorchQuantized *quantized, TorchTensor *weight);
 TorchTensor *torch_quantized_linear(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 
+TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);
+void torch_unscale(TorchJob *job);
+void torch_scaler_update(TorchJob *job);
 void torch_clip(TorchJob *job);
 void torch_step(TorchJob *job);
 void torch_zero(TorchJob *job);

@@ -8,6 +8,18 @@ TorchPlace torch_enter(Torch *t, const char *module)
     return old;
 }
 
+/* ---- Conv1D --------------------------------------------------------------------------------- */
+
+TorchTensor *torch_conv(Torch *t, const TorchLinear *c, TorchTensor *x)
+{
+    size_t frame = torch_frame(t);
+    int64_t B = x->shape.size[0], S = x->shape.size[1], in = x->shape.size[2], out = c->weight->shape.size[1];
+    torch_name(t, x);
+    TorchTensor *rows = torch_view(t, x, 2, (int64_t[]){B * S, in});
+    TorchTensor *y = torch_addmm(t, c->bias, rows, c->weight);
+    return torch_leave(t, frame, torch_view(t, y, 3, (int64_t[]){B, S, out}));
+}
+
 /* ---- Norm ------------------------------------------------------------------------------------ */
 
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight)
@@ -21,11 +33,30 @@ TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight)
     return torch_leave(t, frame, torch_mul(t, weight, torch_cast(t, h, type)));
 }
 
+TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, TorchTensor *x)
+{
+    TorchPlace up = torch_enter(t, module);
+    TorchTensor *y = torch_layer_norm(t, x, norm->weight, norm->bias);
+    t->place = up;
+    return y;
+}
+
+/* ---- Layers ---------------------------------------------------------------------------------- */
+
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also)
+{
+    PytorchCheckpoint how = job->asked->checkpoint;
+    if (how == PYTORCH_KEEP)
+        return layer(&job->torch, job, x);
+    return torch_checkpoint(&job->torch, layer, job, x, also, how == PYTORCH_CHECKPOINT_REENTRANT);
+}
+
 /* ---- Loss ------------------------------------------------------------------------------------ */
 
 void torch_hold(TorchJob *job, TorchTensor *x)
 {
-    job->held = torch_grow(&job->torch, job->held, &job->held_capacity, job->held_count + 1, sizeof *job->held);
+    job->held =
+        torch_grow(&job->torch, job->held, &job->held_capacity, job->held_count + 1, sizeof *job->held);
     x->refs++;
     job->held[job->held_count++] = x;
 }
@@ -38,7 +69,8 @@ TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *
     int64_t batch = labels->shape.size[0], seq = labels->shape.size[1], vocab = job->asked->model.vocab;
     TorchTensor *x = torch_name(t, torch_cast(t, logits, TORCH_F32));
     int64_t wider[] = {batch, seq + 1}, rows[] = {batch * seq, vocab}, flat = batch * seq;
-    TorchTensor *padded = torch_name(t, torch_empty(t, "aten::constant_pad_nd", torch_shape(TORCH_I64, 2, wider)));
+    TorchTensor *padded =
+        torch_name(t, torch_empty(t, "aten::constant_pad_nd", torch_shape(TORCH_I64, 2, wider)));
     TorchTensor *moved = torch_name(t, torch_make_contiguous(t, torch_slice(t, padded, 1, 1, seq + 1)));
     x = torch_rebind(t, x, torch_view(t, x, 2, rows));
     moved = torch_rebind(t, moved, torch_view(t, moved, 1, &flat));

@@ -43,19 +43,12 @@ static TorchTensor *make(TorchJob *job, const char *name, int dims, const int64_
     TorchTensor *x = job->asked->quantize ? torch_meta(t, shape, trained)
                                           : torch_leaf(t, "aten::_to_copy", base_kind(job), shape, trained);
     enter(job, name, x)->quantized = quantized;
-    if (trained)
-        torch_trained(job, x);
     return x;
 }
 
-TorchTensor *torch_named_parameter(TorchJob *job, const char *name, int dims, const int64_t *size)
+TorchTensor *torch_parameter(TorchJob *job, const char *name, int dims, const int64_t *size)
 {
     return make(job, name, dims, size, NULL);
-}
-
-TorchTensor *torch_parameter(TorchJob *job, int dims, const int64_t *size)
-{
-    return make(job, "", dims, size, NULL);
 }
 
 TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t *size)
@@ -69,35 +62,69 @@ TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t
     return x;
 }
 
-static TorchLinear linear(TorchJob *job, const char *name, int64_t in, int64_t out, int bias,
-                          TorchQuantized *quantized)
+void torch_parameter_first(TorchJob *job, size_t place)
+{
+    TorchEntry last = job->entries[job->entry_count - 1];
+    for (size_t i = job->entry_count - 1; i > place; i--)
+        job->entries[i] = job->entries[i - 1];
+    job->entries[place] = last;
+}
+
+static TorchTensor *bias_of(TorchJob *job, const char *name, int64_t size)
 {
     char full[64];
-    TorchLinear l = {.quantized = quantized};
-    snprintf(full, sizeof full, "%s.weight", name);
-    l.weight = make(job, full, 2, (int64_t[]){out, in}, quantized);
     snprintf(full, sizeof full, "%s.bias", name);
+    return make(job, full, 1, &size, NULL);
+}
+
+static TorchTensor *weight_of(TorchJob *job, const char *name, int dims, const int64_t *size,
+                              TorchQuantized *quantized)
+{
+    char full[64];
+    snprintf(full, sizeof full, "%s.weight", name);
+    return make(job, full, dims, size, quantized);
+}
+
+TorchNorm torch_make_norm(TorchJob *job, const char *name, int64_t size)
+{
+    TorchNorm norm = {.weight = weight_of(job, name, 1, &size, NULL)};
+    norm.bias = bias_of(job, name, size);
+    return norm;
+}
+
+TorchLinear torch_make_head(TorchJob *job, const char *name, int64_t in, int64_t out, int bias)
+{
+    TorchLinear l = {.weight = weight_of(job, name, 2, (int64_t[]){out, in}, NULL)};
     if (bias)
-        l.bias = make(job, full, 1, &out, NULL);
+        l.bias = bias_of(job, name, out);
     return l;
 }
 
-TorchLinear torch_head(TorchJob *job, const char *name, int64_t in, int64_t out, int bias)
+TorchLinear torch_make_linear(TorchJob *job, const char *name, int64_t in, int64_t out, int bias)
 {
-    return linear(job, name, in, out, bias, NULL);
-}
-
-TorchLinear torch_make_linear(TorchJob *job, int64_t in, int64_t out, int bias)
-{
-    return linear(job, "", in, out, bias, NULL);
-}
-
-TorchLinear torch_named_linear(TorchJob *job, const char *name, int64_t in, int64_t out, int bias)
-{
-    TorchQuantized *quantized = job->asked->quantize ? torch_new_quantized(job, in, out) : NULL;
-    TorchLinear l = linear(job, name, in, out, bias, quantized);
+    TorchLinear l = {.quantized = job->asked->quantize ? torch_new_quantized(job, in, out, 0) : NULL};
+    l.weight = weight_of(job, name, 2, (int64_t[]){out, in}, l.quantized);
+    if (bias)
+        l.bias = bias_of(job, name, out);
     torch_target(job, &l, name, in, out);
     return l;
+}
+
+TorchLinear torch_make_conv(TorchJob *job, const char *name, int64_t in, int64_t out)
+{
+    TorchLinear l = {.turned = 1,
+                     .quantized = job->asked->quantize ? torch_new_quantized(job, in, out, 1) : NULL};
+    l.weight = weight_of(job, name, 2, (int64_t[]){in, out}, l.quantized);
+    l.bias = bias_of(job, name, out);
+    torch_target(job, &l, name, in, out);
+    return l;
+}
+
+void torch_train(TorchJob *job)
+{
+    for (size_t i = 0; i < job->entry_count; i++)
+        if (job->entries[i].x->needs_grad)
+            torch_trained(job, job->entries[i].x);
 }
 
 /* ---- from_pretrained ------------------------------------------------------------------------- */

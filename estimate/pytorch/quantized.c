@@ -8,15 +8,16 @@ enum { BLOCK = 64, SCALE_BLOCK = 256, MAP = 256 };
 struct TorchQuantized {
     TorchJob *job;
     int64_t in, out;
+    int turned;          /* loaded as (in, out) */
     TorchTensor *weight; /* packed; int8: (out, in) */
     TorchTensor *scales; /* absmax: float32, or 8 bits by the next three; int8: one a row */
     TorchTensor *code, *offset, *scale_scales, *scale_code;
 };
 
-TorchQuantized *torch_new_quantized(TorchJob *job, int64_t in, int64_t out)
+TorchQuantized *torch_new_quantized(TorchJob *job, int64_t in, int64_t out, int turned)
 {
     TorchQuantized *q = torch_take(&job->torch, sizeof *q);
-    *q = (TorchQuantized){.job = job, .in = in, .out = out};
+    *q = (TorchQuantized){.job = job, .in = in, .out = out, .turned = turned};
     return q;
 }
 
@@ -77,6 +78,7 @@ static void quantize_nf4(TorchJob *job, TorchQuantized *q, TorchTensor *weight)
     Torch *t = &job->torch;
     int64_t count = q->in * q->out;
     TorchTensor *loaded = torch_empty(t, "aten::_to_copy", weight->shape);
+    TorchTensor *straight = q->turned ? torch_empty(t, "aten::clone", weight->shape) : NULL;
     TorchTensor *scales = flat(t, op, TORCH_F32, blocks(count, BLOCK));
     torch_set_data(t, op, weight, torch_shape(TORCH_U8, 2, (int64_t[]){(count + 1) / 2, 1}), PYTORCH_FROZEN);
     q->code = kept(t, flat(t, "aten::_to_copy", TORCH_F32, 16)); /* get_4bit_type */
@@ -87,6 +89,7 @@ static void quantize_nf4(TorchJob *job, TorchQuantized *q, TorchTensor *weight)
         quantize_scales(job, q, scales);
     else
         q->scales = kept(t, scales);
+    torch_drop(t, straight);
     torch_drop(t, loaded);
 }
 

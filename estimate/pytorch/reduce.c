@@ -131,13 +131,16 @@ static void softmax_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor
     (void)g;
     TorchShape shape = node->saved[0]->shape;
     d[0] = torch_empty(t, node->name, torch_shape((TorchType)node->n[0], shape.dims, shape.size));
+    if (node->n[1]) /* grad * output */
+        torch_scratch(t, "aten::mul", torch_count(&shape) * torch_bytes(shape.type));
 }
 
-static TorchTensor *softmax(Torch *t, const char *op, const char *back, TorchTensor *x, TorchType type)
+static TorchTensor *softmax(Torch *t, const char *op, const char *back, TorchTensor *x, TorchType type,
+                            int logarithm)
 {
     TorchNode *node = torch_node(t, back, softmax_back, 1, &x);
     if (node)
-        node->n[0] = x->shape.type;
+        node->n[0] = x->shape.type, node->n[1] = !logarithm;
     TorchShape shape = torch_shape(type, x->shape.dims, x->shape.size);
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, shape));
     torch_save(t, node, 0, y);
@@ -147,9 +150,10 @@ static TorchTensor *softmax(Torch *t, const char *op, const char *back, TorchTen
 
 TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type)
 {
-    if (x->shape.type != type)
-        x = torch_cast(t, x, type);
-    return softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type);
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    x = torch_cast(t, x, type);
+    return torch_leave(t, frame, softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0));
 }
 
 /* ---- Loss ------------------------------------------------------------------------------------ */
@@ -179,15 +183,24 @@ static TorchTensor *nll(Torch *t, TorchTensor *x, TorchTensor *labels)
 /* logits (rows, classes), labels (rows) */
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels)
 {
-    TorchTensor *p = softmax(t, "aten::_log_softmax", "aten::_log_softmax_backward_data", logits, logits->shape.type);
+    TorchTensor *p = softmax(t, "aten::_log_softmax", "aten::_log_softmax_backward_data", logits, logits->shape.type, 1);
     return nll(t, p, labels);
 }
 
 /* ---- Embedding, layer norm ------------------------------------------------------------------- */
 
+/* A copy of ids that do not lie one after another; NULL where they do. */
+static TorchTensor *rows_of(Torch *t, const char *op, const TorchTensor *ids)
+{
+    const TorchShape *s = &ids->shape;
+    return torch_contiguous(s) ? NULL : torch_empty(t, op, torch_shape(s->type, s->dims, s->size));
+}
+
 static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
+    TorchTensor *ids = rows_of(t, "aten::embedding_dense_backward", node->saved[0]);
     d[0] = torch_empty(t, "aten::embedding_dense_backward", torch_shape(g[0]->shape.type, 2, node->n));
+    torch_drop(t, ids);
 }
 
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
@@ -203,7 +216,9 @@ TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
         size[i] = ids->shape.size[i];
     size[ids->shape.dims] = weight->shape.size[1];
     TorchShape shape = torch_shape(weight->shape.type, ids->shape.dims + 1, size);
+    TorchTensor *rows = rows_of(t, "aten::embedding", ids);
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::embedding", shape));
+    torch_drop(t, rows);
     torch_used(t, ids);
     return y;
 }

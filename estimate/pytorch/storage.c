@@ -168,7 +168,7 @@ static void tell(Torch *t, PytorchAction action, const char *op, const TorchStor
     e->layer = t->place.layer;
     e->module = t->place.module;
     e->op = op;
-    e->recomputed = t->replaying != NULL;
+    e->recomputed = t->again > 0;
     int stop = t->visit(t->user, e);
     if (stop)
         longjmp(t->failed, stop);
@@ -352,4 +352,19 @@ TorchTensor *torch_leave(Torch *t, size_t frame, TorchTensor *result)
     while (t->frame_count > frame)
         torch_drop(t, t->frames[--t->frame_count]);
     return out;
+}
+
+TorchTensor *torch_carry(TorchTensor *x)
+{
+    x->refs += !x->loose;
+    return x;
+}
+
+TorchTensor *torch_arrive(TorchTensor *x)
+{
+    if (x->refs == 1)
+        x->loose = 1;
+    else
+        x->refs--;
+    return x;
 }

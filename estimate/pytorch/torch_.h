@@ -20,7 +20,7 @@
 
 #include "pytorch.h"
 
-enum { TORCH_DIMS = 5, TORCH_EDGES = 4, TORCH_SAVED = 9, TORCH_OUTPUTS = 3 };
+enum { TORCH_ALSO = 4, TORCH_DIMS = 5, TORCH_EDGES = 4, TORCH_SAVED = 9, TORCH_OUTPUTS = 3 };
 
 typedef enum TorchType { TORCH_F32, TORCH_BF16, TORCH_F16, TORCH_I64, TORCH_I32, TORCH_U8, TORCH_I8, TORCH_BOOL } TorchType;
 
@@ -81,6 +81,7 @@ struct TorchNode {
     void *user;                     /* what else it needs */
     TorchTensor *leaf;              /* of an accumulating node; not counted */
     TorchTensor *context;           /* an attribute of a Python function's ctx: lives as long as the node */
+    TorchSegment *call;             /* of a reentrant checkpoint */
     TorchPlace place;
     int waits, seen;
     TorchTensor *g[TORCH_OUTPUTS];
@@ -93,7 +94,7 @@ typedef TorchTensor *TorchFunction(Torch *t, void *user, TorchTensor *x);
 struct TorchSegment {
     TorchFunction *function;
     void *user;
-    TorchTensor *x;
+    TorchTensor *x, *also[TORCH_ALSO]; /* its argument, and the keyword arguments that the closure holds */
     TorchPlace place;
     TorchType autocast;
     int count, waiting, recomputed; /* saved tensors; those still to be released */
@@ -115,7 +116,7 @@ struct Torch {
     int grad_mode, stopped, casting; /* stopped: recomputation has all that it needs */
     TorchType autocast;              /* TORCH_F32: off */
     TorchSegment *packing, *replaying;
-    int replayed;
+    int replayed, again; /* again: a checkpoint runs its function once more */
     TorchPlace place;
     const char *op;
     void **frames; /* the names of all frames */
@@ -171,6 +172,9 @@ size_t torch_frame(Torch *t);
 TorchTensor *torch_name(Torch *t, TorchTensor *x);
 void torch_delete(Torch *t, TorchTensor *x);
 TorchTensor *torch_rebind(Torch *t, TorchTensor *old, TorchTensor *x); /* names x, then deletes old */
+/* A second result of a frame: torch_carry before torch_leave, torch_arrive after it gives the tensor, loose. */
+TorchTensor *torch_carry(TorchTensor *x);
+TorchTensor *torch_arrive(TorchTensor *x);
 TorchTensor *torch_leave(Torch *t, size_t frame, TorchTensor *result); /* NULL is fine */
 
 /* ---- autograd.c ------------------------------------------------------------------------------ */
@@ -182,7 +186,9 @@ TorchTensor *torch_made(Torch *t, TorchNode *node, int output, TorchTensor *y);
 void torch_free_node(Torch *t, TorchNode *node);
 int torch_wants(const TorchNode *node, int input);
 void torch_backward(Torch *t, TorchTensor *loss, TorchTensor *gradient); /* both stay the caller's */
-TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, int reentrant);
+/* `also` (TORCH_ALSO tensors or NULL) are held as long as the segment. */
+TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, TorchTensor *const *also,
+                              int reentrant);
 
 /* ---- views.c --------------------------------------------------------------------------------- */
 
@@ -194,6 +200,7 @@ TorchTensor *torch_expand(Torch *t, TorchTensor *x, int dims, const int64_t *siz
 TorchTensor *torch_unsqueeze(Torch *t, TorchTensor *x, int dim);
 TorchTensor *torch_squeeze(Torch *t, TorchTensor *x, int dim);
 TorchTensor *torch_slice(Torch *t, TorchTensor *x, int dim, int64_t from, int64_t to);
+TorchTensor *torch_select(Torch *t, TorchTensor *x, int dim); /* one index of the dimension, which goes */
 void torch_split(Torch *t, TorchTensor *x, int dim, int64_t each, int count, TorchTensor **parts);
 TorchTensor *torch_make_contiguous(Torch *t, TorchTensor *x);
 TorchTensor *torch_clone(Torch *t, TorchTensor *x, int contiguous);
