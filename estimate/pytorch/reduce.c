@@ -226,10 +226,12 @@ TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
 static void layer_norm_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
     TorchShape shape = torch_shape(g[0]->shape.type, g[0]->shape.dims, g[0]->shape.size);
-    d[0] = torch_empty(t, "aten::native_layer_norm_backward", shape);
+    if (torch_wants(node, 0))
+        d[0] = torch_empty(t, "aten::native_layer_norm_backward", shape);
     TorchShape row = node->saved[1]->shape;
-    d[1] = torch_empty(t, "aten::native_layer_norm_backward", row);
-    d[2] = torch_empty(t, "aten::native_layer_norm_backward", row);
+    for (int i = 1; i < 3; i++)
+        if (torch_wants(node, i))
+            d[i] = torch_empty(t, "aten::native_layer_norm_backward", row);
 }
 
 TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
