@@ -310,7 +310,8 @@ TorchTensor *torch_sum_to(Torch *t, TorchTensor *x, const TorchShape *shape)
         return torch_view(t, x, shape->dims, shape->size);
     }
     TorchTensor *y = torch_empty(t, "aten::sum", kept);
-    torch_reduction_scratch(t, torch_count(&kept), torch_count(&x->shape) / torch_count(&kept), x->shape.type);
+    int last = shape->dims && shape->size[shape->dims - 1] == 1 && x->shape.size[x->shape.dims - 1] != 1;
+    torch_reduction_scratch(t, torch_count(&kept), torch_count(&x->shape) / torch_count(&kept), last);
     torch_used(t, x);
     return y;
 }

@@ -22,22 +22,23 @@ static int64_t power_below(int64_t n)
     return p;
 }
 
-/* As setReduceConfig of ATen/native/cuda/Reduce.cuh for a sum over rows ("slow": the reduced dimension is not the
- * fastest): where blocks share an output, they meet in global memory. */
-void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, TorchType type)
+/* As setReduceConfig of ATen/native/cuda/Reduce.cuh: where blocks share an output, they meet in global memory.
+ * `fast`: the reduced dimension is the one that lies together; `bytes` of what is summed. */
+static void scratch(Torch *t, int64_t outputs, int64_t reduced, int fast, int bytes)
 {
-    (void)type;
-    int vector = outputs % 4 == 0 ? 4 : outputs % 2 == 0 ? 2 : 1;
-    int64_t threads = 512 / vector, across = outputs / vector;
-    int64_t across2 = across < threads ? power_below(across) : threads;
-    int64_t down2 = reduced < threads ? power_below(reduced) : threads;
+    int64_t vector = fast ? 1 : outputs % 4 == 0 ? 4 : outputs % 2 == 0 ? 2 : 1, threads = 512 / vector;
+    int64_t across = fast ? reduced : outputs / vector, down = fast ? outputs : reduced;
+    if (fast && outputs == 1 && reduced > 128)
+        across /= 4;
+    int64_t across2 = least(power_below(across), threads), down2 = least(power_below(down), threads);
     int64_t width = least(across2, 32), height = least(down2, threads / width);
     width = least(across2, threads / height);
-    int64_t values = reduced;
+    int64_t values = up(reduced, fast ? width : 1);
     if (values < least(height * 16, 256))
         return;
-    values = up(reduced, height);
-    int64_t grid = up(across, width), target = t->card->processors * (t->card->threads / (width * height));
+    values = up(values, height);
+    int64_t grid = up(outputs / vector, fast ? 1 : width);
+    int64_t target = (int64_t)t->card->processors * (t->card->threads / (width * height));
     if (values < 256 || grid > target)
         return;
     int64_t blocks = least(up(target, grid), up(values, 16));
@@ -45,27 +46,19 @@ void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, TorchTy
         blocks = up(values, 256);
     if (blocks < 2)
         return;
-    TorchTensor *partial = torch_bytes_of(t, "reduction", 4 * outputs * blocks * width * vector);
+    TorchTensor *partial = torch_bytes_of(t, "reduction", bytes * outputs * blocks * (fast ? 1 : width * vector));
     torch_scratch(t, "reduction", 4 * grid);
     torch_drop(t, partial);
 }
 
-/* The same of a whole contiguous tensor: one output, rows of 512 threads, 4 values at a time. */
+void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast)
+{
+    scratch(t, outputs, reduced, fast, 4);
+}
+
 void torch_whole_scratch(Torch *t, int64_t count, int bytes)
 {
-    int64_t across = count > 128 ? count / 4 : count;
-    int64_t width = across < 512 ? power_below(across ? across : 1) : 512, values = up(count, width);
-    if (values < 256)
-        return;
-    int64_t target = t->card->processors * (t->card->threads / width);
-    int64_t blocks = least(target, up(values, 16));
-    if (blocks < up(values, 256))
-        blocks = up(values, 256);
-    if (blocks < 2)
-        return;
-    TorchTensor *partial = torch_bytes_of(t, "reduction", bytes * blocks);
-    torch_scratch(t, "reduction", 4);
-    torch_drop(t, partial);
+    scratch(t, 1, count, 1, bytes);
 }
 
 /* ---- Mean, cat, softmax ---------------------------------------------------------------------- */

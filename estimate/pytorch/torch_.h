@@ -234,8 +234,8 @@ TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type);
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels);
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids);
 TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
-void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, TorchType type);
 void torch_whole_scratch(Torch *t, int64_t count, int bytes); /* of a contiguous tensor to one value of so many bytes */
+void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast);
 
 /* ---- products.c ------------------------------------------------------------------------------ */
 
