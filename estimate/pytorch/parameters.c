@@ -182,7 +182,7 @@ void torch_load(TorchJob *job)
     t->place = top;
 }
 
-/* All parameters of 16 bits become float32. */
+/* All parameters of 16 bits become float32, and what that leaves in the cache is given back. */
 void torch_prepare(TorchJob *job)
 {
     Torch *t = &job->torch;
@@ -197,4 +197,5 @@ void torch_prepare(TorchJob *job)
         torch_set_data(t, "aten::_to_copy", e->x, shape, base_kind(job));
     }
     t->place = top;
+    torch_empty_cache(t);
 }

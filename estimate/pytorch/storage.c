@@ -202,6 +202,11 @@ void torch_mark(Torch *t, TorchTensor *x, PytorchKind kind)
         tell(t, PYTORCH_MARK, NULL, x->storage, kind);
 }
 
+void torch_empty_cache(Torch *t)
+{
+    tell(t, PYTORCH_EMPTY_CACHE, "torch.cuda.empty_cache", &(TorchStorage){0}, PYTORCH_TEMPORARY);
+}
+
 /* ---- Tensors --------------------------------------------------------------------------------- */
 
 TorchTensor *torch_empty(Torch *t, const char *op, TorchShape shape)

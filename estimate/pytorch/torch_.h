@@ -164,6 +164,7 @@ TorchTensor *torch_meta(Torch *t, TorchShape shape, int needs_grad); /* of the m
 /* x.data = a new tensor of this shape and type */
 void torch_set_data(Torch *t, const char *op, TorchTensor *x, TorchShape shape, PytorchKind kind);
 void torch_mark(Torch *t, TorchTensor *x, PytorchKind kind);
+void torch_empty_cache(Torch *t);
 void torch_drop(Torch *t, TorchTensor *x); /* one reference less; NULL is fine */
 void torch_used(Torch *t, TorchTensor *x); /* an operation has taken it: drops it where it is loose */
 void torch_scratch(Torch *t, const char *op, int64_t bytes); /* allocated and freed */
