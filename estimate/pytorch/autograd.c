@@ -12,9 +12,12 @@ static TorchNode *accumulator(Torch *t, TorchTensor *leaf)
     TorchNode *node = torch_new_node(t);
     node->name = "AccumulateGrad";
     node->order = UINT64_MAX;
-    node->refs = node->outputs = 1;
+    node->refs = !leaf->asked;
+    node->outputs = 1;
     node->made[0] = leaf->shape;
     node->leaf = leaf;
+    if (leaf->asked)
+        node->context = torch_again(leaf);
     node->place = t->place;
     return leaf->node = node;
 }
@@ -125,6 +128,9 @@ void torch_free_node(Torch *t, TorchNode *node)
         TorchNode *dead = t->dying;
         for (int i = 0; i < TORCH_SAVED; i++)
             release_slot(t, dead, i);
+        if (dead->context && dead->leaf)
+            dead->leaf->node = NULL;
+        torch_drop(t, dead->context);
         if (dead->call)
             segment_done(t, dead->call);
         for (int i = 0; i < dead->edges; i++) {

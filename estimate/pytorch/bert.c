@@ -22,10 +22,10 @@ static void make_embeddings(TorchJob *job, Bert *b)
     const PytorchModel *m = &job->asked->model;
     int64_t D = m->hidden, row[] = {1, m->positions};
     TorchPlace top = torch_enter(t, "embeddings");
-    b->words = torch_parameter(job, 2, (int64_t[]){m->vocab, D});
-    b->positions = torch_parameter(job, 2, (int64_t[]){m->positions, D});
-    b->types = torch_parameter(job, 2, (int64_t[]){m->types, D});
-    b->norm = torch_make_norm(job, D);
+    b->words = torch_parameter(job, "bert.embeddings.word_embeddings.weight", 2, (int64_t[]){m->vocab, D});
+    b->positions = torch_parameter(job, "bert.embeddings.position_embeddings.weight", 2, (int64_t[]){m->positions, D});
+    b->types = torch_parameter(job, "bert.embeddings.token_type_embeddings.weight", 2, (int64_t[]){m->types, D});
+    b->norm = torch_make_norm(job, "bert.embeddings.LayerNorm", D);
     b->position_ids = torch_buffer(job, TORCH_I64, 2, row);
     b->type_ids = torch_buffer(job, TORCH_I64, 2, row);
     t->place = top;
@@ -37,16 +37,16 @@ static void make_layer(TorchJob *job, Layer *l, int index)
     const PytorchModel *m = &job->asked->model;
     int64_t D = m->hidden, F = m->intermediate;
     t->place = (TorchPlace){index, "attention"};
-    l->query = torch_make_linear(job, D, D, 1);
-    l->key = torch_make_linear(job, D, D, 1);
-    l->value = torch_make_linear(job, D, D, 1);
-    l->output = torch_make_linear(job, D, D, 1);
-    l->attention_norm = torch_make_norm(job, D);
+    l->query = torch_make_linear(job, "attention.self.query", D, D, 1);
+    l->key = torch_make_linear(job, "attention.self.key", D, D, 1);
+    l->value = torch_make_linear(job, "attention.self.value", D, D, 1);
+    l->output = torch_make_linear(job, "attention.output.dense", D, D, 1);
+    l->attention_norm = torch_make_norm(job, "attention.output.LayerNorm", D);
     t->place.module = "intermediate";
-    l->up = torch_make_linear(job, D, F, 1);
+    l->up = torch_make_linear(job, "intermediate.dense", D, F, 1);
     t->place.module = "output";
-    l->down = torch_make_linear(job, F, D, 1);
-    l->norm = torch_make_norm(job, D);
+    l->down = torch_make_linear(job, "output.dense", F, D, 1);
+    l->norm = torch_make_norm(job, "output.LayerNorm", D);
 }
 
 static void make(TorchJob *job)
@@ -59,21 +59,22 @@ static void make(TorchJob *job)
     if (!b)
         longjmp(t->failed, 1);
     TorchPlace top = t->place;
+    job->list = "bert.encoder.layer";
     make_embeddings(job, b);
     for (int64_t i = 0; i < m->layers; i++)
         make_layer(job, &b->layers[i], (int)i);
     if (m->labels) {
         t->place = (TorchPlace){-1, "pooler"};
-        b->pooler = torch_make_linear(job, D, D, 1);
+        b->pooler = torch_make_linear(job, "bert.pooler.dense", D, D, 1);
         t->place.module = "classifier";
-        b->classifier = torch_make_linear(job, D, m->labels, 1);
+        b->classifier = torch_make_head(job, "classifier", D, m->labels, 1);
     } else {
         t->place = (TorchPlace){-1, "cls"};
-        size_t before = job->parameter_count;
-        b->transform = torch_make_linear(job, D, D, 1);
-        b->head_norm = torch_make_norm(job, D);
-        b->decoder.weight = m->tied ? b->words : torch_parameter(job, 2, (int64_t[]){m->vocab, D});
-        b->decoder.bias = torch_parameter(job, 1, &m->vocab);
+        size_t before = job->entry_count;
+        b->transform = torch_make_linear(job, "cls.predictions.transform.dense", D, D, 1);
+        b->head_norm = torch_make_norm(job, "cls.predictions.transform.LayerNorm", D);
+        b->decoder.weight = m->tied ? b->words : torch_parameter(job, "cls.predictions.decoder.weight", 2, (int64_t[]){m->vocab, D});
+        b->decoder.bias = torch_parameter(job, "cls.predictions.bias", 1, &m->vocab);
         torch_parameter_first(job, before); /* the head's own, and so listed before its modules' */
     }
     t->place = top;

@@ -18,4 +18,7 @@ struct PytorchCard {
 const PytorchDialect *torch_dialect(void); /* the newest */
 const PytorchCard *torch_card(int capability);
 
+/* bitsandbytes' _gemm_4bit_use_custom_cuda: whether M rows of x times an (N, K) weight are a kernel of its own. */
+int torch_nf4_kernel(const PytorchCard *card, TorchType type, int64_t M, int64_t N, int64_t K);
+
 #endif

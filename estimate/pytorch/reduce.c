@@ -23,8 +23,8 @@ static int64_t power_below(int64_t n)
 }
 
 /* As setReduceConfig of ATen/native/cuda/Reduce.cuh: where blocks share an output, they meet in global memory.
- * `fast`: the reduced dimension is the one that lies together. */
-void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast)
+ * `fast`: the reduced dimension is the one that lies together; `bytes` of what is summed. */
+static void scratch(Torch *t, int64_t outputs, int64_t reduced, int fast, int bytes)
 {
     int64_t vector = fast ? 1 : outputs % 4 == 0 ? 4 : outputs % 2 == 0 ? 2 : 1, threads = 512 / vector;
     int64_t across = fast ? reduced : outputs / vector, down = fast ? outputs : reduced;
@@ -46,9 +46,19 @@ void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fas
         blocks = up(values, 256);
     if (blocks < 2)
         return;
-    TorchTensor *partial = torch_bytes_of(t, "reduction", 4 * outputs * blocks * (fast ? 1 : width * vector));
+    TorchTensor *partial = torch_bytes_of(t, "reduction", bytes * outputs * blocks * (fast ? 1 : width * vector));
     torch_scratch(t, "reduction", 4 * grid);
     torch_drop(t, partial);
+}
+
+void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast)
+{
+    scratch(t, outputs, reduced, fast, 4);
+}
+
+void torch_whole_scratch(Torch *t, int64_t count, int bytes)
+{
+    scratch(t, 1, count, 1, bytes);
 }
 
 /* ---- Mean, cat, softmax ---------------------------------------------------------------------- */
@@ -277,10 +287,12 @@ TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
 static void layer_norm_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
     TorchShape shape = torch_shape(g[0]->shape.type, g[0]->shape.dims, g[0]->shape.size);
-    d[0] = torch_empty(t, "aten::native_layer_norm_backward", shape);
+    if (torch_wants(node, 0))
+        d[0] = torch_empty(t, "aten::native_layer_norm_backward", shape);
     TorchShape row = node->saved[1]->shape;
-    d[1] = torch_empty(t, "aten::native_layer_norm_backward", row);
-    d[2] = torch_empty(t, "aten::native_layer_norm_backward", row);
+    for (int i = 1; i < 3; i++)
+        if (torch_wants(node, i))
+            d[i] = torch_empty(t, "aten::native_layer_norm_backward", row);
 }
 
 static TorchTensor *layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
