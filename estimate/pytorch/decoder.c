@@ -55,11 +55,8 @@ static void make(TorchJob *job)
     t->place.module = "rotary_emb";
     for (int i = 0; i < 2; i++)
         d->frequencies[i] = torch_buffer(job, TORCH_F32, 1, (int64_t[]){m->head_dim / 2});
-    t->place.module = "lm_head";
-    d->head.weight = d->embedding;
-    if (!m->tied)
-        d->head = torch_make_head(job, "lm_head", D, m->vocab, 0);
     t->place = top;
+    d->head = torch_decoder_head(job, d->embedding);
 }
 
 /* ---- Attention ------------------------------------------------------------------------------- */
@@ -283,14 +280,7 @@ static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels
     Decoder *d = job->model;
     size_t frame = torch_frame(t);
     TorchTensor *h = torch_name(t, body(job, ids, mask));
-    TorchPlace up = torch_enter(t, "lm_head");
-    TorchTensor *logits = torch_name(t, torch_project(job, &d->head, h));
-    torch_hold(job, logits);
-    t->place.module = "loss";
-    TorchTensor *loss = torch_causal_loss(job, logits, labels);
-    torch_hold(job, loss);
-    t->place = up;
-    return torch_leave(t, frame, loss);
+    return torch_leave(t, frame, torch_head_loss(job, &d->head, h, labels));
 }
 
 const TorchFamily torch_decoder = {make, forward};

@@ -44,11 +44,8 @@ static void make(TorchJob *job)
     }
     t->place = (TorchPlace){-1, "ln_f"};
     g->norm = torch_make_norm(job, "transformer.ln_f", D);
-    t->place.module = "lm_head";
-    g->head.weight = g->tokens;
-    if (!m->tied)
-        g->head = torch_make_head(job, "lm_head", D, m->vocab, 0);
     t->place = top;
+    g->head = torch_decoder_head(job, g->tokens);
 }
 
 /* ---- Attention ------------------------------------------------------------------------------- */
@@ -203,13 +200,7 @@ static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels
     Gpt2 *g = job->model;
     size_t frame = torch_frame(t);
     TorchTensor *h = torch_name(t, body(job, ids, mask));
-    TorchPlace up = torch_enter(t, "lm_head");
-    TorchTensor *logits = torch_name(t, torch_project(job, &g->head, h));
-    torch_hold(job, logits);
-    t->place.module = "loss";
-    TorchTensor *loss = torch_causal_loss(job, logits, labels);
-    t->place = up;
-    return torch_leave(t, frame, loss);
+    return torch_leave(t, frame, torch_head_loss(job, &g->head, h, labels));
 }
 
 const TorchFamily torch_gpt2 = {make, forward};

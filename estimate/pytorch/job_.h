@@ -79,6 +79,9 @@ TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, To
 TorchTensor *torch_conv(Torch *t, const TorchLinear *conv, TorchTensor *x);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
+/* A decoder's head: over words, tied to the embedding where the model says so, or over classes. */
+TorchLinear torch_decoder_head(TorchJob *job, TorchTensor *embedding);
+TorchTensor *torch_head_loss(TorchJob *job, const TorchLinear *head, TorchTensor *h, TorchTensor *labels);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
 /* NULL: attention's own causal rule is enough. */
 TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);

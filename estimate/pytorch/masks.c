@@ -85,7 +85,8 @@ static TorchTensor *with_padding(Torch *t, int64_t batch, int64_t seq, Rule *rul
     TorchTensor *first = both(t, ones, rule(t, seq, window));
     TorchTensor *rows = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
     TorchTensor *columns = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
-    TorchTensor *padding = torch_empty(t, "aten::index", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, 1, seq}));
+    TorchTensor *padding =
+        torch_empty(t, "aten::index", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, 1, seq}));
     torch_drop(t, rows);
     torch_drop(t, columns);
     return both(t, first, padding);
