@@ -27,7 +27,11 @@ struct TorchJob {
     const PytorchJob *asked;
     const TorchFamily *family;
     TorchType weights; /* the parameters' type */
-    int64_t seq;       /* of this micro-batch */
+    int64_t batch, seq; /* of this micro-batch */
+    int caches;         /* the model's output keeps keys and values */
+    TorchTensor *items; /* num_items_in_batch: the loss is a sum divided by it; NULL: a mean */
+    TorchTensor **samples; /* Trainer's batches of a step: ids, labels and mask of each */
+    size_t sample_count, sample_capacity;
     TorchTensor **parameters;
     size_t parameter_count, parameter_capacity;
     TorchTensor **states; /* of the optimizer */
@@ -62,9 +66,10 @@ void torch_hold(TorchJob *job, TorchTensor *x);
 TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);
 void torch_unscale(TorchJob *job);
 void torch_scaler_update(TorchJob *job);
-void torch_clip(TorchJob *job);
+TorchTensor *torch_clip(TorchJob *job); /* the norm, loose; NULL: there is no gradient */
 void torch_step(TorchJob *job);
 void torch_zero(TorchJob *job);
 void torch_loop(TorchJob *job);
+void torch_trainer(TorchJob *job);
 
 #endif

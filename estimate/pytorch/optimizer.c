@@ -21,7 +21,7 @@ static TorchTensor *number(Torch *t, const char *op, TorchType type)
 }
 
 /* torch.nn.utils.clip_grad_norm_: the norms of all gradients by a foreach kernel, then that of the norms. */
-void torch_clip(TorchJob *job)
+TorchTensor *torch_clip(TorchJob *job)
 {
     static const char op[] = "aten::_foreach_norm";
     Torch *t = &job->torch;
@@ -37,7 +37,7 @@ void torch_clip(TorchJob *job)
         type = g->shape.type;
     }
     if (!count)
-        return;
+        return NULL;
     TorchTensor *starts = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){count + 1}));
     TorchTensor *partial = torch_empty(t, op, torch_shape(TORCH_F32, 1, &chunks));
     for (int64_t i = 0; i < count; i++)
@@ -56,7 +56,7 @@ void torch_clip(TorchJob *job)
     torch_drop(t, sum);
     torch_name(t, number(t, "aten::clamp", type));
     (void)factor;
-    torch_leave(t, frame, NULL);
+    return torch_leave(t, frame, total);
 }
 
 /* ---- Updates --------------------------------------------------------------------------------- */
@@ -66,35 +66,43 @@ static TorchTensor *like(Torch *t, const char *op, const TorchTensor *x)
     return torch_empty(t, op, torch_shape(x->shape.type, x->shape.dims, x->shape.size));
 }
 
-static void adamw(TorchJob *job)
+/* Trainer has two groups of parameters: those that decay, and biases and norms, which do not. */
+static int in_group(const TorchJob *job, const TorchTensor *p, int group)
+{
+    return p->grad && (job->asked->script == PYTORCH_LOOP || (p->shape.dims < 2) == group);
+}
+
+static void adamw(TorchJob *job, int group, int first)
 {
     Torch *t = &job->torch;
-    int first = !job->state_count, fused = job->asked->optimizer == PYTORCH_ADAMW_FUSED;
+    int fused = job->asked->optimizer == PYTORCH_ADAMW_FUSED;
     for (size_t i = 0; first && i < job->parameter_count; i++) {
         TorchTensor *p = job->parameters[i];
-        if (!p->grad)
+        if (!in_group(job, p, group))
             continue;
         if (fused)
             keep_state(job, number(t, "aten::zeros", TORCH_F32));
         keep_state(job, like(t, "aten::zeros_like", p));
         keep_state(job, like(t, "aten::zeros_like", p));
     }
-    if (job->asked->optimizer != PYTORCH_ADAMW)
+    if (fused)
         return;
     size_t frame = torch_frame(t);
     for (size_t i = 0; i < job->parameter_count; i++)
-        if (job->parameters[i]->grad)
+        if (in_group(job, job->parameters[i], group))
             torch_name(t, like(t, "aten::_foreach_sqrt", job->parameters[i]));
     torch_leave(t, frame, NULL);
 }
 
 void torch_step(TorchJob *job)
 {
-    switch (job->asked->optimizer) {
-    case PYTORCH_ADAMW:
-    case PYTORCH_ADAMW_FUSED: adamw(job); break;
-    default: break;
-    }
+    int first = !job->state_count, groups = job->asked->script == PYTORCH_TRAINER ? 2 : 1;
+    for (int group = 0; group < groups; group++)
+        switch (job->asked->optimizer) {
+        case PYTORCH_ADAMW:
+        case PYTORCH_ADAMW_FUSED: adamw(job, group, first); break;
+        default: break;
+        }
 }
 
 void torch_zero(TorchJob *job)
