@@ -1,4 +1,6 @@
 /* Clipping, updates, and zeroing, as torch.nn.utils and torch.optim do them. */
+#include <string.h>
+
 #include "job_.h"
 
 static TorchTensor **keep_state(TorchJob *job, TorchTensor *x)
@@ -75,17 +77,17 @@ static int in_group(const TorchJob *job, const TorchTensor *p, int group)
 static void adamw(TorchJob *job, int group, int first)
 {
     Torch *t = &job->torch;
-    int fused = job->asked->optimizer == PYTORCH_ADAMW_FUSED;
+    PytorchOptimizer optimizer = job->asked->optimizer;
     for (size_t i = 0; first && i < job->parameter_count; i++) {
         TorchTensor *p = job->parameters[i];
         if (!in_group(job, p, group))
             continue;
-        if (fused)
+        if (optimizer == PYTORCH_ADAMW_FUSED)
             keep_state(job, number(t, "aten::zeros", TORCH_F32));
         keep_state(job, like(t, "aten::zeros_like", p));
         keep_state(job, like(t, "aten::zeros_like", p));
     }
-    if (fused)
+    if (optimizer != PYTORCH_ADAMW)
         return;
     size_t frame = torch_frame(t);
     for (size_t i = 0; i < job->parameter_count; i++)
@@ -94,15 +96,99 @@ static void adamw(TorchJob *job, int group, int first)
     torch_leave(t, frame, NULL);
 }
 
+/* foreach=False: each parameter by itself; its denominator lives until the next one's is there */
+static void adamw_single(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    TorchTensor *denominator = NULL;
+    for (size_t i = 0; i < job->parameter_count; i++) {
+        if (!job->parameters[i]->grad)
+            continue;
+        TorchTensor *root = like(t, "aten::sqrt", job->parameters[i]);
+        denominator = torch_rebind(t, denominator, like(t, "aten::div", job->parameters[i]));
+        torch_drop(t, root);
+    }
+    torch_leave(t, frame, NULL);
+}
+
+/* The first gradients' copies become the momenta. */
+static void sgd_momentum(TorchJob *job, int group, int first)
+{
+    for (size_t i = 0; first && i < job->parameter_count; i++)
+        if (in_group(job, job->parameters[i], group))
+            keep_state(job, torch_clone(&job->torch, job->parameters[i]->grad, 0));
+}
+
+/* ---- bitsandbytes ---------------------------------------------------------------------------- */
+
+enum { SMALLEST = 4096, PAGED = 100000, SCALE_BLOCK = 256, MAP = 256 };
+
+static TorchTensor *zeros(Torch *t, const char *op, TorchType type, int64_t count)
+{
+    return torch_empty(t, op, torch_shape(type, 1, &count));
+}
+
+/* Trainer asks for 32 bits for embeddings. */
+static int embedding(const TorchJob *job, const TorchTensor *p)
+{
+    static const char *const names[] = {"embed_tokens.", "_embeddings.", "wte.", "wpe."};
+    for (size_t i = 0; job->asked->script == PYTORCH_TRAINER && i < job->entry_count; i++)
+        for (size_t n = 0; job->entries[i].x == p && n < sizeof names / sizeof *names; n++)
+            if (strstr(job->entries[i].name, names[n]))
+                return 1;
+    return 0;
+}
+
+/* Two states of 8 bits and their scales; float32 for what is small; paged ones are managed memory, which
+ * PyTorch's allocator does not give. */
+static void adamw_8bit(TorchJob *job, int group, int first)
+{
+    Torch *t = &job->torch;
+    int paged = job->asked->optimizer == PYTORCH_ADAMW_8BIT_PAGED;
+    for (size_t i = 0; first && i < job->parameter_count; i++) {
+        TorchTensor *p = job->parameters[i];
+        if (!in_group(job, p, group))
+            continue;
+        int64_t count = torch_count(&p->shape);
+        int wide = count < SMALLEST || embedding(job, p);
+        for (; !wide && job->maps < 2; job->maps++)
+            keep_state(job, zeros(t, "aten::_to_copy", TORCH_F32, MAP));
+        for (int s = 0; s < 2 && !(paged && count >= PAGED); s++)
+            keep_state(job, zeros(t, "aten::zeros_like", wide ? TORCH_F32 : TORCH_U8, count));
+        for (int s = 0; s < 2 && !wide; s++)
+            keep_state(job, zeros(t, "aten::zeros", TORCH_F32, (count + SCALE_BLOCK - 1) / SCALE_BLOCK));
+    }
+}
+
+static void update(TorchJob *job, int group, int first)
+{
+    switch (job->asked->optimizer) {
+    case PYTORCH_ADAMW:
+    case PYTORCH_ADAMW_FUSED:
+        adamw(job, group, first);
+        break;
+    case PYTORCH_ADAMW_SINGLE:
+        adamw(job, group, first);
+        adamw_single(job);
+        break;
+    case PYTORCH_SGD_MOMENTUM:
+        sgd_momentum(job, group, first);
+        break;
+    case PYTORCH_ADAMW_8BIT:
+    case PYTORCH_ADAMW_8BIT_PAGED:
+        adamw_8bit(job, group, first);
+        break;
+    default:
+        break;
+    }
+}
+
 void torch_step(TorchJob *job)
 {
     int first = !job->state_count, groups = job->asked->script == PYTORCH_TRAINER ? 2 : 1;
     for (int group = 0; group < groups; group++)
-        switch (job->asked->optimizer) {
-        case PYTORCH_ADAMW:
-        case PYTORCH_ADAMW_FUSED: adamw(job, group, first); break;
-        default: break;
-        }
+        update(job, group, first);
 }
 
 void torch_zero(TorchJob *job)
