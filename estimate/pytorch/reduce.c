@@ -238,11 +238,15 @@ static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     static const char op[] = "aten::embedding_dense_backward";
     int64_t count = torch_count(&node->saved[0]->shape), vocab = node->n[0], width = node->n[1];
     TorchShape shape = torch_shape(g[0]->shape.type, 2, node->n);
+    size_t frame = torch_frame(t);
+    TorchTensor *ids = rows_of(t, op, node->saved[0]);
+    if (ids)
+        torch_name(t, ids);
     if (count <= NO_SORT) {
         d[0] = torch_empty(t, op, shape);
+        torch_leave(t, frame, NULL);
         return;
     }
-    size_t frame = torch_frame(t);
     numbers(t, count); /* the indices, sorted, and where they were */
     numbers(t, count);
     TorchTensor *range = numbers(t, count);
