@@ -126,6 +126,7 @@ static const Word optimizers[] = {{"adamw", PYTORCH_ADAMW}, {"adamw-fused", PYTO
 static const Word checkpoints[] = {{"none", PYTORCH_KEEP}, {"no-reentrant", PYTORCH_CHECKPOINT}, {"reentrant", PYTORCH_CHECKPOINT_REENTRANT}, {0}};
 static const Word masks[] = {{"none", 0}, {"ones", 1}, {"padding", 2}, {0}};
 static const Word quantizations[] = {{"none", PYTORCH_PLAIN}, {"nf4", PYTORCH_NF4}, {"nf4-single", PYTORCH_NF4_SINGLE}, {"int8", PYTORCH_INT8}, {0}};
+static const Word scripts[] = {{"loop", PYTORCH_LOOP}, {"trainer", PYTORCH_TRAINER}, {0}};
 static const Word switches[] = {{"off", 0}, {"on", 1}, {0}};
 static const Word cards[] = {{"t4", 75}, {"a100", 80}, {"rtx3090", 86}, {"rtx4090", 89}, {"h100", 90}, {"h200", 90}, {0}};
 
@@ -158,6 +159,16 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
         bad = pick(value, optimizers, &v), job->optimizer = (PytorchOptimizer)v;
     else if (!strcmp(name, "--checkpoint"))
         bad = pick(value, checkpoints, &v), job->checkpoint = (PytorchCheckpoint)v;
+    else if (!strcmp(name, "--script"))
+        bad = pick(value, scripts, &v), job->script = (PytorchScript)v;
+    else if (!strcmp(name, "--evaluate"))
+        job->evaluate = atoi(value);
+    else if (!strcmp(name, "--eval-accumulation"))
+        job->eval_accumulation = atoi(value);
+    else if (!strcmp(name, "--logging"))
+        job->logging = atoi(value);
+    else if (!strcmp(name, "--metrics"))
+        job->metrics = *used = 1;
     else if (!strcmp(name, "--mask"))
         bad = pick(value, masks, &job->mask);
     else if (!strcmp(name, "--quantize"))

@@ -11,6 +11,39 @@ struct TorchAdapter {
     TorchAdapter *next;
 };
 
+/* ---- Weights --------------------------------------------------------------------------------- */
+
+/* Whether the model comes to the card with its adapters, as Trainer moves it, cast already. */
+static int moved(const TorchJob *job)
+{
+    return job->asked->script == PYTORCH_TRAINER && !job->asked->quantize;
+}
+
+/* The type of the layer that is adapted; whole numbers leave the adapter as it was made. */
+static TorchType adapter_type(const TorchJob *job)
+{
+    const PytorchJob *a = job->asked;
+    if (moved(job))
+        return a->lora_in_base_type ? job->weights : TORCH_F32;
+    if (a->quantize == PYTORCH_INT8)
+        return TORCH_F32;
+    if (a->quantize)
+        return torch_compute_type(job);
+    return a->kbit_prepare ? TORCH_F32 : job->weights;
+}
+
+static TorchTensor *weight(TorchJob *job, int64_t out, int64_t in)
+{
+    TorchShape shape = torch_shape(adapter_type(job), 2, (int64_t[]){out, in});
+    return torch_leaf(&job->torch, "aten::_to_copy", PYTORCH_PARAMETER, shape, 1);
+}
+
+static void make(TorchJob *job, TorchAdapter *a)
+{
+    a->a = weight(job, job->asked->lora_rank, a->in);
+    a->b = weight(job, a->out, job->asked->lora_rank);
+}
+
 /* ---- Targets --------------------------------------------------------------------------------- */
 
 static const struct {
@@ -41,26 +74,11 @@ void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t 
     *job->last_adapter = a;
     job->last_adapter = &a->next;
     linear->adapter = a;
+    if (moved(job))
+        make(job, a);
 }
 
 /* ---- get_peft_model -------------------------------------------------------------------------- */
-
-/* The type of the layer that is adapted; whole numbers leave the adapter as it was made. */
-static TorchType adapter_type(const TorchJob *job)
-{
-    const PytorchJob *a = job->asked;
-    if (a->quantize == PYTORCH_INT8)
-        return TORCH_F32;
-    if (a->quantize)
-        return torch_compute_type(job);
-    return a->kbit_prepare ? TORCH_F32 : job->weights;
-}
-
-static TorchTensor *weight(TorchJob *job, int64_t out, int64_t in)
-{
-    TorchShape shape = torch_shape(adapter_type(job), 2, (int64_t[]){out, in});
-    return torch_leaf(&job->torch, "aten::_to_copy", PYTORCH_PARAMETER, shape, 1);
-}
 
 static void cast(TorchJob *job, TorchTensor *x)
 {
@@ -74,10 +92,9 @@ static void cast(TorchJob *job, TorchTensor *x)
 void torch_adapt(TorchJob *job)
 {
     TorchPlace top = job->torch.place;
-    for (TorchAdapter *a = job->adapters; a; a = a->next) {
+    for (TorchAdapter *a = job->adapters; a && !moved(job); a = a->next) {
         job->torch.place = a->place;
-        a->a = weight(job, job->asked->lora_rank, a->in);
-        a->b = weight(job, a->out, job->asked->lora_rank);
+        make(job, a);
     }
     for (TorchAdapter *a = job->adapters; a; a = a->next) { /* cast_adapter_dtype */
         job->torch.place = a->place;

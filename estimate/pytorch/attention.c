@@ -215,7 +215,7 @@ static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTen
     for (int i = 0; dropout <= 0 && i < 2; i++)
         random[i] = torch_empty(t, op, torch_shape(TORCH_I64, 1, &one));
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, by_tokens(q->shape.type, B, H, S, D)));
-    TorchTensor *lse = torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, up_to(S, 32)}));
+    TorchTensor *lse = torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, node ? up_to(S, 32) : 0}));
     torch_save(t, node, 4, y);
     save_and_drop(t, node, 5, lse);
     for (int i = 0; i < 2; i++)
@@ -325,6 +325,8 @@ TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTens
                              double dropout)
 {
     size_t frame = torch_frame(t);
+    if (t->evaluating)
+        dropout = 0;
     torch_name(t, q);
     torch_name(t, k);
     torch_name(t, v);

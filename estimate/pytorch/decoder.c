@@ -257,7 +257,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     TorchTensor *row = torch_plus(t, torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &S)));
     TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
     torch_name(t, h); /* inputs_embeds, which outlives the loop's name */
-    d->caches = asked->checkpoint == PYTORCH_KEEP;
+    d->caches = job->caches;
     d->mask = torch_causal_mask(job, mask, h->shape.type, asked->model.window, d->caches);
     if (d->mask)
         torch_name(t, d->mask);

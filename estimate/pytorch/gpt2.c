@@ -180,7 +180,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     TorchTensor *placed = torch_name(t, torch_embedding(t, g->positions, positions));
     t->place = up;
     TorchTensor *h = torch_name(t, torch_add(t, embedded, placed));
-    g->caches = asked->checkpoint == PYTORCH_KEEP;
+    g->caches = job->caches;
     g->mask = torch_causal_mask(job, mask, h->shape.type, 0, g->caches);
     if (g->mask)
         torch_name(t, g->mask);

@@ -25,6 +25,7 @@ static void clear(TorchJob *job)
     memtrack_host_free(NULL, job->parameters, job->parameter_capacity * sizeof *job->parameters);
     memtrack_host_free(NULL, job->entries, job->entry_capacity * sizeof *job->entries);
     memtrack_host_free(NULL, job->states, job->state_capacity * sizeof *job->states);
+    memtrack_host_free(NULL, job->samples, job->sample_capacity * sizeof *job->samples);
     memtrack_host_free(NULL, job->held, job->held_capacity * sizeof *job->held);
     memtrack_host_free(NULL, job->model, job->model_bytes);
     torch_clear(&job->torch);
@@ -38,6 +39,7 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     job->asked = asked;
     job->family = family_of(asked->model.family);
     job->weights = weights_of(asked);
+    job->caches = asked->checkpoint == PYTORCH_KEEP && asked->script == PYTORCH_LOOP; /* Trainer sets use_cache */
     job->torch.visit = visit;
     job->torch.user = user;
     job->torch.dialect = asked->dialect ? asked->dialect : torch_dialect();
@@ -52,7 +54,10 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
         if (asked->lora_rank && asked->kbit_prepare)
             torch_prepare(job);
         torch_adapt(job);
-        torch_loop(job);
+        if (asked->script == PYTORCH_TRAINER)
+            torch_trainer(job);
+        else
+            torch_loop(job);
     }
     clear(job);
     memtrack_host_free(NULL, job, sizeof *job);

@@ -41,8 +41,12 @@ struct TorchJob {
     const PytorchJob *asked;
     const TorchFamily *family;
     TorchType weights; /* the parameters' type */
+    int64_t batch, seq; /* of this micro-batch */
+    int caches;         /* the model's output keeps keys and values */
+    TorchTensor *items; /* num_items_in_batch: the loss is a sum divided by it; NULL: a mean */
+    TorchTensor **samples; /* Trainer's batches of a step: ids, labels and mask of each */
+    size_t sample_count, sample_capacity;
     TorchTensor **parameters; /* that are trained */
-    int64_t seq;       /* of this micro-batch */
     size_t parameter_count, parameter_capacity;
     const char *list; /* what the layers' names begin with: "model.layers" */
     TorchEntry *entries;
@@ -51,6 +55,7 @@ struct TorchJob {
     int dynamic_map; /* bitsandbytes has made its 8-bit map */
     TorchTensor **states; /* of the optimizer */
     size_t state_count, state_capacity;
+    int maps; /* of bitsandbytes' optimizer */
     void *model; /* the family's own */
     size_t model_bytes;
     TorchTensor *scaler[2], *found; /* GradScaler's scale and count; whether this step's gradients are infinite */
@@ -110,9 +115,10 @@ TorchTensor *torch_quantized_linear(TorchJob *job, const TorchLinear *linear, To
 TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);
 void torch_unscale(TorchJob *job);
 void torch_scaler_update(TorchJob *job);
-void torch_clip(TorchJob *job);
+TorchTensor *torch_clip(TorchJob *job); /* the norm, loose; NULL: there is no gradient */
 void torch_step(TorchJob *job);
 void torch_zero(TorchJob *job);
 void torch_loop(TorchJob *job);
+void torch_trainer(TorchJob *job);
 
 #endif

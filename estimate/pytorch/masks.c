@@ -123,7 +123,7 @@ TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type
 {
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
-    int64_t batch = job->asked->batch, seq = job->seq;
+    int64_t batch = job->batch, seq = job->seq;
     int eager = job->asked->attention == PYTORCH_EAGER, padded = job->asked->mask == 2;
     if (given)
         torch_name(t, torch_empty(t, "aten::_to_copy", torch_shape(TORCH_BOOL, 2, (int64_t[]){batch, seq})));

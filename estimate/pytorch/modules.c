@@ -74,5 +74,8 @@ TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *
     TorchTensor *moved = torch_name(t, torch_make_contiguous(t, torch_slice(t, padded, 1, 1, seq + 1)));
     x = torch_rebind(t, x, torch_view(t, x, 2, rows));
     moved = torch_rebind(t, moved, torch_view(t, moved, 1, &flat));
-    return torch_leave(t, frame, torch_cross_entropy(t, x, moved));
+    TorchTensor *loss = torch_name(t, torch_cross_entropy(t, x, moved));
+    if (job->items)
+        loss = torch_rebind(t, loss, torch_divide_by(t, loss, job->items));
+    return torch_leave(t, frame, loss);
 }

@@ -1,4 +1,6 @@
 /* Clipping, updates, and zeroing, as torch.nn.utils and torch.optim do them. */
+#include <string.h>
+
 #include "job_.h"
 
 static TorchTensor **keep_state(TorchJob *job, TorchTensor *x)
@@ -21,7 +23,7 @@ static TorchTensor *number(Torch *t, const char *op, TorchType type)
 }
 
 /* torch.nn.utils.clip_grad_norm_: the norms of all gradients by a foreach kernel, then that of the norms. */
-void torch_clip(TorchJob *job)
+TorchTensor *torch_clip(TorchJob *job)
 {
     static const char op[] = "aten::_foreach_norm";
     Torch *t = &job->torch;
@@ -37,7 +39,7 @@ void torch_clip(TorchJob *job)
         type = g->shape.type;
     }
     if (!count)
-        return;
+        return NULL;
     TorchTensor *starts = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){count + 1}));
     TorchTensor *partial = torch_empty(t, op, torch_shape(TORCH_F32, 1, &chunks));
     for (int64_t i = 0; i < count; i++)
@@ -56,7 +58,7 @@ void torch_clip(TorchJob *job)
     torch_drop(t, sum);
     torch_name(t, number(t, "aten::clamp", type));
     (void)factor;
-    torch_leave(t, frame, NULL);
+    return torch_leave(t, frame, total);
 }
 
 /* ---- Updates --------------------------------------------------------------------------------- */
@@ -66,24 +68,30 @@ static TorchTensor *like(Torch *t, const char *op, const TorchTensor *x)
     return torch_empty(t, op, torch_shape(x->shape.type, x->shape.dims, x->shape.size));
 }
 
-static void adamw(TorchJob *job)
+/* Trainer has two groups of parameters: those that decay, and biases and norms, which do not. */
+static int in_group(const TorchJob *job, const TorchTensor *p, int group)
+{
+    return p->grad && (job->asked->script == PYTORCH_LOOP || (p->shape.dims < 2) == group);
+}
+
+static void adamw(TorchJob *job, int group, int first)
 {
     Torch *t = &job->torch;
-    int first = !job->state_count, fused = job->asked->optimizer == PYTORCH_ADAMW_FUSED;
+    PytorchOptimizer optimizer = job->asked->optimizer;
     for (size_t i = 0; first && i < job->parameter_count; i++) {
         TorchTensor *p = job->parameters[i];
-        if (!p->grad)
+        if (!in_group(job, p, group))
             continue;
-        if (fused)
+        if (optimizer == PYTORCH_ADAMW_FUSED)
             keep_state(job, number(t, "aten::zeros", TORCH_F32));
         keep_state(job, like(t, "aten::zeros_like", p));
         keep_state(job, like(t, "aten::zeros_like", p));
     }
-    if (job->asked->optimizer != PYTORCH_ADAMW)
+    if (optimizer != PYTORCH_ADAMW)
         return;
     size_t frame = torch_frame(t);
     for (size_t i = 0; i < job->parameter_count; i++)
-        if (job->parameters[i]->grad)
+        if (in_group(job, job->parameters[i], group))
             torch_name(t, like(t, "aten::_foreach_sqrt", job->parameters[i]));
     torch_leave(t, frame, NULL);
 }
@@ -105,14 +113,11 @@ static void adamw_single(TorchJob *job)
 }
 
 /* The first gradients' copies become the momenta. */
-static void sgd_momentum(TorchJob *job)
+static void sgd_momentum(TorchJob *job, int group, int first)
 {
-    int first = !job->state_count;
-    for (size_t i = 0; first && i < job->parameter_count; i++) {
-        TorchTensor *g = job->parameters[i]->grad;
-        if (g)
-            keep_state(job, torch_clone(&job->torch, g, 0));
-    }
+    for (size_t i = 0; first && i < job->parameter_count; i++)
+        if (in_group(job, job->parameters[i], group))
+            keep_state(job, torch_clone(&job->torch, job->parameters[i]->grad, 0));
 }
 
 /* ---- bitsandbytes ---------------------------------------------------------------------------- */
@@ -124,48 +129,66 @@ static TorchTensor *zeros(Torch *t, const char *op, TorchType type, int64_t coun
     return torch_empty(t, op, torch_shape(type, 1, &count));
 }
 
+/* Trainer asks for 32 bits for embeddings. */
+static int embedding(const TorchJob *job, const TorchTensor *p)
+{
+    static const char *const names[] = {"embed_tokens.", "_embeddings.", "wte.", "wpe."};
+    for (size_t i = 0; job->asked->script == PYTORCH_TRAINER && i < job->entry_count; i++)
+        for (size_t n = 0; job->entries[i].x == p && n < sizeof names / sizeof *names; n++)
+            if (strstr(job->entries[i].name, names[n]))
+                return 1;
+    return 0;
+}
+
 /* Two states of 8 bits and their scales; float32 for what is small; paged ones are managed memory, which
  * PyTorch's allocator does not give. */
-static void adamw_8bit(TorchJob *job)
+static void adamw_8bit(TorchJob *job, int group, int first)
 {
     Torch *t = &job->torch;
-    int first = !job->state_count, maps = 0, paged = job->asked->optimizer == PYTORCH_ADAMW_8BIT_PAGED;
+    int paged = job->asked->optimizer == PYTORCH_ADAMW_8BIT_PAGED;
     for (size_t i = 0; first && i < job->parameter_count; i++) {
         TorchTensor *p = job->parameters[i];
-        int64_t count = torch_count(&p->shape);
-        int small = count < SMALLEST;
-        if (!p->grad)
+        if (!in_group(job, p, group))
             continue;
-        for (; !small && maps < 2; maps++)
+        int64_t count = torch_count(&p->shape);
+        int wide = count < SMALLEST || embedding(job, p);
+        for (; !wide && job->maps < 2; job->maps++)
             keep_state(job, zeros(t, "aten::_to_copy", TORCH_F32, MAP));
         for (int s = 0; s < 2 && !(paged && count >= PAGED); s++)
-            keep_state(job, zeros(t, "aten::zeros_like", small ? TORCH_F32 : TORCH_U8, count));
-        for (int s = 0; s < 2 && !small; s++)
+            keep_state(job, zeros(t, "aten::zeros_like", wide ? TORCH_F32 : TORCH_U8, count));
+        for (int s = 0; s < 2 && !wide; s++)
             keep_state(job, zeros(t, "aten::zeros", TORCH_F32, (count + SCALE_BLOCK - 1) / SCALE_BLOCK));
+    }
+}
+
+static void update(TorchJob *job, int group, int first)
+{
+    switch (job->asked->optimizer) {
+    case PYTORCH_ADAMW:
+    case PYTORCH_ADAMW_FUSED:
+        adamw(job, group, first);
+        break;
+    case PYTORCH_ADAMW_SINGLE:
+        adamw(job, group, first);
+        adamw_single(job);
+        break;
+    case PYTORCH_SGD_MOMENTUM:
+        sgd_momentum(job, group, first);
+        break;
+    case PYTORCH_ADAMW_8BIT:
+    case PYTORCH_ADAMW_8BIT_PAGED:
+        adamw_8bit(job, group, first);
+        break;
+    default:
+        break;
     }
 }
 
 void torch_step(TorchJob *job)
 {
-    switch (job->asked->optimizer) {
-    case PYTORCH_ADAMW:
-    case PYTORCH_ADAMW_FUSED:
-        adamw(job);
-        break;
-    case PYTORCH_ADAMW_SINGLE:
-        adamw(job);
-        adamw_single(job);
-        break;
-    case PYTORCH_SGD_MOMENTUM:
-        sgd_momentum(job);
-        break;
-    case PYTORCH_ADAMW_8BIT:
-    case PYTORCH_ADAMW_8BIT_PAGED:
-        adamw_8bit(job);
-        break;
-    default:
-        break;
-    }
+    int first = !job->state_count, groups = job->asked->script == PYTORCH_TRAINER ? 2 : 1;
+    for (int group = 0; group < groups; group++)
+        update(job, group, first);
 }
 
 void torch_zero(TorchJob *job)

@@ -118,6 +118,16 @@ static void divide_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor 
     d[0] = torch_divide(t, g[0]);
 }
 
+/* The history is that of the product; the memory stays. */
+void torch_scale_in_place(Torch *t, TorchTensor *x)
+{
+    TorchNode *node = torch_node(t, "aten::mul", scale_back, 1, &x), *old = x->node;
+    if (!node)
+        return;
+    torch_made(t, node, 0, x);
+    torch_free_node(t, old);
+}
+
 TorchTensor *torch_divide(Torch *t, TorchTensor *x)
 {
     return made_of(t, "aten::div", torch_node(t, "aten::div", divide_back, 1, &x), x, x->shape.type);
@@ -227,7 +237,7 @@ static void dropout_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor
 
 TorchTensor *torch_dropout(Torch *t, TorchTensor *x, double p)
 {
-    if (p <= 0)
+    if (p <= 0 || t->evaluating)
         return x;
     TorchNode *node = torch_node(t, "aten::native_dropout", dropout_back, 1, &x);
     TorchShape shape = torch_iterate(x->shape.type, 1, &x), mask = shape;
@@ -297,6 +307,18 @@ TorchTensor *torch_mul(Torch *t, TorchTensor *a, TorchTensor *b)
     if (torch_wants(node, 0))
         torch_save(t, node, 1, b);
     return made_of_two(t, "aten::mul", node, a, b);
+}
+
+static void divide_by_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    d[0] = torch_divide_by(t, g[0], node->saved[0]);
+}
+
+TorchTensor *torch_divide_by(Torch *t, TorchTensor *x, TorchTensor *y)
+{
+    TorchNode *node = torch_node(t, "aten::div", divide_by_back, 1, &x);
+    torch_save(t, node, 0, y);
+    return made_of_two(t, "aten::div", node, x, y);
 }
 
 /* ---- Sums ------------------------------------------------------------------------------------ */

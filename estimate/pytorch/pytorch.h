@@ -90,6 +90,10 @@ typedef struct PytorchJob {
     int lora_rank, lora_targets, lora_in_base_type;
     double lora_dropout;
     int kbit_prepare;
+    /* Of Trainer: batches of an evaluation after the last step; whether compute_metrics is given, so that it keeps
+     * logits and labels; eval_accumulation_steps, 0: none; logging_steps, 0: none. */
+    int evaluate, metrics, eval_accumulation, logging;
+    int64_t evaluate_batch; /* 0: that of training */
 } PytorchJob;
 
 typedef enum PytorchKind {
@@ -114,6 +118,7 @@ typedef enum PytorchPhase {
     PYTORCH_CLIP,
     PYTORCH_STEP,
     PYTORCH_ZERO,
+    PYTORCH_EVALUATE,
     PYTORCH_PHASES
 } PytorchPhase;
 

@@ -239,10 +239,12 @@ static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     int64_t count = torch_count(&node->saved[0]->shape), vocab = node->n[0], width = node->n[1];
     TorchShape shape = torch_shape(g[0]->shape.type, 2, node->n);
     size_t frame = torch_frame(t);
-    if (!torch_contiguous(&node->saved[0]->shape))
-        numbers(t, count);
+    TorchTensor *ids = rows_of(t, op, node->saved[0]);
+    if (ids)
+        torch_name(t, ids);
     if (count <= NO_SORT) {
-        d[0] = torch_leave(t, frame, torch_empty(t, op, shape));
+        d[0] = torch_empty(t, op, shape);
+        torch_leave(t, frame, NULL);
         return;
     }
     numbers(t, count); /* the indices, sorted, and where they were */

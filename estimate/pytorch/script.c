@@ -1,7 +1,7 @@
 /* The plain training loop. */
-#include "job_.h"
+#include "script_.h"
 
-static void phase(TorchJob *job, PytorchPhase phase, int step, int micro)
+void torch_phase(TorchJob *job, PytorchPhase phase, int step, int micro)
 {
     job->torch.event.phase = phase;
     job->torch.event.step = step;
@@ -9,7 +9,7 @@ static void phase(TorchJob *job, PytorchPhase phase, int step, int micro)
     job->torch.place = (TorchPlace){-1, NULL};
 }
 
-static void release_outputs(TorchJob *job, size_t from, size_t to)
+void torch_release(TorchJob *job, size_t from, size_t to)
 {
     size_t kept = from;
     for (size_t i = from; i < to; i++)
@@ -19,19 +19,36 @@ static void release_outputs(TorchJob *job, size_t from, size_t to)
     job->held_count = kept;
 }
 
-static TorchTensor *batch(Torch *t, int64_t rows, int64_t columns)
+static TorchTensor *input(TorchJob *job, int dims)
 {
-    TorchTensor *x = torch_empty(t, "aten::_to_copy", torch_shape(TORCH_I64, 2, (int64_t[]){rows, columns}));
+    Torch *t = &job->torch;
+    TorchTensor *x =
+        torch_empty(t, "aten::_to_copy", torch_shape(TORCH_I64, dims, (int64_t[]){job->batch, job->seq}));
     torch_mark(t, x, PYTORCH_INPUT);
     return x;
 }
 
-/* A class a row. */
-static TorchTensor *classes(Torch *t, int64_t rows)
+TorchTensor *torch_batch(TorchJob *job)
 {
-    TorchTensor *x = torch_empty(t, "aten::_to_copy", torch_shape(TORCH_I64, 1, &rows));
-    torch_mark(t, x, PYTORCH_INPUT);
-    return x;
+    return input(job, 2);
+}
+
+TorchTensor *torch_labels(TorchJob *job)
+{
+    return input(job, job->asked->model.labels ? 1 : 2);
+}
+
+TorchTensor *torch_model(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask)
+{
+    Torch *t = &job->torch;
+    PytorchPrecision precision = job->asked->precision;
+    t->autocast = precision == PYTORCH_AUTOCAST_BF16   ? TORCH_BF16
+                  : precision == PYTORCH_AUTOCAST_FP16 ? TORCH_F16
+                                                       : TORCH_F32;
+    TorchTensor *loss = job->family->forward(job, ids, labels, mask);
+    t->autocast = TORCH_F32;
+    torch_autocast_end(t);
+    return loss;
 }
 
 void torch_loop(TorchJob *job)
@@ -41,47 +58,43 @@ void torch_loop(TorchJob *job)
     TorchTensor *ids = NULL, *labels = NULL, *mask = NULL, *loss = NULL;
     int scaled = a->precision == PYTORCH_AUTOCAST_FP16;
     t->grad_mode = 1;
+    job->batch = a->batch;
+    job->seq = a->seq;
     for (int step = 0; step < a->steps; step++) {
         for (int micro = 0; micro < a->accumulate; micro++) {
-            phase(job, PYTORCH_DATA, step, micro);
-            ids = torch_rebind(t, ids, batch(t, a->batch, a->seq));
-            labels = torch_rebind(t, labels, a->model.labels ? classes(t, a->batch) : batch(t, a->batch, a->seq));
+            torch_phase(job, PYTORCH_DATA, step, micro);
+            ids = torch_rebind(t, ids, torch_batch(job));
+            labels = torch_rebind(t, labels, torch_labels(job));
             if (a->mask)
-                mask = torch_rebind(t, mask, batch(t, a->batch, a->seq));
-            job->seq = a->seq;
-            phase(job, PYTORCH_FORWARD, step, micro);
+                mask = torch_rebind(t, mask, torch_batch(job));
+            torch_phase(job, PYTORCH_FORWARD, step, micro);
             size_t old = job->held_count;
-            t->autocast = a->precision == PYTORCH_AUTOCAST_BF16   ? TORCH_BF16
-                          : a->precision == PYTORCH_AUTOCAST_FP16 ? TORCH_F16
-                                                                  : TORCH_F32;
-            TorchTensor *y = job->family->forward(job, ids, labels, mask);
-            torch_hold(job, torch_name(t, y)); /* outputs.loss */
-            t->autocast = TORCH_F32;
-            torch_autocast_end(t);
-            release_outputs(job, 0, old);
+            TorchTensor *y = torch_name(t, torch_model(job, ids, labels, mask));
+            torch_hold(job, y); /* outputs.loss */
+            torch_release(job, 0, old);
             torch_delete(t, loss);
             loss = y;
             if (!a->hold)
-                release_outputs(job, 0, job->held_count);
+                torch_release(job, 0, job->held_count);
             if (a->accumulate > 1)
                 loss = torch_rebind(t, loss, torch_divide(t, loss));
-            phase(job, PYTORCH_BACKWARD, step, micro);
+            torch_phase(job, PYTORCH_BACKWARD, step, micro);
             size_t frame = torch_frame(t);
             TorchTensor *root = torch_name(t, scaled ? torch_scale_loss(job, loss) : loss);
             TorchTensor *one = torch_name(t, torch_empty(t, "aten::ones_like", root->shape));
             torch_backward(t, root, one);
             torch_leave(t, frame, NULL);
         }
-        phase(job, PYTORCH_CLIP, step, 0);
+        torch_phase(job, PYTORCH_CLIP, step, 0);
         if (scaled)
             torch_unscale(job);
-        if (a->clip > 0)
-            torch_clip(job);
-        phase(job, PYTORCH_STEP, step, 0);
+        TorchTensor *norm = a->clip > 0 ? torch_clip(job) : NULL;
+        torch_used(t, norm);
+        torch_phase(job, PYTORCH_STEP, step, 0);
         torch_step(job);
         if (scaled)
             torch_scaler_update(job);
-        phase(job, PYTORCH_ZERO, step, 0);
+        torch_phase(job, PYTORCH_ZERO, step, 0);
         torch_zero(job);
     }
 }

@@ -113,7 +113,7 @@ struct Torch {
     void *user;
     PytorchEvent event; /* the stamps of the next event */
     uint64_t serials, orders;
-    int grad_mode, stopped, casting; /* stopped: recomputation has all that it needs */
+    int grad_mode, evaluating, stopped, casting; /* stopped: recomputation has all that it needs */
     TorchType autocast;              /* TORCH_F32: off */
     TorchSegment *packing, *replaying;
     int replayed, again; /* again: a checkpoint runs its function once more */
@@ -215,7 +215,9 @@ TorchTensor *torch_cast(Torch *t, TorchTensor *x, TorchType type);
 TorchTensor *torch_add(Torch *t, TorchTensor *a, TorchTensor *b);
 TorchTensor *torch_mul(Torch *t, TorchTensor *a, TorchTensor *b);
 TorchTensor *torch_scale(Torch *t, TorchTensor *x);  /* x times a number */
+void torch_scale_in_place(Torch *t, TorchTensor *x);
 TorchTensor *torch_divide(Torch *t, TorchTensor *x); /* x divided by a number */
+TorchTensor *torch_divide_by(Torch *t, TorchTensor *x, TorchTensor *y); /* y without gradient */
 TorchTensor *torch_plus(Torch *t, TorchTensor *x);   /* x plus a number */
 TorchTensor *torch_pow(Torch *t, TorchTensor *x, double exponent);
 TorchTensor *torch_neg(Torch *t, TorchTensor *x);

@@ -1,0 +1,15 @@
+/* What scripts share: batches, autocast around the model, the phases. */
+#ifndef BRIM_PYTORCH_SCRIPT__H
+#define BRIM_PYTORCH_SCRIPT__H
+
+#include "job_.h"
+
+void torch_phase(TorchJob *job, PytorchPhase phase, int step, int micro);
+/* Lets go of what the model's output keeps, from one number to another. */
+void torch_release(TorchJob *job, size_t from, size_t to);
+TorchTensor *torch_batch(TorchJob *job);  /* ids, or a mask; loose */
+TorchTensor *torch_labels(TorchJob *job); /* as many, or a class a row; loose */
+/* The model's loss, under autocast where it is asked; loose. */
+TorchTensor *torch_model(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask);
+
+#endif

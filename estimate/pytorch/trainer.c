@@ -1,0 +1,267 @@
+/* transformers' Trainer: its training loop and its evaluation, as trainer.py and accelerate write them. */
+#include "script_.h"
+
+enum { IDS, LABELS, MASK, TENSORS };
+
+/* What Trainer's functions hold from one step to the next. */
+typedef struct Trainer {
+    TorchTensor *items;  /* num_items_in_batch */
+    TorchTensor *loss;   /* tr_loss_step */
+    TorchTensor *losses; /* _tr_loss */
+    TorchTensor *norm;   /* grad_norm */
+} Trainer;
+
+static TorchTensor *owned(TorchTensor *x)
+{
+    x->loose = 0;
+    return x;
+}
+
+/* name = x */
+static void assign(Torch *t, TorchTensor **name, TorchTensor *x)
+{
+    TorchTensor *old = *name;
+    *name = x ? owned(x) : NULL;
+    torch_drop(t, old);
+}
+
+static TorchTensor *number(Torch *t, const char *op, TorchType type)
+{
+    return torch_empty(t, op, torch_shape(type, 0, NULL));
+}
+
+/* ---- Batches --------------------------------------------------------------------------------- */
+
+/* A batch at the end of the samples. */
+static void load(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    job->samples =
+        torch_grow(t, job->samples, &job->sample_capacity, job->sample_count + TENSORS, sizeof *job->samples);
+    TorchTensor **x = job->samples + job->sample_count;
+    x[IDS] = owned(torch_batch(job));
+    x[LABELS] = owned(torch_labels(job));
+    x[MASK] = job->asked->mask ? owned(torch_batch(job)) : NULL;
+    job->sample_count += TENSORS;
+}
+
+/* Lets go of the tensors from one number to another. */
+static void unload(TorchJob *job, size_t from, size_t to)
+{
+    size_t kept = from;
+    for (size_t i = from; i < to; i++)
+        torch_drop(&job->torch, job->samples[i]);
+    for (size_t i = to; i < job->sample_count; i++)
+        job->samples[kept++] = job->samples[i];
+    job->sample_count = kept;
+}
+
+/* _get_num_items_in_batch: labels.ne(-100).sum() of each batch, their sum, and its division by one device. */
+static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int batches)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    int shifted = !m->labels && m->family != PYTORCH_GPT2 && m->family != PYTORCH_BERT;
+    TorchTensor *sum = NULL;
+    for (int i = 0; i < batches; i++) {
+        TorchShape shape = samples[i * TENSORS + LABELS]->shape;
+        shape.size[shape.dims - 1] -= shifted;
+        TorchTensor *counted = torch_empty(t, "aten::ne", torch_shape(TORCH_BOOL, shape.dims, shape.size));
+        TorchTensor *count = number(t, "aten::sum", TORCH_I64);
+        torch_scratch(t, "aten::sum", torch_count(&shape) * torch_bytes(TORCH_I64));
+        torch_drop(t, counted);
+        assign(t, &sum, number(t, "aten::add", TORCH_I64));
+        torch_drop(t, count);
+    }
+    TorchTensor *items = number(t, "aten::div", TORCH_F32);
+    torch_drop(t, sum);
+    return items;
+}
+
+/* ---- Training -------------------------------------------------------------------------------- */
+
+/* accelerate's convert_outputs_to_fp32 */
+static void convert_outputs(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    size_t count = job->held_count;
+    if (job->asked->precision != PYTORCH_AUTOCAST_BF16 && job->asked->precision != PYTORCH_AUTOCAST_FP16)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        TorchTensor *x = job->held[i], *y = torch_floating(x->shape.type) ? torch_cast(t, x, TORCH_F32) : x;
+        torch_hold(job, y);
+        if (y != x)
+            torch_drop(t, owned(y));
+    }
+    torch_release(job, 0, count);
+}
+
+/* compute_loss; the model's output stays held. */
+static TorchTensor *compute_loss(TorchJob *job, TorchTensor *const *inputs, TorchTensor *items)
+{
+    job->items = items;
+    TorchTensor *loss = torch_model(job, inputs[IDS], inputs[LABELS], inputs[MASK]);
+    convert_outputs(job);
+    torch_scale_in_place(&job->torch, loss);
+    return loss;
+}
+
+/* training_step, with accelerator.backward */
+static TorchTensor *training_step(TorchJob *job, TorchTensor *const *inputs, TorchTensor *items, int step,
+                                  int micro)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    torch_phase(job, PYTORCH_FORWARD, step, micro);
+    TorchTensor *loss = torch_name(t, compute_loss(job, inputs, items));
+    torch_release(job, 0, job->held_count);
+    torch_phase(job, PYTORCH_BACKWARD, step, micro);
+    size_t inner = torch_frame(t);
+    TorchTensor *root = torch_name(t, torch_divide(t, loss));
+    if (job->asked->precision == PYTORCH_AUTOCAST_FP16)
+        root = torch_name(t, torch_scale_loss(job, root));
+    TorchTensor *one = torch_name(t, torch_empty(t, "aten::ones_like", root->shape));
+    torch_backward(t, root, one);
+    torch_leave(t, inner, NULL);
+    return torch_leave(t, frame, torch_alias(t, loss)); /* loss.detach() */
+}
+
+/* torch.isnan(tr_loss_step) or torch.isinf(tr_loss_step); it is added in place. */
+static void check_loss(Torch *t, const TorchTensor *loss)
+{
+    torch_scratch(t, "aten::isnan", torch_bytes(TORCH_BOOL));
+    TorchTensor *absolute = number(t, "aten::abs", loss->shape.type);
+    torch_scratch(t, "aten::isinf", torch_bytes(TORCH_BOOL));
+    torch_drop(t, absolute);
+}
+
+/* The norm is computed without clipping too. */
+static void update(TorchJob *job, Trainer *trainer, int step)
+{
+    Torch *t = &job->torch;
+    int scaled = job->asked->precision == PYTORCH_AUTOCAST_FP16;
+    torch_phase(job, PYTORCH_CLIP, step, 0);
+    assign(t, &trainer->norm, NULL);
+    if (scaled)
+        torch_unscale(job);
+    assign(t, &trainer->norm, torch_clip(job));
+    torch_phase(job, PYTORCH_STEP, step, 0);
+    torch_step(job);
+    if (scaled)
+        torch_scaler_update(job);
+    torch_phase(job, PYTORCH_ZERO, step, 0);
+    torch_zero(job);
+}
+
+static void train_step(TorchJob *job, Trainer *trainer, int step)
+{
+    Torch *t = &job->torch;
+    const PytorchJob *a = job->asked;
+    size_t old = job->sample_count;
+    torch_phase(job, PYTORCH_DATA, step, 0);
+    for (int micro = 0; micro < a->accumulate; micro++)
+        load(job);
+    assign(t, &trainer->items, count_items(job, job->samples + old, a->accumulate));
+    unload(job, 0, old);
+    for (int micro = 0; micro < a->accumulate; micro++) {
+        TorchTensor *const *inputs = job->samples + (size_t)micro * TENSORS;
+        assign(t, &trainer->loss, training_step(job, inputs, trainer->items, step, micro));
+        check_loss(t, trainer->loss);
+    }
+    update(job, trainer, step);
+    if (a->logging && (step + 1) % a->logging == 0)
+        torch_scratch(t, "aten::mean", torch_bytes(TORCH_F32));
+}
+
+/* ---- Evaluation ------------------------------------------------------------------------------ */
+
+/* A name of evaluation_loop, and what its EvalLoopContainer holds. */
+typedef struct Kept {
+    TorchTensor *last, *all;
+} Kept;
+
+static void add(Torch *t, Kept *kept)
+{
+    if (!kept->all)
+        kept->all = torch_again(kept->last);
+    else
+        assign(t, &kept->all, torch_cat(t, 0, 2, (TorchTensor *[]){kept->all, kept->last}));
+}
+
+/* pad_across_processes looks at sizes, of tensors that have columns. */
+static void pad(Torch *t, const TorchTensor *x)
+{
+    if (x->shape.dims > 1)
+        torch_scratch(t, "aten::_to_copy", x->shape.dims * torch_bytes(TORCH_I64));
+}
+
+/* prediction_step: loss, and where metrics are asked logits and labels. */
+static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3], int batch)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    torch_phase(job, PYTORCH_EVALUATE, batch, 0);
+    TorchTensor *items = torch_name(t, count_items(job, inputs, 1));
+    TorchTensor *loss = torch_name(t, compute_loss(job, inputs, items)), *logits = NULL, *labels = NULL;
+    TorchTensor *mean = number(t, "aten::mean", loss->shape.type);
+    if (job->asked->metrics) {
+        logits = torch_again(job->held[0]);
+        labels = torch_again(inputs[LABELS]);
+    }
+    torch_release(job, 0, job->held_count);
+    torch_leave(t, frame, NULL);
+    assign(t, &kept[0].last, mean);
+    assign(t, &kept[1].last, logits);
+    assign(t, &kept[2].last, labels);
+}
+
+/* evaluation_loop */
+static void evaluate(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    const PytorchJob *a = job->asked;
+    Kept kept[3] = {{NULL, NULL}}; /* losses, logits, labels */
+    int last = a->metrics ? 3 : 1;
+    size_t trained = job->sample_count;
+    t->grad_mode = 0;
+    t->evaluating = 1;
+    job->batch = a->evaluate_batch ? a->evaluate_batch : a->batch;
+    for (int batch = 0; batch < a->evaluate; batch++) {
+        torch_phase(job, PYTORCH_EVALUATE, batch, 0);
+        size_t old = job->sample_count;
+        load(job);
+        unload(job, trained, old); /* the loop's name, and what enumerate holds */
+        predict(job, job->samples + trained, kept, batch);
+        TorchTensor *losses =
+            torch_empty(t, "aten::repeat", torch_shape(kept[0].last->shape.type, 1, &job->batch));
+        assign(t, &kept[0].last, losses);
+        add(t, &kept[0]);
+        for (int i = last; --i > 0;)
+            pad(t, kept[i].last);
+        for (int i = 1; i < last; i++)
+            add(t, &kept[i]);
+        for (int i = 0; a->eval_accumulation && (batch + 1) % a->eval_accumulation == 0 && i < 3; i++) {
+            assign(t, &kept[i].all, NULL);
+            assign(t, &kept[i].last, NULL);
+        }
+    }
+    for (int i = 0; i < 3; i++)
+        assign(t, &kept[i].all, NULL);
+    t->evaluating = 0;
+    t->grad_mode = 1;
+}
+
+void torch_trainer(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    Trainer trainer = {NULL};
+    t->grad_mode = 1;
+    job->batch = job->asked->batch;
+    job->seq = job->asked->seq;
+    torch_phase(job, PYTORCH_MAKE_OPTIMIZER, 0, 0);
+    trainer.losses = torch_leaf(t, "aten::_to_copy", PYTORCH_BUFFER, torch_shape(TORCH_F32, 0, NULL), 0);
+    for (int step = 0; step < job->asked->steps; step++)
+        train_step(job, &trainer, step);
+    if (job->asked->evaluate)
+        evaluate(job);
+}
