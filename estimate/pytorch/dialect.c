@@ -9,6 +9,8 @@ static const PytorchDialect dialects[] = {
 static const PytorchCard cards[] = {
     {.capability = 75, .processors = 40, .threads = 1024, .workspace = 8519680},
     {.capability = 80, .processors = 108, .threads = 2048, .workspace = 8519680},
+    {.capability = 86, .processors = 82, .threads = 1536, .workspace = 8519680},
+    {.capability = 89, .processors = 128, .threads = 1536, .workspace = 8519680},
     {.capability = 90, .processors = 132, .threads = 2048, .workspace = 32 << 20},
 };
 
@@ -20,6 +22,22 @@ int64_t torch_workspace_bytes(const Torch *t)
 const PytorchDialect *torch_dialect(void)
 {
     return &dialects[0];
+}
+
+const PytorchDialect *estimate_pytorch_dialect_at(int i)
+{
+    return i >= 0 && (size_t)i < sizeof dialects / sizeof *dialects ? &dialects[i] : NULL;
+}
+
+PytorchVersions estimate_pytorch_versions(const PytorchDialect *dialect)
+{
+    const PytorchDialect *d = dialect ? dialect : torch_dialect();
+    return (PytorchVersions){d->torch, d->transformers};
+}
+
+int estimate_pytorch_capability_at(int i)
+{
+    return i >= 0 && (size_t)i < sizeof cards / sizeof *cards ? cards[i].capability : 0;
 }
 
 const PytorchCard *torch_card(int capability)

@@ -22,6 +22,7 @@ struct TorchJob {
     Torch torch;
     const PytorchJob *asked;
     const TorchFamily *family;
+    PytorchCard card;
     TorchType weights; /* the parameters' type */
     TorchTensor **parameters;
     size_t parameter_count, parameter_capacity;

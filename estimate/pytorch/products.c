@@ -40,7 +40,9 @@ static void workspace(Torch *t)
     if (!bytes || t->stopped)
         return;
     if (!t->dialect->keeps_workspace) {
-        torch_scratch(t, "cublas workspace", bytes);
+        TorchTensor *once = torch_bytes_of(t, "cublas workspace", bytes);
+        torch_mark(t, once, PYTORCH_WORKSPACE);
+        torch_drop(t, once);
         return;
     }
     TorchTensor **kept = &t->workspace[t->in_backward > 0];
