@@ -1,10 +1,15 @@
 /* scaled_dot_product_attention: which kernel a card takes, what it keeps, what it takes besides. */
-#include "torch_.h"
 #include "dialect_.h"
+#include "torch_.h"
 
 static int64_t up_to(int64_t n, int64_t unit)
 {
     return (n + unit - 1) / unit * unit;
+}
+
+static int64_t parts(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit;
 }
 
 /* (B,H,S,D) that lies as (B,S,H,D) */
@@ -13,7 +18,12 @@ static TorchShape by_tokens(TorchType type, int64_t B, int64_t H, int64_t S, int
     return (TorchShape){.type = type, .dims = 4, .size = {B, H, S, D}, .stride = {S * H * D, D, H * D, 1}};
 }
 
-/* ---- Flash attention ------------------------------------------------------------------------- */
+/* ---- Flash attention (ATen/native/transformers/cuda/flash_attn/flash_api.cpp) ------------------ */
+
+static int64_t rounded_head(int64_t D)
+{
+    return up_to(D, D <= 128 ? 32 : 64);
+}
 
 static void flash_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
@@ -21,11 +31,11 @@ static void flash_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor *
     (void)g;
     const TorchShape *q = &node->saved[0]->shape, *k = &node->saved[1]->shape;
     int64_t B = q->size[0], H = q->size[1], S = q->size[2], D = q->size[3], KV = k->size[1], L = k->size[2];
-    int64_t rows = up_to(S, 128), wide = D <= 64 ? up_to(D, 32) : up_to(D, 32);
+    int64_t rows = up_to(S, 128);
     for (int i = 0; i < 3; i++)
         d[i] = torch_empty(t, op, torch_iterate(q->type, 1, &node->saved[i]));
     TorchTensor *sums = torch_bytes_of(t, op, 4 * B * H * rows);
-    TorchTensor *queries = torch_bytes_of(t, op, 4 * B * H * rows * wide);
+    TorchTensor *queries = torch_bytes_of(t, op, 4 * B * H * rows * rounded_head(D));
     if (KV != H) {
         TorchTensor *keys = torch_empty(t, op, by_tokens(q->type, B, H, L, D));
         torch_scratch(t, op, torch_bytes(q->type) * B * H * L * D);
@@ -35,34 +45,171 @@ static void flash_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor *
     torch_drop(t, sums);
 }
 
-static TorchTensor *flash(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v)
+/* num_splits_heuristic: into how many parts the keys are cut so that all multiprocessors have work */
+static int64_t flash_splits(const Torch *t, int64_t B, int64_t H, int64_t S, int64_t L, int64_t D)
+{
+    int64_t work = B * H * parts(S, 64), room = 2 * (int64_t)t->card->processors;
+    int64_t blocks = parts(L, D <= 64 ? 256 : D <= 128 ? 128 : 64);
+    if ((float)work >= 0.8F * (float)room)
+        return 1;
+    int64_t most = blocks < 128 ? blocks : 128;
+    most = most < room ? most : room;
+    float best = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t n = 1; n <= most; n++) {
+            if (n > 1 && parts(blocks, n) == parts(blocks, n - 1))
+                continue;
+            float waves = (float)(work * n) / (float)room;
+            float efficiency = waves / (float)parts(work * n, room);
+            if (!pass && efficiency > best)
+                best = efficiency;
+            if (pass && efficiency >= 0.85F * best)
+                return n;
+        }
+    return 1;
+}
+
+static void save_and_drop(Torch *t, TorchNode *node, int slot, TorchTensor *x)
+{
+    torch_save(t, node, slot, x);
+    torch_drop(t, x);
+}
+
+static TorchTensor *flash(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, double dropout)
 {
     static const char op[] = "aten::_scaled_dot_product_flash_attention";
     TorchNode *node = torch_node(t, op, flash_back, 3, (TorchTensor *[]){q, k, v});
     torch_save(t, node, 0, q);
     torch_save(t, node, 1, k);
     torch_save(t, node, 2, v);
-    int64_t B = q->shape.size[0], H = q->shape.size[1], S = q->shape.size[2];
+    int64_t B = q->shape.size[0], H = q->shape.size[1], S = q->shape.size[2], D = q->shape.size[3], L = k->shape.size[2];
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, torch_iterate(q->shape.type, 1, &q)));
     TorchTensor *lse = torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, S}));
+    int64_t splits = dropout > 0 ? 1 : flash_splits(t, B, H, S, L, D);
+    TorchTensor *sums = torch_bytes_of(t, op, splits > 1 ? 4 * splits * B * H * S : 0);
+    TorchTensor *outputs = torch_bytes_of(t, op, splits > 1 ? 4 * splits * B * H * S * rounded_head(D) : 0);
     TorchTensor *seed = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){2}));
     TorchTensor *unused = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){1}));
+    if (dropout > 0) {
+        TorchTensor *drawn = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){2}));
+        torch_drop(t, seed);
+        seed = drawn;
+    }
+    torch_drop(t, sums);
+    torch_drop(t, outputs);
     torch_save(t, node, 3, y);
-    torch_save(t, node, 4, lse);
-    torch_save(t, node, 5, seed);
-    torch_save(t, node, 6, unused);
-    torch_drop(t, lse);
-    torch_drop(t, seed);
-    torch_drop(t, unused);
+    save_and_drop(t, node, 4, lse);
+    save_and_drop(t, node, 5, seed);
+    save_and_drop(t, node, 6, unused);
     torch_used(t, q);
     torch_used(t, k);
     torch_used(t, v);
     return y;
 }
 
+/* ---- Memory-efficient attention (…/cuda/mem_eff_attention) ------------------------------------- */
+
+/* AttentionBackwardKernel::Params::workspace_size of the kernel that the sizes choose */
+static int64_t efficient_workspace(const Torch *t, TorchType type, int64_t B, int64_t H, int64_t S, int64_t L, int64_t D)
+{
+    int old = t->card->capability < 80, half = type != TORCH_F32;
+    int64_t rows = 64, columns = 64, keys = 0;
+    if (D > 64)
+        rows = old && !half ? 64 : 128;
+    if (D > 64 && D <= 128 && half && !old)
+        columns = 128;
+    if (D > 128 && half) /* gradients of keys and values are summed in fp32 */
+        keys = 2 * up_to(L, 64) * up_to(D, 128);
+    int64_t tile = 4 + rows * columns; /* a lock, a counter, padding; the values */
+    return 4 * B * H * up_to(keys + parts(S, rows) * parts(D, columns) * tile, 4);
+}
+
+static void efficient_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    static const char op[] = "aten::_scaled_dot_product_efficient_attention_backward";
+    (void)g;
+    const TorchShape *q = &node->saved[0]->shape, *k = &node->saved[1]->shape;
+    int64_t B = q->size[0], H = q->size[1], S = q->size[2], D = q->size[3], KV = k->size[1], L = k->size[2];
+    size_t frame = torch_frame(t);
+    d[0] = torch_empty(t, op, by_tokens(q->type, B, H, S, D));
+    d[1] = torch_empty(t, op, by_tokens(q->type, B, KV, L, D));
+    d[2] = torch_empty(t, op, by_tokens(q->type, B, KV, L, D));
+    for (int i = 0; KV != H && i < 2; i++)
+        torch_name(t, torch_empty(t, op, by_tokens(q->type, B, H, L, D)));
+    if (q->type == TORCH_F32) { /* (grad_out * out).sum(-1), contiguous by heads */
+        TorchTensor *product = torch_bytes_of(t, op, 4 * B * H * S * D);
+        TorchTensor *delta = torch_bytes_of(t, op, 4 * B * H * S);
+        if (H == 1)
+            torch_name(t, torch_again(delta))->loose = 0;
+        else
+            torch_name(t, torch_bytes_of(t, op, 4 * B * H * S));
+        torch_drop(t, delta);
+        torch_drop(t, product);
+    } else {
+        torch_name(t, torch_bytes_of(t, op, 4 * B * H * S));
+    }
+    torch_scratch(t, op, efficient_workspace(t, q->type, B, H, S, L, D));
+    torch_leave(t, frame, NULL);
+}
+
+static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *bias, double dropout)
+{
+    static const char op[] = "aten::_scaled_dot_product_efficient_attention";
+    TorchNode *node = torch_node(t, op, efficient_back, 3, (TorchTensor *[]){q, k, v});
+    torch_save(t, node, 0, q);
+    torch_save(t, node, 1, k);
+    torch_save(t, node, 2, v);
+    torch_save(t, node, 3, bias);
+    int64_t B = q->shape.size[0], H = q->shape.size[1], S = q->shape.size[2], D = v->shape.size[3], one = 1;
+    TorchTensor *random[2] = {NULL};
+    for (int i = 0; dropout <= 0 && i < 2; i++)
+        random[i] = torch_empty(t, op, torch_shape(TORCH_I64, 1, &one));
+    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, by_tokens(q->shape.type, B, H, S, D)));
+    TorchTensor *lse = torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, up_to(S, 32)}));
+    torch_save(t, node, 4, y);
+    save_and_drop(t, node, 5, lse);
+    for (int i = 0; i < 2; i++)
+        if (random[i])
+            save_and_drop(t, node, 6 + i, random[i]);
+    torch_used(t, q);
+    torch_used(t, k);
+    torch_used(t, v);
+    torch_used(t, bias);
+    return y;
+}
+
+/* A mask of booleans becomes one of numbers; its rows begin at multiples of 16 bytes. */
+static TorchTensor *bias_of(Torch *t, TorchTensor *mask, TorchType type)
+{
+    if (mask->shape.type == TORCH_BOOL) {
+        TorchTensor *none = torch_empty(t, "aten::scalar_tensor", torch_shape(type, 0, NULL));
+        TorchTensor *lowest = torch_empty(t, "aten::scalar_tensor", torch_shape(type, 0, NULL));
+        TorchTensor *numbers = torch_empty(t, "aten::where", torch_iterate(type, 1, &mask));
+        torch_drop(t, none);
+        torch_drop(t, lowest);
+        torch_used(t, mask);
+        mask = numbers;
+    }
+    int64_t columns = mask->shape.size[3];
+    if (columns % 8 == 0)
+        return mask;
+    TorchShape wide = torch_shape(type, 4, mask->shape.size);
+    wide.size[3] = up_to(columns, 8);
+    TorchTensor *padded = torch_empty(t, "aten::constant_pad_nd", torch_shape(type, 4, wide.size));
+    torch_used(t, mask);
+    return torch_slice(t, padded, 3, 0, columns);
+}
+
+/* ---- The choice ------------------------------------------------------------------------------ */
+
 TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int causal,
                              double dropout)
 {
-    (void)mask, (void)causal, (void)dropout;
-    return flash(t, q, k, v);
+    (void)causal;
+    v = torch_autocast(t, v); /* arguments are evaluated from the right */
+    k = torch_autocast(t, k);
+    q = torch_autocast(t, q);
+    if (!mask && q->shape.type != TORCH_F32 && t->card->capability >= 80 && q->shape.size[3] <= 256)
+        return flash(t, q, k, v, dropout);
+    return efficient(t, q, k, v, mask ? bias_of(t, mask, q->shape.type) : NULL, dropout);
 }

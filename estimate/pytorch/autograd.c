@@ -66,6 +66,8 @@ TorchTensor *torch_made(Torch *t, TorchNode *node, int output, TorchTensor *y)
 static void segment_done(Torch *t, TorchSegment *segment)
 {
     torch_drop(t, segment->x);
+    for (int i = 0; i < TORCH_ALSO; i++)
+        torch_drop(t, segment->also[i]);
     segment->next = t->spare_segments;
     t->spare_segments = segment;
 }
@@ -123,6 +125,8 @@ void torch_free_node(Torch *t, TorchNode *node)
         TorchNode *dead = t->dying;
         for (int i = 0; i < TORCH_SAVED; i++)
             release_slot(t, dead, i);
+        if (dead->call)
+            segment_done(t, dead->call);
         for (int i = 0; i < dead->edges; i++) {
             TorchNode *to = dead->edge[i].node;
             if (to && !--to->refs) {
@@ -262,6 +266,9 @@ static void run_node(Torch *t, TorchNode *node)
         unpack(t, node);
         t->place = node->place;
         node->backward(t, node, g, d);
+        for (int i = 0; i < TORCH_SAVED; i++) /* what was recomputed is the function's own, and dies with it */
+            if (node->segment[i])
+                release_slot(t, node, i);
     }
     for (int i = 0; i < node->edges; i++)
         if (d[i] && node->edge[i].node)
@@ -324,6 +331,7 @@ static void recompute(Torch *t, TorchSegment *segment)
     Torch old = *t;
     segment->recomputed = 1;
     t->grad_mode = 1;
+    t->again++;
     t->place = segment->place;
     t->autocast = segment->autocast;
     t->replaying = segment;
@@ -331,6 +339,9 @@ static void recompute(Torch *t, TorchSegment *segment)
     size_t frame = torch_frame(t);
     torch_name(t, segment->function(t, segment->user, segment->x));
     torch_leave(t, frame, NULL);
+    if (old.autocast == TORCH_F32)
+        torch_autocast_end(t);
+    t->again--;
     t->grad_mode = old.grad_mode;
     t->place = old.place;
     t->autocast = old.autocast;
@@ -341,55 +352,54 @@ static void recompute(Torch *t, TorchSegment *segment)
 
 static void again_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
-    TorchSegment *call = node->segment[0];
-    (void)call;
-    TorchFunction *function;
-    void *user;
-    memcpy(&function, &node->n[0], sizeof function);
-    memcpy(&user, &node->n[1], sizeof user);
+    TorchSegment *call = node->call;
     TorchTensor *x = torch_alias(t, node->saved[0]);
     TorchType autocast = t->autocast;
-    t->autocast = (TorchType)node->n[2];
+    t->autocast = call->autocast;
     size_t frame = torch_frame(t);
     x->needs_grad = 1;
     torch_name(t, x);
     t->grad_mode = 1;
-    TorchTensor *y = torch_name(t, function(t, user, x));
+    t->again++;
+    TorchTensor *y = torch_name(t, call->function(t, call->user, x));
+    if (autocast == TORCH_F32)
+        torch_autocast_end(t);
+    t->again--;
     t->grad_mode = 0;
     t->autocast = autocast;
     torch_backward(t, y, g[0]);
     d[0] = x->grad;
     x->grad = NULL;
-    if (d[0])
-        d[0]->loose = 1;
     torch_leave(t, frame, NULL);
 }
 
-static TorchTensor *reentrant(Torch *t, TorchFunction *function, void *user, TorchTensor *x)
+static TorchTensor *reentrant(Torch *t, TorchSegment *call, TorchTensor *x)
 {
     TorchNode *node = torch_node(t, "CheckpointFunction", again_back, 1, &x);
-    if (node) {
-        memcpy(&node->n[0], &function, sizeof function);
-        memcpy(&node->n[1], &user, sizeof user);
-        node->n[2] = t->autocast;
-    }
+    if (node)
+        node->call = call;
     torch_save(t, node, 0, x);
     int grad_mode = t->grad_mode;
     t->grad_mode = 0;
-    TorchTensor *y = function(t, user, x);
+    TorchTensor *y = call->function(t, call->user, x);
     t->grad_mode = grad_mode;
+    if (!node)
+        segment_done(t, call);
     return torch_made(t, node, 0, y);
 }
 
-TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, int is_reentrant)
+TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, TorchTensor *const *also,
+                              int is_reentrant)
 {
     if (!t->grad_mode)
         return function(t, user, x);
-    if (is_reentrant)
-        return reentrant(t, function, user, x);
     TorchSegment *segment = torch_new_segment(t);
-    *segment = (TorchSegment){.function = function, .user = user, .place = t->place, .autocast = t->autocast,
-                              .first = (int)t->kept_count};
+    *segment = (TorchSegment){
+        .function = function, .user = user, .place = t->place, .autocast = t->autocast, .first = (int)t->kept_count};
+    for (int i = 0; i < TORCH_ALSO; i++)
+        segment->also[i] = also[i] ? torch_again(also[i]) : NULL;
+    if (is_reentrant)
+        return reentrant(t, segment, x);
     segment->x = with_graph(t, x);
     t->packing = segment;
     TorchTensor *y = function(t, user, x);

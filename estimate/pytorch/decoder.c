@@ -105,9 +105,30 @@ static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     w = torch_rebind(t, w, torch_dropout(t, w, dropout));
     TorchTensor *y = torch_name(t, torch_matmul(t, w, values));
     y = torch_rebind(t, y, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
-    w->refs++; /* leaves beside the output */
-    *weights = w;
-    return torch_leave(t, frame, y);
+    *weights = torch_again(w); /* leaves beside the output */
+    y = torch_leave(t, frame, y);
+    w->loose = 1;
+    return y;
+}
+
+static void hold_window(TorchJob *job)
+{
+    TorchTensor *size = torch_empty(&job->torch, "aten::_to_copy", torch_shape(TORCH_I64, 0, NULL));
+    torch_hold(job, size);
+    torch_drop(&job->torch, size);
+}
+
+/* sdpa_attention_forward: beside a mask, keys and values are repeated. */
+static TorchTensor *sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int64_t repeats,
+                         double dropout)
+{
+    size_t frame = torch_frame(t);
+    if (mask && repeats > 1) {
+        k = torch_name(t, repeat_kv(t, k, repeats));
+        v = torch_name(t, repeat_kv(t, v, repeats));
+    }
+    TorchTensor *y = torch_name(t, torch_attention(t, q, k, v, mask, 1, dropout));
+    return torch_leave(t, frame, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
 }
 
 static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, TorchTensor **weights)
@@ -128,7 +149,7 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     size_t inner = torch_frame(t); /* apply_rotary_pos_emb's */
     TorchTensor *cos = torch_name(t, torch_unsqueeze(t, d->cos, 1)), *sin = torch_name(t, torch_unsqueeze(t, d->sin, 1));
     TorchTensor *q2 = torch_name(t, rotary(t, q, cos, sin)), *k2 = rotary(t, k, cos, sin);
-    q2->refs++;
+    torch_again(q2);
     torch_leave(t, inner, NULL);
     q2->loose = 1;
     torch_name(t, q2);
@@ -136,6 +157,8 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     torch_delete(t, q);
     torch_delete(t, k);
     if (d->caches) {
+        if (m->window) /* the cache layer's copy of the window's size */
+            hold_window(job);
         TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k2)), *all_values = torch_name(t, torch_cat(t, 2, 1, &v));
         torch_delete(t, k2);
         torch_delete(t, v);
@@ -148,7 +171,7 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     if (job->asked->attention == PYTORCH_EAGER)
         y = eager(t, q2, k2, v, d->mask, m->heads / m->kv_heads, dropout, weights);
     else
-        y = torch_make_contiguous(t, torch_transpose(t, torch_attention(t, q2, k2, v, d->mask, 1, dropout), 1, 2));
+        y = sdpa(t, q2, k2, v, d->mask, m->heads / m->kv_heads, dropout);
     y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){B, S, m->heads * m->head_dim}));
     y = torch_rebind(t, y, torch_project(job, &l->o, y));
     y = torch_leave(t, frame, y);
@@ -205,11 +228,10 @@ static TorchTensor *wave(Torch *t, const char *op, TorchTensor *angles)
     return torch_name(t, torch_scale(t, torch_wave(t, op, angles)));
 }
 
-static void rope(TorchJob *job, TorchTensor *positions)
+static void rope(TorchJob *job, TorchTensor *positions, TorchType type)
 {
     Torch *t = &job->torch;
     Decoder *d = job->model;
-    TorchType type = job->weights;
     size_t frame = torch_frame(t);
     TorchPlace up = torch_enter(t, "rotary_emb");
     TorchTensor *p = torch_cast(t, torch_unsqueeze(t, positions, 2), TORCH_F32);
@@ -224,7 +246,7 @@ static void rope(TorchJob *job, TorchTensor *positions)
     t->place = up;
 }
 
-static TorchTensor *body(TorchJob *job, TorchTensor *ids)
+static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
 {
     Torch *t = &job->torch;
     const PytorchJob *asked = job->asked;
@@ -236,15 +258,17 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids)
     t->place = up;
     TorchTensor *row = torch_plus(t, torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &S)));
     TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
-    d->mask = NULL;
     torch_name(t, h); /* inputs_embeds, which outlives the loop's name */
-    rope(job, positions);
     d->caches = asked->checkpoint == PYTORCH_KEEP;
+    d->mask = torch_causal_mask(job, mask, h->shape.type, asked->model.window, d->caches);
+    if (d->mask)
+        torch_name(t, d->mask);
+    rope(job, positions, h->shape.type);
     for (int64_t i = 0; i < asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
         TorchTensor *y = asked->checkpoint == PYTORCH_KEEP
                              ? layer(t, job, h)
-                             : torch_checkpoint(t, layer, job, h, asked->checkpoint == PYTORCH_CHECKPOINT_REENTRANT);
+                             : torch_checkpoint(t, layer, job, h, (TorchTensor *[]){d->cos, d->sin, d->mask, positions}, asked->checkpoint == PYTORCH_CHECKPOINT_REENTRANT);
         h = torch_rebind(t, h, y);
     }
     t->place = up;
@@ -254,11 +278,10 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids)
 
 static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask)
 {
-    (void)mask;
     Torch *t = &job->torch;
     Decoder *d = job->model;
     size_t frame = torch_frame(t);
-    TorchTensor *h = torch_name(t, body(job, ids));
+    TorchTensor *h = torch_name(t, body(job, ids, mask));
     TorchPlace up = torch_enter(t, "lm_head");
     TorchTensor *logits = torch_name(t, torch_project(job, &d->head, h));
     torch_hold(job, logits);

@@ -11,10 +11,9 @@ struct PytorchDialect {
 
 struct PytorchCard {
     int capability, processors, threads; /* 90; multiprocessors; threads of one */
-    int64_t workspace;                   /* cuBLAS' by default, in bytes */
+    int64_t workspace, lt_workspace;     /* cuBLAS' and cublasLt's by default, in bytes */
 };
 
-int64_t torch_workspace_bytes(const Torch *t);
 const PytorchDialect *torch_dialect(void); /* the newest */
 const PytorchCard *torch_card(int capability);
 

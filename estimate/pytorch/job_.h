@@ -24,6 +24,7 @@ struct TorchJob {
     const TorchFamily *family;
     PytorchCard card;
     TorchType weights; /* the parameters' type */
+    int64_t seq;       /* of this micro-batch */
     TorchTensor **parameters;
     size_t parameter_count, parameter_capacity;
     TorchTensor **states; /* of the optimizer */
@@ -44,6 +45,8 @@ TorchLinear torch_make_linear(TorchJob *job, int64_t in, int64_t out, int bias);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
+/* NULL: attention's own causal rule is enough. */
+TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
 /* Keeps x for as long as the model's output lives. */
 void torch_hold(TorchJob *job, TorchTensor *x);
 

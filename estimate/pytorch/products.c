@@ -34,13 +34,13 @@ void torch_autocast_end(Torch *t)
 
 /* ---- Workspaces ------------------------------------------------------------------------------ */
 
-static void workspace(Torch *t)
+static void workspace(Torch *t, int lt)
 {
-    int64_t bytes = torch_workspace_bytes(t);
+    int64_t bytes = lt ? t->card->lt_workspace : t->card->workspace;
     if (!bytes || t->stopped)
         return;
     if (!t->dialect->keeps_workspace) {
-        TorchTensor *once = torch_bytes_of(t, "cublas workspace", bytes);
+        TorchTensor *once = torch_bytes_of(t, lt ? "cublasLt workspace" : "cublas workspace", bytes);
         torch_mark(t, once, PYTORCH_WORKSPACE);
         torch_drop(t, once);
         return;
@@ -119,7 +119,7 @@ TorchTensor *torch_mm(Torch *t, TorchTensor *a, TorchTensor *b)
         torch_save(t, node, 1, b);
     int64_t size[] = {a->shape.size[0], b->shape.size[1]};
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::mm", torch_shape(a->shape.type, 2, size)));
-    workspace(t);
+    workspace(t, 0);
     torch_used(t, a);
     torch_used(t, b);
     return y;
@@ -148,7 +148,7 @@ TorchTensor *torch_addmm(Torch *t, TorchTensor *bias, TorchTensor *a, TorchTenso
         torch_save(t, node, 1, b);
     int64_t size[] = {a->shape.size[0], b->shape.size[1]};
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::addmm", torch_shape(a->shape.type, 2, size)));
-    workspace(t);
+    workspace(t, 1); /* the bias is cublasLt's epilogue */
     torch_used(t, bias);
     torch_used(t, a);
     torch_used(t, b);
@@ -172,7 +172,7 @@ TorchTensor *torch_bmm(Torch *t, TorchTensor *a, TorchTensor *b)
         torch_save(t, node, 1, b);
     int64_t size[] = {a->shape.size[0], a->shape.size[1], b->shape.size[2]};
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::bmm", torch_shape(a->shape.type, 3, size)));
-    workspace(t);
+    workspace(t, 0);
     torch_used(t, a);
     torch_used(t, b);
     return y;
@@ -194,8 +194,8 @@ static TorchTensor *batch_of_matrices(Torch *t, TorchTensor *x)
 
 TorchTensor *torch_matmul(Torch *t, TorchTensor *a, TorchTensor *b)
 {
+    b = torch_autocast(t, b); /* arguments are evaluated from the right */
     a = torch_autocast(t, a);
-    b = torch_autocast(t, b);
     int n = a->shape.dims;
     int64_t size[TORCH_DIMS];
     for (int i = 0; i < n; i++)
@@ -214,9 +214,9 @@ TorchTensor *torch_matmul(Torch *t, TorchTensor *a, TorchTensor *b)
 
 TorchTensor *torch_linear(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
 {
-    x = torch_autocast(t, x);
+    bias = torch_autocast(t, bias); /* arguments are evaluated from the right */
     weight = torch_autocast(t, weight);
-    bias = torch_autocast(t, bias);
+    x = torch_autocast(t, x);
     if (!bias)
         return torch_matmul(t, x, torch_transpose(t, weight, 0, 1));
     int n = x->shape.dims;

@@ -113,13 +113,16 @@ static void softmax_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor
     (void)g;
     TorchShape shape = node->saved[0]->shape;
     d[0] = torch_empty(t, node->name, torch_shape((TorchType)node->n[0], shape.dims, shape.size));
+    if (node->n[1]) /* grad * output */
+        torch_scratch(t, "aten::mul", torch_count(&shape) * torch_bytes(shape.type));
 }
 
-static TorchTensor *softmax(Torch *t, const char *op, const char *back, TorchTensor *x, TorchType type)
+static TorchTensor *softmax(Torch *t, const char *op, const char *back, TorchTensor *x, TorchType type,
+                            int logarithm)
 {
     TorchNode *node = torch_node(t, back, softmax_back, 1, &x);
     if (node)
-        node->n[0] = x->shape.type;
+        node->n[0] = x->shape.type, node->n[1] = !logarithm;
     TorchShape shape = torch_shape(type, x->shape.dims, x->shape.size);
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, shape));
     torch_save(t, node, 0, y);
@@ -131,7 +134,7 @@ TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type)
 {
     if (x->shape.type != type)
         x = torch_cast(t, x, type);
-    return softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type);
+    return softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0);
 }
 
 /* ---- Loss ------------------------------------------------------------------------------------ */
@@ -161,7 +164,7 @@ static TorchTensor *nll(Torch *t, TorchTensor *x, TorchTensor *labels)
 /* logits (rows, classes), labels (rows) */
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels)
 {
-    TorchTensor *p = softmax(t, "aten::_log_softmax", "aten::_log_softmax_backward_data", logits, logits->shape.type);
+    TorchTensor *p = softmax(t, "aten::_log_softmax", "aten::_log_softmax_backward_data", logits, logits->shape.type, 1);
     return nll(t, p, labels);
 }
 

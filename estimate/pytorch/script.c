@@ -30,16 +30,24 @@ void torch_loop(TorchJob *job)
 {
     Torch *t = &job->torch;
     const PytorchJob *a = job->asked;
-    TorchTensor *ids = NULL, *labels = NULL, *loss = NULL;
+    TorchTensor *ids = NULL, *labels = NULL, *mask = NULL, *loss = NULL;
     t->grad_mode = 1;
     for (int step = 0; step < a->steps; step++) {
         for (int micro = 0; micro < a->accumulate; micro++) {
             phase(job, PYTORCH_DATA, step, micro);
             ids = torch_rebind(t, ids, batch(t, a->batch, a->seq));
             labels = torch_rebind(t, labels, batch(t, a->batch, a->seq));
+            if (a->mask)
+                mask = torch_rebind(t, mask, batch(t, a->batch, a->seq));
+            job->seq = a->seq;
             phase(job, PYTORCH_FORWARD, step, micro);
             size_t old = job->held_count;
-            TorchTensor *y = job->family->forward(job, ids, labels, NULL);
+            t->autocast = a->precision == PYTORCH_AUTOCAST_BF16   ? TORCH_BF16
+                          : a->precision == PYTORCH_AUTOCAST_FP16 ? TORCH_F16
+                                                                  : TORCH_F32;
+            TorchTensor *y = job->family->forward(job, ids, labels, mask);
+            t->autocast = TORCH_F32;
+            torch_autocast_end(t);
             release_outputs(job, 0, old);
             loss = torch_rebind(t, loss, y);
             if (!a->hold)

@@ -163,7 +163,7 @@ static void tell(Torch *t, PytorchAction action, const char *op, const TorchStor
     e->layer = t->place.layer;
     e->module = t->place.module;
     e->op = op;
-    e->recomputed = t->replaying != NULL;
+    e->recomputed = t->again > 0;
     int stop = t->visit(t->user, e);
     if (stop)
         longjmp(t->failed, stop);

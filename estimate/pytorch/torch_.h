@@ -20,7 +20,7 @@
 
 #include "pytorch.h"
 
-enum { TORCH_DIMS = 5, TORCH_EDGES = 4, TORCH_SAVED = 9, TORCH_OUTPUTS = 3 };
+enum { TORCH_ALSO = 4, TORCH_DIMS = 5, TORCH_EDGES = 4, TORCH_SAVED = 9, TORCH_OUTPUTS = 3 };
 
 typedef enum TorchType { TORCH_F32, TORCH_BF16, TORCH_F16, TORCH_I64, TORCH_I32, TORCH_U8, TORCH_I8, TORCH_BOOL } TorchType;
 
@@ -78,6 +78,7 @@ struct TorchNode {
     TorchShape made[TORCH_OUTPUTS]; /* what each output was */
     int64_t n[6];                   /* numbers that the derivative needs */
     TorchTensor *leaf;              /* of an accumulating node; not counted */
+    TorchSegment *call;             /* of a reentrant checkpoint */
     TorchPlace place;
     int waits, seen;
     TorchTensor *g[TORCH_OUTPUTS];
@@ -90,7 +91,7 @@ typedef TorchTensor *TorchFunction(Torch *t, void *user, TorchTensor *x);
 struct TorchSegment {
     TorchFunction *function;
     void *user;
-    TorchTensor *x;
+    TorchTensor *x, *also[TORCH_ALSO]; /* its argument, and the keyword arguments that the closure holds */
     TorchPlace place;
     TorchType autocast;
     int count, waiting, recomputed; /* saved tensors; those still to be released */
@@ -112,7 +113,7 @@ struct Torch {
     int grad_mode, stopped, casting; /* stopped: recomputation has all that it needs */
     TorchType autocast;              /* TORCH_F32: off */
     TorchSegment *packing, *replaying;
-    int replayed;
+    int replayed, again; /* again: a checkpoint runs its function once more */
     TorchPlace place;
     const char *op;
     void **frames; /* the names of all frames */
@@ -175,7 +176,9 @@ TorchTensor *torch_made(Torch *t, TorchNode *node, int output, TorchTensor *y);
 void torch_free_node(Torch *t, TorchNode *node);
 int torch_wants(const TorchNode *node, int input);
 void torch_backward(Torch *t, TorchTensor *loss, TorchTensor *gradient); /* both stay the caller's */
-TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, int reentrant);
+/* `also` (TORCH_ALSO tensors or NULL) are held as long as the segment. */
+TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, TorchTensor *const *also,
+                              int reentrant);
 
 /* ---- views.c --------------------------------------------------------------------------------- */
 

@@ -1,0 +1,115 @@
+/* Attention masks, as transformers' masking_utils.py makes them. */
+#include "job_.h"
+
+/* A contiguous tensor with the bytes of these elements. */
+static TorchTensor *fresh(Torch *t, const char *op, TorchType type, int64_t a, int64_t b, int64_t c)
+{
+    return torch_empty(t, op, torch_shape(type, 3, (int64_t[]){a, b, c}));
+}
+
+static TorchTensor *arange(Torch *t, int64_t count, int moved)
+{
+    TorchTensor *x = torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &count));
+    return torch_name(t, moved ? torch_plus(t, x) : x);
+}
+
+/* mask.sum(): the sum of a mask takes a copy in whole numbers. */
+static void all_ones(Torch *t, int64_t batch, int64_t seq)
+{
+    TorchTensor *sum = fresh(t, "aten::sum", TORCH_I64, 1, 1, 1);
+    torch_scratch(t, "aten::sum", 8 * batch * seq);
+    torch_scratch(t, "aten::eq", 1);
+    torch_drop(t, sum);
+}
+
+/* find_packed_sequence_indices: where the positions do not go up by one, another sequence begins. */
+static void packed(Torch *t, int64_t batch, int64_t seq)
+{
+    size_t frame = torch_frame(t);
+    TorchTensor *before = torch_name(t, fresh(t, "aten::sub", TORCH_I64, batch, 1, 1));
+    TorchTensor *wider = fresh(t, "aten::cat", TORCH_I64, batch, seq + 1, 1);
+    TorchTensor *steps = torch_name(t, fresh(t, "aten::diff", TORCH_I64, batch, seq, 1));
+    (void)before, (void)steps;
+    torch_drop(t, wider);
+    TorchTensor *breaks = fresh(t, "aten::ne", TORCH_BOOL, batch, seq, 1);
+    torch_name(t, fresh(t, "aten::cumsum", TORCH_I64, batch, seq, 1));
+    torch_scratch(t, "aten::_to_copy", 8 * batch * seq);
+    torch_drop(t, breaks);
+    torch_name(t, fresh(t, "aten::eq", TORCH_BOOL, batch, 1, 1));
+    torch_name(t, fresh(t, "aten::all", TORCH_BOOL, 1, 1, 1));
+    torch_leave(t, frame, NULL);
+}
+
+static TorchTensor *both(Torch *t, TorchTensor *a, TorchTensor *b)
+{
+    TorchTensor *inputs[] = {a, b};
+    TorchTensor *y = torch_empty(t, "aten::__and__", torch_iterate(TORCH_BOOL, 2, inputs));
+    torch_used(t, a);
+    torch_used(t, b);
+    return y;
+}
+
+static TorchTensor *square(Torch *t, const char *op, int64_t seq)
+{
+    return torch_empty(t, op, torch_shape(TORCH_BOOL, 4, (int64_t[]){1, 1, seq, seq}));
+}
+
+/* kv > q - window, and kv <= q */
+static TorchTensor *in_window(Torch *t, int64_t seq)
+{
+    TorchTensor *ones = torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 0, NULL));
+    TorchTensor *from = fresh(t, "aten::sub", TORCH_I64, seq, 1, 1);
+    TorchTensor *after = square(t, "aten::gt", seq);
+    torch_drop(t, from);
+    TorchTensor *first = both(t, ones, after);
+    TorchTensor *before = square(t, "aten::le", seq);
+    return both(t, first, before);
+}
+
+static TorchTensor *with_padding(Torch *t, int64_t batch, int64_t seq, int64_t window)
+{
+    TorchTensor *ones = torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 0, NULL));
+    TorchTensor *causal = window ? in_window(t, seq) : square(t, "aten::le", seq);
+    TorchTensor *first = both(t, ones, causal);
+    TorchTensor *rows = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
+    TorchTensor *columns = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
+    TorchTensor *padding = torch_empty(t, "aten::index", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, 1, seq}));
+    torch_drop(t, rows);
+    torch_drop(t, columns);
+    return both(t, first, padding);
+}
+
+/* create_causal_mask and create_sliding_window_causal_mask. `window` is 0 without one. */
+TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    int64_t batch = job->asked->batch, seq = job->seq;
+    int eager = job->asked->attention == PYTORCH_EAGER, padded = job->asked->mask == 2;
+    if (given)
+        torch_name(t, torch_empty(t, "aten::_to_copy", torch_shape(TORCH_BOOL, 2, (int64_t[]){batch, seq})));
+    else if (!caches)
+        packed(t, batch, seq);
+    if (!eager && !(window && seq >= window)) {
+        for (int i = 0; given && i < 1 + padded; i++)
+            all_ones(t, batch, seq);
+        if (!given || !padded)
+            return torch_leave(t, frame, NULL);
+    }
+    size_t inner = torch_frame(t);
+    arange(t, batch, 0);
+    arange(t, 1, 0);
+    arange(t, seq, 1);
+    arange(t, seq, 1);
+    TorchTensor *mask = given ? with_padding(t, batch, seq, window) : window ? in_window(t, seq) : square(t, "aten::le", seq);
+    int64_t wide[] = {batch, 1, seq, seq};
+    mask = torch_leave(t, inner, torch_expand(t, mask, 4, wide));
+    if (!eager)
+        return torch_leave(t, frame, mask);
+    torch_name(t, mask);
+    torch_name(t, torch_empty(t, "aten::zeros", torch_shape(type, 0, NULL)));
+    TorchTensor *lowest = torch_empty(t, "aten::scalar_tensor", torch_shape(type, 0, NULL));
+    TorchTensor *y = torch_empty(t, "aten::where", torch_iterate(type, 1, &mask));
+    torch_drop(t, lowest);
+    return torch_leave(t, frame, y);
+}
