@@ -21,10 +21,11 @@ static const char *family_problem(const PytorchModel *m)
 
 static const char *precision_problem(const PytorchJob *job)
 {
-    if (job->precision == PYTORCH_AUTOCAST_BF16 || job->precision == PYTORCH_AUTOCAST_FP16)
-        return "autocast";
-    if (job->precision == PYTORCH_FP32 && job->attention == PYTORCH_SDPA)
-        return "sdpa in fp32";
+    if (job->precision == PYTORCH_AUTOCAST_FP16)
+        return "autocast to fp16";
+    if (job->precision == PYTORCH_AUTOCAST_BF16 &&
+        (job->attention == PYTORCH_EAGER || job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT))
+        return "eager attention or reentrant checkpointing under autocast";
     if (job->quantize != PYTORCH_PLAIN)
         return "quantised weights";
     return NULL;
@@ -32,22 +33,18 @@ static const char *precision_problem(const PytorchJob *job)
 
 static const char *training_problem(const PytorchJob *job)
 {
-    const PytorchModel *m = &job->model;
     if (job->lora_rank)
         return "LoRA";
     if (job->optimizer != PYTORCH_ADAMW && job->optimizer != PYTORCH_ADAMW_FUSED && job->optimizer != PYTORCH_SGD &&
         job->optimizer != PYTORCH_NO_OPTIMIZER)
         return "this optimizer";
-    if (job->checkpoint != PYTORCH_KEEP)
-        return "gradient checkpointing";
     if (job->script != PYTORCH_LOOP)
         return "transformers' Trainer";
-    if (job->mask)
-        return "an attention mask";
-    if (m->window && m->window < job->seq)
-        return "a sliding window that is shorter than the sequence";
-    if (job->attention == PYTORCH_EAGER)
-        return "eager attention";
+    if (job->hold && job->accumulate > 1)
+        return "outputs that are held over micro-batches";
+    if (job->capability < 80 && (job->precision == PYTORCH_BF16 || job->precision == PYTORCH_AUTOCAST_BF16 ||
+                                 job->checkpoint != PYTORCH_KEEP || job->mask || job->model.window))
+        return "this on a card of compute capability 7.5";
     return NULL;
 }
 
@@ -61,8 +58,6 @@ int estimate_pytorch_refuses(const PytorchJob *job, char *why, size_t size)
     if (!what && !torch_card(job->capability))
         snprintf(why, size, "there are no rules for cards of compute capability %d.%d", job->capability / 10,
                  job->capability % 10);
-    else if (!what && job->capability < 80)
-        what = "sdpa on a card of compute capability 7.5";
     if (what)
         snprintf(why, size, "there are no rules for %s yet", what);
     return what || !torch_card(job->capability);
