@@ -118,20 +118,23 @@ static int pick(const char *text, const Word *words, int *out)
 
 static const Word precisions[] = {{"fp32", PYTORCH_FP32}, {"bf16", PYTORCH_BF16}, {"fp16", PYTORCH_FP16},
                                   {"bf16-autocast", PYTORCH_AUTOCAST_BF16}, {"fp16-autocast", PYTORCH_AUTOCAST_FP16}, {0}};
+static const Word weights[] = {{"fp32", PYTORCH_WEIGHTS_FP32}, {"bf16", PYTORCH_WEIGHTS_BF16}, {"fp16", PYTORCH_WEIGHTS_FP16}, {0}};
 static const Word attentions[] = {{"sdpa", PYTORCH_SDPA}, {"eager", PYTORCH_EAGER}, {0}};
 static const Word optimizers[] = {{"adamw", PYTORCH_ADAMW}, {"adamw-fused", PYTORCH_ADAMW_FUSED}, {"adamw-loop", PYTORCH_ADAMW_SINGLE},
                                   {"sgd", PYTORCH_SGD}, {"sgd-momentum", PYTORCH_SGD_MOMENTUM}, {"adamw8bit", PYTORCH_ADAMW_8BIT},
                                   {"paged-adamw8bit", PYTORCH_ADAMW_8BIT_PAGED}, {"none", PYTORCH_NO_OPTIMIZER}, {0}};
 static const Word checkpoints[] = {{"none", PYTORCH_KEEP}, {"no-reentrant", PYTORCH_CHECKPOINT}, {"reentrant", PYTORCH_CHECKPOINT_REENTRANT}, {0}};
 static const Word masks[] = {{"none", 0}, {"ones", 1}, {"padding", 2}, {0}};
-static const Word quantizations[] = {{"none", PYTORCH_PLAIN}, {"nf4", PYTORCH_NF4}, {"int8", PYTORCH_INT8}, {0}};
+static const Word quantizations[] = {{"none", PYTORCH_PLAIN}, {"nf4", PYTORCH_NF4}, {"nf4-single", PYTORCH_NF4_SINGLE}, {"int8", PYTORCH_INT8}, {0}};
 static const Word switches[] = {{"off", 0}, {"on", 1}, {0}};
 static const Word cards[] = {{"t4", 75}, {"a100", 80}, {"rtx3090", 86}, {"rtx4090", 89}, {"h100", 90}, {"h200", 90}, {0}};
 
 static int targets(const char *text)
 {
     static const Word words[] = {{"q_proj", PYTORCH_Q}, {"k_proj", PYTORCH_K}, {"v_proj", PYTORCH_V}, {"o_proj", PYTORCH_O},
-                                 {"gate_proj", PYTORCH_GATE}, {"up_proj", PYTORCH_UP}, {"down_proj", PYTORCH_DOWN}, {0}};
+                                 {"gate_proj", PYTORCH_GATE}, {"up_proj", PYTORCH_UP}, {"down_proj", PYTORCH_DOWN},
+                                 {"c_attn", PYTORCH_C_ATTN}, {"c_proj", PYTORCH_C_PROJ}, {"c_fc", PYTORCH_C_FC}, {"query", PYTORCH_QUERY},
+                                 {"key", PYTORCH_KEY}, {"value", PYTORCH_VALUE}, {"dense", PYTORCH_DENSE}, {"all-linear", PYTORCH_ALL_LINEAR}, {0}};
     int all = 0, one;
     char copy[256];
     snprintf(copy, sizeof copy, "%s", text);
@@ -147,6 +150,8 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
     *used = 2;
     if (!strcmp(name, "--precision"))
         bad = pick(value, precisions, &v), job->precision = (PytorchPrecision)v;
+    else if (!strcmp(name, "--weights"))
+        bad = pick(value, weights, &v), job->weights = (PytorchWeights)v;
     else if (!strcmp(name, "--attention"))
         bad = pick(value, attentions, &v), job->attention = (PytorchAttention)v;
     else if (!strcmp(name, "--optimizer"))
@@ -183,7 +188,7 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
         job->model.labels = 2;
     else if (!strcmp(name, "--hold"))
         job->hold = *used = 1;
-    else if (strcmp(name, "--model") && strcmp(name, "--set") && strcmp(name, "--dropout") && strcmp(name, "--weights"))
+    else if (strcmp(name, "--model") && strcmp(name, "--set") && strcmp(name, "--dropout"))
         bad = 1;
     return bad;
 }

@@ -18,6 +18,33 @@ static TorchShape by_tokens(TorchType type, int64_t B, int64_t H, int64_t S, int
     return (TorchShape){.type = type, .dims = 4, .size = {B, H, S, D}, .stride = {S * H * D, D, H * D, 1}};
 }
 
+/* ---- Padding --------------------------------------------------------------------------------- */
+
+/* A copy of what is left of the gradient, in its own order. */
+static void pad_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    TorchTensor *part = torch_alias(t, g[0]);
+    part->shape.size[3] = node->n[0];
+    d[0] = torch_empty(t, "aten::constant_pad_nd", torch_iterate(part->shape.type, 1, &part));
+    torch_drop(t, part);
+}
+
+/* Zeros behind the last dimension up to a multiple of `unit`. */
+static TorchTensor *padded(Torch *t, TorchTensor *x, int64_t unit)
+{
+    if (x->shape.size[3] % unit == 0)
+        return x;
+    TorchNode *node = torch_node(t, "aten::constant_pad_nd", pad_back, 1, &x);
+    if (node)
+        node->n[0] = x->shape.size[3];
+    TorchShape shape = x->shape;
+    shape.size[3] = up_to(shape.size[3], unit);
+    shape = torch_shape(shape.type, 4, shape.size);
+    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::constant_pad_nd", shape));
+    torch_used(t, x);
+    return y;
+}
+
 /* ---- Flash attention (ATen/native/transformers/cuda/flash_attn/flash_api.cpp) ------------------ */
 
 static int64_t rounded_head(int64_t D)
@@ -25,10 +52,21 @@ static int64_t rounded_head(int64_t D)
     return up_to(D, D <= 128 ? 32 : 64);
 }
 
+/* A copy of x for a kernel that reads (B,S,H,D); NULL where it lies so. */
+static TorchTensor *by_tokens_or_copy(Torch *t, const char *op, const TorchTensor *x)
+{
+    const TorchShape *s = &x->shape;
+    TorchShape turned = by_tokens(s->type, s->size[0], s->size[1], s->size[2], s->size[3]);
+    for (int i = 0; i < 4; i++)
+        if (s->size[i] != 1 && s->stride[i] != turned.stride[i])
+            return torch_empty(t, op, turned);
+    return NULL;
+}
+
 static void flash_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
     static const char op[] = "aten::_scaled_dot_product_flash_attention_backward";
-    (void)g;
+    TorchTensor *gradient = by_tokens_or_copy(t, op, g[0]), *output = by_tokens_or_copy(t, op, node->saved[3]);
     const TorchShape *q = &node->saved[0]->shape, *k = &node->saved[1]->shape;
     int64_t B = q->size[0], H = q->size[1], S = q->size[2], D = q->size[3], KV = k->size[1], L = k->size[2];
     int64_t rows = up_to(S, 128);
@@ -43,6 +81,8 @@ static void flash_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor *
     }
     torch_drop(t, queries);
     torch_drop(t, sums);
+    torch_drop(t, output);
+    torch_drop(t, gradient);
 }
 
 /* num_splits_heuristic: into how many parts the keys are cut so that all multiprocessors have work */
@@ -105,6 +145,16 @@ static TorchTensor *flash(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     torch_used(t, k);
     torch_used(t, v);
     return y;
+}
+
+static TorchTensor *padded_flash(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, double dropout)
+{
+    int64_t D = q->shape.size[3];
+    q = padded(t, q, 8);
+    k = padded(t, k, 8);
+    v = padded(t, v, 8);
+    TorchTensor *y = flash(t, q, k, v, dropout);
+    return y->shape.size[3] == D ? y : torch_slice(t, y, 3, 0, D);
 }
 
 /* ---- Memory-efficient attention (…/cuda/mem_eff_attention) ------------------------------------- */
@@ -206,10 +256,17 @@ TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTens
                              double dropout)
 {
     (void)causal;
-    v = torch_autocast(t, v); /* arguments are evaluated from the right */
-    k = torch_autocast(t, k);
-    q = torch_autocast(t, q);
+    size_t frame = torch_frame(t);
+    torch_name(t, q);
+    torch_name(t, k);
+    torch_name(t, v);
+    v = torch_name(t, torch_autocast(t, v)); /* arguments are evaluated from the right */
+    k = torch_name(t, torch_autocast(t, k));
+    q = torch_name(t, torch_autocast(t, q));
+    TorchTensor *y;
     if (!mask && q->shape.type != TORCH_F32 && t->card->capability >= 80 && q->shape.size[3] <= 256)
-        return flash(t, q, k, v, dropout);
-    return efficient(t, q, k, v, mask ? bias_of(t, mask, q->shape.type) : NULL, dropout);
+        y = padded_flash(t, q, k, v, dropout);
+    else
+        y = efficient(t, q, k, v, mask ? bias_of(t, mask, q->shape.type) : NULL, dropout);
+    return torch_leave(t, frame, y);
 }

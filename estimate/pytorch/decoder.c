@@ -105,9 +105,9 @@ static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     w = torch_rebind(t, w, torch_dropout(t, w, dropout));
     TorchTensor *y = torch_name(t, torch_matmul(t, w, values));
     y = torch_rebind(t, y, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
-    *weights = torch_again(w); /* leaves beside the output */
+    torch_carry(w);
     y = torch_leave(t, frame, y);
-    w->loose = 1;
+    *weights = torch_arrive(w);
     return y;
 }
 
@@ -149,10 +149,9 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     size_t inner = torch_frame(t); /* apply_rotary_pos_emb's */
     TorchTensor *cos = torch_name(t, torch_unsqueeze(t, d->cos, 1)), *sin = torch_name(t, torch_unsqueeze(t, d->sin, 1));
     TorchTensor *q2 = torch_name(t, rotary(t, q, cos, sin)), *k2 = rotary(t, k, cos, sin);
-    torch_again(q2);
+    torch_carry(q2);
     torch_leave(t, inner, NULL);
-    q2->loose = 1;
-    torch_name(t, q2);
+    torch_name(t, torch_arrive(q2));
     torch_name(t, k2);
     torch_delete(t, q);
     torch_delete(t, k);
@@ -239,10 +238,11 @@ static void rope(TorchJob *job, TorchTensor *positions, TorchType type)
     TorchTensor *twice[] = {angles, angles};
     TorchTensor *all = torch_name(t, torch_cat(t, 2, 2, twice));
     TorchTensor *cos = wave(t, "aten::cos", all), *sin = wave(t, "aten::sin", all);
-    TorchTensor *cos2 = torch_cast(t, cos, type), *sin2 = torch_cast(t, sin, type);
+    cos = torch_carry(torch_cast(t, cos, type));
+    sin = torch_carry(torch_cast(t, sin, type));
     torch_leave(t, frame, NULL);
-    d->cos = torch_name(t, cos2);
-    d->sin = torch_name(t, sin2);
+    d->cos = torch_name(t, torch_arrive(cos));
+    d->sin = torch_name(t, torch_arrive(sin));
     t->place = up;
 }
 
@@ -287,6 +287,7 @@ static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels
     torch_hold(job, logits);
     t->place.module = "loss";
     TorchTensor *loss = torch_causal_loss(job, logits, labels);
+    torch_hold(job, loss);
     t->place = up;
     return torch_leave(t, frame, loss);
 }

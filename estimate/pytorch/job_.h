@@ -9,6 +9,10 @@ typedef struct TorchLinear {
     TorchTensor *weight, *bias;
 } TorchLinear;
 
+typedef struct TorchNorm {
+    TorchTensor *weight, *bias;
+} TorchNorm;
+
 typedef struct TorchJob TorchJob;
 
 /* A family: makes its parameters, and computes the loss. */
@@ -31,7 +35,7 @@ struct TorchJob {
     size_t state_count, state_capacity;
     void *model; /* the family's own */
     size_t model_bytes;
-    TorchTensor *rope[2]; /* cos and sin of this forward pass */
+    TorchTensor *scaler[2], *found; /* GradScaler's scale and count; whether this step's gradients are infinite */
     TorchTensor **held;   /* what the model's output keeps: the cache, the logits */
     size_t held_count, held_capacity;
 };
@@ -42,6 +46,12 @@ TorchPlace torch_enter(Torch *t, const char *module); /* returns the place to go
 TorchTensor *torch_parameter(TorchJob *job, int dims, const int64_t *size);
 TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t *size);
 TorchLinear torch_make_linear(TorchJob *job, int64_t in, int64_t out, int bias);
+TorchNorm torch_make_norm(TorchJob *job, int64_t size); /* of a LayerNorm */
+/* Lists the parameter that was made last before those from `place` on. */
+void torch_parameter_first(TorchJob *job, size_t place);
+TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, TorchTensor *x);
+/* Checkpointed where it is asked; `also` as in torch_checkpoint. */
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
@@ -50,6 +60,9 @@ TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type
 /* Keeps x for as long as the model's output lives. */
 void torch_hold(TorchJob *job, TorchTensor *x);
 
+TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);
+void torch_unscale(TorchJob *job);
+void torch_scaler_update(TorchJob *job);
 void torch_clip(TorchJob *job);
 void torch_step(TorchJob *job);
 void torch_zero(TorchJob *job);

@@ -32,6 +32,21 @@ TorchLinear torch_make_linear(TorchJob *job, int64_t in, int64_t out, int bias)
     return linear;
 }
 
+TorchNorm torch_make_norm(TorchJob *job, int64_t size)
+{
+    TorchNorm norm = {.weight = torch_parameter(job, 1, &size)};
+    norm.bias = torch_parameter(job, 1, &size);
+    return norm;
+}
+
+void torch_parameter_first(TorchJob *job, size_t place)
+{
+    TorchTensor *last = job->parameters[job->parameter_count - 1];
+    for (size_t i = job->parameter_count - 1; i > place; i--)
+        job->parameters[i] = job->parameters[i - 1];
+    job->parameters[place] = last;
+}
+
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x)
 {
     return torch_linear(&job->torch, x, linear->weight, linear->bias);
@@ -48,6 +63,24 @@ TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight)
     TorchTensor *variance = torch_name(t, torch_mean_last(t, torch_pow(t, h, 2)));
     h = torch_rebind(t, h, torch_mul(t, h, torch_rsqrt(t, torch_plus(t, variance))));
     return torch_leave(t, frame, torch_mul(t, weight, torch_cast(t, h, type)));
+}
+
+TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, TorchTensor *x)
+{
+    TorchPlace up = torch_enter(t, module);
+    TorchTensor *y = torch_layer_norm(t, x, norm->weight, norm->bias);
+    t->place = up;
+    return y;
+}
+
+/* ---- Layers ---------------------------------------------------------------------------------- */
+
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also)
+{
+    PytorchCheckpoint how = job->asked->checkpoint;
+    if (how == PYTORCH_KEEP)
+        return layer(&job->torch, job, x);
+    return torch_checkpoint(&job->torch, layer, job, x, also, how == PYTORCH_CHECKPOINT_REENTRANT);
 }
 
 /* ---- Loss ------------------------------------------------------------------------------------ */

@@ -93,17 +93,8 @@ static void cast_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **
 
 TorchTensor *torch_cast(Torch *t, TorchTensor *x, TorchType type)
 {
-    if (x->shape.type == type) {
-        if (x->loose)
-            return x;
-        TorchTensor *same = torch_alias(t, x);
-        same->node = x->node;
-        same->output = x->output;
-        same->needs_grad = x->needs_grad;
-        if (same->node)
-            same->node->refs++;
-        return same;
-    }
+    if (x->shape.type == type) /* the tensor itself */
+        return x;
     TorchNode *node = torch_floating(type) ? torch_node(t, "aten::_to_copy", cast_back, 1, &x) : NULL;
     if (node)
         node->n[0] = x->shape.type;
@@ -226,8 +217,9 @@ TorchTensor *torch_gelu(Torch *t, TorchTensor *x)
 
 static void dropout_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
-    TorchTensor *inputs[] = {g[0], node->saved[0]};
-    d[0] = torch_empty(t, "aten::native_dropout_backward", torch_iterate(g[0]->shape.type, 2, inputs));
+    (void)node; /* the mask is read */
+    TorchShape shape = torch_shape(g[0]->shape.type, g[0]->shape.dims, g[0]->shape.size);
+    d[0] = torch_empty(t, "aten::native_dropout_backward", shape);
 }
 
 TorchTensor *torch_dropout(Torch *t, TorchTensor *x, double p)
@@ -237,8 +229,8 @@ TorchTensor *torch_dropout(Torch *t, TorchTensor *x, double p)
     TorchNode *node = torch_node(t, "aten::native_dropout", dropout_back, 1, &x);
     TorchShape shape = torch_iterate(x->shape.type, 1, &x), mask = shape;
     mask.type = TORCH_BOOL;
-    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::native_dropout", shape));
     TorchTensor *kept = torch_empty(t, "aten::native_dropout", mask);
+    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::native_dropout", shape));
     torch_save(t, node, 0, kept);
     torch_drop(t, kept);
     torch_used(t, x);
@@ -318,7 +310,8 @@ TorchTensor *torch_sum_to(Torch *t, TorchTensor *x, const TorchShape *shape)
         return torch_view(t, x, shape->dims, shape->size);
     }
     TorchTensor *y = torch_empty(t, "aten::sum", kept);
-    torch_reduction_scratch(t, torch_count(&kept), torch_count(&x->shape) / torch_count(&kept), x->shape.type);
+    int last = shape->dims && shape->size[shape->dims - 1] == 1 && x->shape.size[x->shape.dims - 1] != 1;
+    torch_reduction_scratch(t, torch_count(&kept), torch_count(&x->shape) / torch_count(&kept), last);
     torch_used(t, x);
     return y;
 }

@@ -192,40 +192,47 @@ static TorchTensor *batch_of_matrices(Torch *t, TorchTensor *x)
     return torch_reshape(t, torch_expand(t, x, n, size), 3, flat);
 }
 
+/* A composite operation holds its arguments, and autocast's copies of them, until it returns. */
 TorchTensor *torch_matmul(Torch *t, TorchTensor *a, TorchTensor *b)
 {
-    b = torch_autocast(t, b); /* arguments are evaluated from the right */
-    a = torch_autocast(t, a);
+    size_t frame = torch_frame(t);
+    torch_name(t, a);
+    b = torch_name(t, torch_autocast(t, torch_name(t, b))); /* arguments are evaluated from the right */
+    a = torch_name(t, torch_autocast(t, a));
     int n = a->shape.dims;
     int64_t size[TORCH_DIMS];
     for (int i = 0; i < n; i++)
         size[i] = a->shape.size[i];
     size[n - 1] = b->shape.size[b->shape.dims - 1];
     if (n == 2)
-        return torch_mm(t, a, b);
+        return torch_leave(t, frame, torch_mm(t, a, b));
     if (b->shape.dims == 2) { /* folded */
         int64_t flat[] = {torch_count(&a->shape) / a->shape.size[n - 1], a->shape.size[n - 1]};
         TorchTensor *rows = torch_reshape(t, a, 2, flat);
-        return torch_unsafe_view(t, torch_mm(t, rows, b), n, size);
+        return torch_leave(t, frame, torch_unsafe_view(t, torch_mm(t, rows, b), n, size));
     }
     TorchTensor *left = batch_of_matrices(t, a), *right = batch_of_matrices(t, b);
-    return torch_unsafe_view(t, torch_bmm(t, left, right), n, size);
+    return torch_leave(t, frame, torch_unsafe_view(t, torch_bmm(t, left, right), n, size));
 }
 
 TorchTensor *torch_linear(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
 {
-    bias = torch_autocast(t, bias); /* arguments are evaluated from the right */
-    weight = torch_autocast(t, weight);
-    x = torch_autocast(t, x);
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    if (bias)
+        bias = torch_name(t, torch_autocast(t, bias));
+    weight = torch_name(t, torch_autocast(t, weight));
+    x = torch_name(t, torch_autocast(t, x));
     if (!bias)
-        return torch_matmul(t, x, torch_transpose(t, weight, 0, 1));
+        return torch_leave(t, frame, torch_matmul(t, x, torch_transpose(t, weight, 0, 1)));
     int n = x->shape.dims;
     int64_t size[TORCH_DIMS], flat[] = {torch_count(&x->shape) / x->shape.size[n - 1], x->shape.size[n - 1]};
     for (int i = 0; i < n; i++)
         size[i] = x->shape.size[i];
     size[n - 1] = weight->shape.size[0];
     if (n == 2)
-        return torch_addmm(t, bias, x, torch_transpose(t, weight, 0, 1));
+        return torch_leave(t, frame, torch_addmm(t, bias, x, torch_transpose(t, weight, 0, 1)));
     TorchTensor *rows = torch_reshape(t, x, 2, flat);
-    return torch_view(t, torch_addmm(t, bias, rows, torch_transpose(t, weight, 0, 1)), n, size);
+    TorchTensor *y = torch_addmm(t, bias, rows, torch_transpose(t, weight, 0, 1));
+    return torch_leave(t, frame, torch_view(t, y, n, size));
 }

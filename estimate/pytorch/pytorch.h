@@ -45,11 +45,12 @@ typedef enum PytorchOptimizer {
     PYTORCH_ADAMW_8BIT_PAGED,
     PYTORCH_NO_OPTIMIZER
 } PytorchOptimizer;
-typedef enum PytorchQuantize { PYTORCH_PLAIN, PYTORCH_NF4, PYTORCH_INT8 } PytorchQuantize;
+typedef enum PytorchWeights { PYTORCH_OF_PRECISION, PYTORCH_WEIGHTS_FP32, PYTORCH_WEIGHTS_BF16, PYTORCH_WEIGHTS_FP16 } PytorchWeights;
+typedef enum PytorchQuantize { PYTORCH_PLAIN, PYTORCH_NF4, PYTORCH_NF4_SINGLE, PYTORCH_INT8 } PytorchQuantize; /* NF4: its scales too */
 typedef enum PytorchCheckpoint { PYTORCH_KEEP, PYTORCH_CHECKPOINT, PYTORCH_CHECKPOINT_REENTRANT } PytorchCheckpoint;
 typedef enum PytorchScript { PYTORCH_LOOP, PYTORCH_TRAINER } PytorchScript;
 
-/* The projections that LoRA adapts. */
+/* The projections that LoRA adapts, by the names that transformers gives them. */
 enum {
     PYTORCH_Q = 1,
     PYTORCH_K = 2,
@@ -57,7 +58,15 @@ enum {
     PYTORCH_O = 8,
     PYTORCH_GATE = 16,
     PYTORCH_UP = 32,
-    PYTORCH_DOWN = 64
+    PYTORCH_DOWN = 64,
+    PYTORCH_C_ATTN = 128, /* GPT-2's */
+    PYTORCH_C_PROJ = 256,
+    PYTORCH_C_FC = 512,
+    PYTORCH_QUERY = 1024, /* BERT's */
+    PYTORCH_KEY = 2048,
+    PYTORCH_VALUE = 4096,
+    PYTORCH_DENSE = 8192,
+    PYTORCH_ALL_LINEAR = (1 << 14) - 1
 };
 
 typedef struct PytorchDialect PytorchDialect; /* versions of torch and transformers; a row of the table */
@@ -66,6 +75,7 @@ typedef struct PytorchCard PytorchCard;       /* compute capability; a row of th
 typedef struct PytorchJob {
     PytorchModel model;
     PytorchPrecision precision;
+    PytorchWeights weights; /* what the model is loaded in: under autocast fp32 by default */
     PytorchAttention attention;
     PytorchOptimizer optimizer;
     PytorchQuantize quantize;

@@ -22,22 +22,23 @@ static int64_t power_below(int64_t n)
     return p;
 }
 
-/* As setReduceConfig of ATen/native/cuda/Reduce.cuh for a sum over rows ("slow": the reduced dimension is not the
- * fastest): where blocks share an output, they meet in global memory. */
-void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, TorchType type)
+/* As setReduceConfig of ATen/native/cuda/Reduce.cuh: where blocks share an output, they meet in global memory.
+ * `fast`: the reduced dimension is the one that lies together. */
+void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast)
 {
-    (void)type;
-    int vector = outputs % 4 == 0 ? 4 : outputs % 2 == 0 ? 2 : 1;
-    int64_t threads = 512 / vector, across = outputs / vector;
-    int64_t across2 = across < threads ? power_below(across) : threads;
-    int64_t down2 = reduced < threads ? power_below(reduced) : threads;
+    int64_t vector = fast ? 1 : outputs % 4 == 0 ? 4 : outputs % 2 == 0 ? 2 : 1, threads = 512 / vector;
+    int64_t across = fast ? reduced : outputs / vector, down = fast ? outputs : reduced;
+    if (fast && outputs == 1 && reduced > 128)
+        across /= 4;
+    int64_t across2 = least(power_below(across), threads), down2 = least(power_below(down), threads);
     int64_t width = least(across2, 32), height = least(down2, threads / width);
     width = least(across2, threads / height);
-    int64_t values = reduced;
+    int64_t values = up(reduced, fast ? width : 1);
     if (values < least(height * 16, 256))
         return;
-    values = up(reduced, height);
-    int64_t grid = up(across, width), target = t->card->processors * (t->card->threads / (width * height));
+    values = up(values, height);
+    int64_t grid = up(outputs / vector, fast ? 1 : width);
+    int64_t target = (int64_t)t->card->processors * (t->card->threads / (width * height));
     if (values < 256 || grid > target)
         return;
     int64_t blocks = least(up(target, grid), up(values, 16));
@@ -45,7 +46,7 @@ void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, TorchTy
         blocks = up(values, 256);
     if (blocks < 2)
         return;
-    TorchTensor *partial = torch_bytes_of(t, "reduction", 4 * outputs * blocks * width * vector);
+    TorchTensor *partial = torch_bytes_of(t, "reduction", 4 * outputs * blocks * (fast ? 1 : width * vector));
     torch_scratch(t, "reduction", 4 * grid);
     torch_drop(t, partial);
 }
@@ -132,9 +133,10 @@ static TorchTensor *softmax(Torch *t, const char *op, const char *back, TorchTen
 
 TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type)
 {
-    if (x->shape.type != type)
-        x = torch_cast(t, x, type);
-    return softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0);
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    x = torch_cast(t, x, type);
+    return torch_leave(t, frame, softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0));
 }
 
 /* ---- Loss ------------------------------------------------------------------------------------ */
@@ -170,9 +172,18 @@ TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *lab
 
 /* ---- Embedding, layer norm ------------------------------------------------------------------- */
 
+/* A copy of ids that do not lie one after another; NULL where they do. */
+static TorchTensor *rows_of(Torch *t, const char *op, const TorchTensor *ids)
+{
+    const TorchShape *s = &ids->shape;
+    return torch_contiguous(s) ? NULL : torch_empty(t, op, torch_shape(s->type, s->dims, s->size));
+}
+
 static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
+    TorchTensor *ids = rows_of(t, "aten::embedding_dense_backward", node->saved[0]);
     d[0] = torch_empty(t, "aten::embedding_dense_backward", torch_shape(g[0]->shape.type, 2, node->n));
+    torch_drop(t, ids);
 }
 
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
@@ -188,7 +199,9 @@ TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
         size[i] = ids->shape.size[i];
     size[ids->shape.dims] = weight->shape.size[1];
     TorchShape shape = torch_shape(weight->shape.type, ids->shape.dims + 1, size);
+    TorchTensor *rows = rows_of(t, "aten::embedding", ids);
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::embedding", shape));
+    torch_drop(t, rows);
     torch_used(t, ids);
     return y;
 }

@@ -26,17 +26,26 @@ static TorchTensor *batch(Torch *t, int64_t rows, int64_t columns)
     return x;
 }
 
+/* A class a row. */
+static TorchTensor *classes(Torch *t, int64_t rows)
+{
+    TorchTensor *x = torch_empty(t, "aten::_to_copy", torch_shape(TORCH_I64, 1, &rows));
+    torch_mark(t, x, PYTORCH_INPUT);
+    return x;
+}
+
 void torch_loop(TorchJob *job)
 {
     Torch *t = &job->torch;
     const PytorchJob *a = job->asked;
     TorchTensor *ids = NULL, *labels = NULL, *mask = NULL, *loss = NULL;
+    int scaled = a->precision == PYTORCH_AUTOCAST_FP16;
     t->grad_mode = 1;
     for (int step = 0; step < a->steps; step++) {
         for (int micro = 0; micro < a->accumulate; micro++) {
             phase(job, PYTORCH_DATA, step, micro);
             ids = torch_rebind(t, ids, batch(t, a->batch, a->seq));
-            labels = torch_rebind(t, labels, batch(t, a->batch, a->seq));
+            labels = torch_rebind(t, labels, a->model.labels ? classes(t, a->batch) : batch(t, a->batch, a->seq));
             if (a->mask)
                 mask = torch_rebind(t, mask, batch(t, a->batch, a->seq));
             job->seq = a->seq;
@@ -55,15 +64,21 @@ void torch_loop(TorchJob *job)
             if (a->accumulate > 1)
                 loss = torch_rebind(t, loss, torch_divide(t, loss));
             phase(job, PYTORCH_BACKWARD, step, micro);
-            TorchTensor *one = torch_name(t, torch_empty(t, "aten::ones_like", loss->shape));
-            torch_backward(t, loss, one);
-            torch_delete(t, one);
+            size_t frame = torch_frame(t);
+            TorchTensor *root = torch_name(t, scaled ? torch_scale_loss(job, loss) : loss);
+            TorchTensor *one = torch_name(t, torch_empty(t, "aten::ones_like", root->shape));
+            torch_backward(t, root, one);
+            torch_leave(t, frame, NULL);
         }
         phase(job, PYTORCH_CLIP, step, 0);
+        if (scaled)
+            torch_unscale(job);
         if (a->clip > 0)
             torch_clip(job);
         phase(job, PYTORCH_STEP, step, 0);
         torch_step(job);
+        if (scaled)
+            torch_scaler_update(job);
         phase(job, PYTORCH_ZERO, step, 0);
         torch_zero(job);
     }

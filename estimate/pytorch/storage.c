@@ -327,3 +327,18 @@ TorchTensor *torch_leave(Torch *t, size_t frame, TorchTensor *result)
         torch_drop(t, t->frames[--t->frame_count]);
     return out;
 }
+
+TorchTensor *torch_carry(TorchTensor *x)
+{
+    x->refs += !x->loose;
+    return x;
+}
+
+TorchTensor *torch_arrive(TorchTensor *x)
+{
+    if (x->refs == 1)
+        x->loose = 1;
+    else
+        x->refs--;
+    return x;
+}

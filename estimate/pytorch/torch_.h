@@ -165,6 +165,9 @@ size_t torch_frame(Torch *t);
 TorchTensor *torch_name(Torch *t, TorchTensor *x);
 void torch_delete(Torch *t, TorchTensor *x);
 TorchTensor *torch_rebind(Torch *t, TorchTensor *old, TorchTensor *x); /* names x, then deletes old */
+/* A second result of a frame: torch_carry before torch_leave, torch_arrive after it gives the tensor, loose. */
+TorchTensor *torch_carry(TorchTensor *x);
+TorchTensor *torch_arrive(TorchTensor *x);
 TorchTensor *torch_leave(Torch *t, size_t frame, TorchTensor *result); /* NULL is fine */
 
 /* ---- autograd.c ------------------------------------------------------------------------------ */
@@ -190,6 +193,7 @@ TorchTensor *torch_expand(Torch *t, TorchTensor *x, int dims, const int64_t *siz
 TorchTensor *torch_unsqueeze(Torch *t, TorchTensor *x, int dim);
 TorchTensor *torch_squeeze(Torch *t, TorchTensor *x, int dim);
 TorchTensor *torch_slice(Torch *t, TorchTensor *x, int dim, int64_t from, int64_t to);
+TorchTensor *torch_select(Torch *t, TorchTensor *x, int dim); /* one index of the dimension, which goes */
 void torch_split(Torch *t, TorchTensor *x, int dim, int64_t each, int count, TorchTensor **parts);
 TorchTensor *torch_make_contiguous(Torch *t, TorchTensor *x);
 TorchTensor *torch_clone(Torch *t, TorchTensor *x, int contiguous);
@@ -223,7 +227,7 @@ TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type);
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels);
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids);
 TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
-void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, TorchType type);
+void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast);
 
 /* ---- products.c ------------------------------------------------------------------------------ */
 

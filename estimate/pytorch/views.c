@@ -186,6 +186,27 @@ TorchTensor *torch_slice(Torch *t, TorchTensor *x, int dim, int64_t from, int64_
     return seen_as(t, x, node, shape);
 }
 
+static void select_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    d[0] = zeros_around(t, "aten::select_backward", node, g[0]->shape.type);
+}
+
+TorchTensor *torch_select(Torch *t, TorchTensor *x, int dim)
+{
+    TorchNode *node = torch_node(t, "aten::select", select_back, 1, &x);
+    if (node) {
+        memcpy(node->n, x->shape.size, sizeof x->shape.size);
+        node->n[5] = x->shape.dims;
+    }
+    TorchShape shape = x->shape;
+    shape.dims--;
+    for (int i = dim; i < shape.dims; i++) {
+        shape.size[i] = shape.size[i + 1];
+        shape.stride[i] = shape.stride[i + 1];
+    }
+    return seen_as(t, x, node, shape);
+}
+
 /* A gradient that is not there is zeros. */
 static void split_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {

@@ -1,0 +1,285 @@
+/* BERT, as transformers' modeling_bert.py writes it: for masked words, and for classes of sequences. */
+#include "../../memtrack/memtrack.h"
+#include "job_.h"
+
+typedef struct Layer {
+    TorchLinear query, key, value, output, up, down;
+    TorchNorm attention_norm, norm;
+} Layer;
+
+typedef struct Bert {
+    TorchTensor *words, *positions, *types, *position_ids, *type_ids;
+    TorchTensor *mask; /* of this forward pass */
+    TorchNorm norm, head_norm;
+    TorchLinear transform, decoder; /* of masked words */
+    TorchLinear pooler, classifier; /* of classes */
+    Layer layers[];
+} Bert;
+
+static void make_embeddings(TorchJob *job, Bert *b)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    int64_t D = m->hidden, row[] = {1, m->positions};
+    TorchPlace top = torch_enter(t, "embeddings");
+    b->words = torch_parameter(job, 2, (int64_t[]){m->vocab, D});
+    b->positions = torch_parameter(job, 2, (int64_t[]){m->positions, D});
+    b->types = torch_parameter(job, 2, (int64_t[]){m->types, D});
+    b->norm = torch_make_norm(job, D);
+    b->position_ids = torch_buffer(job, TORCH_I64, 2, row);
+    b->type_ids = torch_buffer(job, TORCH_I64, 2, row);
+    t->place = top;
+}
+
+static void make_layer(TorchJob *job, Layer *l, int index)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    int64_t D = m->hidden, F = m->intermediate;
+    t->place = (TorchPlace){index, "attention"};
+    l->query = torch_make_linear(job, D, D, 1);
+    l->key = torch_make_linear(job, D, D, 1);
+    l->value = torch_make_linear(job, D, D, 1);
+    l->output = torch_make_linear(job, D, D, 1);
+    l->attention_norm = torch_make_norm(job, D);
+    t->place.module = "intermediate";
+    l->up = torch_make_linear(job, D, F, 1);
+    t->place.module = "output";
+    l->down = torch_make_linear(job, F, D, 1);
+    l->norm = torch_make_norm(job, D);
+}
+
+static void make(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    int64_t D = m->hidden;
+    job->model_bytes = sizeof(Bert) + (size_t)m->layers * sizeof(Layer);
+    Bert *b = job->model = memtrack_host_calloc(NULL, job->model_bytes);
+    if (!b)
+        longjmp(t->failed, 1);
+    TorchPlace top = t->place;
+    make_embeddings(job, b);
+    for (int64_t i = 0; i < m->layers; i++)
+        make_layer(job, &b->layers[i], (int)i);
+    if (m->labels) {
+        t->place = (TorchPlace){-1, "pooler"};
+        b->pooler = torch_make_linear(job, D, D, 1);
+        t->place.module = "classifier";
+        b->classifier = torch_make_linear(job, D, m->labels, 1);
+    } else {
+        t->place = (TorchPlace){-1, "cls"};
+        size_t before = job->parameter_count;
+        b->transform = torch_make_linear(job, D, D, 1);
+        b->head_norm = torch_make_norm(job, D);
+        b->decoder.weight = m->tied ? b->words : torch_parameter(job, 2, (int64_t[]){m->vocab, D});
+        b->decoder.bias = torch_parameter(job, 1, &m->vocab);
+        torch_parameter_first(job, before); /* the head's own, and so listed before its modules' */
+    }
+    t->place = top;
+}
+
+/* ---- Attention ------------------------------------------------------------------------------- */
+
+static TorchTensor *heads(TorchJob *job, const TorchLinear *l, TorchTensor *x)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    int64_t size[] = {x->shape.size[0], x->shape.size[1], m->heads, m->head_dim};
+    return torch_transpose(t, torch_view(t, torch_project(job, l, x), 4, size), 1, 2);
+}
+
+/* eager_attention_forward; the scores leave by `weights`, a loose tensor. */
+static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                          double dropout, TorchTensor **weights)
+{
+    size_t frame = torch_frame(t);
+    TorchTensor *w = torch_name(t, torch_scale(t, torch_matmul(t, q, torch_transpose(t, k, 2, 3))));
+    if (mask)
+        w = torch_rebind(t, w, torch_add(t, w, mask));
+    w = torch_rebind(t, w, torch_softmax(t, w, w->shape.type));
+    w = torch_rebind(t, w, torch_dropout(t, w, dropout));
+    TorchTensor *y = torch_name(t, torch_matmul(t, w, v));
+    y = torch_rebind(t, y, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
+    w->refs++; /* leaves beside the output */
+    y = torch_leave(t, frame, y);
+    w->loose = 1;
+    *weights = w;
+    return y;
+}
+
+/* BertSelfAttention */
+static TorchTensor *self_attention(TorchJob *job, const Layer *l, TorchTensor *x, TorchTensor **weights)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    Bert *b = job->model;
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    TorchTensor *q = torch_name(t, heads(job, &l->query, x));
+    TorchTensor *k = torch_name(t, heads(job, &l->key, x));
+    TorchTensor *v = torch_name(t, heads(job, &l->value, x));
+    TorchTensor *y;
+    *weights = NULL;
+    if (job->asked->attention == PYTORCH_EAGER)
+        y = eager(t, q, k, v, b->mask, m->attention_dropout, weights);
+    else
+        y = torch_make_contiguous(
+            t, torch_transpose(t, torch_attention(t, q, k, v, b->mask, 0, m->attention_dropout), 1, 2));
+    y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){x->shape.size[0], x->shape.size[1], m->hidden}));
+    return torch_leave(t, frame, y);
+}
+
+/* BertSelfOutput, BertOutput */
+static TorchTensor *output(TorchJob *job, const TorchLinear *dense, const TorchNorm *norm, TorchTensor *h,
+                           TorchTensor *x)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    torch_name(t, h);
+    torch_name(t, x);
+    TorchTensor *y = torch_name(t, torch_project(job, dense, h));
+    y = torch_rebind(t, y, torch_dropout(t, y, job->asked->model.dropout));
+    y = torch_rebind(t, y, torch_layer_norm(t, torch_add(t, y, x), norm->weight, norm->bias));
+    return torch_leave(t, frame, y);
+}
+
+/* BertAttention */
+static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, TorchTensor **weights)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "attention");
+    torch_name(t, x);
+    TorchTensor *h = torch_name(t, self_attention(job, l, x, weights));
+    h = torch_rebind(t, h, output(job, &l->output, &l->attention_norm, h, x));
+    h = torch_leave(t, frame, h);
+    t->place = up;
+    return h;
+}
+
+/* ---- Layers ---------------------------------------------------------------------------------- */
+
+static TorchTensor *activated(TorchJob *job, const TorchLinear *dense, TorchTensor *x)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    TorchTensor *h = torch_name(t, torch_project(job, dense, x));
+    h = torch_rebind(t, h, torch_gelu(t, h));
+    return torch_leave(t, frame, h);
+}
+
+static TorchTensor *layer(Torch *t, void *user, TorchTensor *x)
+{
+    TorchJob *job = user;
+    Bert *b = job->model;
+    const Layer *l = &b->layers[t->place.layer];
+    TorchPlace up = t->place;
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    TorchTensor *weights, *h = torch_name(t, attention(job, l, x, &weights));
+    if (weights)
+        torch_name(t, weights);    /* the `_` of the layer */
+    size_t inner = torch_frame(t); /* feed_forward_chunk's */
+    t->place.module = "intermediate";
+    TorchTensor *wide = torch_name(t, activated(job, &l->up, h));
+    t->place.module = "output";
+    TorchTensor *y = torch_leave(t, inner, torch_name(t, output(job, &l->down, &l->norm, wide, h)));
+    t->place = up;
+    return torch_leave(t, frame, y);
+}
+
+/* ---- The model ------------------------------------------------------------------------------- */
+
+static TorchTensor *embeddings(TorchJob *job, TorchTensor *ids)
+{
+    Torch *t = &job->torch;
+    Bert *b = job->model;
+    int64_t B = ids->shape.size[0], S = ids->shape.size[1];
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "embeddings");
+    TorchTensor *positions = torch_name(t, torch_slice(t, b->position_ids, 1, 0, S));
+    TorchTensor *gathered = torch_empty(t, "aten::gather", torch_shape(TORCH_I64, 2, (int64_t[]){1, S}));
+    TorchTensor *types = torch_name(t, torch_expand(t, torch_name(t, gathered), 2, (int64_t[]){B, S}));
+    TorchTensor *words = torch_name(t, torch_embedding(t, b->words, ids));
+    TorchTensor *typed = torch_name(t, torch_embedding(t, b->types, types));
+    TorchTensor *h = torch_name(t, torch_add(t, words, typed));
+    TorchTensor *placed = torch_name(t, torch_embedding(t, b->positions, positions));
+    h = torch_rebind(t, h, torch_add(t, h, placed));
+    h = torch_rebind(t, h, torch_layer_norm(t, h, b->norm.weight, b->norm.bias));
+    h = torch_rebind(t, h, torch_dropout(t, h, job->asked->model.dropout));
+    h = torch_leave(t, frame, h);
+    t->place = up;
+    return h;
+}
+
+static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
+{
+    Torch *t = &job->torch;
+    Bert *b = job->model;
+    size_t frame = torch_frame(t);
+    TorchTensor *embedded = torch_name(t, embeddings(job, ids));
+    b->mask = NULL;
+    TorchPlace up = t->place;
+    TorchTensor *h = torch_name(t, embedded);
+    for (int64_t i = 0; i < job->asked->model.layers; i++) {
+        t->place = (TorchPlace){(int)i, NULL};
+        h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){b->mask}));
+    }
+    t->place = up;
+    return torch_leave(t, frame, h);
+}
+
+/* BertOnlyMLMHead */
+static TorchTensor *words_of(TorchJob *job, TorchTensor *h)
+{
+    Torch *t = &job->torch;
+    Bert *b = job->model;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "cls");
+    TorchTensor *y = torch_name(t, activated(job, &b->transform, h));
+    y = torch_rebind(t, y, torch_layer_norm(t, y, b->head_norm.weight, b->head_norm.bias));
+    y = torch_rebind(t, y, torch_project(job, &b->decoder, y));
+    y = torch_leave(t, frame, y);
+    t->place = up;
+    return y;
+}
+
+/* BertPooler, and the classes */
+static TorchTensor *classes_of(TorchJob *job, TorchTensor *h)
+{
+    Torch *t = &job->torch;
+    Bert *b = job->model;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "pooler");
+    TorchTensor *first = torch_name(t, torch_select(t, h, 1));
+    TorchTensor *y = torch_name(t, torch_project(job, &b->pooler, first));
+    y = torch_rebind(t, y, torch_tanh(t, y));
+    y = torch_name(t, torch_leave(t, frame, y));
+    torch_delete(t, h);
+    t->place.module = "classifier";
+    y = torch_rebind(t, y, torch_dropout(t, y, job->asked->model.dropout));
+    y = torch_rebind(t, y, torch_project(job, &b->classifier, y));
+    y = torch_leave(t, frame, y);
+    t->place = up;
+    return y;
+}
+
+static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    size_t frame = torch_frame(t);
+    TorchTensor *h = torch_name(t, body(job, ids, mask));
+    TorchTensor *logits = torch_name(t, m->labels ? classes_of(job, h) : words_of(job, h));
+    torch_hold(job, logits);
+    TorchPlace up = torch_enter(t, "loss");
+    int64_t classes = m->labels ? m->labels : m->vocab, rows = torch_count(&labels->shape);
+    TorchTensor *x = torch_view(t, logits, 2, (int64_t[]){rows, classes});
+    TorchTensor *y = torch_view(t, labels, 1, &rows);
+    TorchTensor *loss = torch_cross_entropy(t, x, y);
+    t->place = up;
+    return torch_leave(t, frame, loss);
+}
+
+const TorchFamily torch_bert = {make, forward};

@@ -1,0 +1,232 @@
+/* GPT-2, as transformers' modeling_gpt2.py writes it. */
+#include "../../memtrack/memtrack.h"
+#include "job_.h"
+
+typedef struct Layer {
+    TorchLinear attention, projection, up, down;
+    TorchNorm first, second;
+} Layer;
+
+typedef struct Gpt2 {
+    TorchTensor *tokens, *positions, *mask; /* the mask of this forward pass */
+    TorchNorm norm;
+    TorchLinear head;
+    int caches;
+    Layer layers[];
+} Gpt2;
+
+/* Conv1D: a linear layer whose weight lies the other way round. */
+static TorchLinear make_conv(TorchJob *job, int64_t in, int64_t out)
+{
+    TorchLinear conv = {.weight = torch_parameter(job, 2, (int64_t[]){in, out})};
+    conv.bias = torch_parameter(job, 1, &out);
+    return conv;
+}
+
+static void make(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    int64_t D = m->hidden;
+    job->model_bytes = sizeof(Gpt2) + (size_t)m->layers * sizeof(Layer);
+    Gpt2 *g = job->model = memtrack_host_calloc(NULL, job->model_bytes);
+    if (!g)
+        longjmp(t->failed, 1);
+    TorchPlace top = torch_enter(t, "wte");
+    g->tokens = torch_parameter(job, 2, (int64_t[]){m->vocab, D});
+    t->place.module = "wpe";
+    g->positions = torch_parameter(job, 2, (int64_t[]){m->positions, D});
+    for (int64_t i = 0; i < m->layers; i++) {
+        Layer *l = &g->layers[i];
+        t->place = (TorchPlace){(int)i, "ln_1"};
+        l->first = torch_make_norm(job, D);
+        t->place.module = "attn";
+        l->attention = make_conv(job, D, 3 * D);
+        l->projection = make_conv(job, D, D);
+        t->place.module = "ln_2";
+        l->second = torch_make_norm(job, D);
+        t->place.module = "mlp";
+        l->up = make_conv(job, D, m->intermediate);
+        l->down = make_conv(job, m->intermediate, D);
+    }
+    t->place = (TorchPlace){-1, "ln_f"};
+    g->norm = torch_make_norm(job, D);
+    t->place.module = "lm_head";
+    g->head.weight = g->tokens;
+    if (!m->tied)
+        g->head = torch_make_linear(job, D, m->vocab, 0);
+    t->place = top;
+}
+
+static TorchTensor *conv(Torch *t, const TorchLinear *c, TorchTensor *x)
+{
+    size_t frame = torch_frame(t);
+    int64_t B = x->shape.size[0], S = x->shape.size[1], in = x->shape.size[2], out = c->weight->shape.size[1];
+    torch_name(t, x);
+    TorchTensor *rows = torch_view(t, x, 2, (int64_t[]){B * S, in});
+    TorchTensor *y = torch_addmm(t, c->bias, rows, c->weight);
+    return torch_leave(t, frame, torch_view(t, y, 3, (int64_t[]){B, S, out}));
+}
+
+/* ---- Attention ------------------------------------------------------------------------------- */
+
+/* (B,S,D) as (B,H,S,D/H) */
+static TorchTensor *heads(Torch *t, const PytorchModel *m, TorchTensor *x)
+{
+    int64_t size[] = {x->shape.size[0], x->shape.size[1], m->heads, m->head_dim};
+    return torch_transpose(t, torch_view(t, x, 4, size), 1, 2);
+}
+
+/* eager_attention_forward; the scores leave by `weights`, a loose tensor. */
+static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                          double dropout, TorchTensor **weights)
+{
+    size_t frame = torch_frame(t);
+    TorchTensor *w = torch_name(t, torch_scale(t, torch_matmul(t, q, torch_transpose(t, k, 2, 3))));
+    if (mask)
+        w = torch_rebind(t, w, torch_add(t, w, mask));
+    w = torch_rebind(t, w, torch_softmax(t, w, w->shape.type));
+    w = torch_rebind(t, w, torch_cast(t, w, v->shape.type));
+    w = torch_rebind(t, w, torch_dropout(t, w, dropout));
+    TorchTensor *y = torch_name(t, torch_matmul(t, w, v));
+    y = torch_rebind(t, y, torch_transpose(t, y, 1, 2));
+    w->refs++; /* leaves beside the output */
+    y = torch_leave(t, frame, y);
+    w->loose = 1;
+    *weights = w;
+    return y;
+}
+
+static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, TorchTensor **weights)
+{
+    Torch *t = &job->torch;
+    const PytorchModel *m = &job->asked->model;
+    Gpt2 *g = job->model;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "attn");
+    int64_t B = x->shape.size[0], S = x->shape.size[1], D = m->hidden;
+    torch_name(t, x);
+    TorchTensor *parts[3];
+    torch_split(t, conv(t, &l->attention, x), 2, D, 3, parts);
+    for (int i = 0; i < 3; i++)
+        torch_name(t, parts[i]);
+    TorchTensor *k = torch_rebind(t, parts[1], heads(t, m, parts[1]));
+    TorchTensor *v = torch_rebind(t, parts[2], heads(t, m, parts[2]));
+    TorchTensor *q = torch_rebind(t, parts[0], heads(t, m, parts[0]));
+    if (g->caches) {
+        TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k)),
+                    *all_values = torch_name(t, torch_cat(t, 2, 1, &v));
+        torch_delete(t, k);
+        torch_delete(t, v);
+        torch_hold(job, k = all_keys);
+        torch_hold(job, v = all_values);
+    }
+    TorchTensor *y;
+    *weights = NULL;
+    if (job->asked->attention == PYTORCH_EAGER)
+        y = eager(t, q, k, v, g->mask, m->attention_dropout, weights);
+    else
+        y = torch_make_contiguous(
+            t, torch_transpose(t, torch_attention(t, q, k, v, g->mask, 1, m->attention_dropout), 1, 2));
+    y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){B, S, D}));
+    y = torch_rebind(t, y, conv(t, &l->projection, y));
+    y = torch_rebind(t, y, torch_dropout(t, y, m->dropout));
+    y = torch_leave(t, frame, y);
+    t->place = up;
+    return y;
+}
+
+/* ---- Layers ---------------------------------------------------------------------------------- */
+
+/* NewGELUActivation: 0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))) */
+static TorchTensor *gelu_new(Torch *t, TorchTensor *x)
+{
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    TorchTensor *half = torch_scale(t, x);
+    TorchTensor *cube = torch_scale(t, torch_pow(t, x, 3));
+    TorchTensor *curve = torch_tanh(t, torch_scale(t, torch_add(t, x, cube)));
+    return torch_leave(t, frame, torch_mul(t, half, torch_plus(t, curve)));
+}
+
+static TorchTensor *mlp(TorchJob *job, const Layer *l, TorchTensor *x)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "mlp");
+    torch_name(t, x);
+    TorchTensor *h = torch_name(t, conv(t, &l->up, x));
+    h = torch_rebind(t, h, gelu_new(t, h));
+    h = torch_rebind(t, h, conv(t, &l->down, h));
+    h = torch_rebind(t, h, torch_dropout(t, h, job->asked->model.dropout));
+    h = torch_leave(t, frame, h);
+    t->place = up;
+    return h;
+}
+
+static TorchTensor *layer(Torch *t, void *user, TorchTensor *x)
+{
+    TorchJob *job = user;
+    Gpt2 *g = job->model;
+    const Layer *l = &g->layers[t->place.layer];
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    TorchTensor *weights, *h = torch_name(t, torch_norm(t, "ln_1", &l->first, x));
+    TorchTensor *y = torch_name(t, attention(job, l, h, &weights));
+    if (weights)
+        torch_name(t, weights); /* the `_` of the layer */
+    h = torch_rebind(t, h, torch_add(t, y, x));
+    TorchTensor *residual = torch_name(t, h);
+    h = torch_rebind(t, h, torch_norm(t, "ln_2", &l->second, h));
+    TorchTensor *z = torch_name(t, mlp(job, l, h));
+    return torch_leave(t, frame, torch_add(t, residual, z));
+}
+
+/* ---- The model ------------------------------------------------------------------------------- */
+
+static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
+{
+    Torch *t = &job->torch;
+    const PytorchJob *asked = job->asked;
+    Gpt2 *g = job->model;
+    size_t frame = torch_frame(t);
+    int64_t S = ids->shape.size[1];
+    TorchPlace up = torch_enter(t, "wte");
+    TorchTensor *embedded = torch_name(t, torch_embedding(t, g->tokens, ids));
+    t->place = up;
+    TorchTensor *row = torch_plus(t, torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &S)));
+    TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
+    t->place.module = "wpe";
+    TorchTensor *placed = torch_name(t, torch_embedding(t, g->positions, positions));
+    t->place = up;
+    TorchTensor *h = torch_name(t, torch_add(t, embedded, placed));
+    g->caches = asked->checkpoint == PYTORCH_KEEP;
+    g->mask = torch_causal_mask(job, mask, h->shape.type, 0, g->caches);
+    if (g->mask)
+        torch_name(t, g->mask);
+    h = torch_rebind(t, h, torch_dropout(t, h, asked->model.dropout));
+    for (int64_t i = 0; i < asked->model.layers; i++) {
+        t->place = (TorchPlace){(int)i, NULL};
+        h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){g->mask, positions}));
+    }
+    t->place = up;
+    h = torch_rebind(t, h, torch_norm(t, "ln_f", &g->norm, h));
+    return torch_leave(t, frame, h);
+}
+
+static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask)
+{
+    Torch *t = &job->torch;
+    Gpt2 *g = job->model;
+    size_t frame = torch_frame(t);
+    TorchTensor *h = torch_name(t, body(job, ids, mask));
+    TorchPlace up = torch_enter(t, "lm_head");
+    TorchTensor *logits = torch_name(t, torch_project(job, &g->head, h));
+    torch_hold(job, logits);
+    t->place.module = "loss";
+    TorchTensor *loss = torch_causal_loss(job, logits, labels);
+    t->place = up;
+    return torch_leave(t, frame, loss);
+}
+
+const TorchFamily torch_gpt2 = {make, forward};
