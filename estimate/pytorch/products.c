@@ -13,6 +13,7 @@ static TorchTensor *cached(Torch *t, TorchTensor *leaf)
     TorchTensor *cast = torch_cast(t, leaf, t->autocast);
     t->grad_mode = grad_mode;
     cast->loose = 0;
+    torch_mark(t, cast, PYTORCH_CAST);
     t->casts = torch_grow(t, t->casts, &t->cast_capacity, t->cast_count + 1, sizeof *t->casts);
     t->casts[t->cast_count++] = (TorchCast){leaf, cast};
     return cast;

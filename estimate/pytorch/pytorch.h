@@ -104,6 +104,7 @@ typedef enum PytorchKind {
     PYTORCH_INPUT,
     PYTORCH_ACTIVATION, /* kept for backward */
     PYTORCH_WORKSPACE,
+    PYTORCH_CAST, /* autocast's copy of a weight */
     PYTORCH_KINDS
 } PytorchKind;
 

@@ -186,6 +186,36 @@ void estimate_pytorch_summary_free(PytorchSummary *s)
     memset(s, 0, sizeof *s);
 }
 
+/* ---- Names ----------------------------------------------------------------------------------- */
+
+const char *estimate_pytorch_kind_name(PytorchKind kind)
+{
+    static const char *const names[PYTORCH_KINDS] = {[PYTORCH_TEMPORARY] = "temporaries",
+                                                     [PYTORCH_PARAMETER] = "parameters",
+                                                     [PYTORCH_FROZEN] = "frozen parameters",
+                                                     [PYTORCH_BUFFER] = "buffers",
+                                                     [PYTORCH_GRADIENT] = "gradients",
+                                                     [PYTORCH_OPTIMIZER_STATE] = "optimizer states",
+                                                     [PYTORCH_INPUT] = "inputs",
+                                                     [PYTORCH_ACTIVATION] = "activations",
+                                                     [PYTORCH_WORKSPACE] = "workspaces",
+                                                     [PYTORCH_CAST] = "casts of weights"};
+    return kind < PYTORCH_KINDS ? names[kind] : "";
+}
+
+const char *estimate_pytorch_phase_name(PytorchPhase phase)
+{
+    static const char *const names[PYTORCH_PHASES] = {[PYTORCH_MODEL] = "model",
+                                                      [PYTORCH_MAKE_OPTIMIZER] = "optimizer",
+                                                      [PYTORCH_DATA] = "data",
+                                                      [PYTORCH_FORWARD] = "forward",
+                                                      [PYTORCH_BACKWARD] = "backward",
+                                                      [PYTORCH_CLIP] = "clip",
+                                                      [PYTORCH_STEP] = "step",
+                                                      [PYTORCH_ZERO] = "zero_grad"};
+    return phase < PYTORCH_PHASES ? names[phase] : "";
+}
+
 /* ---- The books alone, and with a limit ------------------------------------------------------- */
 
 typedef struct Books {

@@ -59,6 +59,10 @@ void estimate_pytorch_summary_free(PytorchSummary *summary); /* leaves it zeroed
 /* The books alone. */
 int estimate_pytorch_peaks(const PytorchJob *job, const PytorchAllocatorOptions *options, PytorchBooks *out);
 
+/* "activations", "optimizer states"; "backward", "step". */
+const char *estimate_pytorch_kind_name(PytorchKind kind);
+const char *estimate_pytorch_phase_name(PytorchPhase phase);
+
 /* ---- Does it fit? ---------------------------------------------------------------------------- */
 
 typedef enum PytorchAnswer {
