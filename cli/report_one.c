@@ -207,7 +207,7 @@ static void print_card(const RunRecord *run)
 /* What PyTorch's allocator would make of these requests; silent where there is no memory to find out. */
 static void print_pytorch(const RunRecord *run)
 {
-    PytorchReplay *replay = estimate_pytorch_create();
+    PytorchReplay *replay = estimate_pytorch_create(NULL);
     int failed = !replay;
     for (size_t i = 0; i < run->event_count && !failed; i++) {
         const RunEvent *e = &run->events[i];

@@ -35,7 +35,7 @@ static uint64_t cell(const json_t *row, size_t at)
 
 static int replay_begin(EventReplay *r)
 {
-    *r = (EventReplay){.replay = estimate_pytorch_create(), .peak_event = -1};
+    *r = (EventReplay){.replay = estimate_pytorch_create(NULL), .peak_event = -1};
     return r->replay ? 0 : -1;
 }
 

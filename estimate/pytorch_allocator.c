@@ -1,53 +1,9 @@
-/* The replay of a trace by the rules of PyTorch's CUDA caching allocator; see pytorch.h for the rules. */
+/* The replay of a trace by the rules of PyTorch's CUDA caching allocator; see the header for the rules. */
 #include <string.h>
 
-#include "pytorch_allocator.h"
+#include "pytorch_allocator_.h"
 
-static const uint64_t MIN_BLOCK = 512, SMALL = UINT64_C(1) << 20, SMALL_SEGMENT = UINT64_C(2) << 20,
-                      LARGE_SEGMENT = UINT64_C(20) << 20, MIN_LARGE = UINT64_C(10) << 20,
-                      ROUND_LARGE = UINT64_C(2) << 20, LARGEST = UINT64_C(1) << 60;
-
-enum { NONE = -1 };
-
-/* A block, allocated or free; prev and next are its neighbours in the segment, or NONE. */
-typedef struct Node {
-    uint64_t address, bytes, requested, serial; /* serial 0: free */
-    int32_t prev, next;
-    int small;
-} Node;
-
-/* Free blocks, ascending by size, then by address. */
-typedef struct Pool {
-    int32_t *nodes;
-    size_t count, capacity;
-} Pool;
-
-struct PytorchReplay {
-    PytorchBooks books;
-    Node *nodes;
-    size_t count, capacity;
-    int32_t spare; /* of unused nodes, linked by next */
-    Pool pools[2]; /* large, small */
-    int32_t *first;
-    size_t segments, segment_capacity;
-    uint64_t address;
-    int32_t *slots; /* nodes by serial: open addressing, a power of two, at most half full */
-    size_t slot_count, live;
-};
-
-/* ---- Room ------------------------------------------------------------------------------------ */
-
-/* The array with room for `count` items, moved or not; NULL without memory, and the array as it was. */
-static void *grow(void *items, size_t *capacity, size_t count, size_t item_bytes)
-{
-    if (items && count <= *capacity)
-        return items;
-    size_t wanted = 2 * count + 62;
-    void *larger = memtrack_host_realloc(NULL, items, *capacity * item_bytes, wanted * item_bytes);
-    if (larger)
-        *capacity = wanted;
-    return larger;
-}
+/* ---- Nodes by serial ------------------------------------------------------------------------- */
 
 static size_t slot_of(const PytorchReplay *r, uint64_t serial)
 {
@@ -75,154 +31,6 @@ static int grow_slots(PytorchReplay *r)
     return 0;
 }
 
-/* All that one allocation can want, so that it fails before it changes anything. */
-static int make_room(PytorchReplay *r)
-{
-    Node *nodes = grow(r->nodes, &r->capacity, r->count + 2, sizeof *nodes);
-    if (!nodes)
-        return -1;
-    r->nodes = nodes;
-    int32_t *first = grow(r->first, &r->segment_capacity, r->segments + 1, sizeof *first);
-    if (!first)
-        return -1;
-    r->first = first;
-    for (int i = 0; i < 2; i++) { /* a pool never holds more than there are nodes */
-        Pool *pool = &r->pools[i];
-        int32_t *free_nodes = grow(pool->nodes, &pool->capacity, r->capacity, sizeof *free_nodes);
-        if (!free_nodes)
-            return -1;
-        pool->nodes = free_nodes;
-    }
-    return grow_slots(r);
-}
-
-static int32_t take_node(PytorchReplay *r)
-{
-    int32_t node = r->spare;
-    if (node == NONE)
-        return (int32_t)r->count++;
-    r->spare = r->nodes[node].next;
-    return node;
-}
-
-static void drop_node(PytorchReplay *r, int32_t node)
-{
-    r->nodes[node].next = r->spare;
-    r->spare = node;
-}
-
-/* ---- Free blocks ----------------------------------------------------------------------------- */
-
-/* The first place in the pool that is not before (bytes, address). */
-static size_t pool_find(const PytorchReplay *r, const Pool *pool, uint64_t bytes, uint64_t address)
-{
-    size_t low = 0, high = pool->count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        const Node *n = &r->nodes[pool->nodes[middle]];
-        if (n->bytes < bytes || (n->bytes == bytes && n->address < address))
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-static void pool_add(PytorchReplay *r, int32_t node)
-{
-    const Node *n = &r->nodes[node];
-    Pool *pool = &r->pools[n->small];
-    size_t at = pool_find(r, pool, n->bytes, n->address);
-    memmove(pool->nodes + at + 1, pool->nodes + at, (pool->count - at) * sizeof *pool->nodes);
-    pool->nodes[at] = node;
-    pool->count++;
-}
-
-static void pool_remove(PytorchReplay *r, int32_t node)
-{
-    const Node *n = &r->nodes[node];
-    Pool *pool = &r->pools[n->small];
-    size_t at = pool_find(r, pool, n->bytes, n->address);
-    pool->count--;
-    memmove(pool->nodes + at, pool->nodes + at + 1, (pool->count - at) * sizeof *pool->nodes);
-}
-
-/* ---- Allocating ------------------------------------------------------------------------------ */
-
-static uint64_t round_up(uint64_t bytes, uint64_t unit)
-{
-    return (bytes + unit - 1) / unit * unit;
-}
-
-static int32_t reserve_segment(PytorchReplay *r, uint64_t bytes, int small)
-{
-    uint64_t size = small ? SMALL_SEGMENT : bytes < MIN_LARGE ? LARGE_SEGMENT : round_up(bytes, ROUND_LARGE);
-    int32_t node = take_node(r);
-    r->nodes[node] = (Node){.address = r->address, .bytes = size, .prev = NONE, .next = NONE, .small = small};
-    r->address += size;
-    r->first[r->segments++] = node;
-    if (small)
-        r->books.small_segments++;
-    else
-        r->books.large_segments++;
-    r->books.reserved += size;
-    if (r->books.reserved > r->books.peak_reserved)
-        r->books.peak_reserved = r->books.reserved;
-    return node;
-}
-
-/* The node keeps the front; what is left becomes a free block behind it. */
-static void split(PytorchReplay *r, int32_t node, uint64_t bytes)
-{
-    uint64_t left = r->nodes[node].bytes - bytes;
-    if (r->nodes[node].small ? left < MIN_BLOCK : left <= SMALL)
-        return;
-    int32_t rest = take_node(r);
-    Node *n = &r->nodes[node];
-    r->nodes[rest] = (Node){
-        .address = n->address + bytes, .bytes = left, .prev = node, .next = n->next, .small = n->small};
-    if (n->next != NONE)
-        r->nodes[n->next].prev = rest;
-    n->next = rest;
-    n->bytes = bytes;
-    pool_add(r, rest);
-}
-
-int estimate_pytorch_alloc(PytorchReplay *r, uint64_t serial, uint64_t bytes)
-{
-    if (bytes == 0)
-        return 0;
-    if (serial == 0 || bytes > LARGEST || r->address > LARGEST)
-        return 1;
-    if (make_room(r))
-        return -1;
-    if (r->slots[slot_of(r, serial)] != NONE)
-        return 1;
-    uint64_t rounded = round_up(bytes, MIN_BLOCK);
-    int small = rounded <= SMALL;
-    Pool *pool = &r->pools[small];
-    size_t at = pool_find(r, pool, rounded, 0);
-    int32_t node = at < pool->count ? pool->nodes[at] : reserve_segment(r, rounded, small);
-    if (at < pool->count)
-        pool_remove(r, node);
-    split(r, node, rounded);
-    Node *n = &r->nodes[node];
-    r->slots[slot_of(r, serial)] = node;
-    n->serial = serial;
-    n->requested = bytes;
-    r->live++;
-    PytorchBooks *b = &r->books;
-    b->requested += bytes;
-    b->allocated += n->bytes;
-    if (b->requested > b->peak_requested)
-        b->peak_requested = b->requested;
-    if (b->allocated > b->peak_allocated)
-        b->peak_allocated = b->allocated;
-    return 0;
-}
-
-/* ---- Freeing --------------------------------------------------------------------------------- */
-
 /* Later entries of the same run of slots move up, so that no hole cuts them off. */
 static void slot_remove(PytorchReplay *r, size_t hole)
 {
@@ -235,42 +43,161 @@ static void slot_remove(PytorchReplay *r, size_t hole)
     }
 }
 
-/* Takes the free block `behind` into the one before it. */
-static void merge(PytorchReplay *r, int32_t node, int32_t behind)
+/* ---- Allocating ------------------------------------------------------------------------------ */
+
+static int log2_floor(uint64_t bytes)
 {
-    Node *n = &r->nodes[node];
-    n->bytes += r->nodes[behind].bytes;
-    n->next = r->nodes[behind].next;
-    if (n->next != NONE)
-        r->nodes[n->next].prev = node;
-    drop_node(r, behind);
+    int log = 0;
+    while (bytes >>= 1)
+        log++;
+    return log;
 }
+
+/* Up to the next of the equal parts between two powers of two, or to a multiple of 512 bytes. */
+static uint64_t round_size(const PytorchReplay *r, uint64_t bytes)
+{
+    if (bytes < PYTORCH_MIN_BLOCK)
+        return PYTORCH_MIN_BLOCK;
+    int log = log2_floor(bytes), interval = log < 20 ? 0 : log - 20;
+    if (interval >= PYTORCH_ROUNDUP_INTERVALS)
+        interval = PYTORCH_ROUNDUP_INTERVALS - 1;
+    uint64_t divisions = r->options.roundup_power2_divisions[interval];
+    if (divisions <= 1 || bytes <= PYTORCH_MIN_BLOCK * divisions)
+        return pytorch_round_up_(bytes, PYTORCH_MIN_BLOCK);
+    return pytorch_round_up_(bytes, (UINT64_C(1) << log) >> log2_floor(divisions));
+}
+
+static uint64_t size_when_expanded(const PytorchReplay *r, int32_t node)
+{
+    const Node *n = &r->nodes[node];
+    return n->bytes + (n->next != NONE && !r->nodes[n->next].mapped ? r->nodes[n->next].bytes : 0);
+}
+
+/* The free block that serves the request, out of its pool; NONE where none may. */
+static int32_t find_free(PytorchReplay *r, uint64_t stream, uint64_t bytes, int small)
+{
+    Pool *pool = &r->free[small];
+    if (r->allowed && r->options.garbage_collection_threshold > 0)
+        pool->searches++;
+    size_t at = estimate_pytorch_find_(r, pool, stream, bytes, 0);
+    if (at == pool->count || r->nodes[pool->nodes[at]].stream != stream)
+        return NONE;
+    /* Where pages can be mapped behind a block, its size is taken to be what it can grow to. */
+    for (size_t next = at + 1; r->options.expandable_segments && next < pool->count; at = next++)
+        if (r->nodes[pool->nodes[next]].stream != stream ||
+            size_when_expanded(r, pool->nodes[next]) >= size_when_expanded(r, pool->nodes[at]))
+            break;
+    int32_t node = pool->nodes[at];
+    uint64_t oversize = r->options.max_split_size, has = r->nodes[node].bytes;
+    if (bytes < oversize ? has >= oversize : has - bytes >= r->options.max_non_split_rounding)
+        return NONE;
+    estimate_pytorch_remove_(r, node);
+    return node;
+}
+
+/* A block for the request, in no pool, from the cache or the card; NONE where nothing helps. */
+static int32_t obtain(PytorchReplay *r, uint64_t stream, uint64_t bytes, int small)
+{
+    int32_t node = find_free(r, stream, bytes, small);
+    if (node != NONE)
+        return node;
+    if (r->allowed && r->options.garbage_collection_threshold > 0)
+        estimate_pytorch_collect_(r);
+    node = estimate_pytorch_reserve_(r, stream, bytes, small);
+    if (node == NONE && estimate_pytorch_release_oversize_(r, stream, bytes, small))
+        node = estimate_pytorch_reserve_(r, stream, bytes, small);
+    if (node != NONE)
+        return node;
+    estimate_pytorch_flush_(r);
+    r->books.retries++;
+    return estimate_pytorch_reserve_(r, stream, bytes, small);
+}
+
+static int splits(const PytorchReplay *r, int32_t node, uint64_t bytes)
+{
+    uint64_t left = r->nodes[node].bytes - bytes;
+    if (r->nodes[node].small || r->options.expandable_segments)
+        return left >= PYTORCH_MIN_BLOCK;
+    return bytes < r->options.max_split_size && left > PYTORCH_SMALL;
+}
+
+static int out_of_memory(PytorchReplay *r, uint64_t serial, uint64_t bytes, uint64_t segment)
+{
+    if (!r->books.ooms++)
+        r->books.first_oom = (PytorchOutOfMemory){.event = r->events,
+                                                  .serial = serial,
+                                                  .requested = bytes,
+                                                  .segment = segment,
+                                                  .allocated = r->books.allocated,
+                                                  .reserved = r->books.reserved};
+    r->events++;
+    return PYTORCH_OUT_OF_MEMORY;
+}
+
+int estimate_pytorch_alloc_on(PytorchReplay *r, uint64_t stream, uint64_t serial, uint64_t bytes)
+{
+    if (bytes == 0)
+        return 0;
+    if (serial == 0 || bytes > PYTORCH_LARGEST || r->address > PYTORCH_LARGEST)
+        return PYTORCH_REFUSED;
+    if (estimate_pytorch_room_(r) || grow_slots(r))
+        return -1;
+    if (r->slots[slot_of(r, serial)] != NONE)
+        return PYTORCH_REFUSED;
+    uint64_t rounded = round_size(r, bytes);
+    int small = rounded <= PYTORCH_SMALL;
+    int32_t node = obtain(r, stream, rounded, small);
+    if (node == NONE)
+        return out_of_memory(r, serial, bytes, estimate_pytorch_segment_bytes_(r, rounded, small));
+    if (splits(r, node, rounded))
+        estimate_pytorch_add_(r, estimate_pytorch_cut_(r, node, rounded));
+    Node *n = &r->nodes[node];
+    r->slots[slot_of(r, serial)] = node;
+    n->serial = serial;
+    n->requested = bytes;
+    r->live++;
+    r->events++;
+    PytorchBooks *b = &r->books;
+    b->requested += bytes;
+    b->allocated += n->bytes;
+    if (b->requested > b->peak_requested)
+        b->peak_requested = b->requested;
+    if (b->allocated > b->peak_allocated)
+        b->peak_allocated = b->allocated;
+    return 0;
+}
+
+int estimate_pytorch_alloc(PytorchReplay *r, uint64_t serial, uint64_t bytes)
+{
+    return estimate_pytorch_alloc_on(r, 0, serial, bytes);
+}
+
+/* ---- Freeing --------------------------------------------------------------------------------- */
 
 int estimate_pytorch_free(PytorchReplay *r, uint64_t serial)
 {
     if (serial == 0 || r->slot_count == 0)
-        return 1;
+        return PYTORCH_REFUSED;
     size_t slot = slot_of(r, serial);
     int32_t node = r->slots[slot];
     if (node == NONE)
-        return 1;
+        return PYTORCH_REFUSED;
     slot_remove(r, slot);
     Node *n = &r->nodes[node];
     r->live--;
+    r->events++;
     r->books.requested -= n->requested;
     r->books.allocated -= n->bytes;
     n->serial = n->requested = 0;
-    int32_t prev = n->prev, next = n->next;
-    if (next != NONE && !r->nodes[next].serial) {
-        pool_remove(r, next);
-        merge(r, node, next);
-    }
-    if (prev != NONE && !r->nodes[prev].serial) {
-        pool_remove(r, prev);
-        merge(r, prev, node);
-        node = prev;
-    }
-    pool_add(r, node);
+    estimate_pytorch_add_(r, estimate_pytorch_merge_(r, node));
+    return 0;
+}
+
+int estimate_pytorch_empty_cache(PytorchReplay *r)
+{
+    if (estimate_pytorch_room_(r))
+        return -1;
+    estimate_pytorch_flush_(r);
     return 0;
 }
 
@@ -284,29 +211,48 @@ const PytorchBooks *estimate_pytorch_books(const PytorchReplay *replay)
 int estimate_pytorch_blocks(const PytorchReplay *r, int (*visit)(void *user, const PytorchBlock *block),
                             void *user)
 {
-    for (size_t i = 0; i < r->segments; i++) {
-        uint64_t start = r->nodes[r->first[i]].address;
-        for (int32_t at = r->first[i]; at != NONE; at = r->nodes[at].next) {
+    for (size_t i = 0; i < r->segment_count; i++)
+        for (int32_t at = r->segments[i].first; at != NONE; at = r->nodes[at].next) {
             const Node *n = &r->nodes[at];
             PytorchBlock block = {.segment = i,
                                   .small = n->small,
-                                  .offset = n->address - start,
+                                  .stream = n->stream,
+                                  .offset = n->address - r->segments[i].address,
                                   .bytes = n->bytes,
                                   .requested = n->requested,
                                   .serial = n->serial};
-            int stop = visit(user, &block);
+            int stop = n->mapped ? visit(user, &block) : 0;
             if (stop)
                 return stop;
         }
-    }
     return 0;
 }
 
-PytorchReplay *estimate_pytorch_create(void)
+/* Sizes beyond any machine are the largest: sums of them stay far from 2^64. */
+static uint64_t bounded(uint64_t bytes, uint64_t otherwise, uint64_t largest)
+{
+    return bytes == 0 ? otherwise : bytes < largest ? bytes : largest;
+}
+
+PytorchReplay *estimate_pytorch_create(const PytorchAllocatorOptions *options)
 {
     PytorchReplay *r = memtrack_host_calloc(NULL, sizeof *r);
-    if (r)
-        r->spare = NONE;
+    if (!r)
+        return NULL;
+    r->spare = NONE;
+    r->unmapped[0].by_address = r->unmapped[1].by_address = 1;
+    if (options)
+        r->options = *options;
+    PytorchAllocatorOptions *o = &r->options;
+    if (!o->total)
+        o->total = o->limit;
+    if (o->fraction > 0 && o->fraction < 1 && o->total)
+        r->allowed = (uint64_t)(o->fraction * (double)bounded(o->total, 0, PYTORCH_LARGEST));
+    o->limit = bounded(o->limit, 0, PYTORCH_LARGEST);
+    o->large_segment_size = bounded(o->large_segment_size, 20 * PYTORCH_MIB, UINT64_C(1) << 50);
+    o->max_non_split_rounding = bounded(o->max_non_split_rounding, o->large_segment_size, PYTORCH_LARGEST);
+    o->max_split_size = bounded(o->max_split_size, UINT64_MAX, UINT64_MAX);
+    o->total = bounded(o->total, UINT64_C(1) << 44, UINT64_C(1) << 50);
     return r;
 }
 
@@ -315,9 +261,13 @@ void estimate_pytorch_destroy(PytorchReplay *r)
     if (!r)
         return;
     memtrack_host_free(NULL, r->nodes, r->capacity * sizeof *r->nodes);
-    memtrack_host_free(NULL, r->first, r->segment_capacity * sizeof *r->first);
+    memtrack_host_free(NULL, r->segments, r->segment_capacity * sizeof *r->segments);
     memtrack_host_free(NULL, r->slots, r->slot_count * sizeof *r->slots);
-    for (int i = 0; i < 2; i++)
-        memtrack_host_free(NULL, r->pools[i].nodes, r->pools[i].capacity * sizeof *r->pools[i].nodes);
+    memtrack_host_free(NULL, r->flushing, r->flushing_capacity * sizeof *r->flushing);
+    for (int i = 0; i < 2; i++) {
+        Pool *free_blocks = &r->free[i], *unmapped = &r->unmapped[i];
+        memtrack_host_free(NULL, free_blocks->nodes, free_blocks->capacity * sizeof *free_blocks->nodes);
+        memtrack_host_free(NULL, unmapped->nodes, unmapped->capacity * sizeof *unmapped->nodes);
+    }
     memtrack_host_free(NULL, r, sizeof *r);
 }

@@ -8,7 +8,7 @@
 
 static int fresh(void **state)
 {
-    *state = estimate_pytorch_create();
+    *state = estimate_pytorch_create(NULL);
     return *state ? 0 : -1;
 }
 
@@ -56,7 +56,7 @@ static void segment_sizes(void **state)
         {MIB(1000) + 1, MIB(1002), 0},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
-        PytorchReplay *r = estimate_pytorch_create();
+        PytorchReplay *r = estimate_pytorch_create(NULL);
         const PytorchBooks *b = after_alloc(r, 1, rows[i].bytes);
         assert_int_equal(b->reserved, rows[i].reserved);
         assert_int_equal(b->small_segments, rows[i].small);
@@ -298,7 +298,7 @@ static void any_trace_agrees(void **state)
 {
     static Model model;
     for (uint32_t seed = 1; seed <= 20; seed++) {
-        PytorchReplay *r = estimate_pytorch_create();
+        PytorchReplay *r = estimate_pytorch_create(NULL);
         model = (Model){0};
         uint64_t live[400], next = 1;
         size_t count = 0;
@@ -349,7 +349,7 @@ static void failing_allocations(void **state)
     (void)state;
     for (uint64_t n = 1;; n++) {
         memtrack_fail_nth(n);
-        PytorchReplay *r = estimate_pytorch_create();
+        PytorchReplay *r = estimate_pytorch_create(NULL);
         for (uint64_t i = 1; r && i <= 300; i++) {
             PytorchBooks before = *estimate_pytorch_books(r);
             int status = estimate_pytorch_alloc(r, i, 700 * i);

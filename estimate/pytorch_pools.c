@@ -1,0 +1,165 @@
+/* The replay's blocks: room for them, the pools of free ones, cutting and merging. */
+#include <string.h>
+
+#include "pytorch_allocator_.h"
+
+/* ---- Room ------------------------------------------------------------------------------------ */
+
+/* The array with room for `count` items, moved or not; NULL without memory, and the array as it was. */
+static void *grow(void *items, size_t *capacity, size_t count, size_t item_bytes)
+{
+    if (items && count <= *capacity)
+        return items;
+    size_t wanted = 2 * count + 62;
+    void *larger = memtrack_host_realloc(NULL, items, *capacity * item_bytes, wanted * item_bytes);
+    if (larger)
+        *capacity = wanted;
+    return larger;
+}
+
+static int grow_pool(PytorchReplay *r, Pool *pool)
+{
+    int32_t *nodes = grow(pool->nodes, &pool->capacity, r->capacity, sizeof *nodes);
+    if (!nodes)
+        return -1;
+    pool->nodes = nodes;
+    return 0;
+}
+
+int estimate_pytorch_room_(PytorchReplay *r)
+{
+    /* The block's rest and a segment; of pages that are given back, the blocks before and behind them. */
+    int pages = r->options.expandable_segments;
+    size_t more = pages ? 8 + 2 * (r->free[0].count + r->free[1].count) : 2;
+    Node *nodes = grow(r->nodes, &r->capacity, r->count + more, sizeof *nodes);
+    if (!nodes)
+        return -1;
+    r->nodes = nodes;
+    Segment *segments = grow(r->segments, &r->segment_capacity, r->segment_count + 3, sizeof *segments);
+    if (!segments)
+        return -1;
+    r->segments = segments;
+    for (int i = 0; i < 2; i++) /* a pool never holds more than there are nodes */
+        if (grow_pool(r, &r->free[i]) || (pages && grow_pool(r, &r->unmapped[i])))
+            return -1;
+    if (!pages)
+        return 0;
+    int32_t *flushing = grow(r->flushing, &r->flushing_capacity, r->capacity, sizeof *flushing);
+    if (!flushing)
+        return -1;
+    r->flushing = flushing;
+    return 0;
+}
+
+int32_t estimate_pytorch_take_(PytorchReplay *r)
+{
+    int32_t node = r->spare;
+    if (node == NONE)
+        return (int32_t)r->count++;
+    r->spare = r->nodes[node].next;
+    return node;
+}
+
+void estimate_pytorch_drop_(PytorchReplay *r, int32_t node)
+{
+    r->nodes[node].next = r->spare;
+    r->spare = node;
+}
+
+/* ---- Pools ----------------------------------------------------------------------------------- */
+
+static int before(const Node *n, int by_address, uint64_t stream, uint64_t bytes, uint64_t address)
+{
+    if (n->stream != stream)
+        return n->stream < stream;
+    if (!by_address && n->bytes != bytes)
+        return n->bytes < bytes;
+    return n->address < address;
+}
+
+size_t estimate_pytorch_find_(const PytorchReplay *r, const Pool *pool, uint64_t stream, uint64_t bytes,
+                              uint64_t address)
+{
+    size_t low = 0, high = pool->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (before(&r->nodes[pool->nodes[middle]], pool->by_address, stream, bytes, address))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static Pool *pool_of(PytorchReplay *r, const Node *n)
+{
+    return n->mapped ? &r->free[n->small] : &r->unmapped[n->small];
+}
+
+void estimate_pytorch_add_(PytorchReplay *r, int32_t node)
+{
+    Node *n = &r->nodes[node];
+    Pool *pool = pool_of(r, n);
+    n->born = pool->searches;
+    size_t at = estimate_pytorch_find_(r, pool, n->stream, n->bytes, n->address);
+    memmove(pool->nodes + at + 1, pool->nodes + at, (pool->count - at) * sizeof *pool->nodes);
+    pool->nodes[at] = node;
+    pool->count++;
+}
+
+void estimate_pytorch_remove_(PytorchReplay *r, int32_t node)
+{
+    const Node *n = &r->nodes[node];
+    Pool *pool = pool_of(r, n);
+    size_t at = estimate_pytorch_find_(r, pool, n->stream, n->bytes, n->address);
+    pool->count--;
+    memmove(pool->nodes + at, pool->nodes + at + 1, (pool->count - at) * sizeof *pool->nodes);
+}
+
+/* ---- Neighbours ------------------------------------------------------------------------------ */
+
+int32_t estimate_pytorch_cut_(PytorchReplay *r, int32_t node, uint64_t bytes)
+{
+    int32_t rest = estimate_pytorch_take_(r);
+    Node *n = &r->nodes[node];
+    r->nodes[rest] = *n;
+    r->nodes[rest].address += bytes;
+    r->nodes[rest].bytes -= bytes;
+    r->nodes[rest].prev = node;
+    if (n->next != NONE)
+        r->nodes[n->next].prev = rest;
+    n->next = rest;
+    n->bytes = bytes;
+    return rest;
+}
+
+/* Takes the block `behind` into the one before it. */
+static void join(PytorchReplay *r, int32_t node, int32_t behind)
+{
+    Node *n = &r->nodes[node];
+    n->bytes += r->nodes[behind].bytes;
+    n->next = r->nodes[behind].next;
+    if (n->next != NONE)
+        r->nodes[n->next].prev = node;
+    estimate_pytorch_drop_(r, behind);
+}
+
+static int joins(const PytorchReplay *r, int32_t node, int32_t neighbour)
+{
+    return neighbour != NONE && !r->nodes[neighbour].serial &&
+           r->nodes[neighbour].mapped == r->nodes[node].mapped;
+}
+
+int32_t estimate_pytorch_merge_(PytorchReplay *r, int32_t node)
+{
+    int32_t prev = r->nodes[node].prev, next = r->nodes[node].next;
+    if (joins(r, node, next)) {
+        estimate_pytorch_remove_(r, next);
+        join(r, node, next);
+    }
+    if (!joins(r, node, prev))
+        return node;
+    estimate_pytorch_remove_(r, prev);
+    join(r, prev, node);
+    return prev;
+}
