@@ -291,7 +291,7 @@ static int event(void *user, const PytorchEvent *e)
 {
     Compare *c = user;
     char text[160];
-    if (e->action == PYTORCH_MARK)
+    if (e->action == PYTORCH_MARK || e->action == PYTORCH_EMPTY_CACHE)
         return 0;
     if (e->action == PYTORCH_FREE) {
         snprintf(text, sizeof text, "f %llu (%llu)", (unsigned long long)e->serial, (unsigned long long)e->bytes);

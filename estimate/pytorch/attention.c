@@ -228,34 +228,102 @@ static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTen
     return y;
 }
 
-/* A mask of booleans becomes one of numbers; its rows begin at multiples of 16 bytes. */
-static TorchTensor *bias_of(Torch *t, TorchTensor *mask, TorchType type)
+/* A mask of booleans becomes one of numbers. */
+static TorchTensor *numbers_of(Torch *t, TorchTensor *mask, TorchType type)
 {
-    if (mask->shape.type == TORCH_BOOL) {
-        TorchTensor *none = torch_empty(t, "aten::scalar_tensor", torch_shape(type, 0, NULL));
-        TorchTensor *lowest = torch_empty(t, "aten::scalar_tensor", torch_shape(type, 0, NULL));
-        TorchTensor *numbers = torch_empty(t, "aten::where", torch_iterate(type, 1, &mask));
-        torch_drop(t, none);
-        torch_drop(t, lowest);
-        torch_used(t, mask);
-        mask = numbers;
-    }
-    int64_t columns = mask->shape.size[3];
+    if (!mask || mask->shape.type != TORCH_BOOL)
+        return mask;
+    TorchTensor *none = torch_empty(t, "aten::scalar_tensor", torch_shape(type, 0, NULL));
+    TorchTensor *lowest = torch_empty(t, "aten::scalar_tensor", torch_shape(type, 0, NULL));
+    TorchTensor *numbers = torch_empty(t, "aten::where", torch_iterate(type, 1, &mask));
+    torch_drop(t, none);
+    torch_drop(t, lowest);
+    torch_used(t, mask);
+    return numbers;
+}
+
+/* The rows of a mask of numbers begin at multiples of 16 bytes. */
+static TorchTensor *aligned(Torch *t, TorchTensor *mask)
+{
+    int64_t columns = mask ? mask->shape.size[3] : 0;
     if (columns % 8 == 0)
         return mask;
-    TorchShape wide = torch_shape(type, 4, mask->shape.size);
+    TorchShape wide = torch_shape(mask->shape.type, 4, mask->shape.size);
     wide.size[3] = up_to(columns, 8);
-    TorchTensor *padded = torch_empty(t, "aten::constant_pad_nd", torch_shape(type, 4, wide.size));
+    TorchTensor *y = torch_empty(t, "aten::constant_pad_nd", torch_shape(mask->shape.type, 4, wide.size));
     torch_used(t, mask);
-    return torch_slice(t, padded, 3, 0, columns);
+    return torch_slice(t, y, 3, 0, columns);
+}
+
+/* ---- _scaled_dot_product_attention_math -------------------------------------------------------- */
+
+static TorchTensor *lower_triangle(Torch *t, int64_t rows, int64_t columns, TorchType type)
+{
+    TorchShape shape = torch_shape(TORCH_BOOL, 2, (int64_t[]){rows, columns});
+    TorchTensor *ones = torch_empty(t, "aten::ones", shape);
+    TorchTensor *lower = torch_empty(t, "aten::tril", shape);
+    torch_drop(t, ones);
+    return numbers_of(t, lower, type);
+}
+
+/* repeat_interleave of the heads */
+static TorchTensor *repeated(Torch *t, TorchTensor *x, int64_t times)
+{
+    const TorchShape *s = &x->shape;
+    int64_t wide[] = {s->size[0], s->size[1], times, s->size[2], s->size[3]};
+    int64_t flat[] = {s->size[0], s->size[1] * times, s->size[2], s->size[3]};
+    if (times == 1)
+        return x;
+    return torch_view(t, torch_clone(t, torch_expand(t, torch_unsqueeze(t, x, 2), 5, wide), 1), 4, flat);
+}
+
+/* In fp32, and without autocast. The sum with the mask is made in place. */
+static TorchTensor *math(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int causal,
+                         double dropout)
+{
+    size_t frame = torch_frame(t);
+    TorchType type = q->shape.type, autocast = t->autocast;
+    int64_t repeats = q->shape.size[1] / k->shape.size[1];
+    t->autocast = TORCH_F32;
+    if (mask)
+        torch_name(t, mask);
+    q = torch_name(t, torch_cast(t, q, TORCH_F32));
+    k = torch_name(t, torch_cast(t, k, TORCH_F32));
+    v = torch_name(t, torch_cast(t, v, TORCH_F32));
+    q = torch_name(t, torch_scale(t, q));
+    if (causal)
+        torch_name(t, lower_triangle(t, q->shape.size[2], k->shape.size[2], TORCH_F32));
+    k = torch_name(t, repeated(t, k, repeats));
+    v = torch_name(t, repeated(t, v, repeats));
+    TorchTensor *w = torch_name(t, torch_matmul(t, q, torch_scale(t, torch_transpose(t, k, 2, 3))));
+    w = torch_rebind(t, w, torch_safe_softmax(t, w));
+    w = torch_rebind(t, w, torch_dropout(t, w, dropout));
+    torch_name(t, torch_cast(t, w, type)); /* the second result, which nobody asks for */
+    TorchTensor *y = torch_name(t, torch_matmul(t, w, v));
+    y = torch_leave(t, frame, torch_cast(t, y, type));
+    t->autocast = autocast;
+    return y;
 }
 
 /* ---- The choice ------------------------------------------------------------------------------ */
 
+typedef enum Kernel { FLASH, EFFICIENT, MATH } Kernel;
+
+/* sdp_utils.cpp's select_sdp_backend. cuDNN's kernel is not among them. */
+static Kernel kernel_of(const Torch *t, const TorchTensor *q, const TorchTensor *mask, double dropout)
+{
+    int capability = t->card->capability, small = capability > 80 && capability < 90; /* sm_86, sm_89 */
+    int half = q->shape.type != TORCH_F32;
+    int64_t D = q->shape.size[3], unit = half && capability >= 70 ? 8 : capability >= 80 ? 4 : 1;
+    int too_wide = D > 256 || (small && q->needs_grad && D > 192 && (D <= 224 || dropout > 0));
+    if (!mask && half && capability >= 80 && !too_wide)
+        return FLASH;
+    return D % unit || (q->shape.type == TORCH_BF16 && capability < 80) ? MATH : EFFICIENT;
+}
+
 TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int causal,
                              double dropout)
 {
-    (void)causal;
     size_t frame = torch_frame(t);
     torch_name(t, q);
     torch_name(t, k);
@@ -263,10 +331,11 @@ TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTens
     v = torch_name(t, torch_autocast(t, v)); /* arguments are evaluated from the right */
     k = torch_name(t, torch_autocast(t, k));
     q = torch_name(t, torch_autocast(t, q));
-    TorchTensor *y;
-    if (!mask && q->shape.type != TORCH_F32 && t->card->capability >= 80 && q->shape.size[3] <= 256)
-        y = padded_flash(t, q, k, v, dropout);
-    else
-        y = efficient(t, q, k, v, mask ? bias_of(t, mask, q->shape.type) : NULL, dropout);
+    TorchTensor *y, *numbers = numbers_of(t, mask, q->shape.type);
+    switch (kernel_of(t, q, mask, dropout)) {
+    case FLASH: y = padded_flash(t, q, k, v, dropout); break;
+    case EFFICIENT: y = efficient(t, q, k, v, aligned(t, numbers), dropout); break;
+    default: y = math(t, q, k, v, numbers, causal && !mask, dropout); break;
+    }
     return torch_leave(t, frame, y);
 }

@@ -12,9 +12,12 @@ static TorchNode *accumulator(Torch *t, TorchTensor *leaf)
     TorchNode *node = torch_new_node(t);
     node->name = "AccumulateGrad";
     node->order = UINT64_MAX;
-    node->refs = node->outputs = 1;
+    node->refs = !leaf->asked;
+    node->outputs = 1;
     node->made[0] = leaf->shape;
     node->leaf = leaf;
+    if (leaf->asked)
+        node->context = torch_again(leaf);
     node->place = t->place;
     return leaf->node = node;
 }
@@ -126,6 +129,9 @@ void torch_free_node(Torch *t, TorchNode *node)
         TorchNode *dead = t->dying;
         for (int i = 0; i < TORCH_SAVED; i++)
             release_slot(t, dead, i);
+        if (dead->context && dead->leaf)
+            dead->leaf->node = NULL;
+        torch_drop(t, dead->context);
         if (dead->call)
             segment_done(t, dead->call);
         for (int i = 0; i < dead->edges; i++) {
@@ -268,8 +274,10 @@ static void run_node(Torch *t, TorchNode *node)
         t->place = node->place;
         node->backward(t, node, g, d);
         for (int i = 0; i < TORCH_SAVED; i++) /* what was recomputed is the function's own, and dies with it */
-            if (node->segment[i])
-                release_slot(t, node, i);
+            if (node->segment[i]) {
+                torch_drop(t, node->saved[i]);
+                node->saved[i] = NULL;
+            }
     }
     for (int i = 0; i < node->edges; i++)
         if (d[i] && node->edge[i].node)

@@ -22,10 +22,10 @@ static void make_embeddings(TorchJob *job, Bert *b)
     const PytorchModel *m = &job->asked->model;
     int64_t D = m->hidden, row[] = {1, m->positions};
     TorchPlace top = torch_enter(t, "embeddings");
-    b->words = torch_parameter(job, 2, (int64_t[]){m->vocab, D});
-    b->positions = torch_parameter(job, 2, (int64_t[]){m->positions, D});
-    b->types = torch_parameter(job, 2, (int64_t[]){m->types, D});
-    b->norm = torch_make_norm(job, D);
+    b->words = torch_parameter(job, "bert.embeddings.word_embeddings.weight", 2, (int64_t[]){m->vocab, D});
+    b->positions = torch_parameter(job, "bert.embeddings.position_embeddings.weight", 2, (int64_t[]){m->positions, D});
+    b->types = torch_parameter(job, "bert.embeddings.token_type_embeddings.weight", 2, (int64_t[]){m->types, D});
+    b->norm = torch_make_norm(job, "bert.embeddings.LayerNorm", D);
     b->position_ids = torch_buffer(job, TORCH_I64, 2, row);
     b->type_ids = torch_buffer(job, TORCH_I64, 2, row);
     t->place = top;
@@ -37,16 +37,16 @@ static void make_layer(TorchJob *job, Layer *l, int index)
     const PytorchModel *m = &job->asked->model;
     int64_t D = m->hidden, F = m->intermediate;
     t->place = (TorchPlace){index, "attention"};
-    l->query = torch_make_linear(job, D, D, 1);
-    l->key = torch_make_linear(job, D, D, 1);
-    l->value = torch_make_linear(job, D, D, 1);
-    l->output = torch_make_linear(job, D, D, 1);
-    l->attention_norm = torch_make_norm(job, D);
+    l->query = torch_make_linear(job, "attention.self.query", D, D, 1);
+    l->key = torch_make_linear(job, "attention.self.key", D, D, 1);
+    l->value = torch_make_linear(job, "attention.self.value", D, D, 1);
+    l->output = torch_make_linear(job, "attention.output.dense", D, D, 1);
+    l->attention_norm = torch_make_norm(job, "attention.output.LayerNorm", D);
     t->place.module = "intermediate";
-    l->up = torch_make_linear(job, D, F, 1);
+    l->up = torch_make_linear(job, "intermediate.dense", D, F, 1);
     t->place.module = "output";
-    l->down = torch_make_linear(job, F, D, 1);
-    l->norm = torch_make_norm(job, D);
+    l->down = torch_make_linear(job, "output.dense", F, D, 1);
+    l->norm = torch_make_norm(job, "output.LayerNorm", D);
 }
 
 static void make(TorchJob *job)
@@ -59,21 +59,22 @@ static void make(TorchJob *job)
     if (!b)
         longjmp(t->failed, 1);
     TorchPlace top = t->place;
+    job->list = "bert.encoder.layer";
     make_embeddings(job, b);
     for (int64_t i = 0; i < m->layers; i++)
         make_layer(job, &b->layers[i], (int)i);
     if (m->labels) {
         t->place = (TorchPlace){-1, "pooler"};
-        b->pooler = torch_make_linear(job, D, D, 1);
+        b->pooler = torch_make_linear(job, "bert.pooler.dense", D, D, 1);
         t->place.module = "classifier";
-        b->classifier = torch_make_linear(job, D, m->labels, 1);
+        b->classifier = torch_make_head(job, "classifier", D, m->labels, 1);
     } else {
         t->place = (TorchPlace){-1, "cls"};
-        size_t before = job->parameter_count;
-        b->transform = torch_make_linear(job, D, D, 1);
-        b->head_norm = torch_make_norm(job, D);
-        b->decoder.weight = m->tied ? b->words : torch_parameter(job, 2, (int64_t[]){m->vocab, D});
-        b->decoder.bias = torch_parameter(job, 1, &m->vocab);
+        size_t before = job->entry_count;
+        b->transform = torch_make_linear(job, "cls.predictions.transform.dense", D, D, 1);
+        b->head_norm = torch_make_norm(job, "cls.predictions.transform.LayerNorm", D);
+        b->decoder.weight = m->tied ? b->words : torch_parameter(job, "cls.predictions.decoder.weight", 2, (int64_t[]){m->vocab, D});
+        b->decoder.bias = torch_parameter(job, "cls.predictions.bias", 1, &m->vocab);
         torch_parameter_first(job, before); /* the head's own, and so listed before its modules' */
     }
     t->place = top;
@@ -213,13 +214,30 @@ static TorchTensor *embeddings(TorchJob *job, TorchTensor *ids)
     return h;
 }
 
-static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
+/* BertPooler */
+static TorchTensor *pooled(TorchJob *job, TorchTensor *h)
+{
+    Torch *t = &job->torch;
+    Bert *b = job->model;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "pooler");
+    TorchTensor *first = torch_name(t, torch_select(t, h, 1));
+    TorchTensor *y = torch_name(t, torch_project(job, &b->pooler, first));
+    y = torch_leave(t, frame, torch_rebind(t, y, torch_tanh(t, y)));
+    t->place = up;
+    return y;
+}
+
+/* BertModel; for classes it pools too, which `first` becomes. */
+static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask, TorchTensor **first)
 {
     Torch *t = &job->torch;
     Bert *b = job->model;
     size_t frame = torch_frame(t);
     TorchTensor *embedded = torch_name(t, embeddings(job, ids));
-    b->mask = NULL;
+    b->mask = torch_bidirectional_mask(job, mask, embedded->shape.type);
+    if (b->mask)
+        torch_name(t, b->mask);
     TorchPlace up = t->place;
     TorchTensor *h = torch_name(t, embedded);
     for (int64_t i = 0; i < job->asked->model.layers; i++) {
@@ -227,6 +245,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
         h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){b->mask}));
     }
     t->place = up;
+    *first = job->asked->model.labels ? pooled(job, h) : NULL;
     return torch_leave(t, frame, h);
 }
 
@@ -245,22 +264,14 @@ static TorchTensor *words_of(TorchJob *job, TorchTensor *h)
     return y;
 }
 
-/* BertPooler, and the classes */
-static TorchTensor *classes_of(TorchJob *job, TorchTensor *h)
+static TorchTensor *classes_of(TorchJob *job, TorchTensor *first)
 {
     Torch *t = &job->torch;
     Bert *b = job->model;
     size_t frame = torch_frame(t);
-    TorchPlace up = torch_enter(t, "pooler");
-    TorchTensor *first = torch_name(t, torch_select(t, h, 1));
-    TorchTensor *y = torch_name(t, torch_project(job, &b->pooler, first));
-    y = torch_rebind(t, y, torch_tanh(t, y));
-    y = torch_name(t, torch_leave(t, frame, y));
-    torch_delete(t, h);
-    t->place.module = "classifier";
-    y = torch_rebind(t, y, torch_dropout(t, y, job->asked->model.dropout));
-    y = torch_rebind(t, y, torch_project(job, &b->classifier, y));
-    y = torch_leave(t, frame, y);
+    TorchPlace up = torch_enter(t, "classifier");
+    TorchTensor *y = torch_name(t, torch_dropout(t, first, job->asked->model.dropout));
+    y = torch_leave(t, frame, torch_project(job, &b->classifier, y));
     t->place = up;
     return y;
 }
@@ -270,8 +281,10 @@ static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels
     Torch *t = &job->torch;
     const PytorchModel *m = &job->asked->model;
     size_t frame = torch_frame(t);
-    TorchTensor *h = torch_name(t, body(job, ids, mask));
-    TorchTensor *logits = torch_name(t, m->labels ? classes_of(job, h) : words_of(job, h));
+    TorchTensor *first, *h = torch_name(t, body(job, ids, mask, &first));
+    if (first)
+        torch_name(t, first);
+    TorchTensor *logits = torch_name(t, first ? classes_of(job, first) : words_of(job, h));
     torch_hold(job, logits);
     TorchPlace up = torch_enter(t, "loss");
     int64_t classes = m->labels ? m->labels : m->vocab, rows = torch_count(&labels->shape);

@@ -28,37 +28,35 @@ static void make(TorchJob *job)
     if (!d)
         longjmp(t->failed, 1);
     TorchPlace top = torch_enter(t, "embed_tokens");
-    d->embedding = torch_parameter(job, 2, (int64_t[]){m->vocab, D});
+    job->list = "model.layers";
+    d->embedding = torch_parameter(job, "model.embed_tokens.weight", 2, (int64_t[]){m->vocab, D});
     for (int64_t i = 0; i < m->layers; i++) {
         Layer *l = &d->layers[i];
         t->place = (TorchPlace){(int)i, "self_attn"};
-        l->q = torch_make_linear(job, D, H, bias);
-        l->k = torch_make_linear(job, D, K, bias);
-        l->v = torch_make_linear(job, D, K, bias);
-        l->o = torch_make_linear(job, H, D, 0);
+        l->q = torch_make_linear(job, "self_attn.q_proj", D, H, bias);
+        l->k = torch_make_linear(job, "self_attn.k_proj", D, K, bias);
+        l->v = torch_make_linear(job, "self_attn.v_proj", D, K, bias);
+        l->o = torch_make_linear(job, "self_attn.o_proj", H, D, 0);
         if (m->family == PYTORCH_QWEN3) {
-            l->q_norm = torch_parameter(job, 1, &m->head_dim);
-            l->k_norm = torch_parameter(job, 1, &m->head_dim);
+            l->q_norm = torch_parameter(job, "self_attn.q_norm.weight", 1, &m->head_dim);
+            l->k_norm = torch_parameter(job, "self_attn.k_norm.weight", 1, &m->head_dim);
         }
         t->place.module = "mlp";
-        l->gate = torch_make_linear(job, D, F, 0);
-        l->up = torch_make_linear(job, D, F, 0);
-        l->down = torch_make_linear(job, F, D, 0);
+        l->gate = torch_make_linear(job, "mlp.gate_proj", D, F, 0);
+        l->up = torch_make_linear(job, "mlp.up_proj", D, F, 0);
+        l->down = torch_make_linear(job, "mlp.down_proj", F, D, 0);
         t->place.module = "input_layernorm";
-        l->input_norm = torch_parameter(job, 1, &D);
+        l->input_norm = torch_parameter(job, "input_layernorm.weight", 1, &D);
         t->place.module = "post_attention_layernorm";
-        l->post_norm = torch_parameter(job, 1, &D);
+        l->post_norm = torch_parameter(job, "post_attention_layernorm.weight", 1, &D);
     }
     t->place = (TorchPlace){-1, "norm"};
-    d->norm = torch_parameter(job, 1, &D);
+    d->norm = torch_parameter(job, "model.norm.weight", 1, &D);
     t->place.module = "rotary_emb";
     for (int i = 0; i < 2; i++)
         d->frequencies[i] = torch_buffer(job, TORCH_F32, 1, (int64_t[]){m->head_dim / 2});
-    t->place.module = "lm_head";
-    d->head.weight = d->embedding;
-    if (!m->tied)
-        d->head = torch_make_linear(job, D, m->vocab, 0);
     t->place = top;
+    d->head = torch_decoder_head(job, d->embedding);
 }
 
 /* ---- Attention ------------------------------------------------------------------------------- */
@@ -254,7 +252,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     size_t frame = torch_frame(t);
     int64_t S = ids->shape.size[1];
     TorchPlace up = torch_enter(t, "embed_tokens");
-    TorchTensor *h = torch_name(t, torch_embedding(t, d->embedding, ids));
+    TorchTensor *h = torch_name(t, torch_ask_gradient(job, torch_embedding(t, d->embedding, ids)));
     t->place = up;
     TorchTensor *row = torch_plus(t, torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &S)));
     TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
@@ -282,14 +280,7 @@ static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels
     Decoder *d = job->model;
     size_t frame = torch_frame(t);
     TorchTensor *h = torch_name(t, body(job, ids, mask));
-    TorchPlace up = torch_enter(t, "lm_head");
-    TorchTensor *logits = torch_name(t, torch_project(job, &d->head, h));
-    torch_hold(job, logits);
-    t->place.module = "loss";
-    TorchTensor *loss = torch_causal_loss(job, logits, labels);
-    torch_hold(job, loss);
-    t->place = up;
-    return torch_leave(t, frame, loss);
+    return torch_leave(t, frame, torch_head_loss(job, &d->head, h, labels));
 }
 
 const TorchFamily torch_decoder = {make, forward};

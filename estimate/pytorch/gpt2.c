@@ -15,14 +15,6 @@ typedef struct Gpt2 {
     Layer layers[];
 } Gpt2;
 
-/* Conv1D: a linear layer whose weight lies the other way round. */
-static TorchLinear make_conv(TorchJob *job, int64_t in, int64_t out)
-{
-    TorchLinear conv = {.weight = torch_parameter(job, 2, (int64_t[]){in, out})};
-    conv.bias = torch_parameter(job, 1, &out);
-    return conv;
-}
-
 static void make(TorchJob *job)
 {
     Torch *t = &job->torch;
@@ -33,39 +25,27 @@ static void make(TorchJob *job)
     if (!g)
         longjmp(t->failed, 1);
     TorchPlace top = torch_enter(t, "wte");
-    g->tokens = torch_parameter(job, 2, (int64_t[]){m->vocab, D});
+    job->list = "transformer.h";
+    g->tokens = torch_parameter(job, "transformer.wte.weight", 2, (int64_t[]){m->vocab, D});
     t->place.module = "wpe";
-    g->positions = torch_parameter(job, 2, (int64_t[]){m->positions, D});
+    g->positions = torch_parameter(job, "transformer.wpe.weight", 2, (int64_t[]){m->positions, D});
     for (int64_t i = 0; i < m->layers; i++) {
         Layer *l = &g->layers[i];
         t->place = (TorchPlace){(int)i, "ln_1"};
-        l->first = torch_make_norm(job, D);
+        l->first = torch_make_norm(job, "ln_1", D);
         t->place.module = "attn";
-        l->attention = make_conv(job, D, 3 * D);
-        l->projection = make_conv(job, D, D);
+        l->attention = torch_make_conv(job, "attn.c_attn", D, 3 * D);
+        l->projection = torch_make_conv(job, "attn.c_proj", D, D);
         t->place.module = "ln_2";
-        l->second = torch_make_norm(job, D);
+        l->second = torch_make_norm(job, "ln_2", D);
         t->place.module = "mlp";
-        l->up = make_conv(job, D, m->intermediate);
-        l->down = make_conv(job, m->intermediate, D);
+        l->up = torch_make_conv(job, "mlp.c_fc", D, m->intermediate);
+        l->down = torch_make_conv(job, "mlp.c_proj", m->intermediate, D);
     }
     t->place = (TorchPlace){-1, "ln_f"};
-    g->norm = torch_make_norm(job, D);
-    t->place.module = "lm_head";
-    g->head.weight = g->tokens;
-    if (!m->tied)
-        g->head = torch_make_linear(job, D, m->vocab, 0);
+    g->norm = torch_make_norm(job, "transformer.ln_f", D);
     t->place = top;
-}
-
-static TorchTensor *conv(Torch *t, const TorchLinear *c, TorchTensor *x)
-{
-    size_t frame = torch_frame(t);
-    int64_t B = x->shape.size[0], S = x->shape.size[1], in = x->shape.size[2], out = c->weight->shape.size[1];
-    torch_name(t, x);
-    TorchTensor *rows = torch_view(t, x, 2, (int64_t[]){B * S, in});
-    TorchTensor *y = torch_addmm(t, c->bias, rows, c->weight);
-    return torch_leave(t, frame, torch_view(t, y, 3, (int64_t[]){B, S, out}));
+    g->head = torch_decoder_head(job, g->tokens);
 }
 
 /* ---- Attention ------------------------------------------------------------------------------- */
@@ -107,7 +87,7 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     int64_t B = x->shape.size[0], S = x->shape.size[1], D = m->hidden;
     torch_name(t, x);
     TorchTensor *parts[3];
-    torch_split(t, conv(t, &l->attention, x), 2, D, 3, parts);
+    torch_split(t, torch_project(job, &l->attention, x), 2, D, 3, parts);
     for (int i = 0; i < 3; i++)
         torch_name(t, parts[i]);
     TorchTensor *k = torch_rebind(t, parts[1], heads(t, m, parts[1]));
@@ -129,7 +109,7 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
         y = torch_make_contiguous(
             t, torch_transpose(t, torch_attention(t, q, k, v, g->mask, 1, m->attention_dropout), 1, 2));
     y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){B, S, D}));
-    y = torch_rebind(t, y, conv(t, &l->projection, y));
+    y = torch_rebind(t, y, torch_project(job, &l->projection, y));
     y = torch_rebind(t, y, torch_dropout(t, y, m->dropout));
     y = torch_leave(t, frame, y);
     t->place = up;
@@ -155,9 +135,9 @@ static TorchTensor *mlp(TorchJob *job, const Layer *l, TorchTensor *x)
     size_t frame = torch_frame(t);
     TorchPlace up = torch_enter(t, "mlp");
     torch_name(t, x);
-    TorchTensor *h = torch_name(t, conv(t, &l->up, x));
+    TorchTensor *h = torch_name(t, torch_project(job, &l->up, x));
     h = torch_rebind(t, h, gelu_new(t, h));
-    h = torch_rebind(t, h, conv(t, &l->down, h));
+    h = torch_rebind(t, h, torch_project(job, &l->down, h));
     h = torch_rebind(t, h, torch_dropout(t, h, job->asked->model.dropout));
     h = torch_leave(t, frame, h);
     t->place = up;
@@ -220,13 +200,7 @@ static TorchTensor *forward(TorchJob *job, TorchTensor *ids, TorchTensor *labels
     Gpt2 *g = job->model;
     size_t frame = torch_frame(t);
     TorchTensor *h = torch_name(t, body(job, ids, mask));
-    TorchPlace up = torch_enter(t, "lm_head");
-    TorchTensor *logits = torch_name(t, torch_project(job, &g->head, h));
-    torch_hold(job, logits);
-    t->place.module = "loss";
-    TorchTensor *loss = torch_causal_loss(job, logits, labels);
-    t->place = up;
-    return torch_leave(t, frame, loss);
+    return torch_leave(t, frame, torch_head_loss(job, &g->head, h, labels));
 }
 
 const TorchFamily torch_gpt2 = {make, forward};

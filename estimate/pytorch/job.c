@@ -23,6 +23,7 @@ static TorchType weights_of(const PytorchJob *job)
 static void clear(TorchJob *job)
 {
     memtrack_host_free(NULL, job->parameters, job->parameter_capacity * sizeof *job->parameters);
+    memtrack_host_free(NULL, job->entries, job->entry_capacity * sizeof *job->entries);
     memtrack_host_free(NULL, job->states, job->state_capacity * sizeof *job->states);
     memtrack_host_free(NULL, job->held, job->held_capacity * sizeof *job->held);
     memtrack_host_free(NULL, job->model, job->model_bytes);
@@ -48,6 +49,12 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     int failed = setjmp(job->torch.failed);
     if (!failed) {
         job->family->make(job);
+        torch_train(job);
+        if (asked->quantize)
+            torch_load(job);
+        if (asked->lora_rank && asked->kbit_prepare)
+            torch_prepare(job);
+        torch_adapt(job);
         torch_loop(job);
     }
     clear(job);

@@ -5,10 +5,24 @@
 #include "dialect_.h"
 #include "torch_.h"
 
+typedef struct TorchAdapter TorchAdapter;     /* of LoRA */
+typedef struct TorchQuantized TorchQuantized; /* what bitsandbytes keeps of a weight */
+
 typedef struct TorchLinear {
     TorchTensor *weight, *bias;
+    int turned;                /* GPT-2's Conv1D: the weight is (in, out) */
+    TorchAdapter *adapter;     /* NULL: none */
+    TorchQuantized *quantized; /* NULL: the weight is as it was loaded */
 } TorchLinear;
 
+/* A tensor of the model before adapters, in the order of model.parameters(); buffers are apart. */
+typedef struct TorchEntry {
+    char name[80]; /* sorts as in a checkpoint */
+    TorchPlace place;
+    TorchTensor *x;
+    TorchQuantized *quantized;
+    int buffer;
+} TorchEntry;
 typedef struct TorchNorm {
     TorchTensor *weight, *bias;
 } TorchNorm;
@@ -28,9 +42,14 @@ struct TorchJob {
     const TorchFamily *family;
     PytorchCard card;
     TorchType weights; /* the parameters' type */
+    TorchTensor **parameters; /* that are trained */
     int64_t seq;       /* of this micro-batch */
-    TorchTensor **parameters;
     size_t parameter_count, parameter_capacity;
+    const char *list; /* what the layers' names begin with: "model.layers" */
+    TorchEntry *entries;
+    size_t entry_count, entry_capacity;
+    TorchAdapter *adapters, **last_adapter;
+    int dynamic_map; /* bitsandbytes has made its 8-bit map */
     TorchTensor **states; /* of the optimizer */
     size_t state_count, state_capacity;
     void *model; /* the family's own */
@@ -43,22 +62,51 @@ struct TorchJob {
 extern const TorchFamily torch_decoder, torch_gpt2, torch_bert;
 
 TorchPlace torch_enter(Torch *t, const char *module); /* returns the place to go back to */
-TorchTensor *torch_parameter(TorchJob *job, int dims, const int64_t *size);
+/* By its name in the layer, or in the model where there is no layer: "input_layernorm.weight". */
+TorchTensor *torch_parameter(TorchJob *job, const char *name, int dims, const int64_t *size);
 TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t *size);
-TorchLinear torch_make_linear(TorchJob *job, int64_t in, int64_t out, int bias);
-TorchNorm torch_make_norm(TorchJob *job, int64_t size); /* of a LayerNorm */
-/* Lists the parameter that was made last before those from `place` on. */
+/* "self_attn.q_proj": adapted where it is a target, quantized with the model. */
+TorchLinear torch_make_linear(TorchJob *job, const char *name, int64_t in, int64_t out, int bias);
+TorchLinear torch_make_conv(TorchJob *job, const char *name, int64_t in, int64_t out);         /* Conv1D, with bias */
+TorchLinear torch_make_head(TorchJob *job, const char *name, int64_t in, int64_t out, int bias); /* neither */
+TorchNorm torch_make_norm(TorchJob *job, const char *name, int64_t size);                      /* of a LayerNorm */
+/* Lists the parameter that was made last before the entries from `place` on. */
 void torch_parameter_first(TorchJob *job, size_t place);
+void torch_train(TorchJob *job);                   /* lists the parameters that are trained */
+void torch_trained(TorchJob *job, TorchTensor *x); /* one more */
 TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, TorchTensor *x);
 /* Checkpointed where it is asked; `also` as in torch_checkpoint. */
 TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also);
+TorchTensor *torch_conv(Torch *t, const TorchLinear *conv, TorchTensor *x);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
+/* A decoder's head: over words, tied to the embedding where the model says so, or over classes. */
+TorchLinear torch_decoder_head(TorchJob *job, TorchTensor *embedding);
+TorchTensor *torch_head_loss(TorchJob *job, const TorchLinear *head, TorchTensor *h, TorchTensor *labels);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
 /* NULL: attention's own causal rule is enough. */
 TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
+/* NULL: nothing is masked. */
+TorchTensor *torch_bidirectional_mask(TorchJob *job, TorchTensor *given, TorchType type);
 /* Keeps x for as long as the model's output lives. */
 void torch_hold(TorchJob *job, TorchTensor *x);
+
+/* from_pretrained's part, where the model is quantized on its way to the card; prepare_model_for_kbit_training. */
+void torch_load(TorchJob *job);
+void torch_prepare(TorchJob *job);
+
+/* adapters.c: get_peft_model, and what its layers add to a projection. */
+void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t in, int64_t out);
+void torch_adapt(TorchJob *job);
+/* enable_input_require_grads: the embedding's output is a leaf that wants its gradient. */
+TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded);
+
+/* quantized.c */
+TorchQuantized *torch_new_quantized(TorchJob *job, int64_t in, int64_t out, int turned);
+double torch_quantized_bytes(const TorchJob *job); /* of an element */
+TorchType torch_compute_type(const TorchJob *job); /* bnb_4bit_compute_dtype */
+void torch_quantize(TorchJob *job, TorchQuantized *quantized, TorchTensor *weight);
+TorchTensor *torch_quantized_linear(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 
 TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);
 void torch_unscale(TorchJob *job);

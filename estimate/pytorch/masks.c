@@ -49,14 +49,26 @@ static TorchTensor *both(Torch *t, TorchTensor *a, TorchTensor *b)
     return y;
 }
 
+/* A rule's mask by the indices of queries and keys. */
+typedef TorchTensor *Rule(Torch *t, int64_t seq, int64_t window);
+
 static TorchTensor *square(Torch *t, const char *op, int64_t seq)
 {
     return torch_empty(t, op, torch_shape(TORCH_BOOL, 4, (int64_t[]){1, 1, seq, seq}));
 }
 
-/* kv > q - window, and kv <= q */
-static TorchTensor *in_window(Torch *t, int64_t seq)
+/* q >= 0: of one column */
+static TorchTensor *everywhere(Torch *t, int64_t seq, int64_t window)
 {
+    (void)window;
+    return torch_empty(t, "aten::ge", torch_shape(TORCH_BOOL, 4, (int64_t[]){1, 1, seq, 1}));
+}
+
+/* kv <= q, and with a window kv > q - window */
+static TorchTensor *backwards(Torch *t, int64_t seq, int64_t window)
+{
+    if (!window)
+        return square(t, "aten::le", seq);
     TorchTensor *ones = torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 0, NULL));
     TorchTensor *from = fresh(t, "aten::sub", TORCH_I64, seq, 1, 1);
     TorchTensor *after = square(t, "aten::gt", seq);
@@ -66,17 +78,44 @@ static TorchTensor *in_window(Torch *t, int64_t seq)
     return both(t, first, before);
 }
 
-static TorchTensor *with_padding(Torch *t, int64_t batch, int64_t seq, int64_t window)
+/* and_masks of the mask that the rule makes, and of the padding that was given */
+static TorchTensor *with_padding(Torch *t, int64_t batch, int64_t seq, Rule *rule, int64_t window)
 {
     TorchTensor *ones = torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 0, NULL));
-    TorchTensor *causal = window ? in_window(t, seq) : square(t, "aten::le", seq);
-    TorchTensor *first = both(t, ones, causal);
+    TorchTensor *first = both(t, ones, rule(t, seq, window));
     TorchTensor *rows = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
     TorchTensor *columns = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
-    TorchTensor *padding = torch_empty(t, "aten::index", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, 1, seq}));
+    TorchTensor *padding =
+        torch_empty(t, "aten::index", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, 1, seq}));
     torch_drop(t, rows);
     torch_drop(t, columns);
     return both(t, first, padding);
+}
+
+/* sdpa_mask's mask of booleans */
+static TorchTensor *made(TorchJob *job, TorchTensor *given, Rule *rule, int64_t window)
+{
+    Torch *t = &job->torch;
+    int64_t batch = job->asked->batch, seq = job->seq;
+    size_t frame = torch_frame(t);
+    arange(t, batch, 0);
+    arange(t, 1, 0);
+    arange(t, seq, 1);
+    arange(t, seq, 1);
+    TorchTensor *mask = given ? with_padding(t, batch, seq, rule, window) : rule(t, seq, window);
+    return torch_leave(t, frame, torch_expand(t, mask, 4, (int64_t[]){batch, 1, seq, seq}));
+}
+
+/* eager_mask: 0 and the lowest number */
+static TorchTensor *as_numbers(Torch *t, TorchTensor *mask, TorchType type)
+{
+    size_t frame = torch_frame(t);
+    torch_name(t, mask);
+    torch_name(t, torch_empty(t, "aten::zeros", torch_shape(type, 0, NULL)));
+    TorchTensor *lowest = torch_empty(t, "aten::scalar_tensor", torch_shape(type, 0, NULL));
+    TorchTensor *y = torch_empty(t, "aten::where", torch_iterate(type, 1, &mask));
+    torch_drop(t, lowest);
+    return torch_leave(t, frame, y);
 }
 
 /* create_causal_mask and create_sliding_window_causal_mask. `window` is 0 without one. */
@@ -96,20 +135,24 @@ TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type
         if (!given || !padded)
             return torch_leave(t, frame, NULL);
     }
-    size_t inner = torch_frame(t);
-    arange(t, batch, 0);
-    arange(t, 1, 0);
-    arange(t, seq, 1);
-    arange(t, seq, 1);
-    TorchTensor *mask = given ? with_padding(t, batch, seq, window) : window ? in_window(t, seq) : square(t, "aten::le", seq);
-    int64_t wide[] = {batch, 1, seq, seq};
-    mask = torch_leave(t, inner, torch_expand(t, mask, 4, wide));
-    if (!eager)
-        return torch_leave(t, frame, mask);
-    torch_name(t, mask);
-    torch_name(t, torch_empty(t, "aten::zeros", torch_shape(type, 0, NULL)));
-    TorchTensor *lowest = torch_empty(t, "aten::scalar_tensor", torch_shape(type, 0, NULL));
-    TorchTensor *y = torch_empty(t, "aten::where", torch_iterate(type, 1, &mask));
-    torch_drop(t, lowest);
-    return torch_leave(t, frame, y);
+    TorchTensor *mask = made(job, given, backwards, window);
+    return torch_leave(t, frame, eager ? as_numbers(t, mask, type) : mask);
+}
+
+/* create_bidirectional_mask */
+TorchTensor *torch_bidirectional_mask(TorchJob *job, TorchTensor *given, TorchType type)
+{
+    Torch *t = &job->torch;
+    if (!given)
+        return NULL;
+    size_t frame = torch_frame(t);
+    int64_t size[] = {job->asked->batch, job->seq};
+    torch_name(t, torch_empty(t, "aten::_to_copy", torch_shape(TORCH_BOOL, 2, size)));
+    torch_scratch(t, "aten::all", 1);
+    if (job->asked->mask != 2)
+        return torch_leave(t, frame, NULL);
+    TorchTensor *mask = made(job, given, everywhere, 0);
+    if (job->asked->attention == PYTORCH_EAGER)
+        mask = as_numbers(t, mask, type);
+    return torch_leave(t, frame, mask);
 }

@@ -93,12 +93,83 @@ static void adamw(TorchJob *job)
     torch_leave(t, frame, NULL);
 }
 
+/* foreach=False: each parameter by itself; its denominator lives until the next one's is there */
+static void adamw_single(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    TorchTensor *denominator = NULL;
+    for (size_t i = 0; i < job->parameter_count; i++) {
+        if (!job->parameters[i]->grad)
+            continue;
+        TorchTensor *root = like(t, "aten::sqrt", job->parameters[i]);
+        denominator = torch_rebind(t, denominator, like(t, "aten::div", job->parameters[i]));
+        torch_drop(t, root);
+    }
+    torch_leave(t, frame, NULL);
+}
+
+/* The first gradients' copies become the momenta. */
+static void sgd_momentum(TorchJob *job)
+{
+    int first = !job->state_count;
+    for (size_t i = 0; first && i < job->parameter_count; i++) {
+        TorchTensor *g = job->parameters[i]->grad;
+        if (g)
+            keep_state(job, torch_clone(&job->torch, g, 0));
+    }
+}
+
+/* ---- bitsandbytes ---------------------------------------------------------------------------- */
+
+enum { SMALLEST = 4096, PAGED = 100000, SCALE_BLOCK = 256, MAP = 256 };
+
+static TorchTensor *zeros(Torch *t, const char *op, TorchType type, int64_t count)
+{
+    return torch_empty(t, op, torch_shape(type, 1, &count));
+}
+
+/* Two states of 8 bits and their scales; float32 for what is small; paged ones are managed memory, which
+ * PyTorch's allocator does not give. */
+static void adamw_8bit(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    int first = !job->state_count, maps = 0, paged = job->asked->optimizer == PYTORCH_ADAMW_8BIT_PAGED;
+    for (size_t i = 0; first && i < job->parameter_count; i++) {
+        TorchTensor *p = job->parameters[i];
+        int64_t count = torch_count(&p->shape);
+        int small = count < SMALLEST;
+        if (!p->grad)
+            continue;
+        for (; !small && maps < 2; maps++)
+            keep_state(job, zeros(t, "aten::_to_copy", TORCH_F32, MAP));
+        for (int s = 0; s < 2 && !(paged && count >= PAGED); s++)
+            keep_state(job, zeros(t, "aten::zeros_like", small ? TORCH_F32 : TORCH_U8, count));
+        for (int s = 0; s < 2 && !small; s++)
+            keep_state(job, zeros(t, "aten::zeros", TORCH_F32, (count + SCALE_BLOCK - 1) / SCALE_BLOCK));
+    }
+}
+
 void torch_step(TorchJob *job)
 {
     switch (job->asked->optimizer) {
     case PYTORCH_ADAMW:
-    case PYTORCH_ADAMW_FUSED: adamw(job); break;
-    default: break;
+    case PYTORCH_ADAMW_FUSED:
+        adamw(job);
+        break;
+    case PYTORCH_ADAMW_SINGLE:
+        adamw(job);
+        adamw_single(job);
+        break;
+    case PYTORCH_SGD_MOMENTUM:
+        sgd_momentum(job);
+        break;
+    case PYTORCH_ADAMW_8BIT:
+    case PYTORCH_ADAMW_8BIT_PAGED:
+        adamw_8bit(job);
+        break;
+    default:
+        break;
     }
 }
 

@@ -161,11 +161,14 @@ static void pow_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d
 
 TorchTensor *torch_pow(Torch *t, TorchTensor *x, double exponent)
 {
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    x = torch_name(t, torch_full(t, x));
     TorchNode *node = torch_node(t, "aten::pow", pow_back, 1, &x);
     if (node)
         node->n[0] = (int64_t)exponent;
     torch_save(t, node, 0, x);
-    return made_of(t, "aten::pow", node, x, x->shape.type);
+    return torch_leave(t, frame, made_of(t, "aten::pow", node, x, x->shape.type));
 }
 
 /* -0.5 * grad * result.pow(3) */

@@ -27,6 +27,11 @@ TorchTensor *torch_autocast(Torch *t, TorchTensor *x)
     return leaf ? cached(t, x) : torch_cast(t, x, t->autocast);
 }
 
+TorchTensor *torch_full(Torch *t, TorchTensor *x)
+{
+    return t->autocast == TORCH_F32 || !torch_floating(x->shape.type) ? x : torch_cast(t, x, TORCH_F32);
+}
+
 void torch_autocast_end(Torch *t)
 {
     while (t->cast_count)
@@ -136,7 +141,7 @@ static void addmm_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor *
         d[0] = torch_again(g[0]);
 }
 
-TorchTensor *torch_addmm(Torch *t, TorchTensor *bias, TorchTensor *a, TorchTensor *b)
+static TorchTensor *addmm(Torch *t, TorchTensor *bias, TorchTensor *a, TorchTensor *b)
 {
     TorchNode *node = torch_node(t, "aten::addmm", addmm_back, 3, (TorchTensor *[]){bias, a, b});
     if (node) {
@@ -154,6 +159,17 @@ TorchTensor *torch_addmm(Torch *t, TorchTensor *bias, TorchTensor *a, TorchTenso
     torch_used(t, a);
     torch_used(t, b);
     return y;
+}
+
+TorchTensor *torch_addmm(Torch *t, TorchTensor *bias, TorchTensor *a, TorchTensor *b)
+{
+    size_t frame = torch_frame(t);
+    torch_name(t, a);
+    torch_name(t, b);
+    b = torch_name(t, torch_autocast(t, b)); /* arguments are evaluated from the right */
+    a = torch_name(t, torch_autocast(t, a));
+    bias = torch_name(t, torch_autocast(t, bias));
+    return torch_leave(t, frame, addmm(t, bias, a, b));
 }
 
 static void bmm_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)

@@ -120,10 +120,11 @@ typedef enum PytorchPhase {
     PYTORCH_PHASES
 } PytorchPhase;
 
-typedef enum PytorchAction { PYTORCH_ALLOC, PYTORCH_FREE, PYTORCH_MARK } PytorchAction;
+/* PYTORCH_MARK: the storage is of another kind from here on; PYTORCH_EMPTY_CACHE: torch.cuda.empty_cache(). */
+typedef enum PytorchAction { PYTORCH_ALLOC, PYTORCH_FREE, PYTORCH_MARK, PYTORCH_EMPTY_CACHE } PytorchAction;
 
 typedef struct PytorchEvent {
-    PytorchAction action; /* PYTORCH_MARK: the storage is of another kind from here on */
+    PytorchAction action;
     uint64_t serial, bytes;
     PytorchKind kind;
     PytorchPhase phase;

@@ -23,8 +23,8 @@ static int64_t power_below(int64_t n)
 }
 
 /* As setReduceConfig of ATen/native/cuda/Reduce.cuh: where blocks share an output, they meet in global memory.
- * `fast`: the reduced dimension is the one that lies together. */
-void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast)
+ * `fast`: the reduced dimension is the one that lies together; `bytes` of what is summed. */
+static void scratch(Torch *t, int64_t outputs, int64_t reduced, int fast, int bytes)
 {
     int64_t vector = fast ? 1 : outputs % 4 == 0 ? 4 : outputs % 2 == 0 ? 2 : 1, threads = 512 / vector;
     int64_t across = fast ? reduced : outputs / vector, down = fast ? outputs : reduced;
@@ -46,9 +46,19 @@ void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fas
         blocks = up(values, 256);
     if (blocks < 2)
         return;
-    TorchTensor *partial = torch_bytes_of(t, "reduction", 4 * outputs * blocks * (fast ? 1 : width * vector));
+    TorchTensor *partial = torch_bytes_of(t, "reduction", bytes * outputs * blocks * (fast ? 1 : width * vector));
     torch_scratch(t, "reduction", 4 * grid);
     torch_drop(t, partial);
+}
+
+void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast)
+{
+    scratch(t, outputs, reduced, fast, 4);
+}
+
+void torch_whole_scratch(Torch *t, int64_t count, int bytes)
+{
+    scratch(t, 1, count, 1, bytes);
 }
 
 /* ---- Mean, cat, softmax ---------------------------------------------------------------------- */
@@ -135,8 +145,23 @@ TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type)
 {
     size_t frame = torch_frame(t);
     torch_name(t, x);
+    if (t->autocast != TORCH_F32)
+        type = TORCH_F32;
     x = torch_cast(t, x, type);
     return torch_leave(t, frame, softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0));
+}
+
+TorchTensor *torch_safe_softmax(Torch *t, TorchTensor *x)
+{
+    TorchType type = x->shape.type;
+    int64_t count = torch_count(&x->shape), rows = count / x->shape.size[x->shape.dims - 1];
+    TorchTensor *y = softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0);
+    TorchTensor *masked = torch_bytes_of(t, "aten::isneginf", count);
+    TorchTensor *all = torch_bytes_of(t, "aten::all", rows);
+    torch_scratch(t, "aten::scalar_tensor", torch_bytes(type));
+    torch_drop(t, masked);
+    torch_drop(t, all);
+    return y;
 }
 
 /* ---- Loss ------------------------------------------------------------------------------------ */
@@ -163,11 +188,13 @@ static TorchTensor *nll(Torch *t, TorchTensor *x, TorchTensor *labels)
     return loss;
 }
 
-/* logits (rows, classes), labels (rows) */
+/* logits (rows, classes), labels (rows). Under autocast the logarithms keep their type, and the loss is in fp32. */
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels)
 {
+    size_t frame = torch_frame(t);
     TorchTensor *p = softmax(t, "aten::_log_softmax", "aten::_log_softmax_backward_data", logits, logits->shape.type, 1);
-    return nll(t, p, labels);
+    p = torch_full(t, torch_name(t, p));
+    return torch_leave(t, frame, nll(t, p, labels));
 }
 
 /* ---- Embedding, layer norm ------------------------------------------------------------------- */
@@ -179,11 +206,64 @@ static TorchTensor *rows_of(Torch *t, const char *op, const TorchTensor *ids)
     return torch_contiguous(s) ? NULL : torch_empty(t, op, torch_shape(s->type, s->dims, s->size));
 }
 
+enum { NO_SORT = 3072, ROWS_A_THREAD = 10 };
+
+/* CUB's temporary storage: arrays that begin at multiples of 256, and room to align the first. */
+static int64_t aligned(int64_t bytes)
+{
+    return up(bytes, 256) * 256;
+}
+
+static int64_t sort_bytes(const PytorchCard *card, int64_t count, int64_t vocab)
+{
+    int64_t bits = 0;
+    for (int64_t v = vocab; v > 0; v /= 2)
+        bits++;
+    return 255 + 2 * aligned(8 * count) + 256 * 8 * up(bits, 8) + 256 + 1024 * up(count, card->sort_tile);
+}
+
+static int64_t scan_bytes(int64_t count, int64_t tile)
+{
+    return 255 + 256 + aligned(16 * (32 + up(count, tile)));
+}
+
+static TorchTensor *numbers(Torch *t, int64_t count)
+{
+    return torch_name(t, torch_bytes_of(t, "aten::embedding_dense_backward", 8 * count));
+}
+
+/* embedding_dense_backward: many indices are sorted, and their gradients summed in parts. */
 static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
-    TorchTensor *ids = rows_of(t, "aten::embedding_dense_backward", node->saved[0]);
-    d[0] = torch_empty(t, "aten::embedding_dense_backward", torch_shape(g[0]->shape.type, 2, node->n));
-    torch_drop(t, ids);
+    static const char op[] = "aten::embedding_dense_backward";
+    int64_t count = torch_count(&node->saved[0]->shape), vocab = node->n[0], width = node->n[1];
+    TorchShape shape = torch_shape(g[0]->shape.type, 2, node->n);
+    size_t frame = torch_frame(t);
+    if (!torch_contiguous(&node->saved[0]->shape))
+        numbers(t, count);
+    if (count <= NO_SORT) {
+        d[0] = torch_leave(t, frame, torch_empty(t, op, shape));
+        return;
+    }
+    numbers(t, count); /* the indices, sorted, and where they were */
+    numbers(t, count);
+    TorchTensor *range = numbers(t, count);
+    torch_scratch(t, op, sort_bytes(t->card, count, vocab));
+    torch_delete(t, range);
+    d[0] = torch_empty(t, op, shape);
+    int64_t segments = count < vocab ? count : vocab, parts = count / ROWS_A_THREAD + segments;
+    numbers(t, count);
+    numbers(t, 1);
+    TorchTensor *unique = numbers(t, count);
+    torch_scratch(t, op, scan_bytes(count, t->card->unique_tile));
+    torch_delete(t, unique);
+    numbers(t, segments);
+    numbers(t, segments);
+    torch_scratch(t, op, scan_bytes(segments, 896));
+    numbers(t, 1);
+    numbers(t, parts);
+    torch_scratch(t, op, 4 * parts * up(width, 32) * 32);
+    torch_leave(t, frame, NULL);
 }
 
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
@@ -209,13 +289,15 @@ TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
 static void layer_norm_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
     TorchShape shape = torch_shape(g[0]->shape.type, g[0]->shape.dims, g[0]->shape.size);
-    d[0] = torch_empty(t, "aten::native_layer_norm_backward", shape);
+    if (torch_wants(node, 0))
+        d[0] = torch_empty(t, "aten::native_layer_norm_backward", shape);
     TorchShape row = node->saved[1]->shape;
-    d[1] = torch_empty(t, "aten::native_layer_norm_backward", row);
-    d[2] = torch_empty(t, "aten::native_layer_norm_backward", row);
+    for (int i = 1; i < 3; i++)
+        if (torch_wants(node, i))
+            d[i] = torch_empty(t, "aten::native_layer_norm_backward", row);
 }
 
-TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
+static TorchTensor *layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
 {
     TorchNode *node = torch_node(t, "aten::native_layer_norm", layer_norm_back, 3, (TorchTensor *[]){x, weight, bias});
     torch_save(t, node, 0, x);
@@ -234,4 +316,14 @@ TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, Tor
     torch_drop(t, rstd);
     torch_used(t, x);
     return y;
+}
+
+TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
+{
+    size_t frame = torch_frame(t);
+    torch_name(t, x);
+    bias = torch_name(t, torch_full(t, bias)); /* arguments are evaluated from the right */
+    weight = torch_name(t, torch_full(t, weight));
+    x = torch_name(t, torch_full(t, x));
+    return torch_leave(t, frame, layer_norm(t, x, weight, bias));
 }

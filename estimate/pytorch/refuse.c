@@ -26,6 +26,9 @@ static const char *precision_problem(const PytorchJob *job)
     if (job->precision == PYTORCH_AUTOCAST_BF16 &&
         (job->attention == PYTORCH_EAGER || job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT))
         return "eager attention or reentrant checkpointing under autocast";
+    int autocast = job->precision == PYTORCH_AUTOCAST_BF16;
+    if (autocast && job->weights > PYTORCH_WEIGHTS_FP32)
+        return "autocast over 16-bit weights";
     if (job->quantize != PYTORCH_PLAIN)
         return "quantised weights";
     return NULL;

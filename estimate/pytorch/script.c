@@ -55,10 +55,12 @@ void torch_loop(TorchJob *job)
                           : a->precision == PYTORCH_AUTOCAST_FP16 ? TORCH_F16
                                                                   : TORCH_F32;
             TorchTensor *y = job->family->forward(job, ids, labels, mask);
+            torch_hold(job, torch_name(t, y)); /* outputs.loss */
             t->autocast = TORCH_F32;
             torch_autocast_end(t);
             release_outputs(job, 0, old);
-            loss = torch_rebind(t, loss, y);
+            torch_delete(t, loss);
+            loss = y;
             if (!a->hold)
                 release_outputs(job, 0, job->held_count);
             if (a->accumulate > 1)

@@ -30,6 +30,11 @@ static void *take(Torch *t, size_t bytes)
     return p;
 }
 
+void *torch_take(Torch *t, size_t bytes)
+{
+    return memset(take(t, bytes), 0, bytes);
+}
+
 void *torch_grow(Torch *t, void *items, size_t *capacity, size_t count, size_t bytes)
 {
     if (items && count <= *capacity)
@@ -197,6 +202,11 @@ void torch_mark(Torch *t, TorchTensor *x, PytorchKind kind)
         tell(t, PYTORCH_MARK, NULL, x->storage, kind);
 }
 
+void torch_empty_cache(Torch *t)
+{
+    tell(t, PYTORCH_EMPTY_CACHE, "torch.cuda.empty_cache", &(TorchStorage){0}, PYTORCH_TEMPORARY);
+}
+
 /* ---- Tensors --------------------------------------------------------------------------------- */
 
 TorchTensor *torch_empty(Torch *t, const char *op, TorchShape shape)
@@ -249,6 +259,27 @@ TorchTensor *torch_leaf(Torch *t, const char *op, PytorchKind kind, TorchShape s
     x->place = t->place;
     torch_mark(t, x, kind);
     return x;
+}
+
+TorchTensor *torch_meta(Torch *t, TorchShape shape, int needs_grad)
+{
+    TorchTensor *x = new_tensor(t);
+    x->shape = shape;
+    x->loose = 0;
+    x->needs_grad = needs_grad;
+    x->storage = allocate(t, NULL, 0);
+    return x;
+}
+
+void torch_set_data(Torch *t, const char *op, TorchTensor *x, TorchShape shape, PytorchKind kind)
+{
+    TorchTensor *data = torch_empty(t, op, shape);
+    TorchStorage *old = x->storage;
+    x->storage = data->storage;
+    x->shape = shape;
+    data->storage = old;
+    torch_mark(t, x, kind);
+    torch_drop(t, data);
 }
 
 void torch_drop(Torch *t, TorchTensor *x)

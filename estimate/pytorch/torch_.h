@@ -51,6 +51,7 @@ struct TorchTensor {
     TorchShape shape;
     TorchStorage *storage;
     int refs, loose, needs_grad;
+    int asked; /* a leaf because requires_grad_ was called on it: its node holds it, not it the node */
     int view; /* holds its storage twice: for itself, and for its base, which autograd keeps */
     TorchNode *node; /* what made it; of a leaf: what accumulates its gradient */
     int output;      /* which output of the node */
@@ -78,7 +79,9 @@ struct TorchNode {
     int slot[TORCH_SAVED];
     TorchShape made[TORCH_OUTPUTS]; /* what each output was */
     int64_t n[6];                   /* numbers that the derivative needs */
+    void *user;                     /* what else it needs */
     TorchTensor *leaf;              /* of an accumulating node; not counted */
+    TorchTensor *context;           /* an attribute of a Python function's ctx: lives as long as the node */
     TorchSegment *call;             /* of a reentrant checkpoint */
     TorchPlace place;
     int waits, seen;
@@ -138,6 +141,7 @@ struct Torch {
 
 /* ---- storage.c: chunks, storages, tensors, frames -------------------------------------------- */
 
+void *torch_take(Torch *t, size_t bytes);                                                  /* zeros; until torch_clear */
 void *torch_grow(Torch *t, void *items, size_t *capacity, size_t count, size_t bytes); /* never NULL */
 TorchNode *torch_new_node(Torch *t);
 TorchSegment *torch_new_segment(Torch *t);
@@ -157,7 +161,11 @@ TorchTensor *torch_alias(Torch *t, const TorchTensor *x);             /* same st
 TorchTensor *torch_again(TorchTensor *x);                             /* the same tensor: one reference more */
 void torch_based(TorchTensor *x);                                     /* x is a view of another */
 TorchTensor *torch_leaf(Torch *t, const char *op, PytorchKind kind, TorchShape shape, int needs_grad); /* named by nobody: owned */
+TorchTensor *torch_meta(Torch *t, TorchShape shape, int needs_grad); /* of the meta device; owned */
+/* x.data = a new tensor of this shape and type */
+void torch_set_data(Torch *t, const char *op, TorchTensor *x, TorchShape shape, PytorchKind kind);
 void torch_mark(Torch *t, TorchTensor *x, PytorchKind kind);
+void torch_empty_cache(Torch *t);
 void torch_drop(Torch *t, TorchTensor *x); /* one reference less; NULL is fine */
 void torch_used(Torch *t, TorchTensor *x); /* an operation has taken it: drops it where it is loose */
 void torch_scratch(Torch *t, const char *op, int64_t bytes); /* allocated and freed */
@@ -225,9 +233,11 @@ TorchTensor *torch_sum_to(Torch *t, TorchTensor *x, const TorchShape *shape);
 TorchTensor *torch_mean_last(Torch *t, TorchTensor *x);
 TorchTensor *torch_cat(Torch *t, int dim, int count, TorchTensor **parts);
 TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type);
+TorchTensor *torch_safe_softmax(Torch *t, TorchTensor *x); /* 0 where a whole row is masked */
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels);
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids);
 TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
+void torch_whole_scratch(Torch *t, int64_t count, int bytes); /* of a contiguous tensor to one value of so many bytes */
 void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast);
 
 /* ---- products.c ------------------------------------------------------------------------------ */
@@ -238,6 +248,7 @@ TorchTensor *torch_bmm(Torch *t, TorchTensor *a, TorchTensor *b);
 TorchTensor *torch_matmul(Torch *t, TorchTensor *a, TorchTensor *b); /* of as many dimensions, or b a matrix */
 TorchTensor *torch_linear(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
 TorchTensor *torch_autocast(Torch *t, TorchTensor *x); /* x in autocast's type, by its cache */
+TorchTensor *torch_full(Torch *t, TorchTensor *x);     /* x in fp32 where autocast is on */
 void torch_autocast_end(Torch *t);                     /* empties the cache */
 
 /* ---- attention.c ----------------------------------------------------------------------------- */
