@@ -51,7 +51,7 @@ ALL_LDFLAGS := $(LDSAN) $(if $(IS_CLANG),-fopenmp,-pthread) $(LDFLAGS)
 LIBS := -ljansson -lpcre2-8 -lutf8proc -lz -lm -ldl
 
 # ---- Files ----------------------------------------------------------------------------------------------------------
-FOLDERS := base memtrack device ranks tensor text nn optim data plan estimate report io
+FOLDERS := base memtrack device ranks tensor text nn optim data plan estimate estimate/pytorch report io
 # kernels/cpu.c includes the other kernel files and is compiled once per instruction set.
 KERNEL_ALONE := kernels/dispatch.c kernels/blas.c kernels/environment.c kernels/openblas.c kernels/processor.c kernels/team.c $(wildcard kernels/reference*.c kernels/cuda/*.c)
 KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.c))

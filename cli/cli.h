@@ -16,6 +16,7 @@ enum { EXIT_DONE = 0, EXIT_NO = 1, EXIT_USAGE = 2 };
 typedef struct CheckpointChoice {
     int selective;    /* recompute what is cheap, everywhere */
     int every;        /* blocks that are recomputed together; 0 = none */
+    int reentrant;    /* of PyTorch: torch.utils.checkpoint(use_reentrant=True) */
     int automatic;    /* the least recomputation that fits the budget is still to be found */
     PlanChoice found; /* a pattern, typed or found; "" = as `every` says */
 } CheckpointChoice;
@@ -34,6 +35,10 @@ typedef struct Options {
     const char *pipeline;                           /* the schedule of stages: "1f1b", "gpipe" */
     const char *rank;                               /* as it was typed: whose plan, R or all; NULL = all */
     const char *resize_vocab;                       /* as it was typed: N or auto */
+    /* Of --framework pytorch. */
+    const char *framework, *versions, *script, *kbit_prepare;
+    const char *attention_typed; /* NULL: it was not */
+    int hold_outputs, longest, precision_typed, weights_typed;
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */

@@ -63,6 +63,11 @@ static const struct {
     {"--sequence-parallel", "--tensor", " T", NULL, NULL, ": it divides what lies between layers of T ranks"},
     {"--rank-timeout", "--ranks", " N", NULL, NULL, NULL},
     {"--transport", "--ranks", " N", NULL, NULL, ": one process sends nothing"},
+    {"--versions", "--framework", " pytorch", NULL, NULL, ": brim has one"},
+    {"--script", "--framework", " pytorch", NULL, NULL, ": brim's loop is its own"},
+    {"--kbit-prepare", "--framework", " pytorch", NULL, NULL, ": it is PEFT's"},
+    {"--hold-outputs", "--framework", " pytorch", NULL, NULL, ": brim's loop holds none"},
+    {"--longest", "--framework", " pytorch", NULL, NULL, ": brim pads every sample to --seq"},
     {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };
 

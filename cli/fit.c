@@ -8,6 +8,7 @@
 #include "../device/device.h"
 #include "fit_.h"
 #include "precision.h"
+#include "pytorch.h"
 #include "several.h"
 
 /* ---- Which cards ----------------------------------------------------------------------------- */
@@ -260,6 +261,8 @@ int command_fit(const Options *options, int count)
     (void)count;
     static Fit fit;
     static Options o; /* of one card */
+    if (pytorch_framework(options))
+        return command_fit_pytorch(options);
     if (options->checkpoint.automatic)
         return usage("--checkpoint auto is for one budget; `brim fit` shows every choice: leave it out");
     if (options->budget)

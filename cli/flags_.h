@@ -74,6 +74,9 @@ typedef struct Assignments {
 int assignments_parse(Assignments *all, const char *command, int argc, char **argv, int lists);
 /* Puts the which-th value into its field. 0 or EXIT_USAGE. */
 int assign(Options *options, const Assignment *assignment, int which);
+/* options.c: whether it is on the command line; and what was typed, or NULL. */
+int was_given(const Assignments *all, const char *flag);
+const char *typed_text(const Assignments *all, const char *flag, const int *which);
 /* numbers.c: a whole number of low … high. 0 or EXIT_USAGE. */
 int parse_whole(const char *name, const char *text, int64_t low, int64_t high, int64_t *out);
 /* values.c: reads a value into its field. 0 or EXIT_USAGE. */

@@ -12,6 +12,7 @@
 #include "input_.h"
 #include "levers_.h"
 #include "lora.h"
+#include "pytorch.h"
 #include "several.h"
 
 static SayLine optimizer_names(void)
@@ -351,12 +352,20 @@ static const struct {
     {"--four-ways", "plans four ways of its own", " --four-ways --model --batch --seq --threads --json "},
 };
 
-static int was_given(const Assignments *all, const char *flag)
+int was_given(const Assignments *all, const char *flag)
 {
     for (int i = 0; i < all->count; i++)
         if (!strcmp(all->item[i].flag->name, flag))
             return 1;
     return 0;
+}
+
+const char *typed_text(const Assignments *all, const char *flag, const int *which)
+{
+    for (int i = 0; i < all->count; i++)
+        if (!strcmp(all->item[i].flag->name, flag))
+            return all->item[i].values[which[i]];
+    return NULL;
 }
 
 static int check_mode(const Assignments *all)
@@ -393,6 +402,21 @@ static int follow_model(Options *o)
     return o->model && !nn_preset(o->model) ? follow_cache(&o->model) : 0;
 }
 
+/* A job of PyTorch has its own rules of what goes together. */
+static int combine_pytorch(Options *o, const Assignments *all)
+{
+    int status = pytorch_check(o, all);
+    if (!status)
+        status = follow_model(o);
+    if (!status)
+        status = apply_model(o);
+    if (!status)
+        status = check_adapters(o);
+    if (o->clip < 0)
+        o->clip = 1;
+    return status ? status : check_steps(o, 0);
+}
+
 /* One combination: of the k-th list, value which[k]. Its label names what the lists vary. */
 static int combine(Options *o, const char *command, const Assignments *all, const int *which)
 {
@@ -409,6 +433,13 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
                                      a->flag->name, a->values[which[i]]);
     }
     o->quantize_typed = was_given(all, "--quantize");
+    o->precision_typed = was_given(all, "--precision");
+    o->weights_typed = was_given(all, "--weights");
+    o->attention_typed = typed_text(all, "--attention", which);
+    if (pytorch_framework(o))
+        return combine_pytorch(o, all);
+    if (pytorch_alone(o))
+        return EXIT_USAGE;
     o->ranks_typed = was_given(all, "--ranks");
     if (o->ranks_typed && o->ranks.size == 1) { /* one of a list */
         o->ranks.strategy = RANKS_DDP;

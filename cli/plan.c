@@ -7,6 +7,7 @@
 #include "../base/plural_.h"
 #include "../estimate/textbook.h"
 #include "cli.h"
+#include "pytorch.h"
 #include "several.h"
 
 static ReportUnit unit_of(const Plan *plan)
@@ -249,6 +250,8 @@ int command_plan(const Options *options, int count)
     Options o = *options;
     Training training = {.options = &o};
     Plan plan;
+    if (pytorch_framework(&o))
+        return command_plan_pytorch(&o);
     if (o.textbook) {
         if (o.json)
             json_print(textbook_json());

@@ -46,6 +46,8 @@ static int parse_checkpoint(const Flag *flag, const char *text, CheckpointChoice
     }
     if (!strcmp(rest, "blocks"))
         choice.every = 1;
+    else if (!choice.selective && !strcmp(rest, "reentrant"))
+        choice.every = choice.reentrant = 1;
     else if (rest[0] && strspn(rest, ".c+") == strlen(rest) && strlen(rest) <= PLAN_BLOCKS_MAX)
         strcpy(choice.found.pattern, rest);
     else if (rest[0] >= '0' && rest[0] <= '9') {
@@ -67,6 +69,8 @@ static int parse_checkpoint(const Flag *flag, const char *text, CheckpointChoice
 }
 
 const char *const attention_names[] = {"flash", "eager", NULL};
+/* sdpa is what PyTorch calls the first. */
+static const char *const attention_values[] = {"flash", "eager", "sdpa", NULL};
 const char *const zero_grad_names[] = {"free", "keep", NULL};
 
 /* Other ways to be several, by the names that people know them by. */
@@ -129,8 +133,8 @@ int parse_value(const Flag *flag, void *field, const char *text)
     case FLAG_CHECKPOINT:
         return parse_checkpoint(flag, text, field);
     case FLAG_ATTENTION:
-        status = parse_choice(flag->name, flag->value, text, attention_names, &choice);
-        *(AttentionKind *)field = (AttentionKind)choice;
+        status = parse_choice(flag->name, flag->value, text, attention_values, &choice);
+        *(AttentionKind *)field = choice == 1 ? ATTENTION_EAGER : ATTENTION_FLASH;
         return status;
     case FLAG_ZERO_GRAD:
         return parse_choice(flag->name, flag->value, text, zero_grad_names, field);
@@ -153,6 +157,8 @@ LeverText checkpoint_text(const CheckpointChoice *c)
     const char *selective = c->selective ? "selective" : "", *plus = c->selective ? "+" : "";
     if (c->found.pattern[0])
         snprintf(text.text, sizeof text.text, "%s%s%s", selective, plus, c->found.pattern);
+    else if (c->reentrant)
+        snprintf(text.text, sizeof text.text, "reentrant");
     else if (c->every == 1)
         snprintf(text.text, sizeof text.text, "%s%sblocks", selective, plus);
     else if (c->every)

@@ -99,6 +99,7 @@ void torch_save(Torch *t, TorchNode *node, int slot, TorchTensor *x)
         if (!t->stopped) {
             TorchTensor *again = torch_alias(t, x);
             again->loose = 0;
+            torch_mark(t, x, PYTORCH_ACTIVATION);
             t->kept[segment->first + t->replayed++] = again;
             t->stopped = t->replayed == segment->count;
         }
@@ -409,6 +410,7 @@ TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, Tor
     if (is_reentrant)
         return reentrant(t, segment, x);
     segment->x = with_graph(t, x);
+    torch_mark(t, x, PYTORCH_ACTIVATION);
     t->packing = segment;
     TorchTensor *y = function(t, user, x);
     t->packing = NULL;

@@ -9,12 +9,30 @@ static const PytorchDialect dialects[] = {
 static const PytorchCard cards[] = {
     {.capability = 75, .processors = 40, .threads = 1024, .sort_tile = 2816, .unique_tile = 320, .workspace = 8519680, .lt_workspace = 1 << 20},
     {.capability = 80, .processors = 108, .threads = 2048, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
+    {.capability = 86, .processors = 82, .threads = 1536, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
+    {.capability = 89, .processors = 128, .threads = 1536, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
     {.capability = 90, .processors = 132, .threads = 2048, .sort_tile = 4608, .unique_tile = 4928, .workspace = 32 << 20, .lt_workspace = 1 << 20},
 };
 
 const PytorchDialect *torch_dialect(void)
 {
     return &dialects[0];
+}
+
+const PytorchDialect *estimate_pytorch_dialect_at(int i)
+{
+    return i >= 0 && (size_t)i < sizeof dialects / sizeof *dialects ? &dialects[i] : NULL;
+}
+
+PytorchVersions estimate_pytorch_versions(const PytorchDialect *dialect)
+{
+    const PytorchDialect *d = dialect ? dialect : torch_dialect();
+    return (PytorchVersions){d->torch, d->transformers};
+}
+
+int estimate_pytorch_capability_at(int i)
+{
+    return i >= 0 && (size_t)i < sizeof cards / sizeof *cards ? cards[i].capability : 0;
 }
 
 const PytorchCard *torch_card(int capability)

@@ -43,7 +43,10 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     job->torch.visit = visit;
     job->torch.user = user;
     job->torch.dialect = asked->dialect ? asked->dialect : torch_dialect();
-    job->torch.card = torch_card(asked->capability);
+    job->card = *torch_card(asked->capability);
+    if (asked->processors)
+        job->card.processors = asked->processors;
+    job->torch.card = &job->card;
     job->torch.place.layer = -1;
     int failed = setjmp(job->torch.failed);
     if (!failed) {

@@ -40,6 +40,7 @@ struct TorchJob {
     Torch torch;
     const PytorchJob *asked;
     const TorchFamily *family;
+    PytorchCard card;
     TorchType weights; /* the parameters' type */
     int64_t batch, seq; /* of this micro-batch */
     int caches;         /* the model's output keeps keys and values */

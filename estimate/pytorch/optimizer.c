@@ -63,9 +63,14 @@ TorchTensor *torch_clip(TorchJob *job)
 
 /* ---- Updates --------------------------------------------------------------------------------- */
 
+/* Of a parameter: it stands where that does. */
 static TorchTensor *like(Torch *t, const char *op, const TorchTensor *x)
 {
-    return torch_empty(t, op, torch_shape(x->shape.type, x->shape.dims, x->shape.size));
+    TorchPlace place = t->place;
+    t->place = x->place;
+    TorchTensor *y = torch_empty(t, op, torch_shape(x->shape.type, x->shape.dims, x->shape.size));
+    t->place = place;
+    return y;
 }
 
 /* Trainer has two groups of parameters: those that decay, and biases and norms, which do not. */

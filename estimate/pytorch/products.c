@@ -13,6 +13,7 @@ static TorchTensor *cached(Torch *t, TorchTensor *leaf)
     TorchTensor *cast = torch_cast(t, leaf, t->autocast);
     t->grad_mode = grad_mode;
     cast->loose = 0;
+    torch_mark(t, cast, PYTORCH_CAST);
     t->casts = torch_grow(t, t->casts, &t->cast_capacity, t->cast_count + 1, sizeof *t->casts);
     t->casts[t->cast_count++] = (TorchCast){leaf, cast};
     return cast;
@@ -45,7 +46,9 @@ static void workspace(Torch *t, int lt)
     if (!bytes || t->stopped)
         return;
     if (!t->dialect->keeps_workspace) {
-        torch_scratch(t, lt ? "cublasLt workspace" : "cublas workspace", bytes);
+        TorchTensor *once = torch_bytes_of(t, lt ? "cublasLt workspace" : "cublas workspace", bytes);
+        torch_mark(t, once, PYTORCH_WORKSPACE);
+        torch_drop(t, once);
         return;
     }
     TorchTensor **kept = &t->workspace[t->in_backward > 0];

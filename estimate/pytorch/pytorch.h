@@ -7,6 +7,7 @@
 #ifndef BRIM_PYTORCH_H
 #define BRIM_PYTORCH_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -81,7 +82,8 @@ typedef struct PytorchJob {
     PytorchCheckpoint checkpoint;
     PytorchScript script;
     const PytorchDialect *dialect; /* NULL: the newest */
-    int capability;                /* 90: sm_90 */
+    int capability;                /* 90: sm_90; one of estimate_pytorch_capability_at */
+    int processors;                /* multiprocessors of the card; 0: as many as the usual one has */
     int64_t batch, seq;
     int accumulate, steps;
     double clip; /* 0: no clipping */
@@ -106,6 +108,7 @@ typedef enum PytorchKind {
     PYTORCH_INPUT,
     PYTORCH_ACTIVATION, /* kept for backward */
     PYTORCH_WORKSPACE,
+    PYTORCH_CAST, /* autocast's copy of a weight */
     PYTORCH_KINDS
 } PytorchKind;
 
@@ -139,6 +142,19 @@ typedef struct PytorchEvent {
 
 /* Returns 0 to go on. */
 typedef int PytorchVisit(void *user, const PytorchEvent *event);
+
+/* The versions that there are rules for, the newest first; NULL past the end. */
+const PytorchDialect *estimate_pytorch_dialect_at(int i);
+typedef struct PytorchVersions {
+    const char *torch, *transformers; /* "2.15", "5.24" */
+} PytorchVersions;
+PytorchVersions estimate_pytorch_versions(const PytorchDialect *dialect); /* NULL: the newest */
+/* The compute capabilities that there are rules for, ascending; 0 past the end. */
+int estimate_pytorch_capability_at(int i);
+
+/* Whether there are rules for all of the job. Returns 0; or 1 and in `why` what there are none for, without a full
+ * stop. */
+int estimate_pytorch_refuses(const PytorchJob *job, char *why, size_t size);
 
 /* All events of the job. Returns 0; what the visitor returned; -1 without host memory. */
 int estimate_pytorch_job(const PytorchJob *job, PytorchVisit *visit, void *user);

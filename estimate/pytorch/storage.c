@@ -256,6 +256,7 @@ TorchTensor *torch_leaf(Torch *t, const char *op, PytorchKind kind, TorchShape s
     TorchTensor *x = torch_empty(t, op, shape);
     x->loose = 0;
     x->needs_grad = needs_grad;
+    x->place = t->place;
     torch_mark(t, x, kind);
     return x;
 }

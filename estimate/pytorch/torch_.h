@@ -56,6 +56,7 @@ struct TorchTensor {
     TorchNode *node; /* what made it; of a leaf: what accumulates its gradient */
     int output;      /* which output of the node */
     TorchTensor *grad;
+    TorchPlace place; /* of a leaf: where it was made */
     TorchTensor *next; /* of the spare ones */
 };
 

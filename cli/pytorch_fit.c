@@ -1,0 +1,304 @@
+/* brim fit --framework pytorch: per card what PyTorch would need of it, the largest batch and the longest sequence.
+ * Every figure is a replay of the job's allocations; between reserved and allocated a replay with the card's limit
+ * decides. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "../device/cuda.h"
+#include "pytorch.h"
+
+enum { FIT_CARDS = 12, FIT_MEMO = 512, MOST_BATCH = 1 << 16 };
+
+typedef struct FitCard {
+    const Card *card; /* NULL: a size alone */
+    char title[24];
+    uint64_t bytes, limit;
+    ContextRange context;
+    LeverText why; /* there are no rules for it; "" otherwise */
+    PytorchBooks books; /* as asked for */
+    PytorchVerdict verdict;
+    int batch, seq; /* the largest and longest that fit; 0: none */
+} FitCard;
+
+/* What has been replayed: cards of as many multiprocessors and the same capability need the same. */
+typedef struct FitNeed {
+    int capability, processors, batch, seq;
+    PytorchBooks books;
+} FitNeed;
+
+typedef struct PytorchFit {
+    const Options *options;
+    FitCard cards[FIT_CARDS];
+    int count, failed, seq_step, max_seq;
+    FitNeed memo[FIT_MEMO];
+    int memos;
+} PytorchFit;
+
+/* ---- Cards ----------------------------------------------------------------------------------- */
+
+static int add_card(PytorchFit *fit, const Card *card, const char *title, uint64_t bytes)
+{
+    FitCard *c = &fit->cards[fit->count];
+    if (fit->count == FIT_CARDS)
+        return usage("at most %d cards at a time", FIT_CARDS);
+    *c = (FitCard){.card = card, .bytes = bytes, .context = pytorch_context(fit->options, card)};
+    snprintf(c->title, sizeof c->title, "%.23s", title);
+    if (bytes <= c->context.high)
+        return usage("the context, %s GiB, leaves nothing of %s", pytorch_context_text(c->context).text, title);
+    c->limit = bytes - c->context.high;
+    fit->count++;
+    return 0;
+}
+
+static int each(PytorchFit *fit, const char *list, int named)
+{
+    for (const char *at = list; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
+        char word[64];
+        uint64_t bytes = 0;
+        snprintf(word, sizeof word, "%.*s", (int)strcspn(at, ","), at);
+        const Card *card = named ? device_card(word) : NULL;
+        if (named && !card)
+            return usage("--card: %s; --memory SIZE takes any size", device_card_unknown(word).text);
+        if (!named && parse_size("--memory", word, &bytes))
+            return EXIT_USAGE;
+        if (add_card(fit, card, card ? card->name : word, card ? card->bytes : bytes))
+            return EXIT_USAGE;
+    }
+    return 0;
+}
+
+static int choose_cards(PytorchFit *fit)
+{
+    static const char usual[] = "t4,l4,rtx-3090,rtx-4090,a100-40,a100-80,h100,h200";
+    const Options *o = fit->options;
+    if (o->cards && each(fit, o->cards, 1))
+        return EXIT_USAGE;
+    if (o->memories && each(fit, o->memories, 0))
+        return EXIT_USAGE;
+    return o->cards || o->memories ? 0 : each(fit, usual, 1);
+}
+
+/* ---- Needs ----------------------------------------------------------------------------------- */
+
+static int job_at(const PytorchFit *fit, const FitCard *c, int batch, int seq, PytorchJob *job, LeverText *why)
+{
+    Options o = *fit->options;
+    o.batch = batch;
+    o.seq = seq;
+    return pytorch_job_or(&o, c->card, job, why);
+}
+
+/* NULL: there is no memory to replay it with. */
+static const PytorchBooks *books_at(PytorchFit *fit, const PytorchJob *job)
+{
+    for (int i = 0; i < fit->memos; i++) {
+        const FitNeed *n = &fit->memo[i];
+        if (n->capability == job->capability && n->processors == job->processors && n->batch == job->batch &&
+            n->seq == job->seq)
+            return &n->books;
+    }
+    FitNeed *n = &fit->memo[fit->memos < FIT_MEMO ? fit->memos++ : FIT_MEMO - 1];
+    *n = (FitNeed){job->capability, job->processors, (int)job->batch, (int)job->seq, {0}};
+    if (estimate_pytorch_peaks(job, NULL, &n->books)) {
+        fit->failed = 1;
+        return NULL;
+    }
+    return &n->books;
+}
+
+static int fits(const PytorchVerdict *v)
+{
+    return v->answer == PYTORCH_FITS || v->answer == PYTORCH_FITS_TIGHT;
+}
+
+/* Whether it fits, and what it allocates. */
+static int fits_at(PytorchFit *fit, const FitCard *c, int batch, int seq, uint64_t *allocated)
+{
+    PytorchJob job;
+    PytorchVerdict verdict;
+    LeverText why;
+    *allocated = UINT64_MAX;
+    if (job_at(fit, c, batch, seq, &job, &why))
+        return 0;
+    const PytorchBooks *books = books_at(fit, &job);
+    if (!books)
+        return 0;
+    *allocated = books->peak_allocated;
+    if (books->peak_allocated > c->limit || books->peak_reserved <= c->limit)
+        return books->peak_allocated <= c->limit;
+    if (estimate_pytorch_verdict(&job, NULL, books, c->limit, &verdict)) {
+        fit->failed = 1;
+        return 0;
+    }
+    return fits(&verdict);
+}
+
+/* The largest number of units that fits, up to `most`; 0: none does. What is allocated is nearly straight in them: the
+ * next guess is where the line through the last two reaches the limit. */
+static int largest(PytorchFit *fit, const FitCard *c, int by_seq, int most)
+{
+    const Options *o = fit->options;
+    int low = 0, high = most + 1, guess = 1;
+    double low_bytes = 0, slope = 0;
+    while (high - low > 1 && !fit->failed) {
+        uint64_t bytes;
+        guess = guess <= low ? low + 1 : guess >= high ? high - 1 : guess;
+        int good = by_seq ? fits_at(fit, c, o->batch, guess * fit->seq_step, &bytes)
+                          : fits_at(fit, c, guess, o->seq, &bytes);
+        if (low && bytes != UINT64_MAX)
+            slope = ((double)bytes - low_bytes) / (guess - low);
+        if (good) {
+            low = guess;
+            low_bytes = (double)bytes;
+        } else {
+            high = guess;
+        }
+        if (!low)
+            break;
+        double more = slope > 0 ? ((double)c->limit - low_bytes) / slope : low;
+        guess = more > 8.0 * low ? 9 * low : low + (int)more;
+        if (guess <= low && high - low > 8 && good) /* the line's end was reached: leaps over what is left */
+            guess = low + 1;
+    }
+    return low;
+}
+
+static int fill(PytorchFit *fit, FitCard *c)
+{
+    const Options *o = fit->options;
+    PytorchJob job;
+    if (job_at(fit, c, o->batch, o->seq, &job, &c->why))
+        return 0;
+    const PytorchBooks *books = books_at(fit, &job);
+    if (!books || estimate_pytorch_verdict(&job, NULL, books, c->limit, &c->verdict))
+        return -1;
+    c->books = *books;
+    c->batch = largest(fit, c, 0, MOST_BATCH);
+    c->seq = fit->seq_step * largest(fit, c, 1, fit->max_seq / fit->seq_step);
+    return fit->failed ? -1 : 0;
+}
+
+/* ---- As text --------------------------------------------------------------------------------- */
+
+static double gib(uint64_t bytes)
+{
+    return (double)bytes / 0x1p30;
+}
+
+static LeverText verdict_cell(const FitCard *c)
+{
+    switch (c->verdict.answer) {
+    case PYTORCH_FITS: return lever_say("fits");
+    case PYTORCH_FITS_TIGHT:
+        return lever_say("fits, %" PRIu64 " flush%s", c->verdict.flushes, c->verdict.flushes == 1 ? "" : "es");
+    case PYTORCH_RUNS_OUT: return lever_say("no: pieces");
+    default: return lever_say("no, %+.1f", gib(c->limit) - gib(c->books.peak_allocated));
+    }
+}
+
+static void print_row(const PytorchFit *fit, const FitCard *c)
+{
+    char batch[24] = "no", seq[24] = "no";
+    if (c->why.text[0]) {
+        printf("%-13s %7.2f  %-19s not predicted\n", c->title, gib(c->bytes), pytorch_context_text(c->context).text);
+        return;
+    }
+    if (c->batch)
+        snprintf(batch, sizeof batch, "%d%s", c->batch, c->batch >= MOST_BATCH ? "+" : "");
+    if (c->seq)
+        snprintf(seq, sizeof seq, "%d%s", c->seq, c->seq + fit->seq_step > fit->max_seq ? " all" : "");
+    printf("%-13s %7.2f  %-19s %10.2f %10.2f  %-16s %8s %12s\n", c->title, gib(c->bytes),
+           pytorch_context_text(c->context).text, gib(c->books.peak_allocated), gib(c->books.peak_reserved),
+           verdict_cell(c).text, batch, seq);
+}
+
+/* The first that would need a limit to say which. */
+static void print_notes(const PytorchFit *fit)
+{
+    for (int i = 0; i < fit->count; i++)
+        if (fit->cards[i].why.text[0])
+            printf("%s: %s.\n", fit->cards[i].title, fit->cards[i].why.text);
+    for (int i = 0; i < fit->count; i++)
+        if (!fit->cards[i].card)
+            printf("%s: a size alone is predicted for compute capability 8.0.\n", fit->cards[i].title);
+}
+
+static void print_fit(const PytorchFit *fit, const PytorchJob *job)
+{
+    const Options *o = fit->options;
+    char largest_batch[32], longest[32];
+    SayLine line = {""};
+    line_add(&line, "%s  %.800s", o->model, pytorch_title(o, job).text);
+    say_line(&line);
+    printf("PREDICTED for %s; no card has confirmed it. GiB; the context's upper end counts.\n\n", pytorch_versions(job).text);
+    snprintf(largest_batch, sizeof largest_batch, "batch");
+    snprintf(longest, sizeof longest, "seq");
+    printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "card", "memory", "context", "allocated", "reserved", "as asked",
+           "largest", "longest");
+    printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "", "", "", "PREDICTED", "PREDICTED", "", largest_batch, longest);
+    for (int i = 0; i < fit->count; i++)
+        print_row(fit, &fit->cards[i]);
+    printf("\nFits: what PyTorch reserves is not more than the card has left. Fits, N flushes: what it allocates is not, and\n"
+           "a replay with the card's limit ends after so many flushes of its cache. No: pieces: that replay runs out of\n"
+           "memory, though what it allocates would fit. Else: what is missing to what it allocates.\n");
+    print_notes(fit);
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------ */
+
+static json_t *card_json(const FitCard *c)
+{
+    json_t *row = json_pack("{s:s, s:I, s:{s:I, s:I, s:s}}", "card", c->title, "bytes", (json_int_t)c->bytes,
+                            "context_bytes", "low", (json_int_t)c->context.low, "high", (json_int_t)c->context.high, "source",
+                            c->context.source);
+    if (c->why.text[0]) {
+        json_object_set_new(row, "error", json_text(c->why.text));
+        return row;
+    }
+    json_object_set_new(row, "allocated_bytes", json_integer((json_int_t)c->books.peak_allocated));
+    json_object_set_new(row, "reserved_bytes", json_integer((json_int_t)c->books.peak_reserved));
+    json_object_set_new(row, "verdict", pytorch_verdict_json(&c->verdict, c->limit));
+    json_object_set_new(row, "largest_batch", json_integer(c->batch));
+    json_object_set_new(row, "longest_seq", json_integer(c->seq));
+    return row;
+}
+
+static void print_json(const PytorchFit *fit, const PytorchJob *job)
+{
+    const Options *o = fit->options;
+    json_t *cards = json_array();
+    for (int i = 0; i < fit->count; i++)
+        json_array_append_new(cards, card_json(&fit->cards[i]));
+    json_print(json_pack("{s:s, s:i, s:i, s:{s:b, s:o, s:o}}", "model", o->model, "batch", o->batch, "seq", o->seq,
+                         "pytorch", "predicted", 1, "versions", pytorch_versions_json(job), "cards", cards));
+}
+
+/* ---- The command ----------------------------------------------------------------------------- */
+
+int command_fit_pytorch(const Options *o)
+{
+    static PytorchFit fit;
+    PytorchJob job;
+    int failed = 0, all = 1;
+    fit = (PytorchFit){.options = o, .max_seq = nn_preset_max_seq(&o->preset)};
+    fit.seq_step = fit.max_seq >= 4096 ? 128 : fit.max_seq >= 512 ? 16 : 1;
+    if (o->budget)
+        return usage("--budget is for one job; `brim fit` takes sizes as --memory 8GiB,16GiB");
+    if (o->longest)
+        return usage("--longest N is for one length; `brim fit` finds the longest: leave it out, or plan with it");
+    if (choose_cards(&fit) || pytorch_job(o, NULL, &job))
+        return EXIT_USAGE;
+    for (int i = 0; i < fit.count && !failed; i++)
+        failed = fill(&fit, &fit.cards[i]);
+    if (failed) {
+        complain("there is no memory to predict this with");
+        return EXIT_NO;
+    }
+    if (o->json)
+        print_json(&fit, &job);
+    else
+        print_fit(&fit, &job);
+    for (int i = 0; i < fit.count; i++)
+        all &= !fit.cards[i].why.text[0] && fits(&fit.cards[i].verdict);
+    return all ? EXIT_DONE : EXIT_NO;
+}

@@ -1,0 +1,97 @@
+/* What PyTorch's peak holds that brim's does not: by the operation and the module of each allocation. */
+#include <string.h>
+
+#include "pytorch_tables.h"
+
+enum { SIXTEEN_BITS = 1, FULL_BITS = 2 }; /* when a row is one: of that precision */
+
+typedef struct Rule {
+    const char *name, *why;
+    int kind;                  /* of PytorchKind; -1: any */
+    int phase;                 /* of PytorchPhase; -1: any */
+    const char *module, *op;   /* that the names contain; NULL: any */
+    int precision;             /* 0: any */
+    int not_last;              /* only where the same operation of the same module has another one behind it */
+} Rule;
+
+/* The first that holds is taken. */
+static const Rule rules[] = {
+    {"workspaces of cuBLAS", "one a product, taken from the same memory", PYTORCH_WORKSPACE, -1, NULL, NULL, 0, 0},
+    {"casts of weights", "autocast keeps each until backward has used it; brim's come and go", PYTORCH_CAST, -1, NULL,
+     NULL, 0, 0},
+    {"temporaries of the optimizer", "foreach AdamW holds the roots of all second moments at once", PYTORCH_TEMPORARY,
+     PYTORCH_STEP, NULL, "_foreach", 0, 0},
+    {"temporaries of clipping", "the norm of each gradient, in a tensor of its own", PYTORCH_TEMPORARY, PYTORCH_CLIP, NULL,
+     NULL, 0, 0},
+    {"fp32 logits", "transformers casts logits to fp32 for the loss", -1, PYTORCH_FORWARD, "loss", "_to_copy",
+     SIXTEEN_BITS, 0},
+    {"log-probabilities", "log_softmax is kept for backward, in fp32", -1, PYTORCH_FORWARD, "loss", "log_softmax", 0, 0},
+    {"gradients inside the loss", "nll_loss and log_softmax each make one, in fp32", -1, PYTORCH_BACKWARD, "loss",
+     "_backward", 0, 0},
+    {"a gradient in 16 bits beside it", "the cast's backward copies it", -1, PYTORCH_BACKWARD, "loss", "_to_copy",
+     SIXTEEN_BITS, 0},
+    {"fp32 copies in norms", "RMSNorm computes in fp32: it keeps its input so, and what it normalised", PYTORCH_ACTIVATION,
+     -1, "norm", "_to_copy", 0, 0},
+    {"what norms normalised", "RMSNorm keeps it beside its output, for the gradient of its weight", PYTORCH_ACTIVATION, -1,
+     "norm", "aten::mul", 0, 1},
+    {"silu of the gate", "kept beside the gate and the product; brim computes it again", PYTORCH_ACTIVATION, -1, "mlp",
+     "silu", 0, 0},
+    {"fp32 scores", "eager attention's softmax is computed and kept in fp32", -1, -1, "self_attn", "_softmax",
+     SIXTEEN_BITS, 0},
+    {"casts inside attention's backward", "gradients of scores, in fp32 and in 16 bits", PYTORCH_TEMPORARY,
+     PYTORCH_BACKWARD, "self_attn", "_to_copy", SIXTEEN_BITS, 0},
+    {"inside flash attention's backward", "sums of dq in fp32; dk and dv of every head before they are added",
+     PYTORCH_TEMPORARY, PYTORCH_BACKWARD, NULL, "attention_backward", 0, 0},
+    {"keys and values of the cache", "use_cache is on in training; autocast casts them once more", PYTORCH_TEMPORARY,
+     PYTORCH_FORWARD, "self_attn", "cat", 0, 0},
+    {"scratch of reductions", "partial sums of many blocks", -1, -1, NULL, "reduction", 0, 0},
+};
+enum { RULES = sizeof rules / sizeof rules[0] };
+_Static_assert(RULES <= (int)PYTORCH_MORE, "a row each");
+
+static int contains(const char *name, const char *part)
+{
+    return !part || (name && strstr(name, part));
+}
+
+static int has_next(const PytorchSummary *s, const PytorchAllocation *a)
+{
+    for (const PytorchAllocation *b = a + 1; b < s->live + s->live_count; b++)
+        if (b->layer == a->layer && b->module == a->module && !strcmp(b->op, a->op))
+            return 1;
+    return 0;
+}
+
+static int holds(const PytorchSummary *s, const Rule *r, const PytorchAllocation *a, int sixteen)
+{
+    return (r->kind < 0 || r->kind == (int)a->kind) && (r->phase < 0 || r->phase == (int)a->phase) &&
+           contains(a->module, r->module) && contains(a->op, r->op) &&
+           (!r->precision || (r->precision == SIXTEEN_BITS) == sixteen) && (!r->not_last || has_next(s, a));
+}
+
+uint64_t pytorch_brim_head(const PytorchPlan *plan)
+{
+    uint64_t bytes = 0;
+    for (int i = 0; i < plan->brim.path_count; i++) {
+        const PlanPath *at = &plan->brim.paths[i];
+        if (strstr(at->path, "lm_head") || strstr(at->path, "loss") || !at->path[0])
+            bytes += report_group(at->by, MEM_GROUP_ACTIVATIONS) + report_group(at->by, MEM_GROUP_OVERHEAD);
+    }
+    return bytes;
+}
+
+int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE])
+{
+    uint64_t bytes[RULES] = {0};
+    int sixteen = plan->job.precision != PYTORCH_FP32, count = 0;
+    for (size_t i = 0; i < plan->summary.live_count; i++)
+        for (int r = 0; r < RULES; r++)
+            if (holds(&plan->summary, &rules[r], &plan->summary.live[i], sixteen)) {
+                bytes[r] += plan->summary.live[i].bytes;
+                break;
+            }
+    for (int r = 0; r < RULES; r++)
+        if (bytes[r])
+            rows[count++] = (PytorchMore){rules[r].name, rules[r].why, bytes[r]};
+    return count;
+}

@@ -1,0 +1,271 @@
+/* See pytorch_tables.h: the peak by component, by layer, by moment, and beside brim's. */
+#include <string.h>
+
+#include "pytorch_tables.h"
+
+static ReportUnit unit_of(const PytorchPlan *p)
+{
+    return report_unit(p->summary.books.peak_reserved);
+}
+
+static void number(ReportUnit unit, uint64_t bytes)
+{
+    printf(" %10.*f", unit.decimals, (double)bytes / unit.bytes);
+}
+
+/* ---- Components ------------------------------------------------------------------------------ */
+
+enum { NAME = 28, RULE = 71 };
+
+static void line(void)
+{
+    for (int i = 0; i < RULE; i++)
+        putchar('-');
+    putchar('\n');
+}
+
+static void component(const PytorchPlan *p, const char *name, uint64_t bytes, int has_brim, uint64_t brim)
+{
+    ReportUnit unit = unit_of(p);
+    printf("%-*s", NAME, name);
+    number(unit, bytes);
+    printf(" %7.1f %%", 100 * (double)bytes / (double)p->summary.requested);
+    if (has_brim && !p->brim.status) {
+        number(unit, brim);
+        printf(" %+12.*f", unit.decimals, ((double)bytes - (double)brim) / unit.bytes);
+    }
+    printf("\n");
+}
+
+/* A component of brim's has no row of its own, but is in a group. */
+static uint64_t brim_group(const PytorchPlan *p, MemGroup group)
+{
+    return p->brim.status ? 0 : report_group(p->brim.memory.stats.at_peak, group);
+}
+
+static void part(const PytorchPlan *p, PytorchKind kind)
+{
+    char name[40];
+    snprintf(name, sizeof name, "  %.36s", estimate_pytorch_kind_name(kind));
+    if (p->summary.at_peak[kind])
+        component(p, name, p->summary.at_peak[kind], 0, 0);
+}
+
+static void total(const PytorchPlan *p, const char *name, uint64_t bytes, const char *behind)
+{
+    printf("%-*s", NAME, name);
+    number(unit_of(p), bytes);
+    printf("%s%s\n", behind[0] ? "  " : "", behind);
+}
+
+void pytorch_print_components(const PytorchPlan *p)
+{
+    const PytorchSummary *s = &p->summary;
+    const uint64_t *at = s->at_peak;
+    ReportUnit unit = unit_of(p);
+    uint64_t parameters = at[PYTORCH_PARAMETER] + at[PYTORCH_FROZEN],
+             overhead = at[PYTORCH_TEMPORARY] + at[PYTORCH_WORKSPACE] + at[PYTORCH_INPUT] + at[PYTORCH_BUFFER] +
+                        at[PYTORCH_CAST];
+    printf("%-*s %10s %9s%s\n", NAME, unit.name, "PyTorch", "share", p->brim.status ? "" : "       brim         more");
+    printf("%-*s %10s %9s%s\n", NAME, "", "at peak", "of it", p->brim.status ? "" : "    at peak");
+    component(p, "parameters", parameters, 1, brim_group(p, MEM_GROUP_PARAMETERS));
+    if (at[PYTORCH_FROZEN] && at[PYTORCH_PARAMETER]) {
+        part(p, PYTORCH_FROZEN);
+        component(p, "  trained", at[PYTORCH_PARAMETER], 0, 0);
+    }
+    component(p, "gradients", at[PYTORCH_GRADIENT], 1, brim_group(p, MEM_GROUP_GRADIENTS));
+    component(p, "optimizer states", at[PYTORCH_OPTIMIZER_STATE], 1, brim_group(p, MEM_GROUP_OPTIMIZER_STATES));
+    component(p, "activations", at[PYTORCH_ACTIVATION], 1, brim_group(p, MEM_GROUP_ACTIVATIONS));
+    component(p, "overhead", overhead, 1, brim_group(p, MEM_GROUP_OVERHEAD));
+    part(p, PYTORCH_TEMPORARY);
+    part(p, PYTORCH_WORKSPACE);
+    part(p, PYTORCH_CAST);
+    part(p, PYTORCH_INPUT);
+    part(p, PYTORCH_BUFFER);
+    line();
+    component(p, "requested", s->requested, 1, p->brim.memory.stats.peak);
+    total(p, "allocated", s->books.peak_allocated, "in blocks of 512 bytes, and what is too small to split off");
+    total(p, "reserved", s->books.peak_reserved, "segments that the allocator keeps: what nvidia-smi shows, and the context");
+    printf("Peak at: %s\n", pytorch_place(&s->peak_at, p->options->accumulate).text);
+    if (!p->brim.status) {
+        const MemStats *b = &p->brim.memory.stats;
+        printf("brim's peak at: %s, %s%s%s%s, step %lld; it needs %s in one piece\n", memtrack_phase_name(b->peak_at.phase),
+               report_path(&p->brim.memory), p->brim.memory.peak_op[0] ? " (" : "", p->brim.memory.peak_op,
+               p->brim.memory.peak_op[0] ? ")" : "", (long long)b->peak_at.step + 1, report_size(b->needs).text);
+    } else {
+        printf("Without brim's own plan beside it: %s.\n", p->why_no_brim.text);
+    }
+}
+
+/* ---- The largest ----------------------------------------------------------------------------- */
+
+void pytorch_print_largest(const PytorchPlan *p)
+{
+    enum { LARGEST = 10 };
+    const PytorchAllocation *best[LARGEST] = {NULL};
+    ReportUnit unit = unit_of(p);
+    uint64_t rest = p->summary.requested;
+    int count = 0;
+    for (size_t i = 0; i < p->summary.live_count; i++) {
+        const PytorchAllocation *a = &p->summary.live[i];
+        int at = count;
+        while (at > 0 && best[at - 1]->bytes < a->bytes)
+            at--;
+        if (at == LARGEST)
+            continue;
+        int last = count < LARGEST ? count++ : LARGEST - 1;
+        for (int k = last; k > at; k--)
+            best[k] = best[k - 1];
+        best[at] = a;
+    }
+    printf("\nLARGEST AT THE PEAK, %s\n", unit.name);
+    for (int i = 0; i < count; i++) {
+        const PytorchAllocation *a = best[i];
+        char where[96];
+        rest -= a->bytes;
+        if (a->layer >= 0)
+            snprintf(where, sizeof where, "layers.%d%s%s", a->layer, a->module ? "." : "", a->module ? a->module : "");
+        else
+            snprintf(where, sizeof where, "%s", a->module ? a->module : "the model itself");
+        printf("%10.*f  %-19s %s, %s%s\n", unit.decimals, (double)a->bytes / unit.bytes, estimate_pytorch_kind_name(a->kind),
+               where, a->op, a->recomputed ? ", recomputed" : "");
+    }
+    printf("%10.*f  in all others\n", unit.decimals, (double)rest / unit.bytes);
+}
+
+/* ---- By layer -------------------------------------------------------------------------------- */
+
+enum { COLUMNS = 5, ROWS = 1024 };
+
+typedef struct LayerRow {
+    int layer;
+    const char *module; /* where layer is -1 */
+    uint64_t by[COLUMNS];
+} LayerRow;
+
+static int column_of(PytorchKind kind)
+{
+    switch (kind) {
+    case PYTORCH_PARAMETER:
+    case PYTORCH_FROZEN: return 0;
+    case PYTORCH_GRADIENT: return 1;
+    case PYTORCH_OPTIMIZER_STATE: return 2;
+    case PYTORCH_ACTIVATION: return 3;
+    default: return COLUMNS - 1;
+    }
+}
+
+static LayerRow *row_of(LayerRow *rows, int *count, const PytorchAllocation *a)
+{
+    const char *module = a->layer >= 0 ? NULL : a->module;
+    for (int i = *count; i-- > 0;)
+        if (rows[i].layer == a->layer && (rows[i].module == module || (module && rows[i].module && !strcmp(module, rows[i].module))))
+            return &rows[i];
+    if (*count == ROWS)
+        return &rows[ROWS - 1];
+    rows[*count] = (LayerRow){.layer = a->layer, .module = module};
+    return &rows[(*count)++];
+}
+
+static void print_row(const PytorchPlan *p, const LayerRow *first, const LayerRow *last)
+{
+    char name[96];
+    uint64_t sum = 0;
+    ReportUnit unit = unit_of(p);
+    if (first->layer >= 0 && first != last)
+        snprintf(name, sizeof name, "layers.%d-%d", first->layer, last->layer);
+    else if (first->layer >= 0)
+        snprintf(name, sizeof name, "layers.%d", first->layer);
+    else
+        snprintf(name, sizeof name, "%s", first->module ? first->module : "the script, and the model itself");
+    for (int c = 0; c < COLUMNS; c++)
+        sum += first->by[c];
+    if ((double)sum / unit.bytes < 0.5 * unit.smallest)
+        return;
+    printf("%-34s", name);
+    for (int c = 0; c < COLUMNS; c++)
+        number(unit, first->by[c]);
+    number(unit, sum);
+    int holds = 0;
+    for (const LayerRow *r = first; r <= last; r++)
+        holds |= r->layer == p->summary.peak_at.layer &&
+                 (r->layer >= 0 || (r->module && p->summary.peak_at.module && !strcmp(r->module, p->summary.peak_at.module)));
+    printf("%s%s\n", first != last ? " each" : "", holds ? "  <- the peak's moment" : "");
+}
+
+void pytorch_print_layers(const PytorchPlan *p)
+{
+    static LayerRow rows[ROWS];
+    char title[64];
+    int count = 0;
+    for (size_t i = 0; i < p->summary.live_count; i++) {
+        const PytorchAllocation *a = &p->summary.live[i];
+        row_of(rows, &count, a)->by[column_of(a->kind)] += a->bytes;
+    }
+    snprintf(title, sizeof title, "BY LAYER AT THE PEAK, %s", unit_of(p).name);
+    printf("\n%-34s %10s %10s %10s %10s %10s %10s\n", title, "parameters", "gradients", "states", "activ.", "overhead", "sum");
+    for (int i = 0, next; i < count; i = next) {
+        next = i + 1;
+        while (rows[i].layer >= 0 && next < count && rows[next].layer == rows[next - 1].layer + 1 &&
+               !memcmp(rows[i].by, rows[next].by, sizeof rows[i].by))
+            next++;
+        print_row(p, &rows[i], &rows[next - 1]);
+    }
+}
+
+/* ---- Moments --------------------------------------------------------------------------------- */
+
+void pytorch_print_moments(const PytorchPlan *p)
+{
+    ReportUnit unit = unit_of(p);
+    char title[40];
+    snprintf(title, sizeof title, "MOMENTS, %s", unit.name);
+    printf("\n%-*s %10s %10s %10s %10s\n", NAME, title, "requested", "allocated", "reserved", "left");
+    for (int i = 0; i < p->summary.moment_count; i++) {
+        const PytorchMoment *m = &p->summary.moments[i];
+        char name[64];
+        if (m->phase <= PYTORCH_MAKE_OPTIMIZER)
+            snprintf(name, sizeof name, "%s", estimate_pytorch_phase_name(m->phase));
+        else
+            snprintf(name, sizeof name, "step %d  %s", m->step + 1, estimate_pytorch_phase_name(m->phase));
+        printf("%-*s", NAME, name);
+        number(unit, m->requested);
+        number(unit, m->allocated);
+        number(unit, m->reserved);
+        number(unit, m->left);
+        printf("%s\n", m->allocated == p->summary.books.peak_allocated && m->phase == p->summary.peak_at.phase &&
+                               m->step == p->summary.peak_at.step
+                           ? "  <- the peak"
+                           : "");
+    }
+}
+
+/* ---- Beside brim's --------------------------------------------------------------------------- */
+
+static void print_more(ReportUnit unit, double bytes, const char *name, const char *why)
+{
+    printf("%+10.*f  %-36s %s\n", unit.decimals, bytes / unit.bytes, name, why);
+}
+
+void pytorch_print_more(const PytorchPlan *p)
+{
+    PytorchMore rows[PYTORCH_MORE];
+    int count = pytorch_more(p, rows);
+    ReportUnit unit = unit_of(p);
+    if (p->brim.status)
+        return;
+    double all = (double)p->summary.requested - (double)p->brim.memory.stats.peak, rest = all,
+           gradients = (double)p->summary.at_peak[PYTORCH_GRADIENT] - (double)brim_group(p, MEM_GROUP_GRADIENTS),
+           head = -(double)pytorch_brim_head(p);
+    printf("\nWHAT PYTORCH'S PEAK HAS MORE, %s\n", unit.name);
+    for (int i = 0; i < count; i++) {
+        print_more(unit, (double)rows[i].bytes, rows[i].name, rows[i].why);
+        rest -= (double)rows[i].bytes;
+    }
+    if (gradients != 0) /* both have all of them sooner or later */
+        print_more(unit, gradients, "gradients", "the two peaks are at different moments");
+    if (head != 0)
+        print_more(unit, head, "brim's own logits and loss", "at its peak, in the type of its activations");
+    print_more(unit, rest - gradients - head, "other differences", "of all that both keep");
+    printf("%+10.*f  in all\n", unit.decimals, all / unit.bytes);
+}

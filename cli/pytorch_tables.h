@@ -1,0 +1,43 @@
+/* The tables of `brim plan --framework pytorch`. */
+#ifndef BRIM_CLI_PYTORCH_TABLES_H
+#define BRIM_CLI_PYTORCH_TABLES_H
+
+#include "pytorch.h"
+
+/* What is planned: PyTorch's job, and brim's own beside it. */
+typedef struct PytorchPlan {
+    const Options *options;
+    const Card *card; /* NULL: the one that is assumed */
+    PytorchJob job;
+    PytorchSummary summary;
+    int has_verdict;
+    ContextRange context;
+    uint64_t limit; /* what the card has beside its context, at its largest; or --budget */
+    PytorchVerdict verdict;
+    int64_t parameters;
+    Plan brim; /* status: none, for the reason in `why_no_brim` */
+    LeverText why_no_brim;
+} PytorchPlan;
+
+/* ---- pytorch_more.c: what PyTorch's peak holds that brim's does not ---- */
+
+enum { PYTORCH_MORE = 16 };
+typedef struct PytorchMore {
+    const char *name, *why;
+    uint64_t bytes;
+} PytorchMore;
+/* Every allocation at the peak counts in one row, or in none. Returns how many rows have some. */
+int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE]);
+
+/* What brim's own peak holds of logits, their gradient, and the loss. */
+uint64_t pytorch_brim_head(const PytorchPlan *plan);
+
+/* ---- pytorch_tables.c ---- */
+
+void pytorch_print_components(const PytorchPlan *plan);
+void pytorch_print_largest(const PytorchPlan *plan);
+void pytorch_print_layers(const PytorchPlan *plan);
+void pytorch_print_moments(const PytorchPlan *plan);
+void pytorch_print_more(const PytorchPlan *plan);
+
+#endif
