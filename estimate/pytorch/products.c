@@ -45,7 +45,7 @@ static void workspace(Torch *t, int lt)
     int64_t bytes = lt ? t->card->lt_workspace : t->card->workspace;
     if (!bytes || t->stopped)
         return;
-    if (!t->dialect->keeps_workspace) {
+    if (!t->dialect->torch->keeps_workspace) {
         TorchTensor *once = torch_bytes_of(t, lt ? "cublasLt workspace" : "cublas workspace", bytes);
         torch_mark(t, once, PYTORCH_WORKSPACE);
         torch_drop(t, once);

@@ -235,6 +235,7 @@ TorchTensor *torch_sum_to(Torch *t, TorchTensor *x, const TorchShape *shape);
 
 TorchTensor *torch_mean_last(Torch *t, TorchTensor *x);
 TorchTensor *torch_cat(Torch *t, int dim, int count, TorchTensor **parts);
+TorchTensor *torch_cat_as(Torch *t, TorchType type, int dim, int count, TorchTensor **parts);
 TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type);
 TorchTensor *torch_safe_softmax(Torch *t, TorchTensor *x); /* 0 where a whole row is masked */
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels);
