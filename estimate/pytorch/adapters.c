@@ -78,6 +78,32 @@ void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t 
         make(job, a);
 }
 
+/* ---- modules_to_save ------------------------------------------------------------------------- */
+
+struct TorchCopy {
+    TorchPlace place;
+    TorchTensor *of[2], *x[2]; /* weight and bias */
+};
+
+static void copy(TorchJob *job, const char *op, TorchCopy *c)
+{
+    for (int i = 0; i < 2; i++)
+        if (c->of[i])
+            c->x[i] = torch_leaf(&job->torch, op, PYTORCH_PARAMETER, c->of[i]->shape, 1);
+}
+
+/* The head of classes is trained too: a copy of it. */
+void torch_save_head(TorchJob *job, TorchLinear *head)
+{
+    if (!job->asked->lora_rank || !job->asked->model.labels)
+        return;
+    TorchCopy *c = torch_take(&job->torch, sizeof *c);
+    *c = (TorchCopy){.place = job->torch.place, .of = {head->weight, head->bias}};
+    job->copy = head->copy = c;
+    if (moved(job))
+        copy(job, "aten::_to_copy", c);
+}
+
 /* ---- get_peft_model -------------------------------------------------------------------------- */
 
 static void cast(TorchJob *job, TorchTensor *x)
@@ -96,11 +122,18 @@ void torch_adapt(TorchJob *job)
         job->torch.place = a->place;
         make(job, a);
     }
+    if (job->copy && !moved(job)) {
+        job->torch.place = job->copy->place;
+        copy(job, "aten::clone", job->copy);
+    }
     for (TorchAdapter *a = job->adapters; a; a = a->next) { /* cast_adapter_dtype */
         job->torch.place = a->place;
         cast(job, a->a);
         cast(job, a->b);
     }
+    for (int i = 0; job->copy && i < 2; i++)
+        if (job->copy->x[i])
+            torch_trained(job, job->copy->x[i]);
     job->torch.place = top;
 }
 
@@ -164,6 +197,8 @@ static TorchTensor *quantized(TorchJob *job, const TorchLinear *linear, TorchTen
 
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x)
 {
+    if (linear->copy)
+        return torch_linear(&job->torch, x, linear->copy->x[0], linear->copy->x[1]);
     if (linear->adapter)
         return linear->quantized ? quantized(job, linear, x) : plain(job, linear, x);
     if (linear->quantized)

@@ -6,12 +6,14 @@
 #include "torch_.h"
 
 typedef struct TorchAdapter TorchAdapter;     /* of LoRA */
+typedef struct TorchCopy TorchCopy;           /* of PEFT: a head's copy, which is trained in its place */
 typedef struct TorchQuantized TorchQuantized; /* what bitsandbytes keeps of a weight */
 
 typedef struct TorchLinear {
     TorchTensor *weight, *bias;
     int turned;                /* GPT-2's Conv1D: the weight is (in, out) */
     TorchAdapter *adapter;     /* NULL: none */
+    TorchCopy *copy;           /* NULL: none */
     TorchQuantized *quantized; /* NULL: the weight is as it was loaded */
 } TorchLinear;
 
@@ -53,6 +55,7 @@ struct TorchJob {
     TorchEntry *entries;
     size_t entry_count, entry_capacity;
     TorchAdapter *adapters, **last_adapter;
+    TorchCopy *copy;
     int dynamic_map; /* bitsandbytes has made its 8-bit map */
     TorchTensor **states; /* of the optimizer */
     size_t state_count, state_capacity;
@@ -102,6 +105,7 @@ void torch_prepare(TorchJob *job);
 
 /* adapters.c: get_peft_model, and what its layers add to a projection. */
 void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t in, int64_t out);
+void torch_save_head(TorchJob *job, TorchLinear *head);
 void torch_adapt(TorchJob *job);
 /* enable_input_require_grads: the embedding's output is a leaf that wants its gradient. */
 TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded);

@@ -3,6 +3,8 @@
 
 #include "job_.h"
 
+enum { TYPES = TORCH_BOOL + 1, ALL = 2 }; /* ALL: of Trainer's groups */
+
 static TorchTensor **keep_state(TorchJob *job, TorchTensor *x)
 {
     Torch *t = &job->torch;
@@ -11,6 +13,32 @@ static TorchTensor **keep_state(TorchJob *job, TorchTensor *x)
     job->states = torch_grow(t, job->states, &job->state_capacity, job->state_count + 1, sizeof *job->states);
     job->states[job->state_count] = x;
     return &job->states[job->state_count++];
+}
+
+/* ---- Groups of parameters -------------------------------------------------------------------- */
+
+/* Trainer has two groups of parameters: those that decay, and biases and norms, which do not. */
+static int in_group(const TorchTensor *p, int group)
+{
+    return p->grad && (group == ALL || (p->shape.dims < 2) == group);
+}
+
+/* Foreach kernels take tensors of one type at a time: the map of types is walked from the last that it met.
+ */
+static int types_of(const TorchJob *job, int group, TorchType types[TYPES])
+{
+    int count = 0;
+    for (size_t i = 0; i < job->parameter_count; i++) {
+        const TorchTensor *p = job->parameters[i];
+        int known = !in_group(p, group);
+        for (int k = 0; k < count; k++)
+            known |= types[k] == p->shape.type;
+        if (known)
+            continue;
+        memmove(types + 1, types, (size_t)count++ * sizeof *types);
+        types[0] = p->shape.type;
+    }
+    return count;
 }
 
 /* ---- Clipping -------------------------------------------------------------------------------- */
@@ -22,33 +50,41 @@ static TorchTensor *number(Torch *t, const char *op, TorchType type)
     return torch_empty(t, op, torch_shape(type, 0, NULL));
 }
 
-/* torch.nn.utils.clip_grad_norm_: the norms of all gradients by a foreach kernel, then that of the norms. */
-TorchTensor *torch_clip(TorchJob *job)
+/* The norms of the gradients of a type by a foreach kernel; returns how many. */
+static int64_t norms(TorchJob *job, TorchType type)
 {
     static const char op[] = "aten::_foreach_norm";
     Torch *t = &job->torch;
-    size_t frame = torch_frame(t);
-    int64_t count = 0, chunks = 0, most = 0;
-    TorchType type = TORCH_F32;
+    int64_t count = 0, chunks = 0;
     for (size_t i = 0; i < job->parameter_count; i++) {
-        TorchTensor *g = job->parameters[i]->grad;
-        if (!g)
+        const TorchTensor *p = job->parameters[i];
+        if (!p->grad || p->shape.type != type)
             continue;
         count++;
-        int64_t of_one = (torch_count(&g->shape) + CHUNK - 1) / CHUNK;
-        chunks += of_one;
-        most = of_one > most ? of_one : most;
-        type = g->shape.type;
+        chunks += (torch_count(&p->shape) + CHUNK - 1) / CHUNK;
     }
-    if (!count)
-        return NULL;
-    int old = t->dialect->torch->norm_by_chunks;
-    TorchTensor *starts = torch_bytes_of(t, op, old ? 0 : 8 * (count + 1));
-    TorchTensor *partial = torch_bytes_of(t, op, 4 * (old ? count * most : chunks));
+    TorchTensor *starts = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){count + 1}));
+    TorchTensor *partial = torch_empty(t, op, torch_shape(TORCH_F32, 1, &chunks));
     for (int64_t i = 0; i < count; i++)
         torch_name(t, number(t, op, type));
     torch_drop(t, partial);
     torch_drop(t, starts);
+    return count;
+}
+
+/* torch.nn.utils.clip_grad_norm_: the norms of all gradients, then that of the norms. */
+TorchTensor *torch_clip(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    TorchType types[TYPES] = {TORCH_F32};
+    int kinds = types_of(job, ALL, types);
+    TorchType type = kinds > 1 ? TORCH_F32 : types[0];
+    int64_t count = 0;
+    for (int i = 0; i < kinds; i++)
+        count += norms(job, types[i]);
+    if (!count)
+        return NULL;
     TorchTensor *all = torch_empty(t, "aten::stack", torch_shape(type, 1, &count));
     TorchTensor *total = number(t, "aten::linalg_vector_norm", type);
     torch_drop(t, all);
@@ -76,19 +112,16 @@ static TorchTensor *like(Torch *t, const char *op, const TorchTensor *x)
     return y;
 }
 
-/* Trainer has two groups of parameters: those that decay, and biases and norms, which do not. */
-static int in_group(const TorchJob *job, const TorchTensor *p, int group)
-{
-    return p->grad && (job->asked->script == PYTORCH_LOOP || (p->shape.dims < 2) == group);
-}
-
 static void adamw(TorchJob *job, int group, int first)
 {
     Torch *t = &job->torch;
     PytorchOptimizer optimizer = job->asked->optimizer;
+    TorchType types[TYPES];
+    int kinds = types_of(job, group, types);
+    size_t frame = torch_frame(t);
     for (size_t i = 0; first && i < job->parameter_count; i++) {
         TorchTensor *p = job->parameters[i];
-        if (!in_group(job, p, group))
+        if (!in_group(p, group))
             continue;
         if (optimizer == PYTORCH_ADAMW_FUSED)
             keep_state(job, number(t, "aten::zeros", TORCH_F32));
@@ -97,10 +130,14 @@ static void adamw(TorchJob *job, int group, int first)
     }
     if (optimizer != PYTORCH_ADAMW)
         return;
-    size_t frame = torch_frame(t);
-    for (size_t i = 0; i < job->parameter_count; i++)
-        if (in_group(job, job->parameters[i], group))
-            torch_name(t, like(t, "aten::_foreach_sqrt", job->parameters[i]));
+    for (int k = 0; k < kinds; k++) { /* a type's denominators live until the next one's are there */
+        size_t now = torch_frame(t);
+        for (size_t i = 0; i < job->parameter_count; i++)
+            if (in_group(job->parameters[i], group) && job->parameters[i]->shape.type == types[k])
+                torch_name(t, like(t, "aten::_foreach_sqrt", job->parameters[i]));
+        for (size_t i = frame; i < now; i++)
+            torch_delete(t, t->frames[i]);
+    }
     torch_leave(t, frame, NULL);
 }
 
@@ -124,7 +161,7 @@ static void adamw_single(TorchJob *job)
 static void sgd_momentum(TorchJob *job, int group, int first)
 {
     for (size_t i = 0; first && i < job->parameter_count; i++)
-        if (in_group(job, job->parameters[i], group))
+        if (in_group(job->parameters[i], group))
             keep_state(job, torch_clone(&job->torch, job->parameters[i]->grad, 0));
 }
 
@@ -156,7 +193,7 @@ static void adamw_8bit(TorchJob *job, int group, int first)
     int paged = job->asked->optimizer == PYTORCH_ADAMW_8BIT_PAGED;
     for (size_t i = 0; first && i < job->parameter_count; i++) {
         TorchTensor *p = job->parameters[i];
-        if (!in_group(job, p, group))
+        if (!in_group(p, group))
             continue;
         int64_t count = torch_count(&p->shape);
         int wide = count < SMALLEST || embedding(job, p);
@@ -194,8 +231,8 @@ static void update(TorchJob *job, int group, int first)
 
 void torch_step(TorchJob *job)
 {
-    int first = !job->state_count, groups = job->asked->script == PYTORCH_TRAINER ? 2 : 1;
-    for (int group = 0; group < groups; group++)
+    int first = !job->state_count, trainer = job->asked->script == PYTORCH_TRAINER;
+    for (int group = trainer ? 0 : ALL; group < (trainer ? 2 : ALL + 1); group++)
         update(job, group, first);
 }
 
