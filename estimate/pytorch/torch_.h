@@ -134,7 +134,7 @@ struct Torch {
     TorchSegment *spare_segments;
     void *chunks;
     size_t chunk_used;
-    TorchTensor *workspace[2]; /* cuBLAS' of the forward and the backward thread, where they stay */
+    TorchTensor *workspace[2][2]; /* of the forward and the backward thread; cuBLAS' and cublasLt's, where they stay */
     int in_backward;
     int stop;       /* what the visitor returned */
     jmp_buf failed; /* 1: no host memory; 2: the visitor stopped it */
