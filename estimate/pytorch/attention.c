@@ -216,6 +216,8 @@ static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTen
         random[i] = torch_empty(t, op, torch_shape(TORCH_I64, 1, &one));
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, by_tokens(q->shape.type, B, H, S, D)));
     TorchTensor *lse = torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, node ? up_to(S, 32) : 0}));
+    if (D > 128 && q->shape.type != TORCH_F32) /* more than a block's registers hold: the output's sums */
+        torch_scratch(t, op, 4 * B * H * S * D);
     torch_save(t, node, 4, y);
     save_and_drop(t, node, 5, lse);
     for (int i = 0; i < 2; i++)

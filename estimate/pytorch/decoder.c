@@ -282,10 +282,8 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     rope(job, positions, h->shape.type);
     for (int64_t i = 0; i < asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
-        TorchTensor *y = asked->checkpoint == PYTORCH_KEEP
-                             ? layer(t, job, h)
-                             : torch_checkpoint(t, layer, job, h, (TorchTensor *[]){d->cos, d->sin, d->mask, positions}, asked->checkpoint == PYTORCH_CHECKPOINT_REENTRANT);
-        h = torch_rebind(t, h, y);
+        TorchTensor *kept[TORCH_ALSO] = {d->cos, d->sin, d->mask, positions};
+        h = torch_rebind(t, h, torch_layer(job, layer, h, kept, 0));
     }
     t->place = up;
     h = torch_rebind(t, h, normed(t, "norm", h, d->norm));

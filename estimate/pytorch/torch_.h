@@ -98,6 +98,7 @@ struct TorchSegment {
     TorchTensor *x, *also[TORCH_ALSO]; /* its argument, and the keyword arguments that the closure holds */
     TorchPlace place;
     TorchType autocast;
+    int positional;                 /* of `also`: what is saved as an argument */
     int count, waiting, recomputed; /* saved tensors; those still to be released */
     int first;                      /* in Torch.kept */
     TorchSegment *next;
@@ -189,9 +190,10 @@ TorchTensor *torch_made(Torch *t, TorchNode *node, int output, TorchTensor *y);
 void torch_free_node(Torch *t, TorchNode *node);
 int torch_wants(const TorchNode *node, int input);
 void torch_backward(Torch *t, TorchTensor *loss, TorchTensor *gradient); /* both stay the caller's */
-/* `also` (TORCH_ALSO tensors or NULL) are held as long as the segment. */
+/* `also` (TORCH_ALSO tensors or NULL) are held as long as the segment; the first `positional` are arguments, which
+ * the reentrant kind saves, and not keywords. */
 TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, TorchTensor *const *also,
-                              int reentrant);
+                              int positional, int reentrant);
 
 /* ---- views.c --------------------------------------------------------------------------------- */
 
