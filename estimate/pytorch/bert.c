@@ -23,8 +23,10 @@ static void make_embeddings(TorchJob *job, Bert *b)
     int64_t D = m->hidden, row[] = {1, m->positions};
     TorchPlace top = torch_enter(t, "embeddings");
     b->words = torch_parameter(job, "bert.embeddings.word_embeddings.weight", 2, (int64_t[]){m->vocab, D});
-    b->positions = torch_parameter(job, "bert.embeddings.position_embeddings.weight", 2, (int64_t[]){m->positions, D});
-    b->types = torch_parameter(job, "bert.embeddings.token_type_embeddings.weight", 2, (int64_t[]){m->types, D});
+    b->positions =
+        torch_parameter(job, "bert.embeddings.position_embeddings.weight", 2, (int64_t[]){m->positions, D});
+    b->types =
+        torch_parameter(job, "bert.embeddings.token_type_embeddings.weight", 2, (int64_t[]){m->types, D});
     b->norm = torch_make_norm(job, "bert.embeddings.LayerNorm", D);
     b->position_ids = torch_buffer(job, TORCH_I64, 2, row);
     b->type_ids = torch_buffer(job, TORCH_I64, 2, row);
@@ -73,7 +75,9 @@ static void make(TorchJob *job)
         size_t before = job->entry_count;
         b->transform = torch_make_linear(job, "cls.predictions.transform.dense", D, D, 1);
         b->head_norm = torch_make_norm(job, "cls.predictions.transform.LayerNorm", D);
-        b->decoder.weight = m->tied ? b->words : torch_parameter(job, "cls.predictions.decoder.weight", 2, (int64_t[]){m->vocab, D});
+        b->decoder.weight =
+            m->tied ? b->words
+                    : torch_parameter(job, "cls.predictions.decoder.weight", 2, (int64_t[]){m->vocab, D});
         b->decoder.bias = torch_parameter(job, "cls.predictions.bias", 1, &m->vocab);
         torch_parameter_first(job, before); /* the head's own, and so listed before its modules' */
     }
@@ -202,7 +206,7 @@ static TorchTensor *embeddings(TorchJob *job, TorchTensor *ids)
     TorchTensor *positions = torch_name(t, torch_slice(t, b->position_ids, 1, 0, S));
     TorchTensor *gathered = torch_empty(t, "aten::gather", torch_shape(TORCH_I64, 2, (int64_t[]){1, S}));
     TorchTensor *types = torch_name(t, torch_expand(t, torch_name(t, gathered), 2, (int64_t[]){B, S}));
-    TorchTensor *words = torch_name(t, torch_embedding(t, b->words, ids));
+    TorchTensor *words = torch_name(t, torch_ask_gradient(job, torch_embedding(t, b->words, ids)));
     TorchTensor *typed = torch_name(t, torch_embedding(t, b->types, types));
     TorchTensor *h = torch_name(t, torch_add(t, words, typed));
     TorchTensor *placed = torch_name(t, torch_embedding(t, b->positions, positions));

@@ -127,6 +127,8 @@ static int on_event(void *user, const PytorchEvent *e)
     } else if (e->action == PYTORCH_FREE) {
         end_item(p, e->serial);
         status = estimate_pytorch_free(p->replay, e->serial);
+    } else if (e->action == PYTORCH_EMPTY_CACHE) {
+        status = estimate_pytorch_empty_cache(p->replay);
     } else {
         if (put_item(p, e) || estimate_pytorch_alloc(p->replay, e->serial, e->bytes))
             return -1;
@@ -230,6 +232,8 @@ static int on_books(void *user, const PytorchEvent *e)
         return 0;
     if (e->action == PYTORCH_FREE)
         return estimate_pytorch_free(b->replay, e->serial) ? -1 : 0;
+    if (e->action == PYTORCH_EMPTY_CACHE)
+        return estimate_pytorch_empty_cache(b->replay);
     int status = estimate_pytorch_alloc(b->replay, e->serial, e->bytes);
     if (status == PYTORCH_OUT_OF_MEMORY && b->failed)
         *b->failed = *e;
