@@ -62,7 +62,8 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
         else
             torch_loop(job);
     }
+    int result = failed == 1 ? -1 : job->torch.stop;
     clear(job);
     memtrack_host_free(NULL, job, sizeof *job);
-    return failed == 1 ? -1 : failed;
+    return result;
 }

@@ -219,7 +219,8 @@ static int64_t sort_bytes(const PytorchCard *card, int64_t count, int64_t vocab)
     int64_t bits = 0;
     for (int64_t v = vocab; v > 0; v /= 2)
         bits++;
-    return 255 + 2 * aligned(8 * count) + 256 * 8 * up(bits, 8) + 256 + 1024 * up(count, card->sort_tile);
+    int64_t passes = up(bits, 8), between = passes > 1 ? 2 * aligned(8 * count) : 0;
+    return 255 + between + 256 * 8 * passes + 256 + 1024 * up(count, card->sort_tile);
 }
 
 static int64_t scan_bytes(int64_t count, int64_t tile)
@@ -264,7 +265,12 @@ static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     torch_scratch(t, op, scan_bytes(segments, 896));
     numbers(t, 1);
     numbers(t, parts);
-    torch_scratch(t, op, 4 * parts * up(width, 32) * 32);
+    if (segments < 4 * t->card->processors && parts > 4 * segments) { /* long segments: added to at once, in fp32 */
+        numbers(t, parts);
+        torch_scratch(t, op, shape.type == TORCH_F32 ? 0 : 4 * vocab * width);
+    } else {
+        torch_scratch(t, op, 4 * parts * up(width, 32) * 32);
+    }
     torch_leave(t, frame, NULL);
 }
 

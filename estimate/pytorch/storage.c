@@ -169,9 +169,9 @@ static void tell(Torch *t, PytorchAction action, const char *op, const TorchStor
     e->module = t->place.module;
     e->op = op;
     e->recomputed = t->again > 0;
-    int stop = t->visit(t->user, e);
-    if (stop)
-        longjmp(t->failed, stop);
+    t->stop = t->visit(t->user, e);
+    if (t->stop)
+        longjmp(t->failed, 2);
 }
 
 static TorchStorage *allocate(Torch *t, const char *op, int64_t bytes)

@@ -136,7 +136,8 @@ struct Torch {
     size_t chunk_used;
     TorchTensor *workspace[2]; /* cuBLAS' of the forward and the backward thread, where they stay */
     int in_backward;
-    jmp_buf failed;
+    int stop;       /* what the visitor returned */
+    jmp_buf failed; /* 1: no host memory; 2: the visitor stopped it */
 };
 
 /* ---- storage.c: chunks, storages, tensors, frames -------------------------------------------- */

@@ -1,0 +1,176 @@
+/* What PyTorch allocates, predicted, beside traces of unmodified PyTorch (tests/pytorch/): event by event, then the
+ * peaks that PyTorch's own allocator counted. BRIM_TRACES names another folder of traces. */
+#include <glob.h>
+
+#include "../estimate/pytorch/summary.h"
+#include "pytorch_trace.h"
+#include "support.h"
+
+static const char *folder(void)
+{
+    const char *named = getenv("BRIM_TRACES");
+    return named && *named ? named : "tests/pytorch/fixtures";
+}
+
+/* Calls `each` with every trace whose name matches; returns how many failed. */
+static int traces(const char *pattern, size_t least, int (*each)(const Trace *trace, const PytorchJob *job))
+{
+    char text[512];
+    glob_t found = {0};
+    int bad = 0;
+    snprintf(text, sizeof text, "%s/%s", folder(), pattern);
+    glob(text, 0, NULL, &found);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        Trace trace;
+        PytorchJob job;
+        int unread = trace_read(found.gl_pathv[i], &trace);
+        if (unread || trace_job(&trace, &job)) {
+            print_error("%s: not a trace of a job that is predicted\n", found.gl_pathv[i]);
+            bad++;
+        } else {
+            bad += each(&trace, &job);
+        }
+        trace_free(&trace);
+    }
+    if (found.gl_pathc < least)
+        print_error("%s: %zu traces, where there are at least %zu\n", text, found.gl_pathc, least);
+    bad += found.gl_pathc < least;
+    globfree(&found);
+    return bad;
+}
+
+/* ---- Events and peaks ------------------------------------------------------------------------ */
+
+static int same_events(const Trace *trace, const PytorchJob *job)
+{
+    return trace->count && trace_compare(trace, job, stderr) >= 0;
+}
+
+static int same_peaks(const Trace *trace, const PytorchJob *job)
+{
+    PytorchBooks books;
+    assert_int_equal(estimate_pytorch_peaks(job, NULL, &books), 0);
+    if (books.peak_requested == trace->peak_requested && books.peak_allocated == trace->peak_allocated &&
+        books.peak_reserved == trace->peak_reserved)
+        return 0;
+    print_error("%s: requested %llu, allocated %llu, reserved %llu; PyTorch has %llu, %llu, %llu\n", trace->name,
+                (unsigned long long)books.peak_requested, (unsigned long long)books.peak_allocated,
+                (unsigned long long)books.peak_reserved, (unsigned long long)trace->peak_requested,
+                (unsigned long long)trace->peak_allocated, (unsigned long long)trace->peak_reserved);
+    return 1;
+}
+
+static void every_event_is_predicted(void **state)
+{
+    (void)state;
+    assert_int_equal(traces("*.tr.gz", 150, same_events), 0);
+}
+
+static void every_peak_is_predicted(void **state)
+{
+    (void)state;
+    assert_int_equal(traces("*.tr.gz", 150, same_peaks), 0);
+}
+
+/* A trace that is not the job's is told apart: the comparison above can fail. */
+static void another_job_differs(void **state)
+{
+    (void)state;
+    Trace trace;
+    PytorchJob job;
+    char path[512];
+    snprintf(path, sizeof path, "%s/llama-sdpa-bf16.tr.gz", folder());
+    assert_int_equal(trace_read(path, &trace), 0);
+    assert_int_equal(trace_job(&trace, &job), 0);
+    assert_int_equal(trace_compare(&trace, &job, NULL), -1);
+    job.seq++;
+    assert_true(trace_compare(&trace, &job, NULL) >= 0);
+    job.seq--;
+    job.optimizer = PYTORCH_SGD;
+    assert_true(trace_compare(&trace, &job, NULL) >= 0);
+    trace_free(&trace);
+}
+
+/* ---- Host memory, and visitors that stop ------------------------------------------------------ */
+
+static const PytorchJob small = {
+    .model = {.family = PYTORCH_LLAMA,
+              .vocab = 103,
+              .hidden = 64,
+              .layers = 2,
+              .heads = 4,
+              .kv_heads = 2,
+              .head_dim = 16,
+              .intermediate = 96,
+              .positions = 64},
+    .precision = PYTORCH_AUTOCAST_BF16,
+    .checkpoint = PYTORCH_CHECKPOINT,
+    .capability = 90,
+    .batch = 2,
+    .seq = 16,
+    .accumulate = 1,
+    .steps = 1,
+    .clip = 1,
+};
+
+typedef struct Stop {
+    uint64_t live, events, at;
+    int code;
+} Stop;
+
+static int count_live(void *user, const PytorchEvent *e)
+{
+    Stop *s = user;
+    s->live += e->action == PYTORCH_ALLOC ? e->bytes : 0;
+    s->live -= e->action == PYTORCH_FREE ? e->bytes : 0;
+    return ++s->events == s->at ? s->code : 0;
+}
+
+static void a_visitor_stops_the_job(void **state)
+{
+    (void)state;
+    Stop all = {0};
+    assert_int_equal(estimate_pytorch_job(&small, count_live, &all), 0);
+    assert_true(all.events > 1000);
+    static const int codes[] = {1, 2, 7, -1};
+    for (size_t i = 0; i < COUNT(codes); i++)
+        for (uint64_t at = 1; at < all.events; at += all.events / 5) {
+            Stop s = {.at = at, .code = codes[i]};
+            assert_int_equal(estimate_pytorch_job(&small, count_live, &s), codes[i]);
+            assert_int_equal(s.events, at);
+            assert_int_equal(memtrack_process_live(), 0);
+        }
+}
+
+static void each_allocation_of_the_host_fails_once(void **state)
+{
+    (void)state;
+    int failures = 0;
+    for (uint64_t n = 1;; n++) {
+        Stop s = {0};
+        memtrack_fail_nth(n);
+        int result = estimate_pytorch_job(&small, count_live, &s);
+        int over = memtrack_fail_pending();
+        memtrack_fail_nth(0);
+        assert_int_equal(memtrack_process_live(), 0);
+        if (over) {
+            assert_int_equal(result, 0);
+            break;
+        }
+        assert_int_equal(result, -1);
+        failures++;
+    }
+    assert_true(failures > 5);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_event_is_predicted),
+        cmocka_unit_test(every_peak_is_predicted),
+        cmocka_unit_test(another_job_differs),
+        cmocka_unit_test(a_visitor_stops_the_job),
+        cmocka_unit_test(each_allocation_of_the_host_fails_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
