@@ -27,20 +27,15 @@ static const char *precision_problem(const PytorchJob *job)
         (job->attention == PYTORCH_EAGER || job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT))
         return "eager attention or reentrant checkpointing under autocast";
     int autocast = job->precision == PYTORCH_AUTOCAST_BF16;
-    if (autocast && job->weights > PYTORCH_WEIGHTS_FP32)
+    if (autocast && job->weights > PYTORCH_WEIGHTS_FP32 && !job->lora_rank)
         return "autocast over 16-bit weights";
-    if (job->quantize != PYTORCH_PLAIN)
-        return "quantised weights";
+    if (job->quantize != PYTORCH_PLAIN && !job->lora_rank)
+        return "quantised weights without adapters";
     return NULL;
 }
 
 static const char *training_problem(const PytorchJob *job)
 {
-    if (job->lora_rank)
-        return "LoRA";
-    if (job->optimizer != PYTORCH_ADAMW && job->optimizer != PYTORCH_ADAMW_FUSED && job->optimizer != PYTORCH_SGD &&
-        job->optimizer != PYTORCH_NO_OPTIMIZER)
-        return "this optimizer";
     if (job->script != PYTORCH_LOOP)
         return "transformers' Trainer";
     if (job->hold && job->accumulate > 1)

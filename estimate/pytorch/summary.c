@@ -234,6 +234,8 @@ static int on_books(void *user, const PytorchEvent *e)
         return estimate_pytorch_empty_cache(b->replay);
     if (e->action == PYTORCH_FREE)
         return estimate_pytorch_free(b->replay, e->serial) ? -1 : 0;
+    if (e->action == PYTORCH_EMPTY_CACHE)
+        return estimate_pytorch_empty_cache(b->replay);
     int status = estimate_pytorch_alloc(b->replay, e->serial, e->bytes);
     if (status == PYTORCH_OUT_OF_MEMORY && b->failed)
         *b->failed = *e;
