@@ -274,7 +274,7 @@ static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
         numbers(t, parts);
         torch_scratch(t, op, shape.type == TORCH_F32 ? 0 : 4 * vocab * width);
     } else {
-        torch_scratch(t, op, 4 * parts * up(width, 32) * 32);
+        torch_scratch(t, op, 4 * parts * width);
     }
     torch_leave(t, frame, NULL);
 }
