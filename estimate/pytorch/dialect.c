@@ -8,12 +8,25 @@ static const TorchEra torch_2_15 = {.version = "2.15"},
                                     .no_fp32_gqa = 1};
 
 static const TransformersEra transformers_5_24 = {.version = "5.24"},
-                             transformers_5_17 = {.version = "5.17", .rope_by_product = 1, .cache_of_keys = 1};
+                             transformers_5_17 = {.version = "5.17", .rope_by_product = 1, .cache_of_keys = 1},
+                             transformers_4_57 = {.version = "4.57",
+                                                  .rope_by_product = 1,
+                                                  .cache_of_keys = 1,
+                                                  .one_inv_freq = 1,
+                                                  .no_window_number = 1,
+                                                  .no_bert = 1,
+                                                  .no_gpt2_eager = 1,
+                                                  .no_quantized = 1,
+                                                  .gpt2_masks = 1,
+                                                  .cache_positions = 1,
+                                                  .masks_by_vmap = 1,
+                                                  .always_packed = 1};
 
 /* The pairs that were traced (tests/pytorch/), the newest first. */
 static const PytorchDialect dialects[] = {
     {&torch_2_15, &transformers_5_24},
     {&torch_2_11, &transformers_5_17},
+    {&torch_2_15, &transformers_4_57},
 };
 
 /* c10's getCUDABlasLtWorkspaceSize and parseChosenWorkspaceSize: 32 MiB on sm_90, else 4096 x 2 + 16 x 8 KiB… */

@@ -17,7 +17,15 @@ typedef struct TorchEra {
 typedef struct TransformersEra {
     const char *version;
     int rope_by_product; /* LlamaRotaryEmbedding: (inv_freq @ positions).transpose(1, 2), in fp32 */
+    int one_inv_freq;    /* LlamaRotaryEmbedding.__init__: original_inv_freq is no buffer */
+    int gpt2_masks;      /* GPT2Attention.__init__: a causal mask of all positions, and a number, are buffers */
+    int cache_positions; /* LlamaModel.forward: positions are torch.arange(past, past + seq), without a sum */
+    int masks_by_vmap;   /* masking_utils.py: masks by torch.vmap; padding is looked at by mask.all() */
+    int always_packed;   /* find_packed_sequence_indices: without a cache a mask is made even of one sequence a row */
+    int no_window_number; /* DynamicSlidingWindowLayer: its window's size stays on the host */
     int cache_of_keys;   /* DynamicLayer: the cache of values begins as an empty tensor of the keys' type */
+    /* What there are no rules for yet. */
+    int no_bert, no_gpt2_eager, no_quantized;
 } TransformersEra;
 
 struct PytorchDialect {

@@ -90,6 +90,8 @@ TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
 TorchLinear torch_decoder_head(TorchJob *job, TorchTensor *embedding);
 TorchTensor *torch_head_loss(TorchJob *job, const TorchLinear *head, TorchTensor *h, TorchTensor *labels);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
+/* The positions from 0: torch.arange(seq) + the cache's length, or cache_position. Loose. */
+TorchTensor *torch_positions(Torch *t, int64_t seq);
 /* NULL: attention's own causal rule is enough. */
 TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
 /* NULL: nothing is masked. */
