@@ -83,8 +83,9 @@ static TorchTensor *with_padding(Torch *t, int64_t batch, int64_t seq, Rule *rul
 {
     TorchTensor *ones = torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 0, NULL));
     TorchTensor *first = both(t, ones, rule(t, seq, window));
-    TorchTensor *rows = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
-    TorchTensor *columns = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
+    /* the indices, wide, are copied where that makes them lie otherwise */
+    TorchTensor *rows = seq > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL;
+    TorchTensor *columns = batch > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL;
     TorchTensor *padding =
         torch_empty(t, "aten::index", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, 1, seq}));
     torch_drop(t, rows);
