@@ -78,6 +78,29 @@ void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t 
         make(job, a);
 }
 
+static void fill_copies(TorchJob *job)
+{
+    for (int i = 0; i < 2; i++)
+        if (job->copies[i])
+            torch_set_data(&job->torch, "aten::clone", job->copies[i], job->copied[i]->shape,
+                           PYTORCH_PARAMETER);
+}
+
+void torch_copy_head(TorchJob *job, TorchLinear *head)
+{
+    TorchTensor **parts[] = {&head->weight, &head->bias};
+    if (!job->asked->lora_rank || !job->asked->model.labels)
+        return;
+    for (int i = 0; i < 2; i++) {
+        if (!*parts[i])
+            continue;
+        job->copied[i] = *parts[i];
+        *parts[i] = job->copies[i] = torch_meta(&job->torch, (*parts[i])->shape, 1);
+    }
+    if (moved(job))
+        fill_copies(job);
+}
+
 /* ---- get_peft_model -------------------------------------------------------------------------- */
 
 static void cast(TorchJob *job, TorchTensor *x)
@@ -96,11 +119,16 @@ void torch_adapt(TorchJob *job)
         job->torch.place = a->place;
         make(job, a);
     }
+    if (!moved(job))
+        fill_copies(job);
     for (TorchAdapter *a = job->adapters; a; a = a->next) { /* cast_adapter_dtype */
         job->torch.place = a->place;
         cast(job, a->a);
         cast(job, a->b);
     }
+    for (int i = 0; i < 2; i++)
+        if (job->copies[i])
+            torch_trained(job, job->copies[i]);
     job->torch.place = top;
 }
 
@@ -135,8 +163,11 @@ static TorchTensor *plain(TorchJob *job, const TorchLinear *linear, TorchTensor 
     torch_name(t, x);
     TorchTensor *result = torch_name(t, base(t, linear, x));
     TorchType type = result->shape.type;
+    TorchPlace up = torch_enter(t, "lora");
     x = torch_name(t, torch_cast(t, x, a->a->shape.type));
-    TorchTensor *sum = torch_add(t, result, update(job, a, x));
+    TorchTensor *more = update(job, a, x);
+    t->place = up;
+    TorchTensor *sum = torch_add(t, result, more);
     result = torch_rebind(t, result, sum);
     result = torch_rebind(t, result, torch_cast(t, result, type));
     return torch_leave(t, frame, result);
@@ -153,11 +184,13 @@ static TorchTensor *quantized(TorchJob *job, const TorchLinear *linear, TorchTen
     TorchTensor *result = torch_name(t, torch_quantized_linear(job, linear, x));
     if (job->asked->quantize != PYTORCH_INT8)
         result = torch_rebind(t, result, torch_clone(t, result, 0));
+    TorchPlace up = torch_enter(t, "lora");
     if (converts)
         x = torch_name(t, torch_cast(t, x, a->a->shape.type));
     TorchTensor *output = torch_name(t, update(job, a, x));
     if (converts)
         output = torch_rebind(t, output, torch_cast(t, output, result->shape.type));
+    t->place = up;
     result = torch_rebind(t, result, torch_add(t, result, output));
     return torch_leave(t, frame, result);
 }

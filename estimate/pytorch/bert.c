@@ -208,7 +208,7 @@ static TorchTensor *embeddings(TorchJob *job, TorchTensor *ids)
     TorchTensor *positions = torch_name(t, torch_slice(t, b->position_ids, 1, 0, S));
     TorchTensor *gathered = torch_empty(t, "aten::gather", torch_shape(TORCH_I64, 2, (int64_t[]){1, S}));
     TorchTensor *types = torch_name(t, torch_expand(t, torch_name(t, gathered), 2, (int64_t[]){B, S}));
-    TorchTensor *words = torch_name(t, torch_embedding(t, b->words, ids));
+    TorchTensor *words = torch_name(t, torch_ask_gradient(job, torch_embedding(t, b->words, ids)));
     TorchTensor *typed = torch_name(t, torch_embedding(t, b->types, types));
     TorchTensor *h = torch_name(t, torch_add(t, words, typed));
     TorchTensor *placed = torch_name(t, torch_embedding(t, b->positions, positions));

@@ -188,7 +188,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     if (asked->model.labels && !mask)
         look_for_padding(t, ids);
     TorchPlace up = torch_enter(t, "wte");
-    TorchTensor *embedded = torch_name(t, torch_embedding(t, g->tokens, ids));
+    TorchTensor *embedded = torch_name(t, torch_ask_gradient(job, torch_embedding(t, g->tokens, ids)));
     t->place = up;
     TorchTensor *row = torch_plus(t, torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &S)));
     TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));

@@ -53,6 +53,7 @@ struct TorchJob {
     TorchEntry *entries;
     size_t entry_count, entry_capacity;
     TorchAdapter *adapters, **last_adapter;
+    TorchTensor *copied[2], *copies[2]; /* a classifier's weight and bias, and what PEFT trains instead */
     int dynamic_map; /* bitsandbytes has made its 8-bit map */
     TorchTensor **states; /* of the optimizer */
     size_t state_count, state_capacity;
@@ -102,6 +103,7 @@ void torch_prepare(TorchJob *job);
 
 /* adapters.c: get_peft_model, and what its layers add to a projection. */
 void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t in, int64_t out);
+void torch_copy_head(TorchJob *job, TorchLinear *head); /* modules_to_save: classifiers are trained as copies */
 void torch_adapt(TorchJob *job);
 /* enable_input_require_grads: the embedding's output is a leaf that wants its gradient. */
 TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded);
