@@ -227,7 +227,7 @@ static int64_t sort_bytes(const PytorchCard *card, int64_t count, int64_t vocab)
     return 255 + between + 256 * 8 * passes + 256 + 1024 * up(count, card->sort_tile);
 }
 
-static int64_t scan_bytes(int64_t count, int64_t tile)
+int64_t torch_scan_bytes(int64_t count, int64_t tile)
 {
     return 255 + 256 + aligned(16 * (32 + up(count, tile)));
 }
@@ -261,11 +261,11 @@ static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     numbers(t, count);
     numbers(t, 1);
     TorchTensor *unique = numbers(t, count);
-    torch_scratch(t, op, scan_bytes(count, t->card->unique_tile));
+    torch_scratch(t, op, torch_scan_bytes(count, t->card->unique_tile));
     torch_delete(t, unique);
     numbers(t, segments);
     numbers(t, segments);
-    torch_scratch(t, op, scan_bytes(segments, 896));
+    torch_scratch(t, op, torch_scan_bytes(segments, TORCH_SCAN_TILE));
     numbers(t, 1);
     numbers(t, parts);
     if (segments < 4 * t->card->processors && parts > 4 * segments) { /* long segments: added to at once, in fp32 */
