@@ -31,11 +31,11 @@ static const PytorchDialect dialects[] = {
 
 /* c10's getCUDABlasLtWorkspaceSize and parseChosenWorkspaceSize: 32 MiB on sm_90, else 4096 x 2 + 16 x 8 KiB… */
 static const PytorchCard cards[] = {
-    {.capability = 75, .processors = 40, .threads = 1024, .sort_tile = 2816, .unique_tile = 320, .workspace = 8519680, .lt_workspace = 1 << 20},
-    {.capability = 80, .processors = 108, .threads = 2048, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
-    {.capability = 86, .processors = 82, .threads = 1536, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
-    {.capability = 89, .processors = 128, .threads = 1536, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
-    {.capability = 90, .processors = 132, .threads = 2048, .sort_tile = 4608, .unique_tile = 4928, .workspace = 32 << 20, .lt_workspace = 1 << 20},
+    {.capability = 75, .processors = 40, .threads = 1024, .shared = 65536, .sort_tile = 2816, .unique_tile = 320, .workspace = 8519680, .lt_workspace = 1 << 20},
+    {.capability = 80, .processors = 108, .threads = 2048, .shared = 166912, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
+    {.capability = 86, .processors = 82, .threads = 1536, .shared = 101376, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
+    {.capability = 89, .processors = 128, .threads = 1536, .shared = 101376, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
+    {.capability = 90, .processors = 132, .threads = 2048, .shared = 232448, .sort_tile = 4608, .unique_tile = 4928, .workspace = 32 << 20, .lt_workspace = 1 << 20},
 };
 
 const PytorchDialect *torch_dialect(void)

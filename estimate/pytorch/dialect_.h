@@ -35,6 +35,7 @@ struct PytorchDialect {
 
 struct PytorchCard {
     int capability, processors, threads; /* 90; multiprocessors; threads of one */
+    int shared;                          /* memory that a block can have, in bytes */
     int sort_tile, unique_tile;          /* keys that a block of CUB's radix sort and of its unique takes */
     int64_t workspace, lt_workspace;     /* cuBLAS' and cublasLt's by default, in bytes */
 };

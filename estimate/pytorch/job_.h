@@ -60,6 +60,7 @@ struct TorchJob {
     int maps; /* of bitsandbytes' optimizer */
     void *model; /* the family's own */
     size_t model_bytes;
+    int unscaled; /* the gradients, before the optimizer's step */
     TorchTensor *scaler[2], *found; /* GradScaler's scale and count; whether this step's gradients are infinite */
     TorchTensor **held;   /* what the model's output keeps: the cache, the logits */
     size_t held_count, held_capacity;
@@ -119,6 +120,7 @@ TorchTensor *torch_quantized_linear(TorchJob *job, const TorchLinear *linear, To
 
 TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);
 void torch_unscale(TorchJob *job);
+void torch_look_for_infinite(TorchJob *job); /* in gradients that a fused step unscales itself */
 void torch_scaler_update(TorchJob *job);
 TorchTensor *torch_clip(TorchJob *job); /* the norm, loose; NULL: there is no gradient */
 void torch_step(TorchJob *job);

@@ -36,7 +36,10 @@ static void packed(Torch *t, int64_t batch, int64_t seq, int kept)
     torch_drop(t, wider);
     TorchTensor *breaks = fresh(t, "aten::ne", TORCH_BOOL, batch, seq, 1);
     TorchTensor *sequences = torch_name(t, fresh(t, "aten::cumsum", TORCH_I64, batch, seq, 1));
-    torch_scratch(t, "aten::_to_copy", 8 * batch * seq);
+    TorchTensor *whole = fresh(t, "aten::_to_copy", TORCH_I64, batch, seq, 1);
+    if (batch == 1) /* one row is summed by CUB */
+        torch_scratch(t, "aten::cumsum", torch_scan_bytes(seq, TORCH_SCAN_TILE));
+    torch_drop(t, whole);
     torch_drop(t, breaks);
     if (kept) {
         torch_name(t, torch_leave(t, frame, sequences));
