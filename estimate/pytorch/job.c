@@ -24,6 +24,7 @@ static void clear(TorchJob *job)
 {
     memtrack_host_free(NULL, job->parameters, job->parameter_capacity * sizeof *job->parameters);
     memtrack_host_free(NULL, job->entries, job->entry_capacity * sizeof *job->entries);
+    memtrack_host_free(NULL, job->sorted, job->sorted_capacity * sizeof *job->sorted);
     memtrack_host_free(NULL, job->states, job->state_capacity * sizeof *job->states);
     memtrack_host_free(NULL, job->samples, job->sample_capacity * sizeof *job->samples);
     memtrack_host_free(NULL, job->held, job->held_capacity * sizeof *job->held);
