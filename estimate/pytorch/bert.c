@@ -75,10 +75,12 @@ static void make(TorchJob *job)
         size_t before = job->entry_count;
         b->transform = torch_make_linear(job, "cls.predictions.transform.dense", D, D, 1);
         b->head_norm = torch_make_norm(job, "cls.predictions.transform.LayerNorm", D);
-        b->decoder.weight =
-            m->tied ? b->words
-                    : torch_parameter(job, "cls.predictions.decoder.weight", 2, (int64_t[]){m->vocab, D});
-        b->decoder.bias = torch_parameter(job, "cls.predictions.bias", 1, &m->vocab);
+        b->decoder = (TorchLinear){.weight = b->words};
+        if (!m->tied) /* and the head's own bias serves nothing */
+            b->decoder = torch_make_head(job, "cls.predictions.decoder", D, m->vocab, 1);
+        TorchTensor *bias = torch_parameter(job, "cls.predictions.bias", 1, &m->vocab);
+        if (m->tied)
+            b->decoder.bias = bias;
         torch_parameter_first(job, before); /* the head's own, and so listed before its modules' */
     }
     t->place = top;
@@ -246,7 +248,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask, Tor
     TorchTensor *h = torch_name(t, embedded);
     for (int64_t i = 0; i < job->asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
-        h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){b->mask}));
+        h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){b->mask}, 1));
     }
     t->place = up;
     *first = job->asked->model.labels ? pooled(job, h) : NULL;

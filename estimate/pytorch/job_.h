@@ -81,8 +81,8 @@ void torch_parameter_first(TorchJob *job, size_t place);
 void torch_train(TorchJob *job);                   /* lists the parameters that are trained */
 void torch_trained(TorchJob *job, TorchTensor *x); /* one more */
 TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, TorchTensor *x);
-/* Checkpointed where it is asked; `also` as in torch_checkpoint. */
-TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also);
+/* Checkpointed where it is asked; `also` and `positional` as in torch_checkpoint. */
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also, int positional);
 TorchTensor *torch_conv(Torch *t, const TorchLinear *conv, TorchTensor *x);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);

@@ -47,16 +47,19 @@ static int64_t norms(TorchJob *job, TorchType type)
 {
     static const char op[] = "aten::_foreach_norm";
     Torch *t = &job->torch;
-    int64_t count = 0, chunks = 0;
+    int64_t count = 0, chunks = 0, most = 0;
     for (size_t i = 0; i < job->parameter_count; i++) {
         const TorchTensor *g = job->parameters[i]->grad;
         if (!g || g->shape.type != type)
             continue;
         count++;
-        chunks += (torch_count(&g->shape) + CHUNK - 1) / CHUNK;
+        int64_t of_one = (torch_count(&g->shape) + CHUNK - 1) / CHUNK;
+        chunks += of_one;
+        most = of_one > most ? of_one : most;
     }
-    TorchTensor *starts = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){count + 1}));
-    TorchTensor *partial = torch_empty(t, op, torch_shape(TORCH_F32, 1, &chunks));
+    int old = t->dialect->torch->norm_by_chunks;
+    TorchTensor *starts = torch_bytes_of(t, op, old ? 0 : 8 * (count + 1));
+    TorchTensor *partial = torch_bytes_of(t, op, 4 * (old ? count * most : chunks));
     for (int64_t i = 0; i < count; i++)
         torch_name(t, number(t, op, type));
     torch_drop(t, partial);
