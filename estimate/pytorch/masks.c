@@ -22,6 +22,14 @@ static void all_ones(Torch *t, int64_t batch, int64_t seq)
     torch_drop(t, sum);
 }
 
+/* cub::DeviceScan over a whole tensor: a descriptor of 16 bytes for each tile and 32 more, and one byte, both in units
+ * of 256. A tile is 128 threads of 7 whole numbers. */
+static void scan_scratch(Torch *t, int64_t count)
+{
+    int64_t tiles = (count + 128 * 7 - 1) / (128 * 7), descriptors = ((tiles + 32) * 16 + 255) / 256 * 256;
+    torch_scratch(t, "cub::DeviceScan", descriptors + 256 + 255);
+}
+
 /* find_packed_sequence_indices: where the positions do not go up by one, another sequence begins. */
 static void packed(Torch *t, int64_t batch, int64_t seq)
 {
@@ -33,7 +41,10 @@ static void packed(Torch *t, int64_t batch, int64_t seq)
     torch_drop(t, wider);
     TorchTensor *breaks = fresh(t, "aten::ne", TORCH_BOOL, batch, seq, 1);
     torch_name(t, fresh(t, "aten::cumsum", TORCH_I64, batch, seq, 1));
-    torch_scratch(t, "aten::_to_copy", 8 * batch * seq);
+    TorchTensor *whole = fresh(t, "aten::_to_copy", TORCH_I64, batch, seq, 1);
+    if (batch == 1)
+        scan_scratch(t, seq);
+    torch_drop(t, whole);
     torch_drop(t, breaks);
     torch_name(t, fresh(t, "aten::eq", TORCH_BOOL, batch, 1, 1));
     torch_name(t, fresh(t, "aten::all", TORCH_BOOL, 1, 1, 1));
