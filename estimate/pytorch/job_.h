@@ -50,8 +50,8 @@ struct TorchJob {
     TorchTensor **parameters; /* that are trained */
     size_t parameter_count, parameter_capacity;
     const char *list; /* what the layers' names begin with: "model.layers" */
-    TorchEntry *entries;
-    size_t entry_count, entry_capacity;
+    TorchEntry *entries, **sorted; /* sorted: by name, where they are loaded */
+    size_t entry_count, entry_capacity, sorted_capacity;
     TorchAdapter *adapters, **last_adapter;
     TorchTensor *copied[2], *copies[2]; /* a classifier's weight and bias, and what PEFT trains instead */
     int dynamic_map; /* bitsandbytes has made its 8-bit map */
