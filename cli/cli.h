@@ -38,7 +38,8 @@ typedef struct Options {
     /* Of --framework pytorch. */
     const char *framework, *versions, *script, *kbit_prepare;
     const char *attention_typed; /* NULL: it was not */
-    int hold_outputs, longest, precision_typed, weights_typed;
+    int hold_outputs, longest, evaluate, eval_accumulation, metrics;
+    int precision_typed, weights_typed, dropout_typed;
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */

@@ -67,6 +67,9 @@ static const struct {
     {"--script", "--framework", " pytorch", NULL, NULL, ": brim's loop is its own"},
     {"--kbit-prepare", "--framework", " pytorch", NULL, NULL, ": it is PEFT's"},
     {"--hold-outputs", "--framework", " pytorch", NULL, NULL, ": brim's loop holds none"},
+    {"--evaluate", "--framework", " pytorch", NULL, NULL, ": it is Trainer's; brim's is --evaluate-every"},
+    {"--eval-accumulation", "--framework", " pytorch", NULL, NULL, ": it is Trainer's"},
+    {"--metrics", "--framework", " pytorch", NULL, NULL, ": they are Trainer's"},
     {"--longest", "--framework", " pytorch", NULL, NULL, ": brim pads every sample to --seq"},
     {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };

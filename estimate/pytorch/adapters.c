@@ -78,30 +78,27 @@ void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t 
         make(job, a);
 }
 
-/* ---- modules_to_save ------------------------------------------------------------------------- */
-
-struct TorchCopy {
-    TorchPlace place;
-    TorchTensor *of[2], *x[2]; /* weight and bias */
-};
-
-static void copy(TorchJob *job, const char *op, TorchCopy *c)
+static void fill_copies(TorchJob *job)
 {
     for (int i = 0; i < 2; i++)
-        if (c->of[i])
-            c->x[i] = torch_leaf(&job->torch, op, PYTORCH_PARAMETER, c->of[i]->shape, 1);
+        if (job->copies[i])
+            torch_set_data(&job->torch, "aten::clone", job->copies[i], job->copied[i]->shape,
+                           PYTORCH_PARAMETER);
 }
 
-/* The head of classes is trained too: a copy of it. */
-void torch_save_head(TorchJob *job, TorchLinear *head)
+void torch_copy_head(TorchJob *job, TorchLinear *head)
 {
+    TorchTensor **parts[] = {&head->weight, &head->bias};
     if (!job->asked->lora_rank || !job->asked->model.labels)
         return;
-    TorchCopy *c = torch_take(&job->torch, sizeof *c);
-    *c = (TorchCopy){.place = job->torch.place, .of = {head->weight, head->bias}};
-    job->copy = head->copy = c;
+    for (int i = 0; i < 2; i++) {
+        if (!*parts[i])
+            continue;
+        job->copied[i] = *parts[i];
+        *parts[i] = job->copies[i] = torch_meta(&job->torch, (*parts[i])->shape, 1);
+    }
     if (moved(job))
-        copy(job, "aten::_to_copy", c);
+        fill_copies(job);
 }
 
 /* ---- get_peft_model -------------------------------------------------------------------------- */
@@ -122,18 +119,16 @@ void torch_adapt(TorchJob *job)
         job->torch.place = a->place;
         make(job, a);
     }
-    if (job->copy && !moved(job)) {
-        job->torch.place = job->copy->place;
-        copy(job, "aten::clone", job->copy);
-    }
+    if (!moved(job))
+        fill_copies(job);
     for (TorchAdapter *a = job->adapters; a; a = a->next) { /* cast_adapter_dtype */
         job->torch.place = a->place;
         cast(job, a->a);
         cast(job, a->b);
     }
-    for (int i = 0; job->copy && i < 2; i++)
-        if (job->copy->x[i])
-            torch_trained(job, job->copy->x[i]);
+    for (int i = 0; i < 2; i++)
+        if (job->copies[i])
+            torch_trained(job, job->copies[i]);
     job->torch.place = top;
 }
 
@@ -168,8 +163,11 @@ static TorchTensor *plain(TorchJob *job, const TorchLinear *linear, TorchTensor 
     torch_name(t, x);
     TorchTensor *result = torch_name(t, base(t, linear, x));
     TorchType type = result->shape.type;
+    TorchPlace up = torch_enter(t, "lora");
     x = torch_name(t, torch_cast(t, x, a->a->shape.type));
-    TorchTensor *sum = torch_add(t, result, update(job, a, x));
+    TorchTensor *more = update(job, a, x);
+    t->place = up;
+    TorchTensor *sum = torch_add(t, result, more);
     result = torch_rebind(t, result, sum);
     result = torch_rebind(t, result, torch_cast(t, result, type));
     return torch_leave(t, frame, result);
@@ -186,19 +184,19 @@ static TorchTensor *quantized(TorchJob *job, const TorchLinear *linear, TorchTen
     TorchTensor *result = torch_name(t, torch_quantized_linear(job, linear, x));
     if (job->asked->quantize != PYTORCH_INT8)
         result = torch_rebind(t, result, torch_clone(t, result, 0));
+    TorchPlace up = torch_enter(t, "lora");
     if (converts)
         x = torch_name(t, torch_cast(t, x, a->a->shape.type));
     TorchTensor *output = torch_name(t, update(job, a, x));
     if (converts)
         output = torch_rebind(t, output, torch_cast(t, output, result->shape.type));
+    t->place = up;
     result = torch_rebind(t, result, torch_add(t, result, output));
     return torch_leave(t, frame, result);
 }
 
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x)
 {
-    if (linear->copy)
-        return torch_linear(&job->torch, x, linear->copy->x[0], linear->copy->x[1]);
     if (linear->adapter)
         return linear->quantized ? quantized(job, linear, x) : plain(job, linear, x);
     if (linear->quantized)

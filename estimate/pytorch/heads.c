@@ -8,7 +8,8 @@ TorchLinear torch_decoder_head(TorchJob *job, TorchTensor *embedding)
     TorchPlace up = torch_enter(&job->torch, m->labels ? "score" : "lm_head");
     TorchLinear head = {.weight = embedding};
     if (m->labels || !m->tied)
-        head = torch_make_head(job, m->labels ? "score" : "lm_head", m->hidden, m->labels ? m->labels : m->vocab, 0);
+        head = torch_make_head(job, m->labels ? "score" : "lm_head", m->hidden,
+                               m->labels ? m->labels : m->vocab, 0);
     job->torch.place = up;
     return head;
 }

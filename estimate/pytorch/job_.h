@@ -6,14 +6,12 @@
 #include "torch_.h"
 
 typedef struct TorchAdapter TorchAdapter;     /* of LoRA */
-typedef struct TorchCopy TorchCopy;           /* of PEFT: a head's copy, which is trained in its place */
 typedef struct TorchQuantized TorchQuantized; /* what bitsandbytes keeps of a weight */
 
 typedef struct TorchLinear {
     TorchTensor *weight, *bias;
     int turned;                /* GPT-2's Conv1D: the weight is (in, out) */
     TorchAdapter *adapter;     /* NULL: none */
-    TorchCopy *copy;           /* NULL: none */
     TorchQuantized *quantized; /* NULL: the weight is as it was loaded */
 } TorchLinear;
 
@@ -52,16 +50,17 @@ struct TorchJob {
     TorchTensor **parameters; /* that are trained */
     size_t parameter_count, parameter_capacity;
     const char *list; /* what the layers' names begin with: "model.layers" */
-    TorchEntry *entries;
-    size_t entry_count, entry_capacity;
+    TorchEntry *entries, **sorted; /* sorted: by name, where they are loaded */
+    size_t entry_count, entry_capacity, sorted_capacity;
     TorchAdapter *adapters, **last_adapter;
-    TorchCopy *copy;
+    TorchTensor *copied[2], *copies[2]; /* a classifier's weight and bias, and what PEFT trains instead */
     int dynamic_map; /* bitsandbytes has made its 8-bit map */
     TorchTensor **states; /* of the optimizer */
     size_t state_count, state_capacity;
     int maps; /* of bitsandbytes' optimizer */
     void *model; /* the family's own */
     size_t model_bytes;
+    int unscaled; /* the gradients, before the optimizer's step */
     TorchTensor *scaler[2], *found; /* GradScaler's scale and count; whether this step's gradients are infinite */
     TorchTensor **held;   /* what the model's output keeps: the cache, the logits */
     size_t held_count, held_capacity;
@@ -83,8 +82,8 @@ void torch_parameter_first(TorchJob *job, size_t place);
 void torch_train(TorchJob *job);                   /* lists the parameters that are trained */
 void torch_trained(TorchJob *job, TorchTensor *x); /* one more */
 TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, TorchTensor *x);
-/* Checkpointed where it is asked; `also` as in torch_checkpoint. */
-TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also);
+/* Checkpointed where it is asked; `also` and `positional` as in torch_checkpoint. */
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also, int positional);
 TorchTensor *torch_conv(Torch *t, const TorchLinear *conv, TorchTensor *x);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
@@ -92,6 +91,8 @@ TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
 TorchLinear torch_decoder_head(TorchJob *job, TorchTensor *embedding);
 TorchTensor *torch_head_loss(TorchJob *job, const TorchLinear *head, TorchTensor *h, TorchTensor *labels);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
+/* The positions from 0: torch.arange(seq) + the cache's length, or cache_position. Loose. */
+TorchTensor *torch_positions(Torch *t, int64_t seq);
 /* NULL: attention's own causal rule is enough. */
 TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
 /* NULL: nothing is masked. */
@@ -105,7 +106,7 @@ void torch_prepare(TorchJob *job);
 
 /* adapters.c: get_peft_model, and what its layers add to a projection. */
 void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t in, int64_t out);
-void torch_save_head(TorchJob *job, TorchLinear *head);
+void torch_copy_head(TorchJob *job, TorchLinear *head); /* modules_to_save: classifiers are trained as copies */
 void torch_adapt(TorchJob *job);
 /* enable_input_require_grads: the embedding's output is a leaf that wants its gradient. */
 TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded);
@@ -119,6 +120,7 @@ TorchTensor *torch_quantized_linear(TorchJob *job, const TorchLinear *linear, To
 
 TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);
 void torch_unscale(TorchJob *job);
+void torch_look_for_infinite(TorchJob *job); /* in gradients that a fused step unscales itself */
 void torch_scaler_update(TorchJob *job);
 TorchTensor *torch_clip(TorchJob *job); /* the norm, loose; NULL: there is no gradient */
 void torch_step(TorchJob *job);

@@ -20,6 +20,7 @@
 
 #include "pytorch.h"
 
+enum { TORCH_SCAN_TILE = 896 };
 enum { TORCH_ALSO = 4, TORCH_DIMS = 5, TORCH_EDGES = 4, TORCH_SAVED = 9, TORCH_OUTPUTS = 3 };
 
 typedef enum TorchType { TORCH_F32, TORCH_BF16, TORCH_F16, TORCH_I64, TORCH_I32, TORCH_U8, TORCH_I8, TORCH_BOOL } TorchType;
@@ -98,6 +99,7 @@ struct TorchSegment {
     TorchTensor *x, *also[TORCH_ALSO]; /* its argument, and the keyword arguments that the closure holds */
     TorchPlace place;
     TorchType autocast;
+    int positional;                 /* of `also`: what is saved as an argument */
     int count, waiting, recomputed; /* saved tensors; those still to be released */
     int first;                      /* in Torch.kept */
     TorchSegment *next;
@@ -134,7 +136,7 @@ struct Torch {
     TorchSegment *spare_segments;
     void *chunks;
     size_t chunk_used;
-    TorchTensor *workspace[2]; /* cuBLAS' of the forward and the backward thread, where they stay */
+    TorchTensor *workspace[2][2]; /* of the forward and the backward thread; cuBLAS' and cublasLt's, where they stay */
     int in_backward;
     int stop;       /* what the visitor returned */
     jmp_buf failed; /* 1: no host memory; 2: the visitor stopped it */
@@ -189,9 +191,10 @@ TorchTensor *torch_made(Torch *t, TorchNode *node, int output, TorchTensor *y);
 void torch_free_node(Torch *t, TorchNode *node);
 int torch_wants(const TorchNode *node, int input);
 void torch_backward(Torch *t, TorchTensor *loss, TorchTensor *gradient); /* both stay the caller's */
-/* `also` (TORCH_ALSO tensors or NULL) are held as long as the segment. */
+/* `also` (TORCH_ALSO tensors or NULL) are held as long as the segment; the first `positional` are arguments, which
+ * the reentrant kind saves, and not keywords. */
 TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, TorchTensor *const *also,
-                              int reentrant);
+                              int positional, int reentrant);
 
 /* ---- views.c --------------------------------------------------------------------------------- */
 
@@ -242,6 +245,8 @@ TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *lab
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids);
 TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
 void torch_whole_scratch(Torch *t, int64_t count, int bytes); /* of a contiguous tensor to one value of so many bytes */
+/* CUB's temporary storage for a scan, of which a block takes `tile` elements: of sums, TORCH_SCAN_TILE. */
+int64_t torch_scan_bytes(int64_t count, int64_t tile);
 void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast);
 
 /* ---- products.c ------------------------------------------------------------------------------ */
