@@ -172,7 +172,7 @@ static const Flag flags[] = {
      .only = "fit"},
     {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
     {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for context and libraries (1GiB)",
-     .zero = 1, .only = "fit"},
+     .zero = 1, .only = "fit plan"},
     {"--json", FLAG_SWITCH, AT(json), NULL, .help = "print one JSON object with exact bytes"},
     {"--quiet", FLAG_SWITCH, AT(quiet), NULL, .help = "print no step lines"},
 };
