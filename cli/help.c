@@ -138,12 +138,15 @@ static const Help pages[] = {
      "Reads the log that `brim train --log RUN.jsonl` or `brim plan --log` wrote, and\n"
      "with it those of the other ranks of its run, which lie beside it. Without an\n"
      "output it prints a summary, of two logs what they differ in and what that\n"
-     "changed. It names what a log has lost. --html takes one log or two.",
-     "",
+     "changed. It names what a log has lost. --html takes one log or two.\n"
+     "A memory snapshot of PyTorch (torch.cuda.memory._dump_snapshot) is shown the\n"
+     "same way; nothing in it is executed.",
+     "--json",
      .examples = "  brim train --steps 20 --log run.jsonl\n"
                  "  brim report plain.jsonl recomputed.jsonl\n"
                  "  brim report run.jsonl --html run.html\n"
-                 "  brim report plain.jsonl recomputed.jsonl --html both.html\n",
+                 "  brim report plain.jsonl recomputed.jsonl --html both.html\n"
+                 "  brim report snapshot.pickle\n",
      .more = report_outputs_help},
     {"help", "the page of a command or of a group below; or `words`",
      "Without a name: the commands, and the groups of options. With the name of one\n"

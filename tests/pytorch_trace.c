@@ -210,6 +210,17 @@ int trace_job(const Trace *trace, PytorchJob *job)
                         .lora_targets = 127};
     if (model(trace->config, &job->model))
         return 1;
+    for (int i = 0; !job->dialect && estimate_pytorch_dialect_at(i); i++) {
+        char wanted[80];
+        PytorchVersions v = estimate_pytorch_versions(estimate_pytorch_dialect_at(i));
+        snprintf(wanted, sizeof wanted, "torch=%s.", v.torch);
+        if (!*trace->versions || (strstr(trace->versions, wanted) && (snprintf(wanted, sizeof wanted, "transformers=%s.", v.transformers), strstr(trace->versions, wanted))))
+            job->dialect = estimate_pytorch_dialect_at(i);
+    }
+    if (!job->dialect) {
+        fprintf(stderr, "%s: %s\n", trace->name, trace->versions);
+        return 1;
+    }
     char copy[512], *words[64] = {NULL}, *save;
     int count = 0, used;
     snprintf(copy, sizeof copy, "%s", trace->flags);

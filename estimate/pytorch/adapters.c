@@ -78,6 +78,29 @@ void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t 
         make(job, a);
 }
 
+static void fill_copies(TorchJob *job)
+{
+    for (int i = 0; i < 2; i++)
+        if (job->copies[i])
+            torch_set_data(&job->torch, "aten::clone", job->copies[i], job->copied[i]->shape,
+                           PYTORCH_PARAMETER);
+}
+
+void torch_copy_head(TorchJob *job, TorchLinear *head)
+{
+    TorchTensor **parts[] = {&head->weight, &head->bias};
+    if (!job->asked->lora_rank || !job->asked->model.labels)
+        return;
+    for (int i = 0; i < 2; i++) {
+        if (!*parts[i])
+            continue;
+        job->copied[i] = *parts[i];
+        *parts[i] = job->copies[i] = torch_meta(&job->torch, (*parts[i])->shape, 1);
+    }
+    if (moved(job))
+        fill_copies(job);
+}
+
 /* ---- get_peft_model -------------------------------------------------------------------------- */
 
 static void cast(TorchJob *job, TorchTensor *x)
@@ -96,11 +119,16 @@ void torch_adapt(TorchJob *job)
         job->torch.place = a->place;
         make(job, a);
     }
+    if (!moved(job))
+        fill_copies(job);
     for (TorchAdapter *a = job->adapters; a; a = a->next) { /* cast_adapter_dtype */
         job->torch.place = a->place;
         cast(job, a->a);
         cast(job, a->b);
     }
+    for (int i = 0; i < 2; i++)
+        if (job->copies[i])
+            torch_trained(job, job->copies[i]);
     job->torch.place = top;
 }
 

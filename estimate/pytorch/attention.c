@@ -212,10 +212,12 @@ static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTen
     torch_save(t, node, 3, bias);
     int64_t B = q->shape.size[0], H = q->shape.size[1], S = q->shape.size[2], D = v->shape.size[3], one = 1;
     TorchTensor *random[2] = {NULL};
-    for (int i = 0; dropout <= 0 && i < 2; i++)
+    for (int i = 0; dropout <= 0 && !t->dialect->torch->no_seed && i < 2; i++)
         random[i] = torch_empty(t, op, torch_shape(TORCH_I64, 1, &one));
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, by_tokens(q->shape.type, B, H, S, D)));
     TorchTensor *lse = torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, node ? up_to(S, 32) : 0}));
+    if (D > 128 && q->shape.type != TORCH_F32) /* more than a block's registers hold: the output's sums */
+        torch_scratch(t, op, 4 * B * H * S * D);
     torch_save(t, node, 4, y);
     save_and_drop(t, node, 5, lse);
     for (int i = 0; i < 2; i++)
@@ -310,7 +312,7 @@ static TorchTensor *math(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *
 typedef enum Kernel { FLASH, EFFICIENT, MATH } Kernel;
 
 /* sdp_utils.cpp's select_sdp_backend. cuDNN's kernel is not among them. */
-static Kernel kernel_of(const Torch *t, const TorchTensor *q, const TorchTensor *mask, double dropout)
+static Kernel kernel_of(const Torch *t, const TorchTensor *q, const TorchTensor *k, const TorchTensor *mask, double dropout)
 {
     int capability = t->card->capability, small = capability > 80 && capability < 90; /* sm_86, sm_89 */
     int half = q->shape.type != TORCH_F32;
@@ -318,6 +320,8 @@ static Kernel kernel_of(const Torch *t, const TorchTensor *q, const TorchTensor 
     int too_wide = D > 256 || (small && q->needs_grad && D > 192 && (D <= 224 || dropout > 0));
     if (!mask && half && capability >= 80 && !too_wide)
         return FLASH;
+    if (t->dialect->torch->no_fp32_gqa && k->shape.size[1] != q->shape.size[1])
+        return MATH;
     return D % unit || (q->shape.type == TORCH_BF16 && capability < 80) ? MATH : EFFICIENT;
 }
 
@@ -334,7 +338,7 @@ TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTens
     k = torch_name(t, torch_autocast(t, k));
     q = torch_name(t, torch_autocast(t, q));
     TorchTensor *y, *numbers = numbers_of(t, mask, q->shape.type);
-    switch (kernel_of(t, q, mask, dropout)) {
+    switch (kernel_of(t, q, k, mask, dropout)) {
     case FLASH: y = padded_flash(t, q, k, v, dropout); break;
     case EFFICIENT: y = efficient(t, q, k, v, aligned(t, numbers), dropout); break;
     default: y = math(t, q, k, v, numbers, causal && !mask, dropout); break;

@@ -286,6 +286,10 @@ static void run_node(Torch *t, TorchNode *node)
         torch_drop(t, g[i]);
     for (int i = 0; i < TORCH_SAVED; i++)
         release_slot(t, node, i);
+    for (int i = 0; node->call && i < node->call->positional; i++) { /* saved too, if not by torch_save */
+        torch_drop(t, node->call->also[i]);
+        node->call->also[i] = NULL;
+    }
     for (int i = 0; i < node->edges; i++) {
         TorchEdge to = node->edge[i];
         if (!to.node) {
@@ -398,7 +402,7 @@ static TorchTensor *reentrant(Torch *t, TorchSegment *call, TorchTensor *x)
 }
 
 TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, TorchTensor *const *also,
-                              int is_reentrant)
+                              int positional, int is_reentrant)
 {
     if (!t->grad_mode)
         return function(t, user, x);
@@ -407,6 +411,7 @@ TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, Tor
         .function = function, .user = user, .place = t->place, .autocast = t->autocast, .first = (int)t->kept_count};
     for (int i = 0; i < TORCH_ALSO; i++)
         segment->also[i] = also[i] ? torch_again(also[i]) : NULL;
+    segment->positional = positional;
     if (is_reentrant)
         return reentrant(t, segment, x);
     segment->x = with_graph(t, x);

@@ -23,8 +23,10 @@ static void make_embeddings(TorchJob *job, Bert *b)
     int64_t D = m->hidden, row[] = {1, m->positions};
     TorchPlace top = torch_enter(t, "embeddings");
     b->words = torch_parameter(job, "bert.embeddings.word_embeddings.weight", 2, (int64_t[]){m->vocab, D});
-    b->positions = torch_parameter(job, "bert.embeddings.position_embeddings.weight", 2, (int64_t[]){m->positions, D});
-    b->types = torch_parameter(job, "bert.embeddings.token_type_embeddings.weight", 2, (int64_t[]){m->types, D});
+    b->positions =
+        torch_parameter(job, "bert.embeddings.position_embeddings.weight", 2, (int64_t[]){m->positions, D});
+    b->types =
+        torch_parameter(job, "bert.embeddings.token_type_embeddings.weight", 2, (int64_t[]){m->types, D});
     b->norm = torch_make_norm(job, "bert.embeddings.LayerNorm", D);
     b->position_ids = torch_buffer(job, TORCH_I64, 2, row);
     b->type_ids = torch_buffer(job, TORCH_I64, 2, row);
@@ -73,8 +75,12 @@ static void make(TorchJob *job)
         size_t before = job->entry_count;
         b->transform = torch_make_linear(job, "cls.predictions.transform.dense", D, D, 1);
         b->head_norm = torch_make_norm(job, "cls.predictions.transform.LayerNorm", D);
-        b->decoder.weight = m->tied ? b->words : torch_parameter(job, "cls.predictions.decoder.weight", 2, (int64_t[]){m->vocab, D});
-        b->decoder.bias = torch_parameter(job, "cls.predictions.bias", 1, &m->vocab);
+        b->decoder = (TorchLinear){.weight = b->words};
+        if (!m->tied) /* and the head's own bias serves nothing */
+            b->decoder = torch_make_head(job, "cls.predictions.decoder", D, m->vocab, 1);
+        TorchTensor *bias = torch_parameter(job, "cls.predictions.bias", 1, &m->vocab);
+        if (m->tied)
+            b->decoder.bias = bias;
         torch_parameter_first(job, before); /* the head's own, and so listed before its modules' */
     }
     t->place = top;
@@ -202,7 +208,7 @@ static TorchTensor *embeddings(TorchJob *job, TorchTensor *ids)
     TorchTensor *positions = torch_name(t, torch_slice(t, b->position_ids, 1, 0, S));
     TorchTensor *gathered = torch_empty(t, "aten::gather", torch_shape(TORCH_I64, 2, (int64_t[]){1, S}));
     TorchTensor *types = torch_name(t, torch_expand(t, torch_name(t, gathered), 2, (int64_t[]){B, S}));
-    TorchTensor *words = torch_name(t, torch_embedding(t, b->words, ids));
+    TorchTensor *words = torch_name(t, torch_ask_gradient(job, torch_embedding(t, b->words, ids)));
     TorchTensor *typed = torch_name(t, torch_embedding(t, b->types, types));
     TorchTensor *h = torch_name(t, torch_add(t, words, typed));
     TorchTensor *placed = torch_name(t, torch_embedding(t, b->positions, positions));
@@ -242,7 +248,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask, Tor
     TorchTensor *h = torch_name(t, embedded);
     for (int64_t i = 0; i < job->asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
-        h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){b->mask}));
+        h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){b->mask}, 1));
     }
     t->place = up;
     *first = job->asked->model.labels ? pooled(job, h) : NULL;

@@ -156,7 +156,9 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     if (d->caches) {
         if (m->window) /* the cache layer's copy of the window's size */
             hold_window(job);
-        TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k2)), *all_values = torch_name(t, torch_cat(t, 2, 1, &v));
+        TorchType type = t->dialect->transformers->cache_of_keys ? k2->shape.type : v->shape.type;
+        TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k2));
+        TorchTensor *all_values = torch_name(t, torch_cat_as(t, type, 2, 1, &v));
         torch_delete(t, k2);
         torch_delete(t, v);
         torch_hold(job, k2 = all_keys);
@@ -225,14 +227,30 @@ static TorchTensor *wave(Torch *t, const char *op, TorchTensor *angles)
     return torch_name(t, torch_scale(t, torch_wave(t, op, angles)));
 }
 
+/* (inv_freq @ positions).transpose(1, 2), with autocast off */
+static TorchTensor *angles_by_product(Torch *t, TorchTensor *frequencies, TorchTensor *positions)
+{
+    TorchType autocast = t->autocast;
+    t->autocast = TORCH_F32;
+    TorchTensor *p = torch_name(t, torch_cast(t, torch_unsqueeze(t, positions, 1), TORCH_F32));
+    TorchTensor *f = torch_name(t, torch_unsqueeze(t, torch_unsqueeze(t, frequencies, 0), 2));
+    TorchTensor *angles = torch_transpose(t, torch_matmul(t, f, p), 1, 2);
+    t->autocast = autocast;
+    return angles;
+}
+
 static void rope(TorchJob *job, TorchTensor *positions, TorchType type)
 {
     Torch *t = &job->torch;
     Decoder *d = job->model;
     size_t frame = torch_frame(t);
     TorchPlace up = torch_enter(t, "rotary_emb");
-    TorchTensor *p = torch_cast(t, torch_unsqueeze(t, positions, 2), TORCH_F32);
-    TorchTensor *angles = torch_name(t, torch_mul(t, p, d->frequencies[0]));
+    TorchTensor *angles;
+    if (t->dialect->transformers->rope_by_product)
+        angles = angles_by_product(t, d->frequencies[0], positions);
+    else
+        angles = torch_mul(t, torch_cast(t, torch_unsqueeze(t, positions, 2), TORCH_F32), d->frequencies[0]);
+    torch_name(t, angles);
     TorchTensor *twice[] = {angles, angles};
     TorchTensor *all = torch_name(t, torch_cat(t, 2, 2, twice));
     TorchTensor *cos = wave(t, "aten::cos", all), *sin = wave(t, "aten::sin", all);
@@ -264,10 +282,8 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     rope(job, positions, h->shape.type);
     for (int64_t i = 0; i < asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
-        TorchTensor *y = asked->checkpoint == PYTORCH_KEEP
-                             ? layer(t, job, h)
-                             : torch_checkpoint(t, layer, job, h, (TorchTensor *[]){d->cos, d->sin, d->mask, positions}, asked->checkpoint == PYTORCH_CHECKPOINT_REENTRANT);
-        h = torch_rebind(t, h, y);
+        TorchTensor *kept[TORCH_ALSO] = {d->cos, d->sin, d->mask, positions};
+        h = torch_rebind(t, h, torch_layer(job, layer, h, kept, 0));
     }
     t->place = up;
     h = torch_rebind(t, h, normed(t, "norm", h, d->norm));

@@ -1,8 +1,19 @@
 #include "dialect_.h"
 
+static const TorchEra torch_2_15 = {.version = "2.15"},
+                      torch_2_11 = {.version = "2.11",
+                                    .keeps_workspace = 1,
+                                    .norm_by_chunks = 1,
+                                    .no_seed = 1,
+                                    .no_fp32_gqa = 1};
+
+static const TransformersEra transformers_5_24 = {.version = "5.24"},
+                             transformers_5_17 = {.version = "5.17", .rope_by_product = 1, .cache_of_keys = 1};
+
+/* The pairs that were traced (tests/pytorch/), the newest first. */
 static const PytorchDialect dialects[] = {
-    {.torch = "2.15", .transformers = "5.24"},
-    {.torch = "2.11", .transformers = "5.17", .keeps_workspace = 1},
+    {&torch_2_15, &transformers_5_24},
+    {&torch_2_11, &transformers_5_17},
 };
 
 /* c10's getCUDABlasLtWorkspaceSize and parseChosenWorkspaceSize: 32 MiB on sm_90, else 4096 x 2 + 16 x 8 KiB… */
@@ -27,7 +38,7 @@ const PytorchDialect *estimate_pytorch_dialect_at(int i)
 PytorchVersions estimate_pytorch_versions(const PytorchDialect *dialect)
 {
     const PytorchDialect *d = dialect ? dialect : torch_dialect();
-    return (PytorchVersions){d->torch, d->transformers};
+    return (PytorchVersions){d->torch->version, d->transformers->version};
 }
 
 int estimate_pytorch_capability_at(int i)

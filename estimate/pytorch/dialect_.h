@@ -4,9 +4,25 @@
 
 #include "torch_.h"
 
+/* PyTorch's eras. A field that is 0 is as in the newest. */
+typedef struct TorchEra {
+    const char *version;
+    int keeps_workspace; /* CUDABlas.cpp: cuBLAS' workspace stays, one a thread, instead of one a product */
+    int norm_by_chunks;  /* ForeachReduceOp.cu: tensors x their most chunks of numbers, and no list of offsets */
+    int no_seed;         /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
+    int no_fp32_gqa;     /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
+} TorchEra;
+
+/* transformers' eras. */
+typedef struct TransformersEra {
+    const char *version;
+    int rope_by_product; /* LlamaRotaryEmbedding: (inv_freq @ positions).transpose(1, 2), in fp32 */
+    int cache_of_keys;   /* DynamicLayer: the cache of values begins as an empty tensor of the keys' type */
+} TransformersEra;
+
 struct PytorchDialect {
-    const char *torch, *transformers; /* the versions that were traced */
-    int keeps_workspace;              /* cuBLAS' workspace stays, one a thread, instead of one a product */
+    const TorchEra *torch;
+    const TransformersEra *transformers;
 };
 
 struct PytorchCard {

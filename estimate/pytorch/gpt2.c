@@ -164,6 +164,20 @@ static TorchTensor *layer(Torch *t, void *user, TorchTensor *x)
 
 /* ---- The model ------------------------------------------------------------------------------- */
 
+/* warn_if_padding_and_no_attention_mask, which a classifier's padding token asks for: the first and the last
+ * ids */
+static void look_for_padding(Torch *t, const TorchTensor *ids)
+{
+    int64_t ends[] = {ids->shape.size[0], 2};
+    TorchTensor *places = torch_bytes_of(t, "aten::_to_copy", 16);
+    TorchTensor *found = torch_empty(t, "aten::index", torch_shape(TORCH_I64, 2, ends));
+    torch_drop(t, places);
+    TorchTensor *equal = torch_empty(t, "aten::eq", torch_shape(TORCH_BOOL, 2, ends));
+    torch_scratch(t, "aten::any", 1);
+    torch_drop(t, equal);
+    torch_drop(t, found);
+}
+
 static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
 {
     Torch *t = &job->torch;
@@ -171,8 +185,10 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     Gpt2 *g = job->model;
     size_t frame = torch_frame(t);
     int64_t S = ids->shape.size[1];
+    if (asked->model.labels && !mask)
+        look_for_padding(t, ids);
     TorchPlace up = torch_enter(t, "wte");
-    TorchTensor *embedded = torch_name(t, torch_embedding(t, g->tokens, ids));
+    TorchTensor *embedded = torch_name(t, torch_ask_gradient(job, torch_embedding(t, g->tokens, ids)));
     t->place = up;
     TorchTensor *row = torch_plus(t, torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &S)));
     TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
@@ -187,7 +203,8 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     h = torch_rebind(t, h, torch_dropout(t, h, asked->model.dropout));
     for (int64_t i = 0; i < asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
-        h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){g->mask, positions}));
+        h = torch_rebind(t, h,
+                         torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){g->mask, positions}, 1));
     }
     t->place = up;
     h = torch_rebind(t, h, torch_norm(t, "ln_f", &g->norm, h));

@@ -15,6 +15,8 @@ static TorchType weights_of(const PytorchJob *job)
 {
     static const TorchType types[] = {
         [PYTORCH_WEIGHTS_FP32] = TORCH_F32, [PYTORCH_WEIGHTS_BF16] = TORCH_BF16, [PYTORCH_WEIGHTS_FP16] = TORCH_F16};
+    if (job->script == PYTORCH_TRAINER && job->lora_rank && job->kbit_prepare && !job->quantize)
+        return TORCH_F32; /* prepare_model_for_kbit_training casts them before Trainer moves the model */
     if (job->weights)
         return types[job->weights];
     return job->precision == PYTORCH_BF16 ? TORCH_BF16 : job->precision == PYTORCH_FP16 ? TORCH_F16 : TORCH_F32;

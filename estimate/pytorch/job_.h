@@ -53,6 +53,7 @@ struct TorchJob {
     TorchEntry *entries;
     size_t entry_count, entry_capacity;
     TorchAdapter *adapters, **last_adapter;
+    TorchTensor *copied[2], *copies[2]; /* a classifier's weight and bias, and what PEFT trains instead */
     int dynamic_map; /* bitsandbytes has made its 8-bit map */
     TorchTensor **states; /* of the optimizer */
     size_t state_count, state_capacity;
@@ -80,8 +81,8 @@ void torch_parameter_first(TorchJob *job, size_t place);
 void torch_train(TorchJob *job);                   /* lists the parameters that are trained */
 void torch_trained(TorchJob *job, TorchTensor *x); /* one more */
 TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, TorchTensor *x);
-/* Checkpointed where it is asked; `also` as in torch_checkpoint. */
-TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also);
+/* Checkpointed where it is asked; `also` and `positional` as in torch_checkpoint. */
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also, int positional);
 TorchTensor *torch_conv(Torch *t, const TorchLinear *conv, TorchTensor *x);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
@@ -102,6 +103,7 @@ void torch_prepare(TorchJob *job);
 
 /* adapters.c: get_peft_model, and what its layers add to a projection. */
 void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t in, int64_t out);
+void torch_copy_head(TorchJob *job, TorchLinear *head); /* modules_to_save: classifiers are trained as copies */
 void torch_adapt(TorchJob *job);
 /* enable_input_require_grads: the embedding's output is a leaf that wants its gradient. */
 TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded);

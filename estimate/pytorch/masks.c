@@ -17,7 +17,9 @@ static TorchTensor *arange(Torch *t, int64_t count, int moved)
 static void all_ones(Torch *t, int64_t batch, int64_t seq)
 {
     TorchTensor *sum = fresh(t, "aten::sum", TORCH_I64, 1, 1, 1);
-    torch_scratch(t, "aten::sum", 8 * batch * seq);
+    TorchTensor *whole = fresh(t, "aten::sum", TORCH_I64, batch, seq, 1);
+    torch_whole_scratch(t, batch * seq, torch_bytes(TORCH_I64));
+    torch_drop(t, whole);
     torch_scratch(t, "aten::eq", 1);
     torch_drop(t, sum);
 }
@@ -83,8 +85,9 @@ static TorchTensor *with_padding(Torch *t, int64_t batch, int64_t seq, Rule *rul
 {
     TorchTensor *ones = torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 0, NULL));
     TorchTensor *first = both(t, ones, rule(t, seq, window));
-    TorchTensor *rows = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
-    TorchTensor *columns = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
+    /* numbers of rows and columns, expanded; what repeats none lies as it is */
+    TorchTensor *rows = seq > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL;
+    TorchTensor *columns = batch > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL;
     TorchTensor *padding =
         torch_empty(t, "aten::index", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, 1, seq}));
     torch_drop(t, rows);
@@ -96,7 +99,7 @@ static TorchTensor *with_padding(Torch *t, int64_t batch, int64_t seq, Rule *rul
 static TorchTensor *made(TorchJob *job, TorchTensor *given, Rule *rule, int64_t window)
 {
     Torch *t = &job->torch;
-    int64_t batch = job->asked->batch, seq = job->seq;
+    int64_t batch = job->batch, seq = job->seq;
     size_t frame = torch_frame(t);
     arange(t, batch, 0);
     arange(t, 1, 0);
@@ -146,7 +149,7 @@ TorchTensor *torch_bidirectional_mask(TorchJob *job, TorchTensor *given, TorchTy
     if (!given)
         return NULL;
     size_t frame = torch_frame(t);
-    int64_t size[] = {job->asked->batch, job->seq};
+    int64_t size[] = {job->batch, job->seq};
     torch_name(t, torch_empty(t, "aten::_to_copy", torch_shape(TORCH_BOOL, 2, size)));
     torch_scratch(t, "aten::all", 1);
     if (job->asked->mask != 2)

@@ -22,30 +22,64 @@ static TorchTensor *number(Torch *t, const char *op, TorchType type)
     return torch_empty(t, op, torch_shape(type, 0, NULL));
 }
 
-/* torch.nn.utils.clip_grad_norm_: the norms of all gradients by a foreach kernel, then that of the norms. */
-TorchTensor *torch_clip(TorchJob *job)
+enum { TYPES = 3 }; /* that a gradient can have */
+
+/* _group_tensors_by_device_and_dtype: the type that is met last is the first, as a hash table of few keys has
+ * it. */
+static int types_of(const TorchJob *job, TorchType types[TYPES])
+{
+    int count = 0;
+    for (size_t i = 0; i < job->parameter_count; i++) {
+        const TorchTensor *p = job->parameters[i];
+        int at = 0;
+        while (at < count && types[at] != p->shape.type)
+            at++;
+        if (!p->grad || at < count)
+            continue;
+        memmove(types + 1, types, (size_t)count++ * sizeof *types);
+        types[0] = p->shape.type;
+    }
+    return count;
+}
+
+/* _foreach_norm of the gradients of a type; the caller's frame names the norms. */
+static int64_t norms(TorchJob *job, TorchType type)
 {
     static const char op[] = "aten::_foreach_norm";
     Torch *t = &job->torch;
-    size_t frame = torch_frame(t);
-    int64_t count = 0, chunks = 0;
-    TorchType type = TORCH_F32;
+    int64_t count = 0, chunks = 0, most = 0;
     for (size_t i = 0; i < job->parameter_count; i++) {
-        TorchTensor *g = job->parameters[i]->grad;
-        if (!g)
+        const TorchTensor *g = job->parameters[i]->grad;
+        if (!g || g->shape.type != type)
             continue;
         count++;
-        chunks += (torch_count(&g->shape) + CHUNK - 1) / CHUNK;
-        type = g->shape.type;
+        int64_t of_one = (torch_count(&g->shape) + CHUNK - 1) / CHUNK;
+        chunks += of_one;
+        most = of_one > most ? of_one : most;
     }
-    if (!count)
-        return NULL;
-    TorchTensor *starts = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){count + 1}));
-    TorchTensor *partial = torch_empty(t, op, torch_shape(TORCH_F32, 1, &chunks));
+    int old = t->dialect->torch->norm_by_chunks;
+    TorchTensor *starts = torch_bytes_of(t, op, old ? 0 : 8 * (count + 1));
+    TorchTensor *partial = torch_bytes_of(t, op, 4 * (old ? count * most : chunks));
     for (int64_t i = 0; i < count; i++)
         torch_name(t, number(t, op, type));
     torch_drop(t, partial);
     torch_drop(t, starts);
+    return count;
+}
+
+/* torch.nn.utils.clip_grad_norm_: the norms of all gradients by foreach kernels, then that of the norms. */
+TorchTensor *torch_clip(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    TorchType types[TYPES];
+    int kinds = types_of(job, types);
+    int64_t count = 0;
+    if (!kinds)
+        return NULL;
+    for (int i = 0; i < kinds; i++)
+        count += norms(job, types[i]);
+    TorchType type = kinds > 1 ? TORCH_F32 : types[0];
     TorchTensor *all = torch_empty(t, "aten::stack", torch_shape(type, 1, &count));
     TorchTensor *total = number(t, "aten::linalg_vector_norm", type);
     torch_drop(t, all);
@@ -79,6 +113,24 @@ static int in_group(const TorchJob *job, const TorchTensor *p, int group)
     return p->grad && (job->asked->script == PYTORCH_LOOP || (p->shape.dims < 2) == group);
 }
 
+/* _foreach_sqrt, a type after the other; the first one's roots live until the next one's are there */
+static void roots(TorchJob *job, int group)
+{
+    Torch *t = &job->torch;
+    TorchType types[TYPES];
+    int count = types_of(job, types);
+    size_t frame = torch_frame(t);
+    for (int g = 0; g < count; g++) {
+        size_t from = torch_frame(t);
+        for (size_t i = 0; i < job->parameter_count; i++)
+            if (in_group(job, job->parameters[i], group) && job->parameters[i]->shape.type == types[g])
+                torch_name(t, like(t, "aten::_foreach_sqrt", job->parameters[i]));
+        for (size_t i = frame; i < from; i++)
+            torch_delete(t, t->frames[i]);
+    }
+    torch_leave(t, frame, NULL);
+}
+
 static void adamw(TorchJob *job, int group, int first)
 {
     Torch *t = &job->torch;
@@ -94,21 +146,17 @@ static void adamw(TorchJob *job, int group, int first)
     }
     if (optimizer != PYTORCH_ADAMW)
         return;
-    size_t frame = torch_frame(t);
-    for (size_t i = 0; i < job->parameter_count; i++)
-        if (in_group(job, job->parameters[i], group))
-            torch_name(t, like(t, "aten::_foreach_sqrt", job->parameters[i]));
-    torch_leave(t, frame, NULL);
+    roots(job, group);
 }
 
 /* foreach=False: each parameter by itself; its denominator lives until the next one's is there */
-static void adamw_single(TorchJob *job)
+static void adamw_single(TorchJob *job, int group)
 {
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
     TorchTensor *denominator = NULL;
     for (size_t i = 0; i < job->parameter_count; i++) {
-        if (!job->parameters[i]->grad)
+        if (!in_group(job, job->parameters[i], group))
             continue;
         TorchTensor *root = like(t, "aten::sqrt", job->parameters[i]);
         denominator = torch_rebind(t, denominator, like(t, "aten::div", job->parameters[i]));
@@ -120,9 +168,13 @@ static void adamw_single(TorchJob *job)
 /* The first gradients' copies become the momenta. */
 static void sgd_momentum(TorchJob *job, int group, int first)
 {
-    for (size_t i = 0; first && i < job->parameter_count; i++)
+    TorchPlace place = job->torch.place;
+    for (size_t i = 0; first && i < job->parameter_count; i++) {
+        job->torch.place = job->parameters[i]->place;
         if (in_group(job, job->parameters[i], group))
             keep_state(job, torch_clone(&job->torch, job->parameters[i]->grad, 0));
+    }
+    job->torch.place = place;
 }
 
 /* ---- bitsandbytes ---------------------------------------------------------------------------- */
@@ -150,6 +202,7 @@ static int embedding(const TorchJob *job, const TorchTensor *p)
 static void adamw_8bit(TorchJob *job, int group, int first)
 {
     Torch *t = &job->torch;
+    TorchPlace place = t->place;
     int paged = job->asked->optimizer == PYTORCH_ADAMW_8BIT_PAGED;
     for (size_t i = 0; first && i < job->parameter_count; i++) {
         TorchTensor *p = job->parameters[i];
@@ -159,10 +212,12 @@ static void adamw_8bit(TorchJob *job, int group, int first)
         int wide = count < SMALLEST || embedding(job, p);
         for (; !wide && job->maps < 2; job->maps++)
             keep_state(job, zeros(t, "aten::_to_copy", TORCH_F32, MAP));
+        t->place = p->place;
         for (int s = 0; s < 2 && !(paged && count >= PAGED); s++)
             keep_state(job, zeros(t, "aten::zeros_like", wide ? TORCH_F32 : TORCH_U8, count));
         for (int s = 0; s < 2 && !wide; s++)
             keep_state(job, zeros(t, "aten::zeros", TORCH_F32, (count + SCALE_BLOCK - 1) / SCALE_BLOCK));
+        t->place = place;
     }
 }
 
@@ -175,7 +230,7 @@ static void update(TorchJob *job, int group, int first)
         break;
     case PYTORCH_ADAMW_SINGLE:
         adamw(job, group, first);
-        adamw_single(job);
+        adamw_single(job, group);
         break;
     case PYTORCH_SGD_MOMENTUM:
         sgd_momentum(job, group, first);

@@ -97,6 +97,7 @@ TorchLinear torch_make_head(TorchJob *job, const char *name, int64_t in, int64_t
     TorchLinear l = {.weight = weight_of(job, name, 2, (int64_t[]){out, in}, NULL)};
     if (bias)
         l.bias = bias_of(job, name, out);
+    torch_copy_head(job, &l);
     return l;
 }
 

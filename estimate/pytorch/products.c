@@ -42,21 +42,24 @@ void torch_autocast_end(Torch *t)
 
 static void workspace(Torch *t, int lt)
 {
-    int64_t bytes = lt ? t->card->lt_workspace : t->card->workspace;
-    if (!bytes || t->stopped)
+    static const char *const names[] = {"cublas workspace", "cublasLt workspace"};
+    const int64_t bytes[] = {t->card->workspace, t->card->lt_workspace};
+    if (!bytes[lt] || t->stopped)
         return;
-    if (!t->dialect->keeps_workspace) {
-        TorchTensor *once = torch_bytes_of(t, lt ? "cublasLt workspace" : "cublas workspace", bytes);
+    if (!t->dialect->torch->keeps_workspace) {
+        TorchTensor *once = torch_bytes_of(t, names[lt], bytes[lt]);
         torch_mark(t, once, PYTORCH_WORKSPACE);
         torch_drop(t, once);
         return;
     }
-    TorchTensor **kept = &t->workspace[t->in_backward > 0];
-    if (*kept)
-        return;
-    *kept = torch_bytes_of(t, "cublas workspace", bytes);
-    (*kept)->loose = 0;
-    torch_mark(t, *kept, PYTORCH_WORKSPACE);
+    for (int i = 0; i <= lt; i++) { /* cublasLt's comes with a handle of cuBLAS, which has its own */
+        TorchTensor **kept = &t->workspace[t->in_backward > 0][i];
+        if (*kept)
+            continue;
+        *kept = torch_bytes_of(t, names[i], bytes[i]);
+        (*kept)->loose = 0;
+        torch_mark(t, *kept, PYTORCH_WORKSPACE);
+    }
 }
 
 /* ---- Matrices -------------------------------------------------------------------------------- */

@@ -102,8 +102,13 @@ static void cat_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d
 
 TorchTensor *torch_cat(Torch *t, int dim, int count, TorchTensor **parts)
 {
+    return torch_cat_as(t, parts[0]->shape.type, dim, count, parts);
+}
+
+TorchTensor *torch_cat_as(Torch *t, TorchType type, int dim, int count, TorchTensor **parts)
+{
     TorchNode *node = torch_node(t, "aten::cat", cat_back, count, parts);
-    TorchShape shape = torch_shape(parts[0]->shape.type, parts[0]->shape.dims, parts[0]->shape.size);
+    TorchShape shape = torch_shape(type, parts[0]->shape.dims, parts[0]->shape.size);
     shape.size[dim] = 0;
     for (int i = 0; i < count; i++) {
         shape.size[dim] += parts[i]->shape.size[dim];
@@ -269,7 +274,7 @@ static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
         numbers(t, parts);
         torch_scratch(t, op, shape.type == TORCH_F32 ? 0 : 4 * vocab * width);
     } else {
-        torch_scratch(t, op, 4 * parts * up(width, 32) * 32);
+        torch_scratch(t, op, 4 * parts * width);
     }
     torch_leave(t, frame, NULL);
 }

@@ -267,12 +267,15 @@ TorchTensor *torch_meta(Torch *t, TorchShape shape, int needs_grad)
     x->shape = shape;
     x->loose = 0;
     x->needs_grad = needs_grad;
+    x->place = t->place;
     x->storage = allocate(t, NULL, 0);
     return x;
 }
 
 void torch_set_data(Torch *t, const char *op, TorchTensor *x, TorchShape shape, PytorchKind kind)
 {
+    TorchPlace place = t->place;
+    t->place = x->place;
     TorchTensor *data = torch_empty(t, op, shape);
     TorchStorage *old = x->storage;
     x->storage = data->storage;
@@ -280,6 +283,7 @@ void torch_set_data(Torch *t, const char *op, TorchTensor *x, TorchShape shape, 
     data->storage = old;
     torch_mark(t, x, kind);
     torch_drop(t, data);
+    t->place = place;
 }
 
 void torch_drop(Torch *t, TorchTensor *x)

@@ -237,6 +237,8 @@ static int on_books(void *user, const PytorchEvent *e)
     Books *b = user;
     if (e->action == PYTORCH_MARK)
         return 0;
+    if (e->action == PYTORCH_EMPTY_CACHE)
+        return estimate_pytorch_empty_cache(b->replay);
     if (e->action == PYTORCH_FREE)
         return estimate_pytorch_free(b->replay, e->serial) ? -1 : 0;
     if (e->action == PYTORCH_EMPTY_CACHE)

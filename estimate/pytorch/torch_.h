@@ -98,6 +98,7 @@ struct TorchSegment {
     TorchTensor *x, *also[TORCH_ALSO]; /* its argument, and the keyword arguments that the closure holds */
     TorchPlace place;
     TorchType autocast;
+    int positional;                 /* of `also`: what is saved as an argument */
     int count, waiting, recomputed; /* saved tensors; those still to be released */
     int first;                      /* in Torch.kept */
     TorchSegment *next;
@@ -134,7 +135,7 @@ struct Torch {
     TorchSegment *spare_segments;
     void *chunks;
     size_t chunk_used;
-    TorchTensor *workspace[2]; /* cuBLAS' of the forward and the backward thread, where they stay */
+    TorchTensor *workspace[2][2]; /* of the forward and the backward thread; cuBLAS' and cublasLt's, where they stay */
     int in_backward;
     int stop;       /* what the visitor returned */
     jmp_buf failed; /* 1: no host memory; 2: the visitor stopped it */
@@ -189,9 +190,10 @@ TorchTensor *torch_made(Torch *t, TorchNode *node, int output, TorchTensor *y);
 void torch_free_node(Torch *t, TorchNode *node);
 int torch_wants(const TorchNode *node, int input);
 void torch_backward(Torch *t, TorchTensor *loss, TorchTensor *gradient); /* both stay the caller's */
-/* `also` (TORCH_ALSO tensors or NULL) are held as long as the segment. */
+/* `also` (TORCH_ALSO tensors or NULL) are held as long as the segment; the first `positional` are arguments, which
+ * the reentrant kind saves, and not keywords. */
 TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, TorchTensor *const *also,
-                              int reentrant);
+                              int positional, int reentrant);
 
 /* ---- views.c --------------------------------------------------------------------------------- */
 
@@ -235,6 +237,7 @@ TorchTensor *torch_sum_to(Torch *t, TorchTensor *x, const TorchShape *shape);
 
 TorchTensor *torch_mean_last(Torch *t, TorchTensor *x);
 TorchTensor *torch_cat(Torch *t, int dim, int count, TorchTensor **parts);
+TorchTensor *torch_cat_as(Torch *t, TorchType type, int dim, int count, TorchTensor **parts);
 TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type);
 TorchTensor *torch_safe_softmax(Torch *t, TorchTensor *x); /* 0 where a whole row is masked */
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels);

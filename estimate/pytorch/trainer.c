@@ -68,7 +68,9 @@ static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int 
         shape.size[shape.dims - 1] -= shifted;
         TorchTensor *counted = torch_empty(t, "aten::ne", torch_shape(TORCH_BOOL, shape.dims, shape.size));
         TorchTensor *count = number(t, "aten::sum", TORCH_I64);
-        torch_scratch(t, "aten::sum", torch_count(&shape) * torch_bytes(TORCH_I64));
+        TorchTensor *whole = torch_bytes_of(t, "aten::sum", torch_count(&shape) * torch_bytes(TORCH_I64));
+        torch_whole_scratch(t, torch_count(&shape), torch_bytes(TORCH_I64));
+        torch_drop(t, whole);
         torch_drop(t, counted);
         assign(t, &sum, number(t, "aten::add", TORCH_I64));
         torch_drop(t, count);
