@@ -103,7 +103,7 @@ static const Trial trials[] = {
     {"--kbit-prepare", "on", {"--framework", "pytorch", "--lora", "r=4"}},
     {"--hold-outputs", NULL, {"--framework", "pytorch", "--script", "loop"}},
     {"--evaluate", "2", {"--framework", "pytorch"}},
-    {"--eval-accumulation", "1", {"--framework", "pytorch", "--evaluate", "2"}},
+    {"--eval-accumulation", "1", {"--framework", "pytorch", "--evaluate", "2", "--metrics"}},
     {"--metrics", NULL, {"--framework", "pytorch", "--evaluate", "2"}},
     {"--longest", "9", {"--framework", "pytorch"}},
     {"--sample", "5", {0}},
