@@ -159,19 +159,40 @@ static TorchTensor *padded_flash(Torch *t, TorchTensor *q, TorchTensor *k, Torch
 
 /* ---- Memory-efficient attention (…/cuda/mem_eff_attention) ------------------------------------- */
 
-/* AttentionBackwardKernel::Params::workspace_size of the kernel that the sizes choose */
-static int64_t efficient_workspace(const Torch *t, TorchType type, int64_t B, int64_t H, int64_t S, int64_t L, int64_t D)
+/* What a block of the backward kernel takes of the scores, and whether it sums the gradients of keys and values in
+ * memory, in fp32. */
+typedef struct Tile {
+    int64_t rows, columns;
+    int sums;
+} Tile;
+
+/* The first kernel of generate_kernels.py that takes the head and fits the shared memory. */
+static Tile efficient_tile(const Torch *t, TorchType type, int64_t D, double dropout)
 {
-    int old = t->card->capability < 80, half = type != TORCH_F32;
-    int64_t rows = 64, columns = 64, keys = 0;
-    if (D > 64)
-        rows = old && !half ? 64 : 128;
-    if (D > 64 && D <= 128 && half && !old)
-        columns = 128;
-    if (D > 128 && half) /* gradients of keys and values are summed in fp32 */
-        keys = 2 * up_to(L, 64) * up_to(D, 128);
-    int64_t tile = 4 + rows * columns; /* a lock, a counter, padding; the values */
-    return 4 * B * H * up_to(keys + parts(S, rows) * parts(D, columns) * tile, 4);
+    enum { ROOMY = 160 << 10 };
+    int capability = t->card->capability, roomy = t->card->shared >= ROOMY;
+    if (D <= 64)
+        return (Tile){64, 64, 0};
+    if (type == TORCH_F32)
+        return (Tile){capability >= 80 && roomy ? 128 : 64, 64, 0};
+    if (D > 128)
+        return (Tile){128, 64, 1};
+    if (capability < 80)
+        return (Tile){128, 64, 0};
+    if (roomy)
+        return (Tile){128, 128, 0};
+    if (D <= 96 && dropout <= 0 && capability < 90) /* made for sm_86 and sm_89 */
+        return (Tile){128, 64, 0};
+    return (Tile){64, 64, 1};
+}
+
+/* AttentionBackwardKernel::Params::workspace_size */
+static int64_t efficient_workspace(Tile tile, int64_t B, int64_t H, int64_t S, int64_t L, int64_t D)
+{
+    int64_t each = 4 + tile.rows * tile.columns; /* a lock, a counter, padding; the values */
+    int64_t queries = parts(S, tile.rows) * parts(D, tile.columns) * each;
+    int64_t keys = tile.sums ? 2 * up_to(L, tile.columns) * up_to(D, tile.rows) : 0;
+    return 4 * B * H * up_to(keys + queries, 4);
 }
 
 static void efficient_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
@@ -180,6 +201,7 @@ static void efficient_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     (void)g;
     const TorchShape *q = &node->saved[0]->shape, *k = &node->saved[1]->shape;
     int64_t B = q->size[0], H = q->size[1], S = q->size[2], D = q->size[3], KV = k->size[1], L = k->size[2];
+    Tile tile = efficient_tile(t, q->type, D, node->n[0] ? 1 : 0);
     size_t frame = torch_frame(t);
     d[0] = torch_empty(t, op, by_tokens(q->type, B, H, S, D));
     d[1] = torch_empty(t, op, by_tokens(q->type, B, KV, L, D));
@@ -198,7 +220,7 @@ static void efficient_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     } else {
         torch_name(t, torch_bytes_of(t, op, 4 * B * H * S));
     }
-    torch_scratch(t, op, efficient_workspace(t, q->type, B, H, S, L, D));
+    torch_scratch(t, op, efficient_workspace(tile, B, H, S, L, D));
     torch_leave(t, frame, NULL);
 }
 
@@ -206,6 +228,8 @@ static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTen
 {
     static const char op[] = "aten::_scaled_dot_product_efficient_attention";
     TorchNode *node = torch_node(t, op, efficient_back, 3, (TorchTensor *[]){q, k, v});
+    if (node)
+        node->n[0] = dropout > 0;
     torch_save(t, node, 0, q);
     torch_save(t, node, 1, k);
     torch_save(t, node, 2, v);

@@ -53,7 +53,7 @@ static void make(TorchJob *job)
     t->place = (TorchPlace){-1, "norm"};
     d->norm = torch_parameter(job, "model.norm.weight", 1, &D);
     t->place.module = "rotary_emb";
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2 - t->dialect->transformers->one_inv_freq; i++)
         d->frequencies[i] = torch_buffer(job, TORCH_F32, 1, (int64_t[]){m->head_dim / 2});
     t->place = top;
     d->head = torch_decoder_head(job, d->embedding);
@@ -154,7 +154,7 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     torch_delete(t, q);
     torch_delete(t, k);
     if (d->caches) {
-        if (m->window) /* the cache layer's copy of the window's size */
+        if (m->window && !t->dialect->transformers->no_window_number) /* the cache layer's copy of the window's size */
             hold_window(job);
         TorchType type = t->dialect->transformers->cache_of_keys ? k2->shape.type : v->shape.type;
         TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k2));
@@ -272,7 +272,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     TorchPlace up = torch_enter(t, "embed_tokens");
     TorchTensor *h = torch_name(t, torch_ask_gradient(job, torch_embedding(t, d->embedding, ids)));
     t->place = up;
-    TorchTensor *row = torch_plus(t, torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &S)));
+    TorchTensor *row = torch_positions(t, S);
     TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
     torch_name(t, h); /* inputs_embeds, which outlives the loop's name */
     d->caches = job->caches;

@@ -17,7 +17,15 @@ typedef struct TorchEra {
 typedef struct TransformersEra {
     const char *version;
     int rope_by_product; /* LlamaRotaryEmbedding: (inv_freq @ positions).transpose(1, 2), in fp32 */
+    int one_inv_freq;    /* LlamaRotaryEmbedding.__init__: original_inv_freq is no buffer */
+    int gpt2_masks;      /* GPT2Attention.__init__: a causal mask of all positions, and a number, are buffers */
+    int cache_positions; /* LlamaModel.forward: positions are torch.arange(past, past + seq), without a sum */
+    int masks_by_vmap;   /* masking_utils.py: masks by torch.vmap; padding is looked at by mask.all() */
+    int always_packed;   /* find_packed_sequence_indices: without a cache a mask is made even of one sequence a row */
+    int no_window_number; /* DynamicSlidingWindowLayer: its window's size stays on the host */
     int cache_of_keys;   /* DynamicLayer: the cache of values begins as an empty tensor of the keys' type */
+    /* What there are no rules for yet. */
+    int no_bert, no_gpt2_eager, no_quantized;
 } TransformersEra;
 
 struct PytorchDialect {
@@ -27,6 +35,7 @@ struct PytorchDialect {
 
 struct PytorchCard {
     int capability, processors, threads; /* 90; multiprocessors; threads of one */
+    int shared;                          /* memory that a block can have, in bytes */
     int sort_tile, unique_tile;          /* keys that a block of CUB's radix sort and of its unique takes */
     int64_t workspace, lt_workspace;     /* cuBLAS' and cublasLt's by default, in bytes */
 };

@@ -26,6 +26,7 @@ static void clear(TorchJob *job)
 {
     memtrack_host_free(NULL, job->parameters, job->parameter_capacity * sizeof *job->parameters);
     memtrack_host_free(NULL, job->entries, job->entry_capacity * sizeof *job->entries);
+    memtrack_host_free(NULL, job->sorted, job->sorted_capacity * sizeof *job->sorted);
     memtrack_host_free(NULL, job->states, job->state_capacity * sizeof *job->states);
     memtrack_host_free(NULL, job->samples, job->sample_capacity * sizeof *job->samples);
     memtrack_host_free(NULL, job->held, job->held_capacity * sizeof *job->held);
@@ -41,6 +42,8 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     job->asked = asked;
     job->family = family_of(asked->model.family);
     job->weights = weights_of(asked);
+    if (asked->script == PYTORCH_TRAINER && !asked->quantize && asked->lora_rank && asked->kbit_prepare)
+        job->weights = TORCH_F32; /* prepared before it comes to the card */
     job->caches = asked->checkpoint == PYTORCH_KEEP && asked->script == PYTORCH_LOOP; /* Trainer sets use_cache */
     job->torch.visit = visit;
     job->torch.user = user;

@@ -50,8 +50,8 @@ struct TorchJob {
     TorchTensor **parameters; /* that are trained */
     size_t parameter_count, parameter_capacity;
     const char *list; /* what the layers' names begin with: "model.layers" */
-    TorchEntry *entries;
-    size_t entry_count, entry_capacity;
+    TorchEntry *entries, **sorted; /* sorted: by name, where they are loaded */
+    size_t entry_count, entry_capacity, sorted_capacity;
     TorchAdapter *adapters, **last_adapter;
     TorchTensor *copied[2], *copies[2]; /* a classifier's weight and bias, and what PEFT trains instead */
     int dynamic_map; /* bitsandbytes has made its 8-bit map */
@@ -60,6 +60,7 @@ struct TorchJob {
     int maps; /* of bitsandbytes' optimizer */
     void *model; /* the family's own */
     size_t model_bytes;
+    int unscaled; /* the gradients, before the optimizer's step */
     TorchTensor *scaler[2], *found; /* GradScaler's scale and count; whether this step's gradients are infinite */
     TorchTensor **held;   /* what the model's output keeps: the cache, the logits */
     size_t held_count, held_capacity;
@@ -90,6 +91,8 @@ TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
 TorchLinear torch_decoder_head(TorchJob *job, TorchTensor *embedding);
 TorchTensor *torch_head_loss(TorchJob *job, const TorchLinear *head, TorchTensor *h, TorchTensor *labels);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
+/* The positions from 0: torch.arange(seq) + the cache's length, or cache_position. Loose. */
+TorchTensor *torch_positions(Torch *t, int64_t seq);
 /* NULL: attention's own causal rule is enough. */
 TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
 /* NULL: nothing is masked. */
@@ -117,6 +120,7 @@ TorchTensor *torch_quantized_linear(TorchJob *job, const TorchLinear *linear, To
 
 TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);
 void torch_unscale(TorchJob *job);
+void torch_look_for_infinite(TorchJob *job); /* in gradients that a fused step unscales itself */
 void torch_scaler_update(TorchJob *job);
 TorchTensor *torch_clip(TorchJob *job); /* the norm, loose; NULL: there is no gradient */
 void torch_step(TorchJob *job);

@@ -79,3 +79,9 @@ TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *
         loss = torch_rebind(t, loss, torch_divide_by(t, loss, job->items));
     return torch_leave(t, frame, loss);
 }
+
+TorchTensor *torch_positions(Torch *t, int64_t seq)
+{
+    TorchTensor *x = torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &seq));
+    return t->dialect->transformers->cache_positions ? x : torch_plus(t, x);
+}

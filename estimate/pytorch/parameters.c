@@ -136,8 +136,7 @@ static int by_name(const void *a, const void *b)
     return strcmp((*x)->name, (*y)->name);
 }
 
-/* caching_allocator_warmup: one allocation of all that is to come, freed at once, so that the cache has it.
- */
+/* caching_allocator_warmup: one allocation of all that is to come, freed at once; the cache has it then. */
 static void warm_up(TorchJob *job)
 {
     double bytes = 0;
@@ -150,16 +149,18 @@ static void warm_up(TorchJob *job)
     torch_scratch(&job->torch, "aten::empty", (int64_t)(bytes / 2) * 2);
 }
 
-static void sort(TorchJob *job, TorchEntry **order)
+static void sort(TorchJob *job)
 {
     size_t count = 0;
-    for (size_t i = 0; i < job->entry_count; i++)
-        if (!job->entries[i].buffer)
-            order[count++] = &job->entries[i];
-    qsort(order, count, sizeof *order, by_name);
-    for (size_t i = 0; i < job->entry_count; i++)
-        if (job->entries[i].buffer)
-            order[count++] = &job->entries[i];
+    job->sorted = torch_grow(&job->torch, job->sorted, &job->sorted_capacity, job->entry_count + 1,
+                             sizeof *job->sorted);
+    for (int buffers = 0; buffers < 2; buffers++) {
+        for (size_t i = 0; i < job->entry_count; i++)
+            if (job->entries[i].buffer == buffers)
+                job->sorted[count++] = &job->entries[i];
+        if (!buffers)
+            qsort(job->sorted, count, sizeof *job->sorted, by_name);
+    }
 }
 
 /* convert_and_load_state_dict_in_model: by the checkpoint's names in order; buffers come last. */
@@ -167,11 +168,10 @@ void torch_load(TorchJob *job)
 {
     Torch *t = &job->torch;
     TorchPlace top = t->place;
-    TorchEntry **order = torch_take(t, job->entry_count * sizeof *order);
-    sort(job, order);
+    sort(job);
     warm_up(job);
     for (size_t i = 0; i < job->entry_count; i++) {
-        TorchEntry *e = order[i];
+        TorchEntry *e = job->sorted[i];
         t->place = e->place;
         if (e->buffer)
             torch_set_data(t, "aten::empty_permuted", e->x, e->x->shape, PYTORCH_BUFFER);
@@ -187,16 +187,13 @@ void torch_load(TorchJob *job)
 void torch_prepare(TorchJob *job)
 {
     Torch *t = &job->torch;
-    TorchPlace top = t->place;
     for (size_t i = 0; i < job->entry_count; i++) {
         TorchEntry *e = &job->entries[i];
         TorchShape shape = e->x->shape;
         if (e->buffer || (shape.type != TORCH_BF16 && shape.type != TORCH_F16))
             continue;
-        t->place = e->place;
         shape.type = TORCH_F32;
         torch_set_data(t, "aten::_to_copy", e->x, shape, base_kind(job));
     }
-    t->place = top;
     torch_empty_cache(t);
 }

@@ -152,7 +152,8 @@ TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type)
     torch_name(t, x);
     if (t->autocast != TORCH_F32)
         type = TORCH_F32;
-    x = torch_cast(t, x, type);
+    if (x->shape.type != TORCH_F16 || type != TORCH_F32) /* from fp16 to fp32 one kernel goes */
+        x = torch_cast(t, x, type);
     return torch_leave(t, frame, softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0));
 }
 
@@ -204,11 +205,9 @@ TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *lab
 
 /* ---- Embedding, layer norm ------------------------------------------------------------------- */
 
-/* A copy of ids that do not lie one after another; NULL where they do. */
-static TorchTensor *rows_of(Torch *t, const char *op, const TorchTensor *ids)
+static TorchTensor *copy_of(Torch *t, const char *op, const TorchTensor *ids)
 {
-    const TorchShape *s = &ids->shape;
-    return torch_contiguous(s) ? NULL : torch_empty(t, op, torch_shape(s->type, s->dims, s->size));
+    return torch_empty(t, op, torch_shape(ids->shape.type, ids->shape.dims, ids->shape.size));
 }
 
 enum { NO_SORT = 3072, ROWS_A_THREAD = 10 };
@@ -228,7 +227,7 @@ static int64_t sort_bytes(const PytorchCard *card, int64_t count, int64_t vocab)
     return 255 + between + 256 * 8 * passes + 256 + 1024 * up(count, card->sort_tile);
 }
 
-static int64_t scan_bytes(int64_t count, int64_t tile)
+int64_t torch_scan_bytes(int64_t count, int64_t tile)
 {
     return 255 + 256 + aligned(16 * (32 + up(count, tile)));
 }
@@ -245,9 +244,8 @@ static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     int64_t count = torch_count(&node->saved[0]->shape), vocab = node->n[0], width = node->n[1];
     TorchShape shape = torch_shape(g[0]->shape.type, 2, node->n);
     size_t frame = torch_frame(t);
-    TorchTensor *ids = rows_of(t, op, node->saved[0]);
-    if (ids)
-        torch_name(t, ids);
+    if (!torch_contiguous(&node->saved[0]->shape))
+        torch_name(t, copy_of(t, op, node->saved[0]));
     if (count <= NO_SORT) {
         d[0] = torch_empty(t, op, shape);
         torch_leave(t, frame, NULL);
@@ -263,11 +261,11 @@ static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     numbers(t, count);
     numbers(t, 1);
     TorchTensor *unique = numbers(t, count);
-    torch_scratch(t, op, scan_bytes(count, t->card->unique_tile));
+    torch_scratch(t, op, torch_scan_bytes(count, t->card->unique_tile));
     torch_delete(t, unique);
     numbers(t, segments);
     numbers(t, segments);
-    torch_scratch(t, op, scan_bytes(segments, 896));
+    torch_scratch(t, op, torch_scan_bytes(segments, TORCH_SCAN_TILE));
     numbers(t, 1);
     numbers(t, parts);
     if (segments < 4 * t->card->processors && parts > 4 * segments) { /* long segments: added to at once, in fp32 */
@@ -292,7 +290,8 @@ TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
         size[i] = ids->shape.size[i];
     size[ids->shape.dims] = weight->shape.size[1];
     TorchShape shape = torch_shape(weight->shape.type, ids->shape.dims + 1, size);
-    TorchTensor *rows = rows_of(t, "aten::embedding", ids);
+    int64_t count = torch_count(&ids->shape), stride;
+    TorchTensor *rows = torch_viewable(&ids->shape, 1, &count, &stride) ? NULL : copy_of(t, "aten::embedding", ids);
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::embedding", shape));
     torch_drop(t, rows);
     torch_used(t, ids);

@@ -6,8 +6,15 @@
 /* Each is refused until a trace of it is followed event by event. */
 static const char *problem(const PytorchJob *job)
 {
+    const TransformersEra *era = (job->dialect ? job->dialect : torch_dialect())->transformers;
     if (job->model.family >= PYTORCH_FAMILIES)
         return "this family";
+    if (job->model.family == PYTORCH_BERT && era->no_bert)
+        return "BERT in this version of transformers";
+    if (job->model.family == PYTORCH_GPT2 && job->attention == PYTORCH_EAGER && era->no_gpt2_eager)
+        return "GPT-2's eager attention in this version of transformers";
+    if (job->quantize != PYTORCH_PLAIN && era->no_quantized)
+        return "loading quantised weights in this version of transformers";
     if (job->hold && job->script == PYTORCH_TRAINER)
         return "outputs that Trainer would hold, which it does not";
     if (job->evaluate && job->script != PYTORCH_TRAINER)

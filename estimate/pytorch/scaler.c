@@ -35,6 +35,17 @@ void torch_unscale(TorchJob *job)
     torch_drop(t, scale);
 }
 
+/* scaler._check_inf_per_device(optimizer) */
+void torch_look_for_infinite(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    TorchTensor *one = number(t, "aten::full", TORCH_F32), *found = number(t, "aten::full", TORCH_F32);
+    job->found = number(t, "aten::_to_copy", TORCH_F32);
+    torch_drop(t, number(t, "aten::_to_copy", TORCH_F32));
+    torch_drop(t, found);
+    torch_drop(t, one);
+}
+
 /* scaler.update() */
 void torch_scaler_update(TorchJob *job)
 {

@@ -20,6 +20,7 @@
 
 #include "pytorch.h"
 
+enum { TORCH_SCAN_TILE = 896 };
 enum { TORCH_ALSO = 4, TORCH_DIMS = 5, TORCH_EDGES = 4, TORCH_SAVED = 9, TORCH_OUTPUTS = 3 };
 
 typedef enum TorchType { TORCH_F32, TORCH_BF16, TORCH_F16, TORCH_I64, TORCH_I32, TORCH_U8, TORCH_I8, TORCH_BOOL } TorchType;
@@ -244,6 +245,8 @@ TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *lab
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids);
 TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
 void torch_whole_scratch(Torch *t, int64_t count, int bytes); /* of a contiguous tensor to one value of so many bytes */
+/* CUB's temporary storage for a scan, of which a block takes `tile` elements: of sums, TORCH_SCAN_TILE. */
+int64_t torch_scan_bytes(int64_t count, int64_t tile);
 void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast);
 
 /* ---- products.c ------------------------------------------------------------------------------ */

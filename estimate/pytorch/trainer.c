@@ -144,6 +144,7 @@ static void update(TorchJob *job, Trainer *trainer, int step)
     int scaled = job->asked->precision == PYTORCH_AUTOCAST_FP16;
     torch_phase(job, PYTORCH_CLIP, step, 0);
     assign(t, &trainer->norm, NULL);
+    job->unscaled = scaled;
     if (scaled)
         torch_unscale(job);
     assign(t, &trainer->norm, torch_clip(job));
