@@ -27,6 +27,9 @@ typedef struct Help {
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
                "--prompt --log --json --quiet --no-graph"
 
+#define PYTORCH_FLAGS                                                                                        \
+    " --framework --versions --script --kbit-prepare --hold-outputs --evaluate --eval-accumulation "         \
+    "--metrics --longest"
 #define RANKS_FLAGS                                                                                          \
     " --ranks --parallel --replicas --replicate-below --reduce --tensor --sequence-parallel --gather"
 
@@ -57,14 +60,17 @@ static const Help pages[] = {
      "layer, the ten largest tensors at the peak, and where the peak is. It takes\n"
      "milliseconds to seconds, for models of any size. With --budget the exit code\n"
      "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
-     "--inference plans inference instead of training: weights, cache and workspace.",
+     "--inference plans inference instead of training: weights, cache and workspace.\n"
+     "--framework pytorch predicts what PyTorch and transformers would need instead,\n"
+     "allocation by allocation, beside brim's own plan (docs/pytorch.md).",
      NEED_FLAGS RANKS_FLAGS " --stages --pipeline --rank --card --textbook --inference --prefill "
-                            "--log --json",
+                            "--log --json --reserve" PYTORCH_FLAGS,
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"
                  "  brim plan --ranks 4 --stages 4 --accumulate 6 --log plan.jsonl\n"
-                 "  brim plan llama-3.1-8b --ranks 8 --parallel zero3 --checkpoint blocks\n"},
+                 "  brim plan llama-3.1-8b --ranks 8 --parallel zero3 --checkpoint blocks\n"
+                 "  brim plan llama-3.2-1b --framework pytorch --precision bf16 --card l4\n"},
     {"compare", "what each lever saves; or each combination of --batch 1,2,4",
      "Plans the training as it is and with each lever at the same effective batch:\n"
      "what it saves at the peak, and what it costs in operations. Where options are\n"
@@ -82,12 +88,14 @@ static const Help pages[] = {
      "together, and each card: whether the training fits, up to which batch and up to\n"
      "which sequence length. Every cell is planned, not estimated. --card takes names\n"
      "that `brim gpus` lists, --memory takes sizes. --cards 2,8 shows instead what\n"
-     "several cards together train: zero1 to zero3, tensor, stages, each rank planned.",
-     SHAPE_FLAGS
-     " --card --cards --tensor --stages --pipeline --inference --prefill --memory --reserve --json",
+     "several cards together train: zero1 to zero3, tensor, stages, each rank planned.\n"
+     "--framework pytorch says the same of a job of PyTorch and transformers.",
+     SHAPE_FLAGS " --card --cards --tensor --stages --pipeline --inference --prefill --memory --reserve "
+                 "--json" PYTORCH_FLAGS,
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"
-                 "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"},
+                 "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"
+                 "  brim fit llama-3.2-1b --framework pytorch --precision bf16\n"},
     {"generate", "continue a prompt; what inference needs",
      "Plans, then writes token by token with a key-value cache, and shows what that\n"
      "took: weights, cache and workspace, planned beside measured. --batch writes\n"
@@ -176,7 +184,7 @@ static const Group groups[] = {
     {"output", "what is printed, logged and written by the model",
      "--every --evaluate-every --quiet --json --csv --log --run --four-ways --textbook --inference "
      "--prefill --sample "
-     "--prompt --tokens --temperature --top-k --top-p --ignore-eos"},
+     "--prompt --tokens --temperature --top-k --top-p --ignore-eos" PYTORCH_FLAGS},
 };
 enum { GROUP_COUNT = sizeof groups / sizeof groups[0] };
 

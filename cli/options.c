@@ -439,7 +439,7 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     o->attention_typed = typed_text(all, "--attention", which);
     if (pytorch_framework(o))
         return combine_pytorch(o, all);
-    if (pytorch_alone(o))
+    if (pytorch_alone(o, command))
         return EXIT_USAGE;
     o->ranks_typed = was_given(all, "--ranks");
     if (o->ranks_typed && o->ranks.size == 1) { /* one of a list */
