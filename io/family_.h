@@ -51,7 +51,8 @@ typedef struct FamilyNames {
     /* Beginnings of a classifier's parameters: a file of another head has none of the first, and may lack the
      * second; then they are new. */
     const char *classifier[2];
-    ExpertNames experts;                   /* NULLs: there are none */
+    const char *head;    /* what files call lm_head.weight; NULL = that */
+    ExpertNames experts; /* NULLs: there are none */
 } FamilyNames;
 
 /* All zero for what transformers does not have. */

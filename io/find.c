@@ -86,7 +86,7 @@ static int hub_name(const char *what)
  * format. */
 static int drop_ending(NameKey *key)
 {
-    static const char *const endings[] = {"instruct", "chat", "hf", "it", "pt", "base"};
+    static const char *const endings[] = {"instruct", "chat", "hf", "it", "pt", "base", "deduped"};
     size_t length = strlen(key->text);
     for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
         size_t end = strlen(endings[i]);

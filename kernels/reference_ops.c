@@ -295,9 +295,11 @@ void reference_rope(const RopeDims *d, DType type, const void *x, float beta, vo
             }
             for (int64_t i = at + width; i < at + d->head_dim; i++)
                 blend(type, get(type, x, i), beta, y, i);
+            int64_t behind = (h + 1) % rope_group(d) ? 0 : d->behind;
+            for (int64_t i = 0; i < behind; i++)
+                blend(type, get(type, x, at + d->head_dim + i), beta, y, at + d->head_dim + i);
+            at += behind;
         }
-        for (int64_t i = at; i < at + d->behind; i++)
-            blend(type, get(type, x, i), beta, y, i);
     }
 }
 

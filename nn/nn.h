@@ -201,7 +201,7 @@ typedef struct KvCache KvCache;
  * charged to each attention's module path, component KV_CACHE, all at once and uninitialised. An attention
  * with a window has room for `window` tokens where those are fewer: the last that were read. Goes with the
  * current scope, or before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles
- * LLAMA and GPT2: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
+ * LLAMA, GPT2 and NEOX: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
 BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
 typedef struct KvCacheOptions {
     int batch, max_tokens;
@@ -252,7 +252,8 @@ typedef enum AttentionStyle {
     ATTENTION_GPT2,
     ATTENTION_BERT,
     ATTENTION_DISTILBERT, /* BERT's under other names */
-    ATTENTION_MODERNBERT  /* the same of one projection, with rotary positions; window and biases */
+    ATTENTION_MODERNBERT, /* the same of one projection, with rotary positions; window and biases */
+    ATTENTION_NEOX        /* LLaMA's of one projection, with q, k and v of a head side by side */
 } AttentionStyle;
 /* RMS norms on queries and keys, before they are rotated. */
 typedef enum AttentionNorm {
@@ -333,6 +334,8 @@ typedef struct ExpertsConfig {
  * nn_gemma (arXiv 2403.08295): GELU in the gate, norms by 1 + weight, embeddings times sqrt(dim); nn_gemma2
  * (arXiv 2408.00118): norms behind the branches too, soft caps; nn_gemma3 (arXiv 2503.19786): norms on
  * queries and keys.
+ * nn_gpt_neox (arXiv 2204.06745, 2304.01373): Pythia. Attention and feed-forward side by side, LayerNorm, a
+ * feed-forward without a gate; with biases (qkv_bias, o_bias, mlp_bias) in all published ones.
  * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts. Layers
  * with experts are not divided among ranks that compute a layer together. */
 typedef struct LlamaConfig {
@@ -355,6 +358,8 @@ typedef struct LlamaConfig {
     int qkv_bias;     /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
     int o_bias;       /* on o_proj */
     int mlp_bias;     /* on gate_proj, up_proj, down_proj */
+    int sequential;   /* nn_gpt_neox: 1: the feed-forward reads what attention has added, as elsewhere */
+    int gelu_tanh;    /* nn_gpt_neox: 1: GELU by tanh, as in GPT-NeoX-20B; else by erf */
     LayerSet no_rope; /* layers whose queries and keys are not rotated: SmolLM3 */
     /* Granite's factors; 0 = 1. On what the embedding gives, on each branch before it is added, and what
      * logits are divided by. */
@@ -372,6 +377,7 @@ BRIM_API Module *nn_phi3(const LlamaConfig *config);
 BRIM_API Module *nn_gemma(const LlamaConfig *config);
 BRIM_API Module *nn_gemma2(const LlamaConfig *config);
 BRIM_API Module *nn_gemma3(const LlamaConfig *config);
+BRIM_API Module *nn_gpt_neox(const LlamaConfig *config);
 BRIM_API Module *nn_mixtral(const LlamaConfig *config);
 BRIM_API Module *nn_qwen3_moe(const LlamaConfig *config);
 
@@ -462,6 +468,7 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_GEMMA, LlamaConfig, gemma)                                                                       \
     X(MODEL_GEMMA2, LlamaConfig, gemma2)                                                                     \
     X(MODEL_GEMMA3, LlamaConfig, gemma3)                                                                     \
+    X(MODEL_GPT_NEOX, LlamaConfig, gpt_neox)                                                                 \
     X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
     X(MODEL_DISTILBERT, BertConfig, distilbert)                                                              \
     X(MODEL_MODERNBERT, ModernBertConfig, modernbert)                                                        \

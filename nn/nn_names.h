@@ -31,6 +31,7 @@
 #define nn_generate brim_nn_generate
 #define nn_gpt2 brim_nn_gpt2
 #define nn_gpt2_block brim_nn_gpt2_block
+#define nn_gpt_neox brim_nn_gpt_neox
 #define nn_granite brim_nn_granite
 #define nn_hook_add brim_nn_hook_add
 #define nn_hook_remove brim_nn_hook_remove

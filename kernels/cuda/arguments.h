@@ -104,7 +104,7 @@ typedef struct SortArguments {
 enum { ROPE_PAIRS = 64 };
 typedef struct RopeArguments {
     int64_t ld, behind;
-    int batch, seq, heads, head_dim, half, inverse, interleaved, passes, offset, first, pairs, aligned;
+    int batch, seq, heads, head_dim, group, half, inverse, interleaved, passes, offset, first, pairs, aligned;
     const void *x;
     void *y;
     float beta, scale, frequency[ROPE_PAIRS];

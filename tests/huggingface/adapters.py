@@ -39,7 +39,7 @@ def qwen3_moe():
 
 def decoder(name, **more):
     """A class of decoders.py's kind, by the beginning of its name."""
-    small = {**LLAMA, 'pad_token_id': 0, **more}
+    small = {k: v for k, v in {**LLAMA, 'pad_token_id': 0, **more}.items() if v is not None}
     return lambda: getattr(transformers, name + 'ForCausalLM')(
         getattr(transformers, ('Gemma3Text' if name == 'Gemma3' else name) + 'Config')(**small))
 
@@ -72,6 +72,9 @@ CASES = [
     ('granite, all-linear', decoder('Granite', attention_multiplier=0.2, residual_multiplier=0.3),
      {'target_modules': 'all-linear'}),
     ('phi3, fused projections', decoder('Phi3'), {'target_modules': ['qkv_proj', 'gate_up_proj', 'down_proj'], 'r': 3}),
+    ('gpt_neox, all-linear', decoder('GPTNeoX', num_key_value_heads=None, rotary_pct=0.5), {'target_modules': 'all-linear', 'r': 3}),
+    ('gpt_neox, by default, a whole head', decoder('GPTNeoX', num_key_value_heads=None, use_parallel_residual=False),
+     {'modules_to_save': ['lm_head']}),
     ('gemma2, all-linear', decoder('Gemma2', head_dim=12, sliding_window=8, query_pre_attn_scalar=12),
      {'target_modules': 'all-linear'}),
     ('gemma3, all-linear', decoder('Gemma3', head_dim=12, sliding_window=8), {'target_modules': 'all-linear', 'r': 2}),

@@ -1,6 +1,6 @@
 """Decoders made of Llama's parts, as cases for check.py and generate.py: a name, transformers' class, a configuration."""
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig,
-                          GemmaForCausalLM, GraniteConfig, GraniteForCausalLM, MinistralConfig,
+                          GemmaForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, GraniteConfig, GraniteForCausalLM, MinistralConfig,
                           MinistralForCausalLM, MistralConfig, MistralForCausalLM,
                           MixtralConfig, MixtralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config,
                           Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
@@ -60,6 +60,15 @@ def cases():
         **SMALL, head_dim=12, sliding_window=16, rope_scaling={'rope_type': 'linear', 'factor': 8.0},
         rope_theta=5000.0, rope_local_base_freq=300.0,
         layer_types=['sliding_attention', 'full_attention', 'full_attention'])
+    neox = {k: v for k, v in SMALL.items() if k != 'num_key_value_heads'}
+    yield 'gpt_neox', GPTNeoXForCausalLM, GPTNeoXConfig(**neox)
+    yield 'gpt_neox, one branch after the other, without biases', GPTNeoXForCausalLM, GPTNeoXConfig(
+        **{**neox, 'num_attention_heads': 4}, use_parallel_residual=False, attention_bias=False, rotary_pct=0.5,
+        rotary_emb_base=500, layer_norm_eps=1e-3)
+    yield 'gpt_neox, tied, whole heads turn, GELU by tanh', GPTNeoXForCausalLM, GPTNeoXConfig(
+        **neox, tie_word_embeddings=True, rotary_pct=1.0, hidden_act='gelu_fast')
+    yield 'gpt_neox, stretched positions, one head', GPTNeoXForCausalLM, GPTNeoXConfig(
+        **{**neox, 'num_attention_heads': 1}, rope_scaling={'rope_type': 'linear', 'factor': 2.5})
     yield 'mixtral', MixtralForCausalLM, MixtralConfig(**SMALL, num_local_experts=5)
     yield 'mixtral, tied, one expert a token', MixtralForCausalLM, MixtralConfig(
         **SMALL, num_local_experts=3, num_experts_per_tok=1, tie_word_embeddings=True, head_dim=12)

@@ -25,6 +25,11 @@ def granite(dim, hidden):
                 intermediate_size=hidden, tie_word_embeddings=True)
 
 
+def pythia(dim, layers, heads, vocab=50304):
+    return dict(vocab_size=vocab, hidden_size=dim, num_hidden_layers=layers, num_attention_heads=heads,
+                intermediate_size=4 * dim)
+
+
 PUBLISHED = [
     ('qwen3-0.6b', 'Qwen3', qwen3(1024, 28, 16, 3072, True)),
     ('qwen3-1.7b', 'Qwen3', qwen3(2048, 28, 16, 6144, True)),
@@ -39,6 +44,15 @@ PUBLISHED = [
     ('olmo2-32b', 'Olmo2', olmo2(5120, 64, 40, 27648, 8)),
     ('granite-3.1-2b', 'Granite', granite(2048, 8192)),
     ('granite-3.1-8b', 'Granite', granite(4096, 12800)),
+    ('pythia-70m', 'GPTNeoX', pythia(512, 6, 8)),
+    ('pythia-160m', 'GPTNeoX', pythia(768, 12, 12)),
+    ('pythia-410m', 'GPTNeoX', pythia(1024, 24, 16)),
+    ('pythia-1b', 'GPTNeoX', pythia(2048, 16, 8)),
+    ('pythia-1.4b', 'GPTNeoX', pythia(2048, 24, 16)),
+    ('pythia-2.8b', 'GPTNeoX', pythia(2560, 32, 32)),
+    ('pythia-6.9b', 'GPTNeoX', pythia(4096, 32, 32, 50432)),
+    ('pythia-12b', 'GPTNeoX', pythia(5120, 36, 40, 50688)),
+    ('gpt-neox-20b', 'GPTNeoX', pythia(6144, 44, 64, 50432)),
 ]
 
 
