@@ -160,7 +160,7 @@ static void read_partial(Fields *f, const DecoderKind *kind, const char *name, L
     c->partial_rotary = (float)fields_number(f, name, 1, 0, 1);
     int head_dim = c->head_dim ? c->head_dim : c->dim / c->heads,
         width = rotary_width(head_dim, c->partial_rotary);
-    if (!f->failed && (c->partial_rotary <= 0 || width % 2))
+    if (!f->failed && (c->partial_rotary <= 0 || width < 2 || width % 2))
         fields_fail(f, "%s%s %g of a head of %d is %d elements; an even number can turn", f->within, name,
                     (double)c->partial_rotary, head_dim, c->partial_rotary > 0 ? width : 0);
 }

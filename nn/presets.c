@@ -271,7 +271,7 @@ static const ModelPreset presets[] = {
              .rope_scaling = {ROPE_SCALING_YARN, .factor = 8, .original_max_seq = 8192, .beta_fast = 32,
                               .beta_slow = 1, .attention_factor = 1.2079441541679836f})},
 
-    {"pythia-70m", "70M", .batch = 1, .seq = 2048,
+    {"pythia-70m", "70.4M", .batch = 1, .seq = 2048,
      PYTHIA(.vocab = 50304, .dim = 512, .layers = 6, .heads = 8, .hidden = 2048)},
     {"pythia-160m", "162M", .batch = 1, .seq = 2048,
      PYTHIA(.vocab = 50304, .dim = 768, .layers = 12, .heads = 12, .hidden = 3072)},

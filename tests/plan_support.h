@@ -287,6 +287,18 @@ static inline Module *case_model(const Case *c)
                                             .hidden = 40,
                                             .max_seq = 16};
         break;
+    case MODEL_GPT_NEOX:
+        preset.config.llama = (LlamaConfig){.vocab = vocab(c, 256),
+                                            .dim = 24,
+                                            .layers = layers,
+                                            .heads = 6,
+                                            .hidden = 40,
+                                            .max_seq = 16,
+                                            .partial_rotary = 0.5f,
+                                            .qkv_bias = 1,
+                                            .o_bias = 1,
+                                            .mlp_bias = 1};
+        break;
     case MODEL_MIXTRAL:
     case MODEL_QWEN3_MOE:
         preset.config.llama =

@@ -122,6 +122,11 @@ static const Kept kept[] = {
      "'embedding_multiplier':12.0,'logits_scaling':8.0,'residual_multiplier':0.22,'attention_multiplier':"
      "0.015625,'tie_word_embeddings':true," ODD "}",
      NULL},
+    {"{'model_type':'gpt_neox','hidden_size':32,'num_attention_heads':4,'architectures':"
+     "['GPTNeoXForCausalLM'],'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'hidden_act':"
+     "'gelu_new','rotary_pct':0.50,'rotary_emb_base':1e4,'layer_norm_eps':1e-05,'attention_dropout':0.10,"
+     "'use_parallel_residual':true," ODD "}",
+     NULL},
     {"{'model_type':'bert','hidden_size':32,'num_attention_heads':4,'architectures':['BertForMaskedLM'],"
      "'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'hidden_dropout_prob':0.1,"
      "'attention_probs_dropout_prob':0.1,'layer_norm_eps':1e-12,'classifier_dropout':null,"

@@ -90,8 +90,11 @@ static void test_defaults(void **state)
     static const struct {
         const char *type;
         int64_t count;
-    } defaults[] = {
-        {"qwen3", 12049461248}, {"olmo2", 6888624128}, {"smollm3", 3075098624}, {"granite", 6738415616}};
+    } defaults[] = {{"gpt_neox", 20554567680},
+                    {"qwen3", 12049461248},
+                    {"olmo2", 6888624128},
+                    {"smollm3", 3075098624},
+                    {"granite", 6738415616}};
     for (size_t i = 0; i < COUNT(defaults); i++) {
         char text[64];
         snprintf(text, sizeof text, "{'model_type': '%s'}", defaults[i].type);

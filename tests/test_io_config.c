@@ -463,9 +463,9 @@ static void test_unknown_fields(void **state)
     refuse_each("llama", refusals, COUNT(refusals));
     refuse_each("nonsense", &(Refusal){"'hidden_size': 'x'", "model_type must be bert, ", "not \"nonsense\""},
                 1);
-    static const char *const unread[] = {"qwen3_next", "phi",         "gpt_neox", "falcon",  "opt",
-                                         "cohere",     "deepseek_v3", "t5",       "mamba",   "whisper",
-                                         "gemma3n",    "electra",     "albert",   "gpt_oss", "qwen2_moe"};
+    static const char *const unread[] = {"qwen3_next", "phi",         "gptj",   "falcon",  "opt",
+                                         "cohere",     "deepseek_v3", "t5",     "mamba",   "whisper",
+                                         "gemma3n",    "electra",     "albert", "gpt_oss", "qwen2_moe"};
     for (size_t i = 0; i < COUNT(unread); i++) {
         char what[64];
         snprintf(what, sizeof what, "the model_type \"%s\" is not read: ", unread[i]);

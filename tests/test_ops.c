@@ -177,6 +177,9 @@ static void test_attention_shapes(void **state)
     assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at -1");
     o = (AttentionOptions){.heads = 4, .scale = INFINITY};
     assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "scaled by inf");
+    o = (AttentionOptions){.heads = 4, .kv_heads = 2, .by_head = 1};
+    assert_refused(ERROR_ARGUMENT, tensor_attention_packed(f32(SHAPE(2, 3, 16)), &o), "attention",
+                   "as many key-value heads as heads, not 2 and 4");
     o = (AttentionOptions){.heads = 4, .softcap = NAN};
     assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at nan");
     o = (AttentionOptions){.heads = 4};

@@ -142,6 +142,14 @@ static Tensor *run_rope_part(const Case *c, Tensor **in)
                               .scaling = {.kind = ROPE_SCALING_YARN, .factor = 4, .original_max_seq = 64}});
 }
 
+/* Query and key of each of c->a heads, and a value that passes. */
+static Tensor *run_rope_by_head(const Case *c, Tensor **in)
+{
+    return tensor_rope_with(
+        in[0], &(RopeOptions){
+                   .heads = 2 * c->a, .theta = 100, .head_dim = c->b, .group = 2, .rotary_dim = (int)c->f});
+}
+
 static AttentionOptions attention_options(const Case *c)
 {
     return (AttentionOptions){
@@ -176,6 +184,13 @@ static Tensor *run_attention_key_is_value(const Case *c, Tensor **in)
 static Tensor *run_attention_packed(const Case *c, Tensor **in)
 {
     AttentionOptions options = attention_options(c);
+    return tensor_attention_packed(in[0], &options);
+}
+
+static Tensor *run_attention_by_head(const Case *c, Tensor **in)
+{
+    AttentionOptions options = attention_options(c);
+    options.by_head = 1;
     return tensor_attention_packed(in[0], &options);
 }
 
@@ -357,6 +372,7 @@ static const Case cases[] = {
     {"rope from 5", run_rope, {S(2, 3, 12), NONE, NONE}, 1, 3, 5, 100, 0},
     {"rope of a part", run_rope_part, {S(2, 3, 8), NONE, NONE}, 1, 2, 0, 2, 0},
     {"rope of q and k beside v", run_rope_part, {S(2, 3, 17), NONE, NONE}, 1, 3, 0, 0, 0},
+    {"rope of q and k of each head", run_rope_by_head, {S(2, 3, 24), NONE, NONE}, 1, 2, 4, 2, 0},
     {"rope of neighbours", run_rope_part, {S(1, 7, 9), NONE, NONE}, 1, 2, 1, 4, 0},
     {"attention flash causal", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 10, 0, 0},
     {"attention eager causal", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 110, 0, 0},
@@ -393,6 +409,9 @@ static const Case cases[] = {
     {"attention packed eager window", run_attention_packed, {S(1, 5, 15), NONE, NONE}, 1.5, 3, 20111, 0, 0},
     {"attention packed flash", run_attention_packed, {S(2, 3, 18), NONE, NONE}, 1.5, 2, 10, 0, 0},
     {"attention packed eager", run_attention_packed, {S(2, 3, 9), NONE, NONE}, 1.5, 3, 1100, 0, 0},
+    {"attention by head flash", run_attention_by_head, {S(2, 3, 18), NONE, NONE}, 1.5, 2, 10, 0, 0},
+    {"attention by head eager", run_attention_by_head, {S(2, 3, 9), NONE, NONE}, 1.5, 3, 1100, 0, 0},
+    {"attention by head window", run_attention_by_head, {S(1, 5, 24), NONE, NONE}, 1.5, 2, 20010, 1.5f, 0},
     {"add", run_add, {S(3, 7), S(3, 7), NONE}, 1, 0, 0, 0, 0},
     {"add same", run_add_same, {S(3, 7), NONE, NONE}, 1, 0, 0, 0, 0},
     {"mul", run_mul, {S(3, 7), S(3, 7), NONE}, 1, 0, 0, 0, 0},

@@ -270,14 +270,15 @@ static Setting setting_of(int i)
                                        {.family = MODEL_GRANITE},
                                        {.family = MODEL_ROBERTA, .dropout = 0.1f},
                                        {.family = MODEL_DISTILBERT, .dropout = 0.1f},
-                                       {.family = MODEL_MODERNBERT}};
+                                       {.family = MODEL_MODERNBERT},
+                                       {.family = MODEL_GPT_NEOX}};
     return settings[i];
 }
 
 static void test_ranks_are_one_process(void **state)
 {
     (void)state;
-    for (int i = 0; i < 11; i++)
+    for (int i = 0; i < 12; i++)
         for (int tensor = 2; tensor <= (i < 5 ? 4 : 2); tensor += 2)
             assert_equal_to_one((Job){.setting = setting_of(i),
                                       .ranks = tensor,
