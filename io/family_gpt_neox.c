@@ -17,6 +17,8 @@ static void read_gpt_neox(Fields *f, const void *kind)
     c->qkv_bias = c->o_bias = fields_flag(f, "attention_bias", 1);
     c->mlp_bias = 1;
     c->sequential = !fields_flag(f, "use_parallel_residual", 1);
+    fields_get(f, "hidden_dropout_prob"); /* of the first files; transformers does not read them */
+    fields_get(f, "attention_probs_dropout_prob");
     fields_only(f, "hidden_dropout", 0, "embeddings and branches have no dropout here");
 }
 

@@ -27,6 +27,8 @@ static const ModuleClass block_class = {"gpt2_block", sizeof(Gpt2Block), block_f
 
 static Module *gpt2_mlp(int64_t dim, int64_t ffn)
 {
+    if (config_divided("gpt2", "ffn", ffn))
+        return NULL;
     return module_plain(&(PlainOptions){.dim = dim,
                                         .hidden = ffn,
                                         .up = "c_fc",

@@ -97,6 +97,60 @@ static void test_refused_fields(void **state)
     }
 }
 
+/* Published files are the presets of their names. */
+static void test_published(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *preset, *config;
+    } published[] = {
+        {"pythia-70m",
+         "{'architectures': ['GPTNeoXForCausalLM'], 'bos_token_id': 0, 'eos_token_id': 0, 'hidden_act': "
+         "'gelu', "
+         "'hidden_size': 512, 'initializer_range': 0.02, 'intermediate_size': 2048, 'layer_norm_eps': 1e-05, "
+         "'max_position_embeddings': 2048, 'model_type': 'gpt_neox', 'num_attention_heads': 8, "
+         "'num_hidden_layers': 6, 'rotary_emb_base': 10000, 'rotary_pct': 0.25, 'tie_word_embeddings': "
+         "false, "
+         "'torch_dtype': 'float16', 'transformers_version': '4.24.0', 'use_cache': true, "
+         "'use_parallel_residual': true, 'vocab_size': 50304}"},
+        {"pythia-12b",
+         "{'architectures': ['GPTNeoXForCausalLM'], 'attention_bias': true, 'attention_dropout': 0.0, "
+         "'classifier_dropout': 0.1, 'hidden_act': 'gelu', 'hidden_dropout': 0.0, 'hidden_size': 5120, "
+         "'intermediate_size': 20480, 'layer_norm_eps': 1e-05, 'max_position_embeddings': 2048, "
+         "'model_type': "
+         "'gpt_neox', 'num_attention_heads': 40, 'num_hidden_layers': 36, 'rope_parameters': "
+         "{'partial_rotary_factor': 0.25, 'rope_theta': 10000.0, 'rope_type': 'default'}, 'dtype': "
+         "'float16', "
+         "'tie_word_embeddings': false, 'transformers_version': '5.24.0', 'vocab_size': 50688}"},
+        {"gpt-neox-20b",
+         "{'architectures': ['GPTNeoXForCausalLM'], 'attention_probs_dropout_prob': 0, 'bos_token_id': 0, "
+         "'eos_token_id': 0, 'hidden_act': 'gelu_fast', 'hidden_dropout_prob': 0, 'hidden_size': 6144, "
+         "'initializer_range': 0.02, 'intermediate_size': 24576, 'layer_norm_eps': 1e-05, "
+         "'max_position_embeddings': 2048, 'model_type': 'gpt_neox', 'num_attention_heads': 64, "
+         "'num_hidden_layers': 44, 'rotary_emb_base': 10000, 'rotary_pct': 0.25, 'tie_word_embeddings': "
+         "false, "
+         "'torch_dtype': 'float16', 'use_cache': true, 'vocab_size': 50432}"},
+    };
+    for (size_t i = 0; i < COUNT(published); i++) {
+        IoModel m, named;
+        put_text("config.json", published[i].config);
+        assert_int_equal(io_read_config(at("config.json"), &m), 0);
+        assert_string_equal(m.note, "");
+        LlamaConfig c = nn_preset(published[i].preset)->config.llama;
+        c.kv_heads = c.heads; /* what a file says in place of what is usual */
+        c.rope_theta = 10000;
+        c.norm_eps = 1e-5f;
+        assert_memory_equal(&m.preset.config.llama, &c, sizeof c);
+        char name[64];
+        snprintf(name, sizeof name, "EleutherAI/%s", published[i].preset);
+        assert_int_equal(io_find_model(name, &named), 0);
+        assert_string_equal(named.preset.name, published[i].preset);
+    }
+    IoModel named;
+    assert_int_equal(io_find_model("EleutherAI/pythia-410m-deduped", &named), 0);
+    assert_string_equal(named.preset.name, "pythia-410m");
+}
+
 /* What is written of a configuration is read as the same. */
 static void test_written_is_read(void **state)
 {
@@ -314,8 +368,11 @@ static void test_adapted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_fields), TEST(test_refused_fields), TEST(test_written_is_read), TEST(test_refused_to_write),
-        TEST(test_names),  TEST(test_missing),        TEST(test_block),           TEST(test_adapted),
+        TEST(test_fields),           TEST(test_published),
+        TEST(test_refused_fields),   TEST(test_written_is_read),
+        TEST(test_refused_to_write), TEST(test_names),
+        TEST(test_missing),          TEST(test_block),
+        TEST(test_adapted),
     };
     return cmocka_run_group_tests_name("GPT-NeoX", tests, NULL, NULL);
 }

@@ -85,9 +85,10 @@ static Module *model_of(const Job *job)
     ModelPreset preset = preset_of_text(&job->setting, job->tied);
     if (nn_family(job->setting.family)->decoder) {
         LlamaConfig *c = &preset.config.llama;
+        int neox = job->setting.family == MODEL_GPT_NEOX;
         c->heads = 8;
-        c->kv_heads = 4;
-        c->qkv_bias = c->o_bias = c->mlp_bias = job->tied && job->setting.family == MODEL_LLAMA;
+        c->kv_heads = neox ? 8 : 4;
+        c->qkv_bias = c->o_bias = c->mlp_bias = neox || (job->tied && job->setting.family == MODEL_LLAMA);
     }
     nn_set_weights(&(Weights){.quantized = job->quantized, .frozen = job->quantized != 0});
     Module *model = nn_model(&preset);
