@@ -50,7 +50,7 @@ static const Word words[] = {
      "--cards N instead of --ranks"},
     {"--context-parallel --context-parallel-size --cp ", "context parallel is not there"},
     {"--expert-parallel --expert-parallel-size --ep ",
-     "expert parallel is not there; nor are mixtures of experts"},
+     "expert parallel is not there: every rank computes all experts for its own tokens"},
     {"--offload --cpu-offload --offload-optimizer ",
      "nothing is moved off a device today; `brim compare` shows what the levers save"},
     {"--fused-step ", "it is called --optimizer-in-backward since version 0.2"},

@@ -45,11 +45,16 @@ json_t *layer_types_json(const LlamaConfig *c);
  */
 typedef struct ExpertsKind {
     int count, active, num_experts;
+    int hidden; /* of each; 0: the feed-forward's */
 } ExpertsKind;
 /* Numbers of experts and the loss that balances them; count: what the family calls their number.
  * (family_mixtral.c) */
 void read_experts(Fields *f, const ExpertsKind *kind, ExpertsConfig *e);
 void write_experts(json_t **object, const ExpertsConfig *e, const char *count);
+/* The same with what Qwen's have beside: their width, whose weights are divided by their sum, and layers
+ * without experts. (family_qwen3_moe.c) */
+void read_qwen_experts(Fields *f, const ExpertsKind *kind, LlamaConfig *c);
+void write_qwen_experts(json_t **object, const LlamaConfig *c);
 
 /* Every field that read_decoder reads. */
 void write_decoder(json_t **object, const LlamaConfig *c, const char *type, const char *architecture);

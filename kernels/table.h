@@ -109,6 +109,15 @@ KERNEL(void, softcap_backward,
        (DType type, int64_t n, float cap, const void *x, const void *dy, float beta, void *dx,
         const KernelRun *run))
 
+/* y (rows,c) = x sigmoid(gate), of one gate a row; y may equal x. dx = dy sigmoid(gate) + beta_x dx; dgate
+ * (rows) = sigmoid'(gate) times the row's sum of x dy, + beta_gate dgate. Either may be NULL, x where dgate
+ * is; dx may equal x or dy when beta_x is 0, dgate may equal gate when beta_gate is. */
+KERNEL(void, gate_rows_forward,
+       (DType type, int64_t rows, int64_t c, const void *x, const void *gate, void *y, const KernelRun *run))
+KERNEL(void, gate_rows_backward,
+       (DType type, int64_t rows, int64_t c, const void *x, const void *gate, const void *dy, float beta_x,
+        void *dx, float beta_gate, void *dgate, const KernelRun *run))
+
 /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
 KERNEL(void, rope, (const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run))
 

@@ -84,10 +84,11 @@ Module *module_decoder_block(const DecoderParts *parts, const LlamaConfig *c, in
         return NULL;
     self->branch_factor = c->branch_factor;
     self->attention = nn_add(module, "self_attn", attention(parts, c, layer));
-    self->mlp = nn_add(module, "mlp",
-                       parts->feed_forward ? parts->feed_forward(c, layer)
-                                           : module_gated(c->dim, c->hidden, c->mlp_bias,
-                                                          parts->act ? parts->act : TENSOR_SILU, parts->fused));
+    self->mlp =
+        nn_add(module, "mlp",
+               parts->feed_forward ? parts->feed_forward(c, layer)
+                                   : module_gated(c->dim, c->hidden, c->mlp_bias,
+                                                  parts->act ? parts->act : TENSOR_SILU, parts->fused));
     self->before_attention = add_norm(module, parts, parts->before_attention, c);
     self->after_attention = add_norm(module, parts, parts->after_attention, c);
     self->before_mlp = add_norm(module, parts, parts->before_mlp, c);
@@ -137,9 +138,10 @@ Tensor *module_decoder_forward(Module *module, Tensor *x, const Batch *batch)
 static int check_experts(const char *name, const DecoderParts *parts, const LlamaConfig *c)
 {
     if (parts->feed_forward)
-        return config_experts(name, c);
+        return config_experts(parts, c);
     return c->experts.count &&
-           error_raise(ERROR_ARGUMENT, "%s: a model of this family has no experts; mixtral and qwen3_moe do",
+           error_raise(ERROR_ARGUMENT,
+                       "%s: a model of this family has no experts; mixtral, qwen2_moe and qwen3_moe do",
                        name);
 }
 

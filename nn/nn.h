@@ -316,6 +316,9 @@ typedef struct ExpertsConfig {
     int active;    /* that a token goes to */
     int hidden;    /* of each; 0 = the configuration's */
     int normalise; /* the weights of a token's experts are divided by their sum */
+    /* The width of one more that all tokens go to, and whose output is multiplied by the sigmoid of one
+     * number a token: nn_qwen2_moe; 0 = none. */
+    int shared_hidden;
     /* Of the loss that balances them, which nn_loss adds once a batch, as transformers does: so losses and
      * gradients of a batch in pieces are those of the whole where it is 0. Not in stages. */
     float balance;
@@ -333,8 +336,9 @@ typedef struct ExpertsConfig {
  * nn_gemma (arXiv 2403.08295): GELU in the gate, norms by 1 + weight, embeddings times sqrt(dim); nn_gemma2
  * (arXiv 2408.00118): norms behind the branches too, soft caps; nn_gemma3 (arXiv 2503.19786): norms on
  * queries and keys.
- * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts. Layers
- * with experts are not divided among ranks that compute a layer together. */
+ * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts.
+ * nn_qwen2_moe: with them and one that all tokens share. Layers with experts are not divided among ranks that
+ * compute a layer together. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;             /* 0 = heads */
@@ -361,7 +365,7 @@ typedef struct LlamaConfig {
     float embedding_factor, branch_factor, logits_divisor;
     float attention_scale;           /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
     float attention_cap, logits_cap; /* soft caps of scores and of logits: Gemma 2; 0 = none */
-    ExpertsConfig experts;           /* nn_mixtral and nn_qwen3_moe: they have some, and no other */
+    ExpertsConfig experts; /* nn_mixtral, nn_qwen2_moe, nn_qwen3_moe: they have some, and no other */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
 BRIM_API Module *nn_smollm3(const LlamaConfig *config);
@@ -373,6 +377,7 @@ BRIM_API Module *nn_gemma(const LlamaConfig *config);
 BRIM_API Module *nn_gemma2(const LlamaConfig *config);
 BRIM_API Module *nn_gemma3(const LlamaConfig *config);
 BRIM_API Module *nn_mixtral(const LlamaConfig *config);
+BRIM_API Module *nn_qwen2_moe(const LlamaConfig *config);
 BRIM_API Module *nn_qwen3_moe(const LlamaConfig *config);
 
 /* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
@@ -466,7 +471,8 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_DISTILBERT, BertConfig, distilbert)                                                              \
     X(MODEL_MODERNBERT, ModernBertConfig, modernbert)                                                        \
     X(MODEL_MIXTRAL, LlamaConfig, mixtral)                                                                   \
-    X(MODEL_QWEN3_MOE, LlamaConfig, qwen3_moe)
+    X(MODEL_QWEN3_MOE, LlamaConfig, qwen3_moe)                                                               \
+    X(MODEL_QWEN2_MOE, LlamaConfig, qwen2_moe)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;

@@ -39,12 +39,12 @@ BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, floa
 BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps); /* the same without mean and bias */
 /* By plus + weight: Gemma's, with plus 1, has weights around 0. */
 BRIM_API Tensor *tensor_rms_norm_plus(Tensor *x, Tensor *weight, float eps, float plus);
-BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);    /* of each element */
-BRIM_API Tensor *tensor_gelu(Tensor *x);                                /* exact, by erf */
-BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                           /* GPT-2's approximation */
-BRIM_API Tensor *tensor_silu(Tensor *x);                                /* x sigmoid(x) */
-BRIM_API Tensor *tensor_relu(Tensor *x);                                /* max(x, 0) */
-BRIM_API Tensor *tensor_tanh(Tensor *x);                                /* hyperbolic tangent */
+BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act); /* of each element */
+BRIM_API Tensor *tensor_gelu(Tensor *x);                             /* exact, by erf */
+BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                        /* GPT-2's approximation */
+BRIM_API Tensor *tensor_silu(Tensor *x);                             /* x sigmoid(x) */
+BRIM_API Tensor *tensor_relu(Tensor *x);                             /* max(x, 0) */
+BRIM_API Tensor *tensor_tanh(Tensor *x);                             /* hyperbolic tangent */
 /* cap tanh(x / cap): what is small stays, and nothing goes beyond (Gemma 2). cap = 0 returns x. */
 BRIM_API Tensor *tensor_softcap(Tensor *x, float cap);
 /* act(gate) * up; shapes and types equal. */
@@ -52,6 +52,8 @@ BRIM_API Tensor *tensor_gated(Tensor *gate, Tensor *up, TensorActivation act);
 /* The same of rows in which gate and up lie side by side, gate first: (…, 2n) -> (…, n). */
 BRIM_API Tensor *tensor_gated_packed(Tensor *gate_up, TensorActivation act);
 BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up); /* silu(gate) * up */
+/* x sigmoid(gate), of one gate a row: x (…, n), gate (…, 1), of one type (Qwen2-MoE's shared expert). */
+BRIM_API Tensor *tensor_gate_rows(Tensor *x, Tensor *gate);
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
 BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
 

@@ -49,6 +49,7 @@
 #define tensor_first brim_tensor_first
 #define tensor_free brim_tensor_free
 #define tensor_from brim_tensor_from
+#define tensor_gate_rows brim_tensor_gate_rows
 #define tensor_gated brim_tensor_gated
 #define tensor_gated_packed brim_tensor_gated_packed
 #define tensor_gelu brim_tensor_gelu

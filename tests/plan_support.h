@@ -288,6 +288,7 @@ static inline Module *case_model(const Case *c)
                                             .max_seq = 16};
         break;
     case MODEL_MIXTRAL:
+    case MODEL_QWEN2_MOE:
     case MODEL_QWEN3_MOE:
         preset.config.llama =
             (LlamaConfig){.vocab = vocab(c, 256),
@@ -298,6 +299,8 @@ static inline Module *case_model(const Case *c)
                           .hidden = 20,
                           .max_seq = 16,
                           .experts = {.count = 4, .active = 2, .normalise = 1, .balance = c->balance}};
+        if (c->family == MODEL_QWEN2_MOE)
+            preset.config.llama.experts.shared_hidden = 12;
         break;
     }
     nn_preset_set_attention(&preset, c->attention);

@@ -107,6 +107,10 @@ static void test_elementwise_shapes(void **state)
                    "3 is not even");
     assert_refused(ERROR_ARGUMENT, tensor_gated_packed(b, (TensorActivation)-1), "gated_packed", "-1");
     assert_refused(ERROR_ARGUMENT, tensor_gated_packed(i32(SHAPE(2, 2)), TENSOR_SILU), "gated_packed", "f32");
+    assert_refused(ERROR_SHAPE, tensor_gate_rows(a, b), "gate_rows", "(2,3)", "(3,2)");
+    assert_refused(ERROR_SHAPE, tensor_gate_rows(a, f32(SHAPE(2))), "gate_rows", "(2,1)", "(2)");
+    assert_refused(ERROR_ARGUMENT, tensor_gate_rows(whole, f32(SHAPE(2, 1))), "gate_rows", "x", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_gate_rows(a, i32(SHAPE(2, 1))), "gate_rows", "gate", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_softcap(whole, 2), "softcap", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_softcap(a, -2), "softcap", "-2", "above 0");
     assert_refused(ERROR_ARGUMENT, tensor_softcap(a, NAN), "softcap", "nan");
@@ -316,6 +320,8 @@ static void test_null_gives_null(void **state)
         tensor_gated_packed(no, TENSOR_GELU),
         tensor_swiglu(no, x),
         tensor_swiglu(x, no),
+        tensor_gate_rows(no, x),
+        tensor_gate_rows(x, no),
         tensor_rope(no, 1, 1),
         tensor_rope_with(no, &(RopeOptions){.heads = 1, .theta = 1}),
         tensor_add_rows_from(no, x, 1, 1),

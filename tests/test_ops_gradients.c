@@ -97,6 +97,19 @@ static Tensor *run_activation(const Case *c, Tensor **in)
     return functions[c->a](in[0]);
 }
 
+static Tensor *run_gate_rows(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_gate_rows(in[0], in[1]);
+}
+
+/* The gate is the row itself. */
+static Tensor *run_gate_rows_same(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_gate_rows(in[0], in[0]);
+}
+
 static Tensor *run_swiglu(const Case *c, Tensor **in)
 {
     (void)c;
@@ -349,6 +362,9 @@ static const Case cases[] = {
     {"gated_packed gelu_tanh", run_gated_packed, {S(34), NONE, NONE}, 2, TENSOR_GELU_TANH, 0, 0, 0},
     {"gated_packed silu", run_gated_packed, {S(5, 2), NONE, NONE}, 2, TENSOR_SILU, 0, 0, 0},
     {"gated_packed relu", run_gated_packed, {S(3, 6), NONE, NONE}, 3, TENSOR_RELU, 0, 0, 1},
+    {"gate_rows", run_gate_rows, {S(2, 3, 7), S(2, 3, 1), NONE}, 2, 0, 0, 0, 0},
+    {"gate_rows of one", run_gate_rows, {S(17), S(1), NONE}, 2, 0, 0, 0, 0},
+    {"gate_rows same", run_gate_rows_same, {S(5, 1), NONE, NONE}, 2, 0, 0, 0, 0},
     {"softcap", run_softcap, {S(3, 7), NONE, NONE}, 3, 0, 0, 2, 0},
     {"softcap beyond", run_softcap, {S(2, 2, 5), NONE, NONE}, 3, 0, 0, 0.5f, 0},
     {"swiglu same", run_swiglu_same, {S(3, 11), NONE, NONE}, 2, 0, 0, 0, 0},

@@ -57,6 +57,12 @@ static Tensor *run_gated_packed(const Case *c, Tensor **in)
     return tensor_gated_packed(in[0], (TensorActivation)c->a);
 }
 
+static Tensor *run_gate_rows(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_gate_rows(in[0], in[1]);
+}
+
 static Tensor *run_softcap(const Case *c, Tensor **in)
 {
     return tensor_softcap(in[0], c->f);
@@ -167,6 +173,7 @@ static const Case cases[] = {
     {"gated relu", run_gated, {S(7, 3), S(7, 3)}, 0, TENSOR_RELU, 0},
     {"gated_packed silu", run_gated_packed, {S(31, 134)}, 0, TENSOR_SILU, 0},
     {"gated_packed gelu_tanh", run_gated_packed, {S(2, 3, 10)}, 0, TENSOR_GELU_TANH, 0},
+    {"gate_rows", run_gate_rows, {S(2, 9, 65), S(2, 9, 1)}, 0, 0, 0},
     {"softcap", run_softcap, {S(3, 7, 11)}, 0, 0, 0.4f},
     {"rope", run_rope, {S(2, 3, 12)}, 0, 3, 10000},
     {"rope of a part", run_rope_part, {S(2, 3, 19)}, 0, 3, 10000},

@@ -130,6 +130,15 @@ typedef struct RowsArguments {
     void *y;
 } RowsArguments;
 
+/* x sigmoid(gate), and gradients. aligned: every row of x, dy, y and dx begins on 16 bytes. */
+typedef struct GateRowsArguments {
+    int64_t rows, c;
+    int aligned;
+    float beta_x, beta_gate;
+    const void *x, *gate, *dy;
+    void *y, *dx, *dgate;
+} GateRowsArguments;
+
 typedef struct ConvertArguments {
     int64_t n;
     const void *x;

@@ -1,4 +1,6 @@
-/* Of one type: included by rows.cu. y = x + beta y, of rows; a warp a row. */
+/* Of one type: included by rows.cu. A warp has a row. */
+
+/* y = x + beta y, of rows. */
 GLOBAL(TYPED(add_to_rows), 256, RowsArguments)
 {
     int64_t i = (int64_t)BLOCK.x * (BLOCK_SIZE.x / 32) + THREAD.x / 32;
@@ -14,4 +16,52 @@ GLOBAL(TYPED(add_to_rows), 256, RowsArguments)
             v[e] += a.beta * old[e];
         STORE8(a.y, y + at, 0, row_left(a.c - at), a.aligned, v);
     }
+}
+
+GLOBAL(TYPED(gate_rows_forward), 256, GateRowsArguments)
+{
+    int64_t row = (int64_t)BLOCK.x * (BLOCK_SIZE.x / 32) + THREAD.x / 32;
+    if (row >= a.rows)
+        return;
+    float by = activation_sigmoid(LOAD(a.gate, row));
+    for (int64_t at = THREAD.x % 32 * PACK; at < a.c; at += 32 * PACK) {
+        float v[PACK];
+        LOAD8(a.x, row * a.c + at, 0, row_left(a.c - at), a.aligned, v);
+        UNROLL
+        for (int e = 0; e < PACK; e++)
+            v[e] *= by;
+        STORE8(a.y, row * a.c + at, 0, row_left(a.c - at), a.aligned, v);
+    }
+}
+
+/* All of a pack is read before dx, which may be where x or dy is, is written. */
+GLOBAL(TYPED(gate_rows_backward), 256, GateRowsArguments)
+{
+    int64_t row = (int64_t)BLOCK.x * (BLOCK_SIZE.x / 32) + THREAD.x / 32;
+    if (row >= a.rows)
+        return;
+    float g = LOAD(a.gate, row), by = activation_sigmoid(g), dot = 0.0f;
+    for (int64_t at = THREAD.x % 32 * PACK; at < a.c; at += 32 * PACK) {
+        float dy[PACK], v[PACK];
+        LOAD8(a.dy, row * a.c + at, 0, row_left(a.c - at), a.aligned, dy);
+        if (a.x) {
+            LOAD8(a.x, row * a.c + at, 0, row_left(a.c - at), a.aligned, v);
+            UNROLL
+            for (int e = 0; e < PACK; e++)
+                dot += v[e] * dy[e];
+        }
+        if (!a.dx)
+            continue;
+        if (a.beta_x != 0.0f)
+            LOAD8(a.dx, row * a.c + at, 0, row_left(a.c - at), a.aligned, v);
+        UNROLL
+        for (int e = 0; e < PACK; e++)
+            v[e] = a.beta_x != 0.0f ? dy[e] * by + a.beta_x * v[e] : dy[e] * by;
+        STORE8(a.dx, row * a.c + at, 0, row_left(a.c - at), a.aligned, v);
+    }
+    if (!a.dgate)
+        return;
+    float slope = by * activation_sigmoid(-g) * warp_sum(dot);
+    if (THREAD.x % 32 == 0)
+        STORE(a.dgate, row, a.beta_gate != 0.0f ? slope + a.beta_gate * LOAD(a.dgate, row) : slope);
 }

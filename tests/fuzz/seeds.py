@@ -108,6 +108,7 @@ def config():
                  {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
                  {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]},
                  {"model_type": "mixtral", "num_local_experts": 4, "router_aux_loss_coef": 0.1, "output_router_logits": True},
+                 {"model_type": "qwen2_moe", "num_experts": 4, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 8, "use_sliding_window": True, "max_window_layers": 2},
                  {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [0, 7], "decoder_sparse_step": 2},
                  {"model_type": "qwen2", "layer_types": ["full_attention", "x"]}, {"model_type": "qwen2", "layer_types": [1]}):
         yield json.dumps({**llama, **more}).encode()

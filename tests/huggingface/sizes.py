@@ -38,6 +38,11 @@ PUBLISHED = [
     ('olmo2-13b', 'Olmo2', olmo2(5120, 40, 40, 13824)),
     ('olmo2-32b', 'Olmo2', olmo2(5120, 64, 40, 27648, 8)),
     ('granite-3.1-2b', 'Granite', granite(2048, 8192)),
+    ('qwen1.5-moe-a2.7b', 'Qwen2Moe', dict(max_position_embeddings=8192)),
+    ('qwen2-57b-a14b', 'Qwen2Moe', dict(
+        hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, intermediate_size=18944,
+        moe_intermediate_size=2560, shared_expert_intermediate_size=20480, num_experts=64, num_experts_per_tok=8,
+        max_position_embeddings=131072)),
     ('granite-3.1-8b', 'Granite', granite(4096, 12800)),
 ]
 

@@ -279,11 +279,20 @@ def parts_cases(cases):
                   eps=1e-6, plus=1)
 
 
+def gate_rows_cases(cases):
+    for shape in ((1, 1), (7, 31), (2, 17, 33)):
+        gate = cases.floats(*shape[:-1], 1, scale=6.0)
+        special = np.array([0.0, -0.0, 30.0, -30.0, 100.0, -100.0], np.float32)[:gate.size // 2]
+        gate.reshape(-1)[:special.size] = special
+        cases.add('gate_rows', {'x': cases.floats(*shape), 'gate': gate}, lambda x, gate: x * torch.sigmoid(gate))
+
+
 def write_ops(path):
     writer = Writer(path)
     cases = Cases(writer)
     for group in (linear_cases, embedding_cases, norm_cases, elementwise_cases, rope_cases, attention_cases,
-                  window_cases, cross_entropy_cases, tanh_cases, gated_cases, parts_cases):
+                  window_cases, cross_entropy_cases, tanh_cases, gated_cases, parts_cases,
+                  gate_rows_cases):
         group(cases)
     writer.write()
 
