@@ -57,6 +57,7 @@ static json_t *variant_json(const Comparison *c, const Variant *v)
     json_object_set_new(row, "step_flops", json_real(v->plan.step_flops));
     if (has_ranks(&v->options))
         json_object_set_new(row, "sent_bytes_per_step", json_integer((json_int_t)v->plan.step_sent));
+    approximate_json(row, &v->options);
     json_object_set_new(row, "memory",
                         ran ? json_memory(&v->result.memory, planned) : json_memory(planned, NULL));
     if (v->ran && v->result.status)

@@ -111,8 +111,8 @@ int inference_fits(const Options *o, const Plan *plan, int to_run)
     uint64_t needs = plan->memory.stats.needs;
     char why[512];
     if (o->budget && needs > o->budget)
-        snprintf(why, sizeof why, "needs %s, %s more than the budget of %s", report_size(needs).text,
-                 report_size(needs - o->budget).text, report_size(o->budget).text);
+        snprintf(why, sizeof why, "%sneeds %s, %s more than the budget of %s", approximate_tag(o),
+                 report_size(needs).text, report_size(needs - o->budget).text, report_size(o->budget).text);
     else if (!to_run || plan_fits_machine(plan, 0, NULL, why, sizeof why) == ERROR_NONE)
         return EXIT_DONE;
     complain("%s. A smaller --batch or --seq shrinks the cache, a smaller --prefill what a prompt needs; "
@@ -137,16 +137,18 @@ LeverText tensor_text(const Options *o)
 
 static void print_inference(const Options *o, const Writing *w)
 {
-    printf("%s  %s parameters  %s  %s%d thread%s%s  batch %d", o->model, report_count(w->parameters).text,
-           weights_text(o).text, tensor_text(o).text, threads_of(o), plural(threads_of(o)),
-           has_ranks(o) ? " a rank" : "", o->batch);
+    printf("%s  %s%s parameters  %s  %s%d thread%s%s  batch %d", o->model, approximate_tag(o),
+           report_count(w->parameters).text, weights_text(o).text, tensor_text(o).text, threads_of(o),
+           plural(threads_of(o)), has_ranks(o) ? " a rank" : "", o->batch);
     if (writes(o))
-        printf(", a cache of %d token%s, prompts read %d at once\n\n", o->seq, plural(o->seq),
+        printf(", a cache of %d token%s, prompts read %d at once\n", o->seq, plural(o->seq),
                w->prompt_tokens);
     else if (o->seq)
-        printf(" x seq %d, one forward\n\n", o->seq);
+        printf(" x seq %d, one forward\n", o->seq);
     else
-        printf(", one forward\n\n");
+        printf(", one forward\n");
+    approximate_print(o);
+    printf("\n");
 }
 
 int command_plan_inference(const Options *options)
@@ -164,6 +166,7 @@ int command_plan_inference(const Options *options)
             json_pack("{s:s, s:I, s:i, s:o, s:o}", "model", o.model, "parameters", (json_int_t)w.parameters,
                       "cache_tokens", writes(&o) ? o.seq : 0, "textbook",
                       inference_textbook(&o, w.parameters), "memory", json_memory(&plan.memory, NULL));
+        approximate_json(all, &o);
         planned_card_json(all, &o);
         ranks_plan_json(all, &o, &plan, NULL);
         json_print(all);

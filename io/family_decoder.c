@@ -32,7 +32,7 @@ static void read_gate(Fields *f, const DecoderKind *kind)
         read_activation(f, "hidden_activation", gates, wanted);
 }
 
-void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+void read_decoder_sizes(Fields *f, const DecoderKind *kind, LlamaConfig *c)
 {
     c->vocab = fields_count(f, "vocab_size", kind->vocab, 1, MOST_VOCAB);
     c->dim = fields_count(f, "hidden_size", kind->dim ? kind->dim : 4096, 1, MOST_WIDTH);
@@ -48,11 +48,16 @@ void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
         (float)fields_number(f, "rms_norm_eps", kind->norm_eps > 0 ? kind->norm_eps : 1e-6, 1e-30, 1);
     check_heads_of(f, c);
     read_gate(f, kind);
-    read_rotary(f, kind, c);
     fields_flag(f, "is_decoder", 1);
     if (!fields_null(f, "pretraining_tp"))
         fields_count(f, "pretraining_tp", 1, 1, MOST_WIDTH); /* splits products, which are the same */
     note_attention_dropout(f, "attention_dropout", 0);
+}
+
+void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+{
+    read_decoder_sizes(f, kind, c);
+    read_rotary(f, kind, c);
 }
 
 void layer_set_add(LayerSet *set, int layer)

@@ -23,6 +23,7 @@ typedef struct DecoderKind {
 
 /* Sizes, norms, activation and rotary positions; biases and windows are the families' own. */
 void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c);
+void read_decoder_sizes(Fields *f, const DecoderKind *kind, LlamaConfig *c); /* without rotary positions */
 /* Rotary positions alone, behind sizes, heads and positions. (rope.c) */
 void read_rotary(Fields *f, const DecoderKind *kind, LlamaConfig *c);
 void write_rotary(json_t **object, const LlamaConfig *c);

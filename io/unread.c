@@ -77,11 +77,17 @@ static int has_word(const char *words, const char *word)
 
 int unread_family(Fields *f, const char *type)
 {
+    const char *as = approximate_as(type);
     for (size_t i = 0; i < sizeof unread / sizeof unread[0]; i++)
         if (has_word(unread[i].types, type)) {
-            fields_fail(f, "the model_type %s is not read: %s%s%s", string_text(type).text, unread[i].missing,
+            fields_fail(f, "the model_type %s is not read: %s%s%s%s%s", string_text(type).text,
+                        unread[i].missing,
                         unread[i].near ? "; the nearest model that is known by name is " : "",
-                        unread[i].near ? unread[i].near : "");
+                        unread[i].near ? unread[i].near : "",
+                        as        ? "; `brim plan --approximate` plans it as "
+                        : f->near ? "; that is no small part, so there is no approximation"
+                                  : "",
+                        as ? as : "");
             return 1;
         }
     return 0;
