@@ -240,6 +240,16 @@ KERNEL(void, scatter_rows,
        (DType type, int64_t n, int64_t c, const int64_t *index, const void *x, float beta, void *y,
         const KernelRun *run))
 
+/* y (batch,c) = the mean of those rows of x (batch,seq,c) that mask (batch,seq) is not 0 for, of all where it
+ * is NULL; zeros where there is none. scale (batch) = 1 / how many they are, else 0. dx = dy scale in those
+ * rows and 0 in the others, + beta dx. */
+KERNEL(void, mean_tokens_forward,
+       (DType type, int64_t batch, int64_t seq, int64_t c, const void *x, const int32_t *mask, void *y,
+        float *scale, const KernelRun *run))
+KERNEL(void, mean_tokens_backward,
+       (DType type, int64_t batch, int64_t seq, int64_t c, const int32_t *mask, const float *scale,
+        const void *dy, float beta, void *dx, const KernelRun *run))
+
 /* y = keep(x) / (1 - p) + beta y; y may equal x when beta is 0. The same call is its own backward. p in
  * [0, 1). */
 KERNEL(void, dropout,

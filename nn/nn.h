@@ -437,6 +437,11 @@ typedef struct ModernBertConfig {
     int attention_bias, mlp_bias, norm_bias, head_bias; /* 1: there are biases; of the head's dense layer */
     int no_decoder_bias;
     int headless; /* 1: the encoder alone; forward returns the hidden states (B,T,dim) */
+    int classes;  /* 1 or more: a sequence classifier in place of the masked head: of the first token, or with
+                     mean_pooling of the mean of all that the mask leaves, the head's dense layer and norm,
+                     dropout,  logits (B,classes); 0 = none */
+    int mean_pooling;
+    float head_dropout; /* of the classifier; 0 = as dropout, negative = none */
     float dropout;
     float norm_eps; /* 0 = 1e-5 */
     AttentionKind attention;

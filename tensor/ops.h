@@ -186,8 +186,11 @@ BRIM_API Tensor *tensor_dropout(Tensor *x, float p);
 BRIM_API Tensor *tensor_reshape(Tensor *x, Shape shape); /* shares storage */
 BRIM_API Tensor *tensor_last(Tensor *x);                 /* (B,T,c) -> (B,c): the last position */
 BRIM_API Tensor *tensor_first(Tensor *x);                /* the same of the first one */
-BRIM_API Tensor *tensor_sum(Tensor *x);                  /* -> (1) */
-BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
+/* The mean of the tokens that mask (B,T) i32 is not 0 for, of all where it is NULL; zeros of none: (B,T,c) ->
+ * (B,c). */
+BRIM_API Tensor *tensor_mean_tokens(Tensor *x, Tensor *mask);
+BRIM_API Tensor *tensor_sum(Tensor *x);  /* -> (1) */
+BRIM_API Tensor *tensor_mean(Tensor *x); /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
  * logits (…, classes), labels i32 (…). */
 BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);

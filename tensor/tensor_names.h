@@ -66,6 +66,7 @@
 #define tensor_linear_cross_entropy_with brim_tensor_linear_cross_entropy_with
 #define tensor_linear_in_out brim_tensor_linear_in_out
 #define tensor_mean brim_tensor_mean
+#define tensor_mean_tokens brim_tensor_mean_tokens
 #define tensor_mul brim_tensor_mul
 #define tensor_name brim_tensor_name
 #define tensor_new brim_tensor_new

@@ -94,6 +94,18 @@ static void test_norm_shapes(void **state)
     assert_refused(ERROR_ARGUMENT, tensor_layer_norm(x, five, i32(SHAPE(5)), 0), "layer_norm", "bias", "f32");
 }
 
+static void test_mean_tokens_shapes(void **state)
+{
+    (void)state;
+    Tensor *tokens = f32(SHAPE(2, 3, 4));
+    assert_refused(ERROR_SHAPE, tensor_mean_tokens(f32(SHAPE(9, 12)), NULL), "mean_tokens", "(9,12)");
+    assert_refused(ERROR_SHAPE, tensor_mean_tokens(tokens, i32(SHAPE(3, 2))), "mean_tokens", "(2,3)",
+                   "(3,2)");
+    assert_refused(ERROR_ARGUMENT, tensor_mean_tokens(tokens, f32(SHAPE(2, 3))), "mean_tokens", "mask",
+                   "i32");
+    assert_non_null(tensor_mean_tokens(tokens, i32(SHAPE(2, 3))));
+}
+
 static void test_elementwise_shapes(void **state)
 {
     (void)state;
@@ -328,6 +340,7 @@ static void test_null_gives_null(void **state)
         tensor_add_rows_from(x, no, 1, 1),
         tensor_last(no),
         tensor_first(no),
+        tensor_mean_tokens(no, x),
         tensor_attention_cached(no, x, x, x, 0, &o),
         tensor_attention_cached(x, x, x, no, 0, &o),
         tensor_attention_cached(x, x, x, x, 0, NULL),
@@ -527,6 +540,7 @@ int main(void)
         TEST(test_adapter_shapes),
         TEST(test_table_shapes),
         TEST(test_norm_shapes),
+        TEST(test_mean_tokens_shapes),
         TEST(test_elementwise_shapes),
         TEST(test_attention_shapes),
         TEST(test_other_shapes),

@@ -238,6 +238,16 @@ static Tensor *run_last(const Case *c, Tensor **in)
     return tensor_last(in[0]);
 }
 
+/* With a: tokens from number a + the sample's on are padding. */
+static Tensor *run_mean_tokens(const Case *c, Tensor **in)
+{
+    Shape x = tensor_shape(in[0]);
+    Tensor *mask = c->a ? tensor_zeros(DTYPE_I32, SHAPE(x.dim[0], x.dim[1]), MEM_INPUT) : NULL;
+    for (int64_t i = 0; mask && i < x.dim[0] * x.dim[1]; i++)
+        tensor_i32(mask)[i] = i % x.dim[1] < c->a - i / x.dim[1];
+    return tensor_mean_tokens(in[0], mask);
+}
+
 static Tensor *run_first(const Case *c, Tensor **in)
 {
     (void)c;
@@ -419,6 +429,9 @@ static const Case cases[] = {
     {"last", run_last, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
     {"last of two", run_last, {S(3, 2, 1), NONE, NONE}, 1, 0, 0, 0, 0},
     {"first", run_first, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
+    {"mean_tokens", run_mean_tokens, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
+    {"mean_tokens masked", run_mean_tokens, {S(3, 5, 7), NONE, NONE}, 1, 4, 0, 0, 0},
+    {"mean_tokens of a sample without any", run_mean_tokens, {S(3, 5, 2), NONE, NONE}, 1, 2, 0, 0, 0},
     {"first of two", run_first, {S(3, 2, 7), NONE, NONE}, 1, 0, 0, 0, 0},
     {"sum", run_sum, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
     {"mean", run_mean, {S(31), NONE, NONE}, 1, 0, 0, 0, 0},

@@ -132,6 +132,16 @@ static Tensor *run_last(const Case *c, Tensor **in)
     return tensor_last(in[0]);
 }
 
+/* The second sample ends with padding. */
+static Tensor *run_mean_tokens(const Case *c, Tensor **in)
+{
+    Shape x = tensor_shape(in[0]);
+    Tensor *mask = c->a ? tensor_zeros(DTYPE_I32, SHAPE(x.dim[0], x.dim[1]), MEM_INPUT) : NULL;
+    for (int64_t i = 0; mask && i < x.dim[0] * x.dim[1]; i++)
+        tensor_i32(mask)[i] = i < x.dim[1] + 2 || i >= 2 * x.dim[1];
+    return tensor_mean_tokens(in[0], mask);
+}
+
 static Tensor *run_first(const Case *c, Tensor **in)
 {
     (void)c;
@@ -190,6 +200,8 @@ static const Case cases[] = {
     {"cross_entropy capped", run_cross_entropy, {S(7, 101)}, 0, 1, 0.25f},
     {"last", run_last, {S(3, 5, 17)}, 0, 0, 0},
     {"first", run_first, {S(3, 5, 17)}, 0, 0, 0},
+    {"mean_tokens", run_mean_tokens, {S(3, 5, 17)}, 0, 0, 0},
+    {"mean_tokens masked", run_mean_tokens, {S(3, 5, 17)}, 0, 1, 0},
     {"sum", run_sum, {S(2, 3, 5)}, 0, 0, 0},
     {"mean", run_mean, {S(31)}, 0, 0, 0},
 };

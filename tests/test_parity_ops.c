@@ -104,6 +104,11 @@ static Tensor *run_gate_rows(Case *c)
     return tensor_gate_rows(c->in[0], c->in[1]);
 }
 
+static Tensor *run_mean_tokens(Case *c)
+{
+    return tensor_mean_tokens(c->in[0], number(c, "masked") ? c->in[1] : NULL);
+}
+
 static Tensor *run_softcap(Case *c)
 {
     return tensor_softcap(c->in[0], real(c, "cap"));
@@ -196,6 +201,7 @@ static const struct Op {
     {"gated", run_gated},
     {"gated_packed", run_gated_packed},
     {"gate_rows", run_gate_rows},
+    {"mean_tokens", run_mean_tokens},
     {"softcap", run_softcap},
     {"add", run_add},
     {"mul", run_mul},

@@ -139,6 +139,17 @@ typedef struct GateRowsArguments {
     void *y, *dx, *dgate;
 } GateRowsArguments;
 
+/* The mean of a sample's tokens. aligned: every row of dy and dx begins on 16 bytes. */
+typedef struct MeanTokensArguments {
+    int64_t batch, seq, c;
+    int aligned;
+    float beta;
+    const void *x, *dy;
+    const int32_t *mask;
+    void *y, *dx;
+    float *scale;
+} MeanTokensArguments;
+
 typedef struct ConvertArguments {
     int64_t n;
     const void *x;

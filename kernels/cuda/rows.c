@@ -1,4 +1,4 @@
-/* Rows with a label, and rows that a number gates, on a card: rows.cu. */
+/* Rows with a label, rows that a number gates, and the mean of tokens on a card: rows.cu. */
 #include "launch_.h"
 
 void cuda_labelled_rows(const CrossEntropyDims *d, int64_t room, const int32_t *labels, int64_t *index,
@@ -75,4 +75,28 @@ void cuda_gate_rows_backward(DType type, int64_t rows, int64_t c, const void *x,
                            .dx = dx,
                            .dgate = dgate};
     gate_rows_launch(CUDA_gate_rows_backward, type, a, run);
+}
+
+/* A block has 32 columns of a sample. */
+void cuda_mean_tokens_forward(DType type, int64_t batch, int64_t seq, int64_t c, const void *x,
+                              const int32_t *mask, void *y, float *scale, const KernelRun *run)
+{
+    MeanTokensArguments a = {
+        .batch = batch, .seq = seq, .c = c, .x = x, .mask = mask, .y = y, .scale = scale};
+    LAUNCH(run, CUDA_mean_tokens_forward + cuda_typed(type), (c + 31) / 32, batch, 1, CUDA_THREADS, a);
+}
+
+void cuda_mean_tokens_backward(DType type, int64_t batch, int64_t seq, int64_t c, const int32_t *mask,
+                               const float *scale, const void *dy, float beta, void *dx, const KernelRun *run)
+{
+    MeanTokensArguments a = {.batch = batch,
+                             .seq = seq,
+                             .c = c,
+                             .aligned = c % 8 == 0 && ((uintptr_t)dy | (uintptr_t)dx) % 16 == 0,
+                             .beta = beta,
+                             .dy = dy,
+                             .mask = mask,
+                             .dx = dx,
+                             .scale = (float *)(uintptr_t)scale};
+    LAUNCH(run, CUDA_mean_tokens_backward + cuda_typed(type), (batch * seq + 7) / 8, 1, 1, CUDA_THREADS, a);
 }

@@ -1,4 +1,4 @@
-/* Rows with a label, side by side; and rows that a number gates. */
+/* Rows with a label, side by side; rows that a number gates; and the mean of a sample's rows. */
 #include "activation.h"
 #include "row.h"
 
