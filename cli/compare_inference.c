@@ -18,6 +18,7 @@ static void plan_row(Variant *v)
     writing_of_seq(&own, &w);
     plan_inference(&own, &w, &v->plan);
     v->parameters = w.parameters;
+    v->active = w.active;
     plan_free(&v->plan);
 }
 
@@ -105,6 +106,7 @@ static json_t *row_json(const Variant *v)
     }
     approximate_json(row, o);
     json_object_set_new(row, "parameters", json_integer(v->parameters));
+    json_object_set_new(row, "active_parameters", json_integer(v->active));
     json_object_set_new(row, "sent_bytes_per_token", json_integer((json_int_t)v->plan.step_sent));
     json_object_set_new(row, "memory", json_memory(&v->plan.memory, NULL));
     return row;

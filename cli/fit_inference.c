@@ -196,8 +196,8 @@ void fit_inference_print(const Fit *fit)
 {
     const Options *o = fit->options;
     SayLine verdict = {""};
-    printf("%s  %s%s parameters  inference  batch %d", o->model, approximate_tag(o),
-           report_count(fit->parameters).text, o->batch);
+    printf("%s  %s%s parameters%s  inference  batch %d", o->model, approximate_tag(o),
+           report_count(fit->parameters).text, active_text(fit->active, fit->parameters).text, o->batch);
     if (o->seq)
         printf(writes(o) ? ", a cache of %d tokens" : " x seq %d", o->seq);
     printf("\n");

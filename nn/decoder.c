@@ -226,11 +226,14 @@ Module *module_decoder_make(const ModelPreset *preset)
 ModelSizes module_decoder_sizes(const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
-    int positions = c->max_seq ? c->max_seq : USUAL_MAX_SEQ;
+    int positions = c->max_seq ? c->max_seq : USUAL_MAX_SEQ, sliding = 0;
+    for (int i = 0; i < c->layers && c->window < positions; i++)
+        sliding += slides(c, i) != 0;
     return (ModelSizes){.layers = c->layers,
                         .vocab = c->vocab,
                         .max_seq = positions,
                         .window = c->window < positions ? c->window : 0,
+                        .window_layers = sliding,
                         .dim = c->dim,
                         .heads = c->heads,
                         .kv_heads = c->kv_heads,

@@ -293,10 +293,14 @@ static Module *make(const ModelPreset *preset)
 static ModelSizes sizes(const ModelPreset *preset)
 {
     const ModernBertConfig c = complete(&preset->config.modernbert);
+    int sliding = 0;
+    for (int i = 0; i < c.layers && c.window < 2 * c.max_seq; i++)
+        sliding += !sees_all(&c, i);
     return (ModelSizes){.layers = c.layers,
                         .vocab = c.vocab,
                         .max_seq = c.max_seq,
                         .window = c.window < 2 * c.max_seq ? c.window : 0,
+                        .window_layers = sliding,
                         .dim = c.dim,
                         .heads = c.heads};
 }

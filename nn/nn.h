@@ -505,11 +505,12 @@ typedef enum ModelObjective {
 
 /* With the family's defaults in place of zeros. What a family has not is 0. */
 typedef struct ModelSizes {
-    int layers;  /* the blocks of nn_block_count */
-    int inputs;  /* features of a sample */
-    int vocab;   /* tokens, or classes */
-    int max_seq; /* the longest sequence: its positions */
-    int window;  /* of sliding attention; 0 = none, also where it is no shorter than the positions */
+    int layers;        /* the blocks of nn_block_count */
+    int inputs;        /* features of a sample */
+    int vocab;         /* tokens, or classes */
+    int max_seq;       /* the longest sequence: its positions */
+    int window;        /* of sliding attention; 0 = none, also where it is no shorter than the positions */
+    int window_layers; /* how many of the layers have it */
     int dim, heads, kv_heads, head_dim;
 } ModelSizes;
 
