@@ -181,6 +181,29 @@ void write_qwen_windows(json_t **o, const LlamaConfig *c)
     config_put(o, "layer_types", layer_types_json(c));
 }
 
+static int is_factor(float factor)
+{
+    return factor > 0 && factor != 1;
+}
+
+int check_decoder_factors(const ModelPreset *preset)
+{
+    const LlamaConfig *c = &preset->config.llama;
+    int granite = preset->family == MODEL_GRANITE,
+        gemma = preset->family == MODEL_GEMMA2 || preset->family == MODEL_GEMMA3,
+        rooted = gemma || preset->family == MODEL_GEMMA;
+    const char *has = !granite && (rooted ? c->embedding_factor > 0 : is_factor(c->embedding_factor))
+                          ? "an embedding_factor"
+                      : !granite && is_factor(c->branch_factor)               ? "a branch_factor"
+                      : !granite && is_factor(c->logits_divisor)              ? "a logits_divisor"
+                      : !granite && !gemma && c->attention_scale > 0          ? "an attention_scale"
+                      : !gemma && (c->attention_cap > 0 || c->logits_cap > 0) ? "soft caps"
+                                                                              : NULL;
+    return has ? error_raise(ERROR_ARGUMENT, "io_write_config(): transformers has no %s with %s of its own",
+                             nn_family(preset->family)->name, has)
+               : 0;
+}
+
 int check_decoder_biases(const ModelPreset *preset, const char *title, int mlp)
 {
     const LlamaConfig *c = &preset->config.llama;

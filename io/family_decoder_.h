@@ -60,6 +60,8 @@ void write_qwen_experts(json_t **object, const LlamaConfig *c);
 /* Every field that read_decoder reads. */
 void write_decoder(json_t **object, const LlamaConfig *c, const char *type, const char *architecture);
 
+/* Raises for factors and caps that a family's files have no fields for. */
+int check_decoder_factors(const ModelPreset *preset);
 /* For FamilyFiles.check: raises for biases that a family has not in which those of q, k, v and o go together;
  * mlp: its feed-forward may have some. */
 int check_decoder_biases(const ModelPreset *preset, const char *title, int mlp);

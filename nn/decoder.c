@@ -198,7 +198,9 @@ Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config)
     if (!self)
         return NULL;
     self->max_seq = c.max_seq;
-    self->embedding_factor = parts->root_embedding ? sqrtf((float)c.dim) : c.embedding_factor;
+    self->embedding_factor = c.embedding_factor > 0  ? c.embedding_factor
+                             : parts->root_embedding ? sqrtf((float)c.dim)
+                                                     : 0;
     self->hidden_factor = c.logits_divisor > 0 ? 1 / c.logits_divisor : 0;
     if (module_stages_begin(module, c.layers, c.dim))
         return NULL;

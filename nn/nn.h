@@ -360,8 +360,8 @@ typedef struct LlamaConfig {
     int o_bias;       /* on o_proj */
     int mlp_bias;     /* on gate_proj, up_proj, down_proj */
     LayerSet no_rope; /* layers whose queries and keys are not rotated: SmolLM3 */
-    /* Granite's factors; 0 = 1. On what the embedding gives, on each branch before it is added, and what
-     * logits are divided by. */
+    /* Granite's factors; 0 = 1, but of Gemma's embedding the root of dim. On what the embedding gives, on
+     * each branch before it is added, and what logits are divided by. */
     float embedding_factor, branch_factor, logits_divisor;
     float attention_scale;           /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
     float attention_cap, logits_cap; /* soft caps of scores and of logits: Gemma 2; 0 = none */
