@@ -200,16 +200,21 @@ void families_read(Fields *f)
     if (f->failed)
         return;
     const ConfigType *type = config_type(name, &f->model->preset.family);
-    if (!type) {
+    const char *class = type || !f->near ? NULL : approximate_read(f, name);
+    if (!type && !class) {
         if (!unread_family(f, name))
             fields_refuse(f, "model_type", "%s", known_types().text);
         return;
     }
-    type->read(f, type->kind);
-    read_classes(f, type);
+    if (type) {
+        type->read(f, type->kind);
+        read_classes(f, type);
+        class = config_class(type, &f->model->preset);
+    }
     read_refusals(f);
-    quantization_read(f);
-    read_architectures(f, config_class(type, &f->model->preset));
+    if (!f->model->approximate.type)
+        quantization_read(f);
+    read_architectures(f, class);
     fields_leftover(f, harmless);
     describe(f->model, name);
 }

@@ -37,7 +37,7 @@ static void read_gate(Fields *f, const DecoderKind *kind)
         read_activation(f, "hidden_activation", gates, wanted);
 }
 
-void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+void read_decoder_sizes(Fields *f, const DecoderKind *kind, LlamaConfig *c)
 {
     c->vocab = fields_count(f, "vocab_size", kind->vocab, 1, MOST_VOCAB);
     c->dim = fields_count(f, "hidden_size", kind->dim ? kind->dim : 4096, 1, MOST_WIDTH);
@@ -56,11 +56,16 @@ void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
         (float)fields_number(f, norm_eps_name(kind), kind->norm_eps > 0 ? kind->norm_eps : 1e-6, 1e-30, 1);
     check_heads_of(f, c);
     read_gate(f, kind);
-    read_rotary(f, kind, c);
     fields_flag(f, "is_decoder", 1);
     if (!fields_null(f, "pretraining_tp"))
         fields_count(f, "pretraining_tp", 1, 1, MOST_WIDTH); /* splits products, which are the same */
     note_attention_dropout(f, "attention_dropout", 0);
+}
+
+void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+{
+    read_decoder_sizes(f, kind, c);
+    read_rotary(f, kind, c);
 }
 
 void layer_set_add(LayerSet *set, int layer)
@@ -190,6 +195,29 @@ void write_qwen_windows(json_t **o, const LlamaConfig *c)
         return;
     config_put(o, "sliding_window", json_integer(c->window));
     config_put(o, "layer_types", layer_types_json(c));
+}
+
+static int is_factor(float factor)
+{
+    return factor > 0 && factor != 1;
+}
+
+int check_decoder_factors(const ModelPreset *preset)
+{
+    const LlamaConfig *c = &preset->config.llama;
+    int granite = preset->family == MODEL_GRANITE,
+        gemma = preset->family == MODEL_GEMMA2 || preset->family == MODEL_GEMMA3,
+        rooted = gemma || preset->family == MODEL_GEMMA;
+    const char *has = !granite && (rooted ? c->embedding_factor > 0 : is_factor(c->embedding_factor))
+                          ? "an embedding_factor"
+                      : !granite && is_factor(c->branch_factor)               ? "a branch_factor"
+                      : !granite && is_factor(c->logits_divisor)              ? "a logits_divisor"
+                      : !granite && !gemma && c->attention_scale > 0          ? "an attention_scale"
+                      : !gemma && (c->attention_cap > 0 || c->logits_cap > 0) ? "soft caps"
+                                                                              : NULL;
+    return has ? error_raise(ERROR_ARGUMENT, "io_write_config(): transformers has no %s with %s of its own",
+                             nn_family(preset->family)->name, has)
+               : 0;
 }
 
 int check_decoder_biases(const ModelPreset *preset, const char *title, int mlp)

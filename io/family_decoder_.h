@@ -27,6 +27,7 @@ typedef struct DecoderKind {
 
 /* Sizes, norms, activation and rotary positions; biases and windows are the families' own. */
 void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c);
+void read_decoder_sizes(Fields *f, const DecoderKind *kind, LlamaConfig *c); /* without rotary positions */
 /* Rotary positions alone, behind sizes, heads and positions. (rope.c) */
 void read_rotary(Fields *f, const DecoderKind *kind, LlamaConfig *c);
 void write_rotary(json_t **object, const DecoderKind *kind, const LlamaConfig *c);
@@ -49,17 +50,24 @@ json_t *layer_types_json(const LlamaConfig *c);
  */
 typedef struct ExpertsKind {
     int count, active, num_experts;
+    int hidden; /* of each; 0: the feed-forward's */
 } ExpertsKind;
 /* Numbers of experts and the loss that balances them; count: what the family calls their number.
  * (family_mixtral.c) */
 void read_experts(Fields *f, const ExpertsKind *kind, ExpertsConfig *e);
 void write_experts(json_t **object, const ExpertsConfig *e, const char *count);
+/* The same with what Qwen's have beside: their width, whose weights are divided by their sum, and layers
+ * without experts. (family_qwen3_moe.c) */
+void read_qwen_experts(Fields *f, const ExpertsKind *kind, LlamaConfig *c);
+void write_qwen_experts(json_t **object, const LlamaConfig *c);
 
 /* Every field that read_decoder reads; the second as the kind calls them. */
 void write_decoder(json_t **object, const LlamaConfig *c, const char *type, const char *architecture);
 void write_decoder_as(json_t **object, const DecoderKind *kind, const LlamaConfig *c, const char *type,
                       const char *architecture);
 
+/* Raises for factors and caps that a family's files have no fields for. */
+int check_decoder_factors(const ModelPreset *preset);
 /* For FamilyFiles.check: raises for biases that a family has not in which those of q, k, v and o go together;
  * mlp: its feed-forward may have some. */
 int check_decoder_biases(const ModelPreset *preset, const char *title, int mlp);

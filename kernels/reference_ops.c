@@ -251,6 +251,36 @@ void reference_gated_backward(const GatedDims *d, DType type, const void *gate, 
         }
 }
 
+static double sigmoid_of(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
+void reference_gate_rows_forward(DType type, int64_t rows, int64_t c, const void *x, const void *gate,
+                                 void *y, const KernelRun *run)
+{
+    (void)run;
+    for (int64_t i = 0; i < rows * c; i++)
+        set(type, y, i, get(type, x, i) * sigmoid_of(get(type, gate, i / c)));
+}
+
+void reference_gate_rows_backward(DType type, int64_t rows, int64_t c, const void *x, const void *gate,
+                                  const void *dy, float beta_x, void *dx, float beta_gate, void *dgate,
+                                  const KernelRun *run)
+{
+    (void)run;
+    for (int64_t row = 0; row < rows; row++) {
+        double g = get(type, gate, row), dot = 0;
+        for (int64_t i = row * c; i < (row + 1) * c; i++) {
+            dot += dgate ? get(type, x, i) * get(type, dy, i) : 0;
+            if (dx)
+                blend(type, get(type, dy, i) * sigmoid_of(g), beta_x, dx, i);
+        }
+        if (dgate)
+            blend(type, sigmoid_of(g) * sigmoid_of(-g) * dot, beta_gate, dgate, row);
+    }
+}
+
 static double softcap_of(float cap, double x)
 {
     return (double)cap * tanh(x / (double)cap);

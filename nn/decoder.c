@@ -149,9 +149,10 @@ Tensor *module_decoder_forward(Module *module, Tensor *x, const Batch *batch)
 static int check_experts(const char *name, const DecoderParts *parts, const LlamaConfig *c)
 {
     if (parts->feed_forward == module_experts)
-        return config_experts(name, c);
+        return config_experts(parts, c);
     return c->experts.count &&
-           error_raise(ERROR_ARGUMENT, "%s: a model of this family has no experts; mixtral and qwen3_moe do",
+           error_raise(ERROR_ARGUMENT,
+                       "%s: a model of this family has no experts; mixtral, qwen2_moe and qwen3_moe do",
                        name);
 }
 
@@ -209,7 +210,9 @@ Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config)
     if (!self)
         return NULL;
     self->max_seq = c.max_seq;
-    self->embedding_factor = parts->root_embedding ? sqrtf((float)c.dim) : c.embedding_factor;
+    self->embedding_factor = c.embedding_factor > 0  ? c.embedding_factor
+                             : parts->root_embedding ? sqrtf((float)c.dim)
+                                                     : 0;
     self->hidden_factor = c.logits_divisor > 0 ? 1 / c.logits_divisor : 0;
     if (module_stages_begin(module, c.layers, c.dim))
         return NULL;
@@ -237,11 +240,14 @@ Module *module_decoder_make(const ModelPreset *preset)
 ModelSizes module_decoder_sizes(const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
-    int positions = c->max_seq ? c->max_seq : USUAL_MAX_SEQ;
+    int positions = c->max_seq ? c->max_seq : USUAL_MAX_SEQ, sliding = 0;
+    for (int i = 0; i < c->layers && c->window < positions; i++)
+        sliding += slides(c, i) != 0;
     return (ModelSizes){.layers = c->layers,
                         .vocab = c->vocab,
                         .max_seq = positions,
                         .window = c->window < positions ? c->window : 0,
+                        .window_layers = sliding,
                         .dim = c->dim,
                         .heads = c->heads,
                         .kv_heads = c->kv_heads,

@@ -26,6 +26,7 @@ typedef struct DecoderParts {
     int root_embedding;   /* embeddings times the root of their width */
     /* Makes the feed-forward of a layer; NULL: a gated one. */
     Module *(*feed_forward)(const LlamaConfig *c, int layer);
+    int shared_expert; /* beside the experts there may be one that all tokens go to */
 } DecoderParts;
 
 typedef struct DecoderBlock {
@@ -47,7 +48,7 @@ Module *module_decoder_block(const DecoderParts *parts, const LlamaConfig *confi
 /* For DecoderParts.feed_forward: a mixture of experts, but in layers that are dense. (experts.c) */
 Module *module_experts(const LlamaConfig *c, int layer);
 /* Raises what no experts can be. Returns non-zero on error. */
-int config_experts(const char *model, const LlamaConfig *c);
+int config_experts(const DecoderParts *parts, const LlamaConfig *c);
 
 Tensor *module_decoder_forward(Module *module, Tensor *x, const Batch *batch);
 Tensor *module_decoder_block_forward(Module *module, Tensor *x, const Batch *batch);

@@ -179,17 +179,27 @@ Tensor *module_adapt(const Module *module, const Adapter *adapter, Tensor *y, Te
 /* ---- Sequence classifiers (classifier.c) */
 
 typedef struct Classifier {
-    Module *before, *dense, *dropout, *out; /* before: NULL = none */
+    Module *before, *dense, *norm, *dropout, *out; /* before, norm: NULL = none */
+    int mean;                                      /* of all tokens, in place of the first */
 } Classifier;
 
 typedef struct ClassifierKind {
     const char *dense, *out; /* the names of the layers within the model */
+    const char *norm;        /* behind the dense layer; NULL: there is none */
     TensorActivation act;    /* of the dense layer */
     int dropout_before;      /* of the first token, too */
     int dense_stays;         /* adapters leave the dense layer trained, as they do the classes */
 } ClassifierKind;
+/* What a configuration says of it. */
+typedef struct ClassifierSizes {
+    int dim, classes;
+    float dropout, head_dropout; /* as BertConfig has them */
+    int no_dense_bias, norm_bias, mean;
+    float norm_eps;
+} ClassifierSizes;
 /* Makes the layers, children of the model. Returns non-zero on error. */
-int module_add_classifier(Module *model, Classifier *head, const ClassifierKind *kind, const BertConfig *c);
+int module_add_classifier(Module *model, Classifier *head, const ClassifierKind *kind,
+                          const ClassifierSizes *c);
 /* hidden (B,T,dim) to logits (B,classes). */
 Tensor *module_classify(const Classifier *head, Tensor *hidden, const Batch *batch);
 

@@ -317,6 +317,9 @@ typedef struct ExpertsConfig {
     int active;    /* that a token goes to */
     int hidden;    /* of each; 0 = the configuration's */
     int normalise; /* the weights of a token's experts are divided by their sum */
+    /* The width of one more that all tokens go to, and whose output is multiplied by the sigmoid of one
+     * number a token: nn_qwen2_moe; 0 = none. */
+    int shared_hidden;
     /* Of the loss that balances them, which nn_loss adds once a batch, as transformers does: so losses and
      * gradients of a batch in pieces are those of the whole where it is 0. Not in stages. */
     float balance;
@@ -336,8 +339,9 @@ typedef struct ExpertsConfig {
  * queries and keys.
  * nn_gpt_neox (arXiv 2204.06745, 2304.01373): Pythia. Attention and feed-forward side by side, LayerNorm, a
  * feed-forward without a gate; with biases (qkv_bias, o_bias, mlp_bias) in all published ones.
- * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts. Layers
- * with experts are not divided among ranks that compute a layer together. */
+ * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts.
+ * nn_qwen2_moe: with them and one that all tokens share. Layers with experts are not divided among ranks that
+ * compute a layer together. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;             /* 0 = heads */
@@ -361,12 +365,12 @@ typedef struct LlamaConfig {
     int sequential;   /* nn_gpt_neox: 1: the feed-forward reads what attention has added, as elsewhere */
     int gelu_tanh;    /* nn_gpt_neox: 1: GELU by tanh, as in GPT-NeoX-20B; else by erf */
     LayerSet no_rope; /* layers whose queries and keys are not rotated: SmolLM3 */
-    /* Granite's factors; 0 = 1. On what the embedding gives, on each branch before it is added, and what
-     * logits are divided by. */
+    /* Granite's factors; 0 = 1, but of Gemma's embedding the root of dim. On what the embedding gives, on
+     * each branch before it is added, and what logits are divided by. */
     float embedding_factor, branch_factor, logits_divisor;
     float attention_scale;           /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
     float attention_cap, logits_cap; /* soft caps of scores and of logits: Gemma 2; 0 = none */
-    ExpertsConfig experts;           /* nn_mixtral and nn_qwen3_moe: they have some, and no other */
+    ExpertsConfig experts; /* nn_mixtral, nn_qwen2_moe, nn_qwen3_moe: they have some, and no other */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
 BRIM_API Module *nn_smollm3(const LlamaConfig *config);
@@ -379,6 +383,7 @@ BRIM_API Module *nn_gemma2(const LlamaConfig *config);
 BRIM_API Module *nn_gemma3(const LlamaConfig *config);
 BRIM_API Module *nn_gpt_neox(const LlamaConfig *config);
 BRIM_API Module *nn_mixtral(const LlamaConfig *config);
+BRIM_API Module *nn_qwen2_moe(const LlamaConfig *config);
 BRIM_API Module *nn_qwen3_moe(const LlamaConfig *config);
 
 /* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
@@ -438,6 +443,11 @@ typedef struct ModernBertConfig {
     int attention_bias, mlp_bias, norm_bias, head_bias; /* 1: there are biases; of the head's dense layer */
     int no_decoder_bias;
     int headless; /* 1: the encoder alone; forward returns the hidden states (B,T,dim) */
+    int classes;  /* 1 or more: a sequence classifier in place of the masked head: of the first token, or with
+                     mean_pooling of the mean of all that the mask leaves, the head's dense layer and norm,
+                     dropout,  logits (B,classes); 0 = none */
+    int mean_pooling;
+    float head_dropout; /* of the classifier; 0 = as dropout, negative = none */
     float dropout;
     float norm_eps; /* 0 = 1e-5 */
     AttentionKind attention;
@@ -473,7 +483,8 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_DISTILBERT, BertConfig, distilbert)                                                              \
     X(MODEL_MODERNBERT, ModernBertConfig, modernbert)                                                        \
     X(MODEL_MIXTRAL, LlamaConfig, mixtral)                                                                   \
-    X(MODEL_QWEN3_MOE, LlamaConfig, qwen3_moe)
+    X(MODEL_QWEN3_MOE, LlamaConfig, qwen3_moe)                                                               \
+    X(MODEL_QWEN2_MOE, LlamaConfig, qwen2_moe)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;
@@ -501,11 +512,12 @@ typedef enum ModelObjective {
 
 /* With the family's defaults in place of zeros. What a family has not is 0. */
 typedef struct ModelSizes {
-    int layers;  /* the blocks of nn_block_count */
-    int inputs;  /* features of a sample */
-    int vocab;   /* tokens, or classes */
-    int max_seq; /* the longest sequence: its positions */
-    int window;  /* of sliding attention; 0 = none, also where it is no shorter than the positions */
+    int layers;        /* the blocks of nn_block_count */
+    int inputs;        /* features of a sample */
+    int vocab;         /* tokens, or classes */
+    int max_seq;       /* the longest sequence: its positions */
+    int window;        /* of sliding attention; 0 = none, also where it is no shorter than the positions */
+    int window_layers; /* how many of the layers have it */
     int dim, heads, kv_heads, head_dim;
 } ModelSizes;
 

@@ -80,6 +80,7 @@
 #define nn_preset_vocab brim_nn_preset_vocab
 #define nn_preset_window brim_nn_preset_window
 #define nn_quantize brim_nn_quantize
+#define nn_qwen2_moe brim_nn_qwen2_moe
 #define nn_qwen3 brim_nn_qwen3
 #define nn_qwen3_moe brim_nn_qwen3_moe
 #define nn_rms_norm brim_nn_rms_norm

@@ -52,6 +52,8 @@ BRIM_API Tensor *tensor_gated(Tensor *gate, Tensor *up, TensorActivation act);
 /* The same of rows in which gate and up lie side by side, gate first: (…, 2n) -> (…, n). */
 BRIM_API Tensor *tensor_gated_packed(Tensor *gate_up, TensorActivation act);
 BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up); /* silu(gate) * up */
+/* x sigmoid(gate), of one gate a row: x (…, n), gate (…, 1), of one type (Qwen2-MoE's shared expert). */
+BRIM_API Tensor *tensor_gate_rows(Tensor *x, Tensor *gate);
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
 BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
 
@@ -188,8 +190,11 @@ BRIM_API Tensor *tensor_dropout(Tensor *x, float p);
 BRIM_API Tensor *tensor_reshape(Tensor *x, Shape shape); /* shares storage */
 BRIM_API Tensor *tensor_last(Tensor *x);                 /* (B,T,c) -> (B,c): the last position */
 BRIM_API Tensor *tensor_first(Tensor *x);                /* the same of the first one */
-BRIM_API Tensor *tensor_sum(Tensor *x);                  /* -> (1) */
-BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
+/* The mean of the tokens that mask (B,T) i32 is not 0 for, of all where it is NULL; zeros of none: (B,T,c) ->
+ * (B,c). */
+BRIM_API Tensor *tensor_mean_tokens(Tensor *x, Tensor *mask);
+BRIM_API Tensor *tensor_sum(Tensor *x);  /* -> (1) */
+BRIM_API Tensor *tensor_mean(Tensor *x); /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
  * logits (…, classes), labels i32 (…). */
 BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);

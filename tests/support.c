@@ -359,6 +359,10 @@ static LlamaConfig small_decoder(ModelFamily family, int layers)
         c.experts = (ExpertsConfig){.count = 5, .active = 2, .normalise = 1};
     if (family == MODEL_QWEN3_MOE) /* the first layer has none */
         c.experts = (ExpertsConfig){.count = 6, .active = 3, .hidden = 20, .dense = {{1}}};
+    if (family == MODEL_QWEN2_MOE) {
+        c.experts = (ExpertsConfig){.count = 5, .active = 2, .hidden = 16, .shared_hidden = 28};
+        c.qkv_bias = 1;
+    }
     return c;
 }
 

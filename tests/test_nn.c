@@ -21,6 +21,8 @@ static void test_parameter_counts(void **state)
         {"mixtral-8x7b", 46702792704},
         {"mixtral-8x22b", 140620634112},
         {"qwen3-30b-a3b", 30532122624},
+        {"qwen1.5-moe-a2.7b", 14315784192},
+        {"qwen2-57b-a14b", 57408658944},
         {"qwen3-235b-a22b", 235093634560},
         {"bert-tiny", 3424260},
         {"gpt2", 124439808},

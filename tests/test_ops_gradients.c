@@ -97,6 +97,19 @@ static Tensor *run_activation(const Case *c, Tensor **in)
     return functions[c->a](in[0]);
 }
 
+static Tensor *run_gate_rows(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_gate_rows(in[0], in[1]);
+}
+
+/* The gate is the row itself. */
+static Tensor *run_gate_rows_same(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_gate_rows(in[0], in[0]);
+}
+
 static Tensor *run_swiglu(const Case *c, Tensor **in)
 {
     (void)c;
@@ -240,6 +253,16 @@ static Tensor *run_last(const Case *c, Tensor **in)
     return tensor_last(in[0]);
 }
 
+/* With a: tokens from number a + the sample's on are padding. */
+static Tensor *run_mean_tokens(const Case *c, Tensor **in)
+{
+    Shape x = tensor_shape(in[0]);
+    Tensor *mask = c->a ? tensor_zeros(DTYPE_I32, SHAPE(x.dim[0], x.dim[1]), MEM_INPUT) : NULL;
+    for (int64_t i = 0; mask && i < x.dim[0] * x.dim[1]; i++)
+        tensor_i32(mask)[i] = i % x.dim[1] < c->a - i / x.dim[1];
+    return tensor_mean_tokens(in[0], mask);
+}
+
 static Tensor *run_first(const Case *c, Tensor **in)
 {
     (void)c;
@@ -364,6 +387,9 @@ static const Case cases[] = {
     {"gated_packed gelu_tanh", run_gated_packed, {S(34), NONE, NONE}, 2, TENSOR_GELU_TANH, 0, 0, 0},
     {"gated_packed silu", run_gated_packed, {S(5, 2), NONE, NONE}, 2, TENSOR_SILU, 0, 0, 0},
     {"gated_packed relu", run_gated_packed, {S(3, 6), NONE, NONE}, 3, TENSOR_RELU, 0, 0, 1},
+    {"gate_rows", run_gate_rows, {S(2, 3, 7), S(2, 3, 1), NONE}, 2, 0, 0, 0, 0},
+    {"gate_rows of one", run_gate_rows, {S(17), S(1), NONE}, 2, 0, 0, 0, 0},
+    {"gate_rows same", run_gate_rows_same, {S(5, 1), NONE, NONE}, 2, 0, 0, 0, 0},
     {"softcap", run_softcap, {S(3, 7), NONE, NONE}, 3, 0, 0, 2, 0},
     {"softcap beyond", run_softcap, {S(2, 2, 5), NONE, NONE}, 3, 0, 0, 0.5f, 0},
     {"swiglu same", run_swiglu_same, {S(3, 11), NONE, NONE}, 2, 0, 0, 0, 0},
@@ -422,6 +448,9 @@ static const Case cases[] = {
     {"last", run_last, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
     {"last of two", run_last, {S(3, 2, 1), NONE, NONE}, 1, 0, 0, 0, 0},
     {"first", run_first, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
+    {"mean_tokens", run_mean_tokens, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
+    {"mean_tokens masked", run_mean_tokens, {S(3, 5, 7), NONE, NONE}, 1, 4, 0, 0, 0},
+    {"mean_tokens of a sample without any", run_mean_tokens, {S(3, 5, 2), NONE, NONE}, 1, 2, 0, 0, 0},
     {"first of two", run_first, {S(3, 2, 7), NONE, NONE}, 1, 0, 0, 0, 0},
     {"sum", run_sum, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
     {"mean", run_mean, {S(31), NONE, NONE}, 1, 0, 0, 0, 0},

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM,
-                          MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig,
-                          Qwen3MoeForCausalLM)
+                          MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig,
+                          Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 TOLERANCE = 2e-5
 SMALL = {'vocab_size': 61, 'max_position_embeddings': 64, 'initializer_range': 0.1}
@@ -30,6 +30,11 @@ def qwen2():
 
 def mixtral():
     return MixtralForCausalLM(MixtralConfig(**LLAMA, num_local_experts=4))
+
+
+def qwen2_moe():
+    return Qwen2MoeForCausalLM(Qwen2MoeConfig(**LLAMA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=20,
+                                              shared_expert_intermediate_size=24, mlp_only_layers=[1]))
 
 
 def qwen3_moe():
@@ -66,6 +71,8 @@ CASES = [
     # (all-linear adapts experts too, as parameters: that is refused.)
     ('mixtral, attention', mixtral, {'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj'], 'r': 3}),
     ('qwen3_moe, some layers', qwen3_moe, {'target_modules': ['q_proj', 'k_proj'], 'layers_to_transform': [0, 2]}),
+    ('qwen2_moe, the shared expert and its gate', qwen2_moe,
+     {'target_modules': ['q_proj', 'gate_proj', 'up_proj', 'down_proj', 'shared_expert_gate'], 'r': 3}),
     ('qwen3, all-linear', decoder('Qwen3', head_dim=12), {'target_modules': 'all-linear', 'r': 3}),
     ('smollm3, some layers', decoder('SmolLM3'), {'target_modules': ['o_proj', 'gate_proj'], 'layers_to_transform': [1]}),
     ('olmo2, all-linear', decoder('Olmo2'), {'target_modules': 'all-linear'}),

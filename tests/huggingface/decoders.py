@@ -3,7 +3,8 @@ from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Ge
                           GemmaForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, GraniteConfig, GraniteForCausalLM, MinistralConfig,
                           MinistralForCausalLM, MistralConfig, MistralForCausalLM,
                           MixtralConfig, MixtralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config,
-                          Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3Config,
                           Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
                           SmolLM3Config, SmolLM3ForCausalLM)
 
@@ -82,3 +83,12 @@ def cases():
     yield 'qwen3_moe, balanced, weights that do not sum to 1', Qwen3MoeForCausalLM, Qwen3MoeConfig(
         **SMALL, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20, norm_topk_prob=False,
         output_router_logits=True, router_aux_loss_coef=0.1)
+    yield 'qwen2_moe', Qwen2MoeForCausalLM, Qwen2MoeConfig(
+        **SMALL, num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, shared_expert_intermediate_size=36)
+    yield 'qwen2_moe, dense layers, a window, no biases', Qwen2MoeForCausalLM, Qwen2MoeConfig(
+        **{**SMALL, 'num_hidden_layers': 4}, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=28,
+        shared_expert_intermediate_size=12, norm_topk_prob=True, qkv_bias=False, mlp_only_layers=[2],
+        decoder_sparse_step=1, use_sliding_window=True, sliding_window=9, max_window_layers=3)
+    yield 'qwen2_moe, balanced, tied', Qwen2MoeForCausalLM, Qwen2MoeConfig(
+        **SMALL, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20, shared_expert_intermediate_size=40,
+        decoder_sparse_step=2, tie_word_embeddings=True, output_router_logits=True, router_aux_loss_coef=0.1)
