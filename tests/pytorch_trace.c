@@ -201,6 +201,8 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
         job->lora_targets = targets(value);
     else if (!strcmp(name, "--task"))
         job->model.labels = 2;
+    else if (!strcmp(name, "--zero-keep"))
+        job->keep_gradients = *used = 1;
     else if (!strcmp(name, "--hold"))
         job->hold = *used = 1;
     else if (strcmp(name, "--model") && strcmp(name, "--set") && strcmp(name, "--dropout"))

@@ -88,6 +88,7 @@ typedef struct PytorchJob {
     int accumulate, steps;
     double clip; /* 0: no clipping */
     int mask;    /* 0: none given, 1: of ones, 2: with padding */
+    int keep_gradients; /* zero_grad(set_to_none=False) */
     int hold;    /* a loop that keeps `outputs` */
     int lora_rank, lora_targets, lora_in_base_type;
     double lora_dropout;
