@@ -157,8 +157,8 @@ static void test_written_is_read(void **state)
     (void)state;
     static const char *const fields[] = {
         "", "'rotary_pct': 1.0, 'rope_scaling': {'rope_type': 'linear', 'factor': 2.0}",
-        "'use_parallel_residual': false, 'rotary_pct': 0.5, 'rotary_emb_base': 500, 'attention_bias': false, "
-        "'hidden_act': 'gelu_new', 'layer_norm_eps': 1e-3, 'tie_word_embeddings': true"};
+        ("'use_parallel_residual': false, 'rotary_pct': 0.5, 'rotary_emb_base': 500, 'hidden_act': "
+         "'gelu_new', 'layer_norm_eps': 1e-3, 'attention_bias': false, 'tie_word_embeddings': true")};
     for (int i = 0; i < 3; i++) {
         IoModel m, again;
         assert_int_equal(read_fields(fields[i], &m), 0);
