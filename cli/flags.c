@@ -171,7 +171,7 @@ static const Flag flags[] = {
     {"--cards", FLAG_TEXT, AT(card_counts), "N,…", .help = "so many together: data, tensor, stages",
      .only = "fit"},
     {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
-    {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for context, libraries (1GiB)",
+    {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of a card, for the context (1GiB)",
      .zero = 1, .only = "fit plan"},
     {"--json", FLAG_SWITCH, AT(json), NULL, .help = "print one JSON object with exact bytes"},
     {"--quiet", FLAG_SWITCH, AT(quiet), NULL, .help = "print no step lines"},
