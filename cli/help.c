@@ -63,8 +63,9 @@ static const Help pages[] = {
      "--inference plans inference instead of training: weights, cache and workspace.\n"
      "--framework pytorch predicts what PyTorch and transformers would need instead,\n"
      "allocation by allocation, beside brim's own plan (docs/pytorch.md).",
-     NEED_FLAGS RANKS_FLAGS " --stages --pipeline --rank --card --textbook --inference --prefill "
-                            "--log --json --reserve" PYTORCH_FLAGS,
+     NEED_FLAGS RANKS_FLAGS
+     " --stages --pipeline --rank --card --textbook --inference --prefill --approximate "
+     "--log --json --reserve" PYTORCH_FLAGS,
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"
@@ -79,7 +80,8 @@ static const Help pages[] = {
      "--budget marks the rows that fit. With --ranks the rows divide more and more.\n"
      "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
      "one model, beside what is taught about them, and four models on five cards.",
-     NEED_FLAGS RANKS_FLAGS " --card --inference --prefill --run --no-graph --four-ways --csv --json",
+     NEED_FLAGS RANKS_FLAGS
+     " --card --inference --prefill --run --no-graph --four-ways --approximate --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --four-ways --model llama-3.1-8b\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
@@ -90,8 +92,9 @@ static const Help pages[] = {
      "that `brim gpus` lists, --memory takes sizes. --cards 2,8 shows instead what\n"
      "several cards together train: zero1 to zero3, tensor, stages, each rank planned.\n"
      "--framework pytorch says the same of a job of PyTorch and transformers.",
-     SHAPE_FLAGS " --card --cards --tensor --stages --pipeline --inference --prefill --memory --reserve "
-                 "--json" PYTORCH_FLAGS,
+     SHAPE_FLAGS
+     " --card --cards --tensor --stages --pipeline --inference --prefill --memory --reserve --approximate "
+     "--json" PYTORCH_FLAGS,
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"
                  "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"
@@ -167,7 +170,8 @@ typedef struct Group {
 
 static const Group groups[] = {
     {"model", "the model, its weights and its tokenizer",
-     "--model --init --init-partial --resize-vocab --lora --adapter --vocab --tokenizer --dropout"},
+     "--model --approximate --init --init-partial --resize-vocab --lora --adapter --vocab --tokenizer "
+     "--dropout"},
     {"data", "what it is trained on, and how much at once",
      "--data --pack --invalid-utf8 --check-data --batch --seq --accumulate "
      "--accumulate-apart --max-samples"},

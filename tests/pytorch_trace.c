@@ -165,6 +165,10 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
         job->evaluate = atoi(value);
     else if (!strcmp(name, "--eval-accumulation"))
         job->eval_accumulation = atoi(value);
+    else if (!strcmp(name, "--eval-steps"))
+        job->evaluate_steps = atoi(value);
+    else if (!strcmp(name, "--save"))
+        job->save = *used = 1;
     else if (!strcmp(name, "--logging"))
         job->logging = atoi(value);
     else if (!strcmp(name, "--metrics"))
@@ -197,6 +201,8 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
         job->lora_targets = targets(value);
     else if (!strcmp(name, "--task"))
         job->model.labels = 2;
+    else if (!strcmp(name, "--zero-keep"))
+        job->keep_gradients = *used = 1;
     else if (!strcmp(name, "--hold"))
         job->hold = *used = 1;
     else if (strcmp(name, "--model") && strcmp(name, "--set") && strcmp(name, "--dropout"))

@@ -258,6 +258,8 @@ void torch_step(TorchJob *job)
 
 void torch_zero(TorchJob *job)
 {
+    if (job->asked->keep_gradients) /* zeroed in place */
+        return;
     for (size_t i = 0; i < job->parameter_count; i++) {
         torch_drop(&job->torch, job->parameters[i]->grad);
         job->parameters[i]->grad = NULL;

@@ -336,7 +336,7 @@ TorchTensor *torch_sum_to(Torch *t, TorchTensor *x, const TorchShape *shape)
     }
     TorchTensor *y = torch_empty(t, "aten::sum", kept);
     int last = shape->dims && shape->size[shape->dims - 1] == 1 && x->shape.size[x->shape.dims - 1] != 1;
-    torch_reduction_scratch(t, torch_count(&kept), torch_count(&x->shape) / torch_count(&kept), last);
+    torch_reduction_scratch(t, torch_count(&kept), torch_count(&x->shape) / torch_count(&kept), last, x->shape.type);
     torch_used(t, x);
     return y;
 }

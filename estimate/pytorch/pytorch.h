@@ -88,13 +88,15 @@ typedef struct PytorchJob {
     int accumulate, steps;
     double clip; /* 0: no clipping */
     int mask;    /* 0: none given, 1: of ones, 2: with padding */
+    int keep_gradients; /* zero_grad(set_to_none=False) */
     int hold;    /* a loop that keeps `outputs` */
     int lora_rank, lora_targets, lora_in_base_type;
     double lora_dropout;
     int kbit_prepare;
-    /* Of Trainer: batches of an evaluation after the last step; whether compute_metrics is given, so that it keeps
-     * logits and labels; eval_accumulation_steps, 0: none; logging_steps, 0: none. */
-    int evaluate, metrics, eval_accumulation, logging;
+    /* Of Trainer: batches of an evaluation; whether compute_metrics is given, so that it keeps
+     * logits and labels; eval_accumulation_steps, logging_steps and save_steps, 0: none; eval_steps, 0: once, after
+     * the last step. */
+    int evaluate, metrics, eval_accumulation, logging, save, evaluate_steps;
     int64_t evaluate_batch; /* 0: that of training */
 } PytorchJob;
 
@@ -122,6 +124,7 @@ typedef enum PytorchPhase {
     PYTORCH_STEP,
     PYTORCH_ZERO,
     PYTORCH_EVALUATE,
+    PYTORCH_SAVE,
     PYTORCH_PHASES
 } PytorchPhase;
 

@@ -51,9 +51,27 @@ static void scratch(Torch *t, int64_t outputs, int64_t reduced, int fast, int by
     torch_drop(t, partial);
 }
 
-void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast)
+/* Rows whose offsets, in bytes, are more than 32 bits hold are summed in halves. */
+static void in_halves(Torch *t, int64_t outputs, int64_t reduced, int bytes)
 {
-    scratch(t, outputs, reduced, fast, 4);
+    if (reduced < 2 || 1 + (reduced - 1) * outputs * bytes + (outputs - 1) * bytes <= INT32_MAX) {
+        scratch(t, outputs, reduced, 0, 4);
+        return;
+    }
+    in_halves(t, outputs, reduced / 2, bytes);
+    in_halves(t, outputs, reduced - reduced / 2, bytes);
+}
+
+void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast, TorchType type)
+{
+    int bytes = torch_bytes(type);
+    if (fast || outputs * reduced * bytes <= INT32_MAX) {
+        scratch(t, outputs, reduced, fast, 4);
+        return;
+    }
+    TorchTensor *sums = torch_bytes_of(t, "reduction", bytes < 4 ? 4 * outputs : 0); /* which 16 bits cannot hold */
+    in_halves(t, outputs, reduced, bytes);
+    torch_drop(t, sums);
 }
 
 void torch_whole_scratch(Torch *t, int64_t count, int bytes)
@@ -298,15 +316,40 @@ TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
     return y;
 }
 
+/* LaunchGammaBetaBackwardCUDAKernel: of many narrow rows, sums of blocks of rows come first. */
+static int64_t norm_blocks(const Torch *t, int64_t rows, int64_t width)
+{
+    enum { MANY = 64 << 10, BLOCKS = 32 << 10, WARP = 32 };
+    if (rows <= MANY || width / WARP >= t->card->processors / 2)
+        return 0;
+    return least(BLOCKS / up(width, WARP), up(rows, WARP));
+}
+
 static void layer_norm_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
-    TorchShape shape = torch_shape(g[0]->shape.type, g[0]->shape.dims, g[0]->shape.size);
+    static const char op[] = "aten::native_layer_norm_backward";
+    TorchShape row = node->saved[1]->shape, shape = torch_shape(g[0]->shape.type, g[0]->shape.dims, g[0]->shape.size);
     if (torch_wants(node, 0))
-        d[0] = torch_empty(t, "aten::native_layer_norm_backward", shape);
-    TorchShape row = node->saved[1]->shape;
+        d[0] = torch_empty(t, op, shape);
     for (int i = 1; i < 3; i++)
         if (torch_wants(node, i))
-            d[i] = torch_empty(t, "aten::native_layer_norm_backward", row);
+            d[i] = torch_empty(t, op, row);
+    int64_t width = row.size[0], blocks = norm_blocks(t, torch_count(&shape) / width, width);
+    TorchShape partial = torch_shape(row.type, 2, (int64_t[]){blocks, width});
+    TorchTensor *sums[3] = {NULL};
+    for (int i = 1; blocks && i < 3; i++)
+        if (d[i])
+            sums[i] = torch_empty(t, op, partial);
+    for (int i = 1; i < 3; i++) {
+        if (!sums[i])
+            continue;
+        TorchTensor *sum = torch_empty(t, "aten::sum", row);
+        torch_reduction_scratch(t, width, blocks, 0, row.type);
+        torch_drop(t, d[i]);
+        d[i] = sum;
+    }
+    torch_drop(t, sums[1]);
+    torch_drop(t, sums[2]);
 }
 
 static TorchTensor *layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)

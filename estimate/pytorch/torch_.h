@@ -247,7 +247,8 @@ TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, Tor
 void torch_whole_scratch(Torch *t, int64_t count, int bytes); /* of a contiguous tensor to one value of so many bytes */
 /* CUB's temporary storage for a scan, of which a block takes `tile` elements: of sums, TORCH_SCAN_TILE. */
 int64_t torch_scan_bytes(int64_t count, int64_t tile);
-void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast);
+/* Of a sum to so many outputs, each of `reduced` elements of the type; `fast`: the reduced ones lie together. */
+void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast, TorchType type);
 
 /* ---- products.c ------------------------------------------------------------------------------ */
 
