@@ -59,7 +59,7 @@ def prepare():
 def prepare_card(card):
     """The rest, in the process of a card: bitsandbytes asks what card there is."""
     sm, processors, total = CARDS[card]
-    os.environ.update(FAKE_CUDA_SM=str(sm), FAKE_CUDA_SMS=str(processors), FAKE_CUDA_TOTAL=str(total), FAKE_D2H='0')
+    os.environ.update(STAND_IN_SM=str(sm), STAND_IN_PROCESSORS=str(processors), STAND_IN_MIB=str(total), STAND_IN_READ='0')
     import models
     models.prepare_card()
 
@@ -83,7 +83,7 @@ def versions():
 
 def run(name, a, names=False):
     sm, processors, total = CARDS[a.card]
-    os.environ.update(FAKE_CUDA_TOTAL=str(a.total or total))
+    os.environ.update(STAND_IN_MIB=str(a.total or total))
     import torch
     import models
     import recorder

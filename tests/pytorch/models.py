@@ -168,12 +168,12 @@ def answer_reads(a):
 
     def answering(function, byte):
         def wrapped(*args, **kwargs):
-            before = os.environ['FAKE_D2H']
-            os.environ['FAKE_D2H'] = byte
+            before = os.environ['STAND_IN_READ']
+            os.environ['STAND_IN_READ'] = byte
             try:
                 return function(*args, **kwargs)
             finally:
-                os.environ['FAKE_D2H'] = before
+                os.environ['STAND_IN_READ'] = before
         return wrapped
 
     made = {}

@@ -21,9 +21,9 @@ STAND_IN = os.environ.get('BRIM_PYTORCH_STAND_IN', os.path.join(HERE, '../../bui
 
 def on_the_stand_in():
     """This process again, with the stand-in loaded before anything else."""
-    if 'libfakecuda' in os.environ.get('LD_PRELOAD', ''):
+    if 'libpytorch-stand-in' in os.environ.get('LD_PRELOAD', ''):
         return
-    library = os.path.join(STAND_IN, 'libfakecuda.so')
+    library = os.path.join(STAND_IN, 'libpytorch-stand-in.so')
     if not os.path.exists(library):
         sys.exit(f'oracle: there is no stand-in at {STAND_IN}: stand-in/build makes it')
     os.environ['LD_PRELOAD'] = library
