@@ -38,6 +38,8 @@ def parse(flags):
     p.add_argument('--zero-keep', action='store_true', help='zero_grad(set_to_none=False)')
     p.add_argument('--script', default='loop', choices=['loop', 'trainer'])
     p.add_argument('--evaluate', type=int, default=0, help='trainer: evaluation batches after the last step')
+    p.add_argument('--metrics', action='store_true', help='trainer: compute_metrics is given, so evaluation keeps the logits')
+    p.add_argument('--logging', type=int, default=500, help='trainer: logging_steps')
     p.add_argument('--eval-accumulation', type=int, default=0)
     p.add_argument('--card', default='h200', choices=sorted(CARDS))
     p.add_argument('--total', type=int, default=0, help="the card's MiB, in place of its own")

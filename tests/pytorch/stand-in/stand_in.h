@@ -33,6 +33,9 @@ void *new_handle(void);
 int current_device(void);
 void set_error(cudaError_t error);
 
+/* A kernel may have written anything: what the host wrote is not known any more. */
+void forget_writes(void);
+
 /* Books of the card: 0, or 2 (out of memory) when it has less left. */
 int books_take(uint64_t bytes);
 void books_give(uint64_t bytes, int device);
