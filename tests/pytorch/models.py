@@ -41,7 +41,7 @@ DROPOUTS = ('attn_pdrop', 'embd_pdrop', 'resid_pdrop', 'hidden_dropout_prob', 'a
 
 def prepare():
     for name in CLASSES.values():
-        getattr(transformers, name + 'ForSequenceClassification')
+        getattr(transformers, name + 'ForSequenceClassification', None)
     transformers.utils.logging.disable_progress_bar()
 
 
@@ -50,6 +50,12 @@ def prepare_card():
     transformers.Trainer
     import peft
     import bitsandbytes
+
+
+def missing(a):
+    """Why this version cannot make the model, or nothing."""
+    kind = CLASSES[MODELS[a.model][0]]
+    return '' if hasattr(transformers, kind + 'Config') else f'transformers {transformers.__version__} has no {kind}'
 
 
 def value(text):

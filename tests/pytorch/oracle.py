@@ -29,7 +29,7 @@ def on_the_stand_in():
     os.environ['LD_PRELOAD'] = library
     os.environ['LD_LIBRARY_PATH'] = STAND_IN + ':' + os.environ.get('LD_LIBRARY_PATH', '')
     os.environ.update(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', DS_ACCELERATOR='cuda',
-                      TRANSFORMERS_VERBOSITY='error', TQDM_DISABLE='1', HF_HUB_DISABLE_PROGRESS_BARS='1',
+                      TRANSFORMERS_VERBOSITY='error', TQDM_DISABLE='1', KINETO_LOG_LEVEL='5', HF_HUB_DISABLE_PROGRESS_BARS='1',
                       PYTORCH_NVML_BASED_CUDA_CHECK='0', PYTHONWARNINGS='ignore')
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
@@ -55,7 +55,7 @@ def chosen(a):
         if names.count(name) > 1:
             sys.exit(f'oracle: two configurations are called {name}')
     if a.only:
-        lines = [l for l in lines if any(fnmatch.fnmatch(l[0], p) or p in l[0] for p in a.only)]
+        lines = [l for l in lines if any(fnmatch.fnmatch(l[0], p) or p in l[0] or p == '=' + l[0] for p in a.only)]
     if a.part:
         n, m = map(int, a.part.split('/'))
         lines = lines[n - 1::m]
@@ -68,6 +68,7 @@ def in_a_child(work):
     child = os.fork()
     if child == 0:
         os.close(read)
+        os.dup2(2, 1)  # what libraries print is not the trace
         code = 1
         try:
             text = work().encode()
@@ -122,9 +123,15 @@ def differs(text, name, folder):
 
 
 def worker(lines, a, index):
+    import job
+    import models
     failed = 0
     for line in lines[index::a.jobs]:
         start = time.time()
+        missing = models.missing(job.parse(line[1:]))
+        if missing:
+            sys.stderr.write(f'{line[0]:40s} not run: {missing}\n')
+            continue
         text = one(line[0], line[1:], a)
         said = 'FAILED' if text is None else differs(text, line[0], a.check) if a.check else ''
         failed += bool(said)
@@ -146,7 +153,11 @@ def in_children(works):
             code = 100
             try:
                 code = min(work(), 100)
+            except BaseException:
+                import traceback
+                traceback.print_exc()
             finally:
+                sys.stderr.flush()
                 os._exit(code)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 

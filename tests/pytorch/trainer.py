@@ -1,6 +1,7 @@
 """transformers' Trainer as the script: phases are marked where it calls what it calls, without a reference more."""
 import inspect
 import tempfile
+import types
 
 import torch
 import transformers
@@ -30,11 +31,10 @@ def before(owner, name, mark):
     if function is None:
         return
 
-    def wrapped(*args, **kwargs):
+    def wrapped(self, *args, **kwargs):
         mark()
         return function(*args, **kwargs)
-    wrapped.__wrapped__ = function
-    setattr(owner, name, wrapped)
+    setattr(owner, name, types.MethodType(wrapped, owner))
 
 
 class Place:
