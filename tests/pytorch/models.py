@@ -52,9 +52,13 @@ def prepare_card():
     import bitsandbytes
 
 
+def family_of(a):
+    return MODELS[a.model][0]
+
+
 def missing(a):
     """Why this version cannot make the model, or nothing."""
-    kind = CLASSES[MODELS[a.model][0]]
+    kind = CLASSES[family_of(a)]
     return '' if hasattr(transformers, kind + 'Config') else f'transformers {transformers.__version__} has no {kind}'
 
 
@@ -154,7 +158,7 @@ def make(a):
                 gradient_checkpointing_kwargs={'use_reentrant': a.checkpoint == 'reentrant'})
         how = peft.LoraConfig(r=a.lora, lora_alpha=16, lora_dropout=a.lora_dropout, bias='none',
                               target_modules='all-linear' if a.targets == 'all-linear' else a.targets.split(','),
-                              task_type='SEQ_CLS' if a.task else 'CAUSAL_LM')
+                              task_type='SEQ_CLS' if a.task else None if family_of(a) == 'bert' else 'CAUSAL_LM')
         model = peft.get_peft_model(model, how, autocast_adapter_dtype=a.lora_weights == 'fp32')
     if a.checkpoint != 'none' and a.script == 'loop':
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': a.checkpoint == 'reentrant'})

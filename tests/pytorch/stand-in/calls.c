@@ -16,9 +16,9 @@ void *new_handle(void)
 
 EXPORT const char *cudaGetErrorString(cudaError_t error)
 {
-    return error == cudaErrorMemoryAllocation ? "out of memory"
-           : error                            ? "an error of the stand-in"
-                                              : "no error";
+    static __thread char text[64];
+    snprintf(text, sizeof text, "error %d of the stand-in", (int)error);
+    return error == cudaErrorMemoryAllocation ? "out of memory" : error ? text : "no error";
 }
 
 EXPORT const char *cudaGetErrorName(cudaError_t error)

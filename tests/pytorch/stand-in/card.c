@@ -3,17 +3,18 @@
 #include "stand_in.h"
 
 typedef struct Generation {
-    int sm, threads, blocks;       /* resident on a processor */
+    int sm, built;                 /* the version of PyTorch's binaries that it runs */
+    int threads, blocks;           /* resident on a processor */
     int shared_block, shared_most; /* bytes: a block's by opt-in, a processor's */
     int cache;                     /* MiB of L2 */
 } Generation;
 
 /* CUDA C++ Programming Guide, "Technical Specifications per Compute Capability". */
 static const Generation generations[] = {
-    {75, 1024, 16, 65536, 65536, 4},     {80, 2048, 32, 166912, 167936, 40},
-    {86, 1536, 16, 101376, 102400, 6},   {89, 1536, 24, 101376, 102400, 72},
-    {90, 2048, 32, 232448, 233472, 60},  {100, 2048, 32, 232448, 233472, 126},
-    {120, 1536, 24, 101376, 102400, 96},
+    {75, 75, 1024, 16, 65536, 65536, 4},      {80, 80, 2048, 32, 166912, 167936, 40},
+    {86, 86, 1536, 16, 101376, 102400, 6},    {89, 86, 1536, 24, 101376, 102400, 72},
+    {90, 90, 2048, 32, 232448, 233472, 60},   {100, 100, 2048, 32, 232448, 233472, 126},
+    {120, 120, 1536, 24, 101376, 102400, 96},
 };
 
 static const Generation *generation(void)
@@ -168,7 +169,7 @@ EXPORT cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *of, const vo
     memset(of, 0, sizeof *of);
     of->maxThreadsPerBlock = 1024;
     of->numRegs = 32;
-    of->ptxVersion = of->binaryVersion = g->sm;
+    of->ptxVersion = of->binaryVersion = g->built;
     of->maxDynamicSharedSizeBytes = g->shared_block;
     return cudaSuccess;
 }

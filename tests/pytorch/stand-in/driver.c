@@ -46,6 +46,12 @@ EXPORT int stand_in_cuCtxGetDevice(int *device)
     return 0;
 }
 
+EXPORT int stand_in_cuDriverGetVersion(int *version)
+{
+    *version = CUDART_VERSION;
+    return 0;
+}
+
 EXPORT int stand_in_cuDeviceGet(int *device, int which)
 {
     *device = which;
@@ -69,6 +75,13 @@ EXPORT int stand_in_cuDevicePrimaryCtxGetState(int device, unsigned *flags, int 
 EXPORT int stand_in_cuGetErrorString(int error, const char **text)
 {
     *text = error == 2 ? "out of memory" : "an error of the stand-in's driver";
+    return 0;
+}
+
+EXPORT int stand_in_cuFuncGetAttribute(int *value, int attribute, void *function)
+{
+    (void)function;
+    *value = attribute == 0 ? 1024 : 0; /* CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK */
     return 0;
 }
 
