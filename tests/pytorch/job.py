@@ -34,7 +34,8 @@ def parse(flags):
     p.add_argument('--lora-weights', default='fp32', choices=['fp32', 'model'], help='autocast_adapter_dtype')
     p.add_argument('--quantize', default='none', choices=['none', 'nf4', 'nf4-single', 'int8'])
     p.add_argument('--kbit-prepare', default='off', choices=['on', 'off'])
-    p.add_argument('--hold', action='store_true', help='the script keeps `outputs` alive, as plain loops do')
+    p.add_argument('--hold', nargs='?', const='loop', default='none', choices=['none', 'step', 'loop'],
+                   help='how long the script keeps `outputs`: not, to the end of its step, or to the next, as plain loops do')
     p.add_argument('--zero-keep', action='store_true', help='zero_grad(set_to_none=False)')
     p.add_argument('--script', default='loop', choices=['loop', 'trainer'])
     p.add_argument('--evaluate', type=int, default=0, help='trainer: evaluation batches after the last step')

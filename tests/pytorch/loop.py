@@ -29,37 +29,38 @@ def run(a, model, record):
     scaler = torch.amp.GradScaler('cuda') if a.precision == 'fp16-autocast' else None
     lengths = [int(n) for n in a.lengths.split(',')] if a.lengths else [a.seq]
     outputs = loss = None
-    if True:
-        for step in range(a.steps):
-            for micro in range(a.accumulate):
-                seq = lengths[(step * a.accumulate + micro) % len(lengths)]
-                record.mark(f'step{step}.{micro} batch')
-                ids = torch.zeros(a.batch, seq, dtype=torch.int64).to('cuda')
-                labels = torch.zeros((a.batch,) if a.task else (a.batch, seq), dtype=torch.int64).to('cuda')
-                more = {} if a.mask == 'none' else {
-                    'attention_mask': torch.ones(a.batch, seq, dtype=torch.int64).to('cuda')}
-                record.mark(f'step{step}.{micro} forward')
-                with autocast():
-                    outputs = model(input_ids=ids, labels=labels, **more)
-                    loss = outputs.loss
-                if not a.hold:
-                    outputs = None
-                if a.accumulate > 1:
-                    loss = loss / a.accumulate
-                record.mark(f'step{step}.{micro} backward')
-                (scaler.scale(loss) if scaler else loss).backward()
-            if scaler and update and a.clip:
-                record.mark(f'step{step} unscale')
-                scaler.unscale_(update)
-            record.mark(f'step{step} clip')
-            if a.clip:
-                torch.nn.utils.clip_grad_norm_(params, a.clip)
-            record.mark(f'step{step} step')
-            if update and scaler:
-                scaler.step(update)
-                record.mark(f'step{step} update')
-                scaler.update()
-            elif update:
-                update.step()
-            record.mark(f'step{step} zero')
-            (update or model).zero_grad(**({'set_to_none': False} if a.zero_keep else {}))
+    for step in range(a.steps):
+        for micro in range(a.accumulate):
+            seq = lengths[(step * a.accumulate + micro) % len(lengths)]
+            record.mark(f'step{step}.{micro} batch')
+            ids = torch.zeros(a.batch, seq, dtype=torch.int64).to('cuda')
+            labels = torch.zeros((a.batch,) if a.task else (a.batch, seq), dtype=torch.int64).to('cuda')
+            more = {} if a.mask == 'none' else {
+                'attention_mask': torch.ones(a.batch, seq, dtype=torch.int64).to('cuda')}
+            record.mark(f'step{step}.{micro} forward')
+            with autocast():
+                outputs = model(input_ids=ids, labels=labels, **more)
+                loss = outputs.loss
+            if a.hold == 'none':
+                outputs = None
+            if a.accumulate > 1:
+                loss = loss / a.accumulate
+            record.mark(f'step{step}.{micro} backward')
+            (scaler.scale(loss) if scaler else loss).backward()
+        if scaler and update and a.clip:
+            record.mark(f'step{step} unscale')
+            scaler.unscale_(update)
+        record.mark(f'step{step} clip')
+        if a.clip:
+            torch.nn.utils.clip_grad_norm_(params, a.clip)
+        record.mark(f'step{step} step')
+        if update and scaler:
+            scaler.step(update)
+            record.mark(f'step{step} update')
+            scaler.update()
+        elif update:
+            update.step()
+        record.mark(f'step{step} zero')
+        if a.hold == 'step':
+            outputs = None
+        (update or model).zero_grad(**({'set_to_none': False} if a.zero_keep else {}))

@@ -31,6 +31,11 @@ MODELS = {  # family, configuration
     'qwen2.5-7b': ('qwen2', dict(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4)),
     'qwen3-8b': ('qwen3', dict(vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8, head_dim=128, max_position_embeddings=40960)),
     'mistral-7b': ('mistral', dict(vocab_size=32000, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, sliding_window=4096)),
+    'smollm2-135m': ('llama', dict(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True)),
+    'smollm2-360m': ('llama', dict(vocab_size=49152, hidden_size=960, intermediate_size=2560, num_hidden_layers=32, num_attention_heads=15, num_key_value_heads=5, max_position_embeddings=8192, tie_word_embeddings=True)),
+    'smollm2-1.7b': ('llama', dict(vocab_size=49152, hidden_size=2048, intermediate_size=8192, num_hidden_layers=24, num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=8192, tie_word_embeddings=True)),
+    'qwen2.5-1.5b': ('qwen2', dict(vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2, tie_word_embeddings=True)),
+    'deepseek-coder-1.3b': ('llama', dict(vocab_size=32256, hidden_size=2048, intermediate_size=5504, num_hidden_layers=24, num_attention_heads=16, num_key_value_heads=16, max_position_embeddings=16384)),
     'gpt2-base': ('gpt2', dict()),
     'gpt2-medium': ('gpt2', dict(n_embd=1024, n_layer=24, n_head=16)),
     'bert-base': ('bert', dict()),
@@ -45,7 +50,18 @@ def prepare():
     transformers.utils.logging.disable_progress_bar()
 
 
+def without_triton():
+    """Triton's kernels do nothing either, so that none is compiled: PyTorch 2.15 has an outer product of its own in it."""
+    try:
+        from triton.runtime import autotuner, jit
+    except ImportError:
+        return
+    for kind in (jit.JITFunction, autotuner.Autotuner, autotuner.Heuristics):
+        kind.run = lambda self, *args, **kwargs: None
+
+
 def prepare_card():
+    without_triton()
     logging.getLogger('bitsandbytes.autograd._functions').setLevel(logging.ERROR)
     transformers.Trainer
     import peft
