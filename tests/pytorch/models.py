@@ -139,10 +139,39 @@ def to_cuda(model):
     return model
 
 
+def compute_dtype(a):
+    return torch.float16 if 'fp16' in (a.precision, a.weights) or a.precision == 'fp16-autocast' else torch.bfloat16
+
+
+def quantized_large(kind, config, a):
+    """What from_pretrained leaves of a model too large to write: one matrix after the other goes through the host."""
+    import bitsandbytes as bnb
+    dtype = DTYPES[a.weights]
+    with torch.device('meta'):
+        model = from_config(kind, config, a)
+    for module in list(model.modules()):
+        for name, linear in list(module.named_children()):
+            if not isinstance(linear, torch.nn.Linear) or name in ('lm_head', 'score'):
+                continue
+            new = bnb.nn.Linear4bit(linear.in_features, linear.out_features, bias=linear.bias is not None, quant_type='nf4',
+                                    compute_dtype=compute_dtype(a), compress_statistics=a.quantize == 'nf4', device='meta')
+            weight = bnb.nn.Params4bit(torch.empty(linear.out_features, linear.in_features, dtype=dtype), requires_grad=False,
+                                       compress_statistics=a.quantize == 'nf4', quant_type='nf4', module=new)
+            new.weight = weight.to('cuda')
+            if linear.bias is not None:
+                new.bias = torch.nn.Parameter(torch.empty(linear.out_features, dtype=dtype, device='cuda'), requires_grad=False)
+            setattr(module, name, new)
+    model.is_loaded_in_4bit = True
+    for parameter in to_cuda(model).parameters():
+        parameter.requires_grad = False
+    return model
+
+
 def quantized(kind, config, a):
     """from_pretrained of a checkpoint just written, quantized on its way to the card."""
-    dtype = DTYPES[a.weights]
-    compute = torch.float16 if 'fp16' in (a.precision, a.weights) or a.precision == 'fp16-autocast' else torch.bfloat16
+    if a.peaks:
+        return quantized_large(kind, config, a)
+    dtype, compute = DTYPES[a.weights], compute_dtype(a)
     if a.quantize == 'int8':
         how = transformers.BitsAndBytesConfig(load_in_8bit=True)
     else:

@@ -38,7 +38,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--list', default=os.path.join(HERE, 'configurations.txt'), help='a line a configuration: a name, flags')
     parser.add_argument('--only', action='append', default=[], help='names that match a pattern (* and ?), or contain it')
-    parser.add_argument('--part', default='', help='N/M: every M-th configuration from the N-th')
+    parser.add_argument('--part', default='', help='M or N/M: every M-th configuration, from another start each day, or from the N-th')
     parser.add_argument('--out', default='', help='a folder for the traces')
     parser.add_argument('--ops', action='store_true', help='a second run names the operation of each event')
     parser.add_argument('--plain', action='store_true', help='traces as text, not compressed')
@@ -57,8 +57,9 @@ def chosen(a):
     if a.only:
         lines = [l for l in lines if any(fnmatch.fnmatch(l[0], p) or p in l[0] or p == '=' + l[0] for p in a.only)]
     if a.part:
-        n, m = map(int, a.part.split('/'))
-        lines = lines[n - 1::m]
+        first, _, every = a.part.rpartition('/')
+        every = int(every)
+        lines = lines[int(first) - 1 if first else int(time.time() // 86400) % every::every]
     return lines
 
 
@@ -173,7 +174,8 @@ def main():
     on_the_stand_in()
     lines = chosen(a)
     if not lines:
-        sys.exit('oracle: no configuration matches')
+        sys.stderr.write('oracle: no configuration matches\n')
+        return
     import job
     job.prepare()
     cards = {}
