@@ -117,6 +117,7 @@ TorchTensor *torch_quantized_linear(TorchJob *job, const TorchLinear *linear, To
 
 TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);
 void torch_unscale(TorchJob *job);
+void torch_scaler_step(TorchJob *job, int unscaled);
 void torch_scaler_update(TorchJob *job);
 TorchTensor *torch_clip(TorchJob *job); /* the norm, loose; NULL: there is no gradient */
 void torch_step(TorchJob *job);

@@ -22,8 +22,8 @@ static void all_ones(Torch *t, int64_t batch, int64_t seq)
     torch_drop(t, sum);
 }
 
-/* cub::DeviceScan over a whole tensor: a descriptor of 16 bytes for each tile and 32 more, and one byte, both in units
- * of 256. A tile is 128 threads of 7 whole numbers. */
+/* cub::DeviceScan over a whole tensor: a descriptor of 16 bytes for each tile and 32 more, and one byte, both
+ * in units of 256. A tile is 128 threads of 7 whole numbers. */
 static void scan_scratch(Torch *t, int64_t count)
 {
     int64_t tiles = (count + 128 * 7 - 1) / (128 * 7), descriptors = ((tiles + 32) * 16 + 255) / 256 * 256;
@@ -94,8 +94,9 @@ static TorchTensor *with_padding(Torch *t, int64_t batch, int64_t seq, Rule *rul
 {
     TorchTensor *ones = torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 0, NULL));
     TorchTensor *first = both(t, ones, rule(t, seq, window));
-    TorchTensor *rows = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
-    TorchTensor *columns = fresh(t, "aten::index", TORCH_I64, batch, seq, 1);
+    TorchTensor *rows =
+        seq > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL; /* where they are repeated */
+    TorchTensor *columns = batch > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL;
     TorchTensor *padding =
         torch_empty(t, "aten::index", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, 1, seq}));
     torch_drop(t, rows);

@@ -152,7 +152,8 @@ TorchTensor *torch_softmax(Torch *t, TorchTensor *x, TorchType type)
     torch_name(t, x);
     if (t->autocast != TORCH_F32)
         type = TORCH_F32;
-    x = torch_cast(t, x, type);
+    if (x->shape.type != TORCH_F16 || type != TORCH_F32) /* half_to_float: the kernel does it */
+        x = torch_cast(t, x, type);
     return torch_leave(t, frame, softmax(t, "aten::_softmax", "aten::_softmax_backward_data", x, type, 0));
 }
 

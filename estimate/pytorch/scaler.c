@@ -20,11 +20,13 @@ TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss)
     return torch_mul(t, loss, job->scaler[0]);
 }
 
-/* scaler.unscale_(optimizer): 1 / scale in double precision, and whether a gradient was infinite, for each device */
+/* scaler.unscale_(optimizer): 1 / scale in double precision, and whether a gradient was infinite, for each
+ * device */
 void torch_unscale(TorchJob *job)
 {
     Torch *t = &job->torch;
-    TorchTensor *wide = number(t, "aten::_to_copy", TORCH_I64), *inverse = number(t, "aten::reciprocal", TORCH_I64);
+    TorchTensor *wide = number(t, "aten::_to_copy", TORCH_I64),
+                *inverse = number(t, "aten::reciprocal", TORCH_I64);
     torch_drop(t, wide);
     TorchTensor *scale = number(t, "aten::_to_copy", TORCH_F32);
     torch_drop(t, inverse);
@@ -33,6 +35,37 @@ void torch_unscale(TorchJob *job)
     torch_drop(t, number(t, "aten::_to_copy", TORCH_F32));
     torch_drop(t, found);
     torch_drop(t, scale);
+}
+
+/* A fused optimizer looks for infinite gradients by itself, and takes the scale where nobody has divided by
+ * it. */
+static void fused_step(TorchJob *job, int unscaled)
+{
+    Torch *t = &job->torch;
+    if (!unscaled) { /* _check_inf_per_device */
+        TorchTensor *one = number(t, "aten::full", TORCH_F32), *found = number(t, "aten::full", TORCH_F32);
+        job->found = number(t, "aten::_to_copy", TORCH_F32);
+        torch_drop(t, number(t, "aten::_to_copy", TORCH_F32));
+        torch_drop(t, found);
+        torch_drop(t, one);
+    }
+    TorchTensor *sum = number(t, "aten::add", TORCH_F32);
+    TorchTensor *scale = unscaled ? NULL : number(t, "aten::mul", TORCH_F32);
+    torch_step(job);
+    torch_drop(t, scale);
+    torch_drop(t, sum);
+}
+
+/* scaler.step(optimizer) */
+void torch_scaler_step(TorchJob *job, int unscaled)
+{
+    if (job->asked->optimizer == PYTORCH_ADAMW_FUSED) {
+        fused_step(job, unscaled);
+        return;
+    }
+    if (!unscaled)
+        torch_unscale(job);
+    torch_step(job);
 }
 
 /* scaler.update() */

@@ -86,14 +86,18 @@ void torch_loop(TorchJob *job)
             torch_leave(t, frame, NULL);
         }
         torch_phase(job, PYTORCH_CLIP, step, 0);
-        if (scaled)
+        int updates = a->optimizer != PYTORCH_NO_OPTIMIZER;
+        if (scaled && updates && a->clip > 0)
             torch_unscale(job);
         TorchTensor *norm = a->clip > 0 ? torch_clip(job) : NULL;
         torch_used(t, norm);
         torch_phase(job, PYTORCH_STEP, step, 0);
-        torch_step(job);
-        if (scaled)
+        if (scaled && updates) {
+            torch_scaler_step(job, a->clip > 0);
             torch_scaler_update(job);
+        } else {
+            torch_step(job);
+        }
         torch_phase(job, PYTORCH_ZERO, step, 0);
         torch_zero(job);
     }

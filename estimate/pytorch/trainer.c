@@ -146,9 +146,12 @@ static void update(TorchJob *job, Trainer *trainer, int step)
         torch_unscale(job);
     assign(t, &trainer->norm, torch_clip(job));
     torch_phase(job, PYTORCH_STEP, step, 0);
-    torch_step(job);
-    if (scaled)
+    if (scaled) {
+        torch_scaler_step(job, 1);
         torch_scaler_update(job);
+    } else {
+        torch_step(job);
+    }
     torch_phase(job, PYTORCH_ZERO, step, 0);
     torch_zero(job);
 }
