@@ -11,27 +11,33 @@ int pytorch_framework(const Options *o)
     return !strcmp(o->framework, "pytorch");
 }
 
-int pytorch_alone(const Options *o)
+int pytorch_alone(const Options *o, const char *command)
 {
     static const char *const frameworks[] = {"brim", "pytorch", NULL};
     int found;
     if (parse_choice("--framework", "brim, pytorch", o->framework, frameworks, &found))
         return 1;
     if (o->attention_typed && !strcmp(o->attention_typed, "sdpa"))
-        return usage("--attention sdpa is PyTorch's, of --framework pytorch; brim's own, which keeps as little, is "
-                     "--attention flash");
+        return usage(
+            "--attention sdpa is PyTorch's, of --framework pytorch; brim's own, which keeps as little, is "
+            "--attention flash");
+    if (!strcmp(command, "plan") && flag_given("--reserve", o))
+        return usage("--reserve belongs to `brim fit`, and to --framework pytorch, whose context it is");
     if (o->checkpoint.reentrant)
-        return usage("--checkpoint reentrant is PyTorch's, of --framework pytorch; brim's is --checkpoint blocks");
+        return usage(
+            "--checkpoint reentrant is PyTorch's, of --framework pytorch; brim's is --checkpoint blocks");
     return 0;
 }
 
 /* ---- What means nothing ---------------------------------------------------------------------- */
 
 /* What it takes: those that say something about the job, and those that change no memory anywhere. */
-static const char taken[] =
-    " --framework --versions --script --kbit-prepare --hold-outputs --longest --model --lora --vocab --batch --seq "
-    "--accumulate --optimizer --clip --dropout --checkpoint --attention --weights --quantize --precision --budget "
-    "--card --memory --reserve --json --lr --weight-decay --schedule --warmup --steps --epochs --seed --threads ";
+static const char taken[] = " --framework --versions --script --kbit-prepare --hold-outputs --longest "
+                            "--evaluate --eval-accumulation --metrics --model --lora --vocab --batch --seq "
+                            "--accumulate --optimizer --clip --dropout --checkpoint --attention --weights "
+                            "--quantize --precision --budget "
+                            "--card --memory --reserve --json --lr --weight-decay --schedule --warmup "
+                            "--steps --epochs --seed --threads ";
 
 static const struct {
     const char *flags, *why;
@@ -46,7 +52,8 @@ static const struct {
     {" --accumulate-apart --grad-dtype --rounding ",
      "gradients are added in place there, and have the type of their parameters"},
     {" --loss-scale ", "the GradScaler of --precision fp16-autocast takes the same memory for every scale"},
-    {" --ranks --parallel --replicas --replicate-below --reduce --tensor --sequence-parallel --gather --stages "
+    {" --ranks --parallel --replicas --replicate-below --reduce --tensor --sequence-parallel --gather "
+     "--stages "
      "--pipeline --rank --cards ",
      "a job of one process is predicted; DDP, FSDP and DeepSpeed are not"},
     {" --device --no-graph ", "its job is always one of a CUDA card: --card NAME says which"},
@@ -92,8 +99,8 @@ static const PytorchChoice optimizers[] = {
     {" paged-adamw-8bit paged-adamw8bit ", PYTORCH_ADAMW_8BIT_PAGED, "paged 8-bit AdamW", "adamw8bit"},
 };
 static const PytorchChoice scripts[] = {
+    {" trainer ", PYTORCH_TRAINER, "Trainer", ""},
     {" loop ", PYTORCH_LOOP, "a plain loop", ""},
-    {" trainer ", PYTORCH_TRAINER, "transformers' Trainer", ""},
 };
 
 #define COUNT_OF(rows) (int)(sizeof(rows) / sizeof(rows)[0])
@@ -114,19 +121,24 @@ static const struct {
 } unpredicted[] = {
     {"--precision", " tf32 ", "TF32 is how products of fp32 are computed: the memory is that of fp32"},
     {"--precision", " bf16-mixed fp16-mixed ",
-     "16-bit weights beside fp32 masters are DeepSpeed's and Megatron's; PyTorch's own way is bf16-autocast or "
+     "16-bit weights beside fp32 masters are DeepSpeed's and Megatron's; PyTorch's own way is bf16-autocast "
+     "or "
      "fp16-autocast"},
-    {"--precision", " bf16-states32 ", "fp32 states beside bf16 weights are Megatron's; with PyTorch's optimizers "
-                                       "states have the type of the weights: bf16"},
-    {"--attention", " flash ", "the flash-attn package is not predicted; sdpa takes PyTorch's own flash kernel"},
-    {"--script", " compile torch.compile ", "torch.compile is not predicted: it makes kernels of its own, that "
-                                            "depend on the machine"},
+    {"--precision", " bf16-states32 ",
+     "fp32 states beside bf16 weights are Megatron's; with PyTorch's optimizers "
+     "states have the type of the weights: bf16"},
+    {"--attention", " flash ",
+     "the flash-attn package is not predicted; sdpa takes PyTorch's own flash kernel"},
+    {"--script", " compile torch.compile ",
+     "torch.compile is not predicted: it makes kernels of its own, that "
+     "depend on the machine"},
     {"--script", " liger ", "Liger's kernels are not predicted"},
     {"--script", " unsloth ", "Unsloth's kernels are not predicted"},
     {"--script", " dpo ppo grpo kto orpo rlhf rloo reward ",
      "trainers of reinforcement learning are not predicted: their batches pass through several models"},
-    {"--script", " sft ", "TRL's SFTTrainer is not predicted by this name: it is transformers' Trainer, with "
-                          "what is typed here; --script trainer"},
+    {"--script", " sft ",
+     "TRL's SFTTrainer is not predicted by this name: it is transformers' Trainer, with "
+     "what is typed here; --script trainer"},
     {"--script", " accelerate lightning axolotl llamafactory torchtune deepspeed fsdp ddp ",
      "another library's loop is not predicted; a script of one's own is --script loop"},
     {"--quantize", " gptq awq hqq ", "bitsandbytes' weights are predicted: nf4, nf4-plain and int8"},
@@ -163,9 +175,10 @@ static int settle_types(Options *o)
         return parse_weights(usual, &o->weights);
     int autocast = precision->value == PYTORCH_AUTOCAST_BF16 || precision->value == PYTORCH_AUTOCAST_FP16;
     if (strcmp(usual, weights_name(o->weights)) != 0 && !autocast)
-        return usage("--weights %s excludes --precision %s, which computes in the weights' type: leave one out, or "
-                     "take bf16-autocast or fp16-autocast",
-                     weights_name(o->weights), o->precision);
+        return usage(
+            "--weights %s excludes --precision %s, which computes in the weights' type: leave one out, or "
+            "take bf16-autocast or fp16-autocast",
+            weights_name(o->weights), o->precision);
     return 0;
 }
 
@@ -173,9 +186,10 @@ static int check_checkpoint(const Options *o)
 {
     const CheckpointChoice *c = &o->checkpoint;
     if (c->selective || c->automatic || c->found.pattern[0] || c->every > 1)
-        return usage("--checkpoint %s is brim's: transformers recomputes every layer (blocks; reentrant: with "
-                     "use_reentrant=True), or none",
-                     checkpoint_text(c).text);
+        return usage(
+            "--checkpoint %s is brim's: transformers recomputes every layer (blocks; reentrant: with "
+            "use_reentrant=True), or none",
+            checkpoint_text(c).text);
     return 0;
 }
 
@@ -186,7 +200,8 @@ static const PytorchDialect *dialect_of(const Options *o)
         PytorchVersions v = estimate_pytorch_versions(row);
         char wanted[2][64] = {"", ""};
         int bad = 0;
-        for (const char *at = o->versions ? o->versions : ""; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] != 0)) {
+        for (const char *at = o->versions ? o->versions : ""; *at;
+             at += strcspn(at, ",") + (at[strcspn(at, ",")] != 0)) {
             int length = (int)strcspn(at, ",");
             if (!strncmp(at, "torch=", 6))
                 snprintf(wanted[0], sizeof wanted[0], "%.*s", length - 6, at + 6);
@@ -195,7 +210,8 @@ static const PytorchDialect *dialect_of(const Options *o)
             else
                 bad = 1;
         }
-        if (!bad && (!wanted[0][0] || !strcmp(wanted[0], v.torch)) && (!wanted[1][0] || !strcmp(wanted[1], v.transformers)))
+        if (!bad && (!wanted[0][0] || !strcmp(wanted[0], v.torch)) &&
+            (!wanted[1][0] || !strcmp(wanted[1], v.transformers)))
             return row;
     }
     return NULL;
@@ -252,8 +268,12 @@ int pytorch_check(Options *o, const Assignments *all)
                      quantize_name(o->quantized));
     if (found && !o->quantized)
         return usage("--kbit-prepare on needs --quantize: PEFT prepares models of quantised weights");
+    if ((o->eval_accumulation || o->metrics) && !o->evaluate)
+        return usage("%s needs --evaluate N: how many batches are evaluated",
+                     o->metrics ? "--metrics" : "--eval-accumulation");
     if (o->weight_decay > 0 && !strncmp(o->optimizer, "sgd", 3))
-        return usage("--weight-decay beside --optimizer %s is not predicted: it copies the gradients", o->optimizer);
+        return usage("--weight-decay beside --optimizer %s is not predicted: it copies the gradients",
+                     o->optimizer);
     if (o->longest && (!o->seq || o->longest < o->seq))
         o->seq = o->longest; /* the longer ones are cut at --seq */
     return 0;

@@ -11,7 +11,7 @@ int pytorch_framework(const Options *o);
  * are. 0, or EXIT_USAGE after saying why. */
 int pytorch_check(Options *o, const Assignments *all);
 /* What only PyTorch has, without --framework pytorch: 1 after saying so. */
-int pytorch_alone(const Options *o);
+int pytorch_alone(const Options *o, const char *command);
 
 /* A value of an option. */
 typedef struct PytorchChoice {
@@ -32,8 +32,8 @@ int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverTex
 int pytorch_knows(int capability);
 /* "7.5, 8.0, 8.6, 8.9 and 9.0" */
 LeverText pytorch_capabilities(void);
-/* Brim's own options for the same training; 1 where it has none, and `why` says what. */
-int pytorch_to_brim(const Options *o, const Card *card, Options *brim, LeverText *why);
+/* Brim's own options for the same training; 1 where it has none, and `why` says what. dropout: the job's. */
+int pytorch_to_brim(const Options *o, const Card *card, double dropout, Options *brim, LeverText *why);
 
 /* "AdamW, foreach  batch 1 x seq 2048  sdpa  a plain loop" and "torch 2.15, transformers 5.24" */
 LeverText pytorch_title(const Options *o, const PytorchJob *job);
@@ -55,7 +55,9 @@ ContextRange pytorch_context(const Options *o, const Card *card);
 LeverText pytorch_context_text(ContextRange context); /* "0.25-0.45 assumed" GiB */
 
 /* A verdict in a sentence, for a card that has `limit` bytes beside its context. */
-LeverText pytorch_verdict_text(const PytorchBooks *books, const PytorchVerdict *verdict, uint64_t limit, int accumulate);
+LeverText pytorch_verdict_text(const PytorchBooks *books, const PytorchVerdict *verdict, uint64_t limit,
+                               int accumulate);
+int pytorch_fits(const PytorchVerdict *verdict);
 const char *pytorch_answer_name(PytorchAnswer answer); /* "fits", "fits-after-flush", … */
 json_t *pytorch_verdict_json(const PytorchVerdict *verdict, uint64_t limit);
 

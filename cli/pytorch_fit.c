@@ -1,7 +1,8 @@
-/* brim fit --framework pytorch: per card what PyTorch would need of it, the largest batch and the longest sequence.
- * Every figure is a replay of the job's allocations; between reserved and allocated a replay with the card's limit
- * decides. */
+/* brim fit --framework pytorch: per card what PyTorch would need of it, the largest batch and the longest
+ * sequence. Every figure is a replay of the job's allocations; between reserved and allocated a replay with
+ * the card's limit decides. */
 #include <inttypes.h>
+#include <malloc.h>
 #include <string.h>
 
 #include "../device/cuda.h"
@@ -14,7 +15,7 @@ typedef struct FitCard {
     char title[24];
     uint64_t bytes, limit;
     ContextRange context;
-    LeverText why; /* there are no rules for it; "" otherwise */
+    LeverText why;      /* there are no rules for it; "" otherwise */
     PytorchBooks books; /* as asked for */
     PytorchVerdict verdict;
     int batch, seq; /* the largest and longest that fit; 0: none */
@@ -26,12 +27,19 @@ typedef struct FitNeed {
     PytorchBooks books;
 } FitNeed;
 
+/* What is needed at two numbers of units; 0: not yet. */
+typedef struct FitLine {
+    int units[2];
+    double bytes[2][2]; /* allocated, reserved */
+} FitLine;
+
 typedef struct PytorchFit {
     const Options *options;
     FitCard cards[FIT_CARDS];
     int count, failed, seq_step, max_seq;
     FitNeed memo[FIT_MEMO];
     int memos;
+    FitLine line[2]; /* of batches, of lengths */
 } PytorchFit;
 
 /* ---- Cards ----------------------------------------------------------------------------------- */
@@ -44,7 +52,8 @@ static int add_card(PytorchFit *fit, const Card *card, const char *title, uint64
     *c = (FitCard){.card = card, .bytes = bytes, .context = pytorch_context(fit->options, card)};
     snprintf(c->title, sizeof c->title, "%.23s", title);
     if (bytes <= c->context.high)
-        return usage("the context, %s GiB, leaves nothing of %s", pytorch_context_text(c->context).text, title);
+        return usage("the context, %s GiB, leaves nothing of %s", pytorch_context_text(c->context).text,
+                     title);
     c->limit = bytes - c->context.high;
     fit->count++;
     return 0;
@@ -80,7 +89,8 @@ static int choose_cards(PytorchFit *fit)
 
 /* ---- Needs ----------------------------------------------------------------------------------- */
 
-static int job_at(const PytorchFit *fit, const FitCard *c, int batch, int seq, PytorchJob *job, LeverText *why)
+static int job_at(const PytorchFit *fit, const FitCard *c, int batch, int seq, PytorchJob *job,
+                  LeverText *why)
 {
     Options o = *fit->options;
     o.batch = batch;
@@ -106,59 +116,81 @@ static const PytorchBooks *books_at(PytorchFit *fit, const PytorchJob *job)
     return &n->books;
 }
 
-static int fits(const PytorchVerdict *v)
-{
-    return v->answer == PYTORCH_FITS || v->answer == PYTORCH_FITS_TIGHT;
-}
-
-/* Whether it fits, and what it allocates. */
-static int fits_at(PytorchFit *fit, const FitCard *c, int batch, int seq, uint64_t *allocated)
+/* Whether it fits, and on an endless card its books; NULL where there are none. */
+static int fits_at(PytorchFit *fit, const FitCard *c, int batch, int seq, const PytorchBooks **out)
 {
     PytorchJob job;
     PytorchVerdict verdict;
     LeverText why;
-    *allocated = UINT64_MAX;
+    *out = NULL;
     if (job_at(fit, c, batch, seq, &job, &why))
         return 0;
-    const PytorchBooks *books = books_at(fit, &job);
+    const PytorchBooks *books = *out = books_at(fit, &job);
     if (!books)
         return 0;
-    *allocated = books->peak_allocated;
     if (books->peak_allocated > c->limit || books->peak_reserved <= c->limit)
         return books->peak_allocated <= c->limit;
     if (estimate_pytorch_verdict(&job, NULL, books, c->limit, &verdict)) {
         fit->failed = 1;
         return 0;
     }
-    return fits(&verdict);
+    return pytorch_fits(&verdict);
 }
 
-/* The largest number of units that fits, up to `most`; 0: none does. What is allocated is nearly straight in them: the
- * next guess is where the line through the last two reaches the limit. */
+/* Where the line through two numbers of units reaches the limit: of what is allocated or of what is reserved,
+ * which are nearly straight in them. */
+static int on_line(const FitLine *line, int reserved, uint64_t limit, int otherwise)
+{
+    const double *bytes = line->bytes[reserved];
+    double slope = line->units[0] && line->units[1] != line->units[0]
+                       ? (bytes[1] - bytes[0]) / (line->units[1] - line->units[0])
+                       : 0;
+    double units = slope > 0 ? line->units[1] + ((double)limit - bytes[1]) / slope : otherwise;
+    return units < 1 ? 1 : units < MOST_BATCH * 8.0 ? (int)units : MOST_BATCH * 8;
+}
+
+static void add_point(FitLine *line, int units, const PytorchBooks *books)
+{
+    if (units == line->units[1] || !books)
+        return;
+    line->units[0] = line->units[1];
+    line->units[1] = units;
+    for (int r = 0; r < 2; r++) {
+        line->bytes[r][0] = line->bytes[r][1];
+        line->bytes[r][1] = (double)(r ? books->peak_reserved : books->peak_allocated);
+    }
+}
+
+/* The largest number of units that fits, up to `most`; 0: none does. It begins where the line of the card
+ * before says. Where that does not fit although its bytes would, pieces decide: the end is near where what is
+ * reserved reaches the limit, and from there on steps grow. */
 static int largest(PytorchFit *fit, const FitCard *c, int by_seq, int most)
 {
     const Options *o = fit->options;
-    int low = 0, high = most + 1, guess = 1;
-    double low_bytes = 0, slope = 0;
+    FitLine *line = &fit->line[by_seq];
+    int low = 0, high = most + 1, pieces = 0, step = 1, guess = on_line(line, 0, c->limit, 1);
     while (high - low > 1 && !fit->failed) {
-        uint64_t bytes;
+        const PytorchBooks *books = NULL;
         guess = guess <= low ? low + 1 : guess >= high ? high - 1 : guess;
-        int good = by_seq ? fits_at(fit, c, o->batch, guess * fit->seq_step, &bytes)
-                          : fits_at(fit, c, guess, o->seq, &bytes);
-        if (low && bytes != UINT64_MAX)
-            slope = ((double)bytes - low_bytes) / (guess - low);
-        if (good) {
+        int good = by_seq ? fits_at(fit, c, o->batch, guess * fit->seq_step, &books)
+                          : fits_at(fit, c, guess, o->seq, &books);
+        add_point(line, guess, books);
+        pieces += pieces || (!good && books && books->peak_allocated <= c->limit);
+        if (good)
             low = guess;
-            low_bytes = (double)bytes;
-        } else {
+        else
             high = guess;
+        if (!pieces) {
+            guess = on_line(line, 0, c->limit, 2 * guess);
+            guess = low && guess > 9 * low ? 9 * low : guess; /* a first line may be that of another peak */
+        } else if (pieces == 1) {
+            guess = on_line(line, 1, c->limit, guess - 1);
+        } else if (low && !good) {
+            guess = low + (high - low) / 2;
+        } else { /* away from the guess, further each time */
+            guess += good ? step : -step;
+            step *= 2;
         }
-        if (!low)
-            break;
-        double more = slope > 0 ? ((double)c->limit - low_bytes) / slope : low;
-        guess = more > 8.0 * low ? 9 * low : low + (int)more;
-        if (guess <= low && high - low > 8 && good) /* the line's end was reached: leaps over what is left */
-            guess = low + 1;
     }
     return low;
 }
@@ -188,11 +220,15 @@ static double gib(uint64_t bytes)
 static LeverText verdict_cell(const FitCard *c)
 {
     switch (c->verdict.answer) {
-    case PYTORCH_FITS: return lever_say("fits");
+    case PYTORCH_FITS:
+        return lever_say("fits");
     case PYTORCH_FITS_TIGHT:
-        return lever_say("fits, %" PRIu64 " flush%s", c->verdict.flushes, c->verdict.flushes == 1 ? "" : "es");
-    case PYTORCH_RUNS_OUT: return lever_say("no: pieces");
-    default: return lever_say("no, %+.1f", gib(c->limit) - gib(c->books.peak_allocated));
+        return lever_say("fits, %" PRIu64 " flush%s", c->verdict.flushes,
+                         c->verdict.flushes == 1 ? "" : "es");
+    case PYTORCH_RUNS_OUT:
+        return lever_say("no: pieces");
+    default:
+        return lever_say("no, %+.1f", gib(c->limit) - gib(c->books.peak_allocated));
     }
 }
 
@@ -200,7 +236,8 @@ static void print_row(const PytorchFit *fit, const FitCard *c)
 {
     char batch[24] = "no", seq[24] = "no";
     if (c->why.text[0]) {
-        printf("%-13s %7.2f  %-19s not predicted\n", c->title, gib(c->bytes), pytorch_context_text(c->context).text);
+        printf("%-13s %7.2f  %-19s not predicted\n", c->title, gib(c->bytes),
+               pytorch_context_text(c->context).text);
         return;
     }
     if (c->batch)
@@ -230,16 +267,20 @@ static void print_fit(const PytorchFit *fit, const PytorchJob *job)
     SayLine line = {""};
     line_add(&line, "%s  %.800s", o->model, pytorch_title(o, job).text);
     say_line(&line);
-    printf("PREDICTED for %s; no card has confirmed it. GiB; the context's upper end counts.\n\n", pytorch_versions(job).text);
+    printf("PREDICTED for %s; no card has confirmed it. GiB; the context's upper end counts.\n\n",
+           pytorch_versions(job).text);
     snprintf(largest_batch, sizeof largest_batch, "batch");
     snprintf(longest, sizeof longest, "seq");
-    printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "card", "memory", "context", "allocated", "reserved", "as asked",
-           "largest", "longest");
-    printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "", "", "", "PREDICTED", "PREDICTED", "", largest_batch, longest);
+    printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "card", "memory", "context", "allocated",
+           "reserved", "as asked", "largest", "longest");
+    printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "", "", "", "PREDICTED", "PREDICTED", "",
+           largest_batch, longest);
     for (int i = 0; i < fit->count; i++)
         print_row(fit, &fit->cards[i]);
-    printf("\nFits: what PyTorch reserves is not more than the card has left. Fits, N flushes: what it allocates is not, and\n"
-           "a replay with the card's limit ends after so many flushes of its cache. No: pieces: that replay runs out of\n"
+    printf("\nFits: what PyTorch reserves is not more than the card has left. Fits, N flushes: what it "
+           "allocates is not, and\n"
+           "a replay with the card's limit ends after so many flushes of its cache. No: pieces: that replay "
+           "runs out of\n"
            "memory, though what it allocates would fit. Else: what is missing to what it allocates.\n");
     print_notes(fit);
 }
@@ -249,8 +290,8 @@ static void print_fit(const PytorchFit *fit, const PytorchJob *job)
 static json_t *card_json(const FitCard *c)
 {
     json_t *row = json_pack("{s:s, s:I, s:{s:I, s:I, s:s}}", "card", c->title, "bytes", (json_int_t)c->bytes,
-                            "context_bytes", "low", (json_int_t)c->context.low, "high", (json_int_t)c->context.high, "source",
-                            c->context.source);
+                            "context_bytes", "low", (json_int_t)c->context.low, "high",
+                            (json_int_t)c->context.high, "source", c->context.source);
     if (c->why.text[0]) {
         json_object_set_new(row, "error", json_text(c->why.text));
         return row;
@@ -269,8 +310,9 @@ static void print_json(const PytorchFit *fit, const PytorchJob *job)
     json_t *cards = json_array();
     for (int i = 0; i < fit->count; i++)
         json_array_append_new(cards, card_json(&fit->cards[i]));
-    json_print(json_pack("{s:s, s:i, s:i, s:{s:b, s:o, s:o}}", "model", o->model, "batch", o->batch, "seq", o->seq,
-                         "pytorch", "predicted", 1, "versions", pytorch_versions_json(job), "cards", cards));
+    json_print(json_pack("{s:s, s:i, s:i, s:{s:b, s:o, s:o}}", "model", o->model, "batch", o->batch, "seq",
+                         o->seq, "pytorch", "predicted", 1, "versions", pytorch_versions_json(job), "cards",
+                         cards));
 }
 
 /* ---- The command ----------------------------------------------------------------------------- */
@@ -285,9 +327,12 @@ int command_fit_pytorch(const Options *o)
     if (o->budget)
         return usage("--budget is for one job; `brim fit` takes sizes as --memory 8GiB,16GiB");
     if (o->longest)
-        return usage("--longest N is for one length; `brim fit` finds the longest: leave it out, or plan with it");
+        return usage(
+            "--longest N is for one length; `brim fit` finds the longest: leave it out, or plan with it");
     if (choose_cards(&fit) || pytorch_job(o, NULL, &job))
         return EXIT_USAGE;
+    mallopt(M_TRIM_THRESHOLD, 1 << 30); /* a replay's memory is the next one's */
+    mallopt(M_TOP_PAD, 64 << 20);
     for (int i = 0; i < fit.count && !failed; i++)
         failed = fill(&fit, &fit.cards[i]);
     if (failed) {
@@ -299,6 +344,6 @@ int command_fit_pytorch(const Options *o)
     else
         print_fit(&fit, &job);
     for (int i = 0; i < fit.count; i++)
-        all &= !fit.cards[i].why.text[0] && fits(&fit.cards[i].verdict);
+        all &= !fit.cards[i].why.text[0] && pytorch_fits(&fit.cards[i].verdict);
     return all ? EXIT_DONE : EXIT_NO;
 }

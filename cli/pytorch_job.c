@@ -12,6 +12,31 @@
 
 #define FAMILIES "Llama, Qwen2, Qwen3, Mistral, GPT-2 and BERT"
 
+/* A field of the config.json that describes the model; brim's own reading leaves out the dropout of scores.
+ */
+static double config_number(const Options *o, const char *name, double otherwise)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s%s", o->described, is_directory(o->described) ? "/config.json" : "");
+    json_t *config = json_load_file(path, 0, NULL);
+    const json_t *value = json_object_get(config, name);
+    double number = json_is_number(value) ? json_number_value(value) : otherwise;
+    json_decref(config);
+    return number;
+}
+
+/* What is typed; or what the model's file says; or what transformers has where nothing is said. */
+static void dropout_of(const Options *o, const char *name, double usual, PytorchModel *m)
+{
+    m->dropout = m->attention_dropout = usual;
+    if (o->dropout_typed)
+        m->dropout = m->attention_dropout = (double)o->dropout;
+    else if (o->described) {
+        m->dropout = (double)o->dropout;
+        m->attention_dropout = config_number(o, name, usual);
+    }
+}
+
 static const char *decoder_problem(const LlamaConfig *c, int window_is_mistral)
 {
     if (c->mlp_bias || c->o_bias)
@@ -24,6 +49,8 @@ static const char *decoder_problem(const LlamaConfig *c, int window_is_mistral)
     return NULL;
 }
 
+#define USUAL_DROPOUT 0.1 /* of GPT-2 and BERT in transformers */
+
 /* Why there are no rules for the model, or NULL. */
 static const char *model_of(const Options *o, PytorchModel *m)
 {
@@ -31,12 +58,15 @@ static const char *model_of(const Options *o, PytorchModel *m)
     ModelSizes s = nn_preset_sizes(p);
     const LlamaConfig *c = &p->config.llama;
     const char *problem = NULL;
-    *m = (PytorchModel){.vocab = s.vocab, .hidden = s.dim, .layers = s.layers, .heads = s.heads,
+    *m = (PytorchModel){.vocab = s.vocab,
+                        .hidden = s.dim,
+                        .layers = s.layers,
+                        .heads = s.heads,
                         .kv_heads = s.kv_heads ? s.kv_heads : s.heads,
                         .head_dim = s.head_dim ? s.head_dim : s.dim / (s.heads ? s.heads : 1),
-                        .positions = s.max_seq, .labels = nn_preset_objective(p) == OBJECTIVE_CLASSIFICATION
-                                                              ? nn_preset_classes(p)
-                                                              : 0};
+                        .positions = s.max_seq,
+                        .labels =
+                            nn_preset_objective(p) == OBJECTIVE_CLASSIFICATION ? nn_preset_classes(p) : 0};
     switch (p->family) {
     case MODEL_LLAMA:
         m->family = c->qkv_bias ? PYTORCH_QWEN2 : c->window ? PYTORCH_MISTRAL : PYTORCH_LLAMA;
@@ -44,29 +74,33 @@ static const char *model_of(const Options *o, PytorchModel *m)
         m->tied = c->tied;
         m->window = s.window;
         problem = decoder_problem(c, m->family == PYTORCH_MISTRAL);
+        dropout_of(o, "attention_dropout", 0, m);
         break;
     case MODEL_QWEN3:
         m->family = PYTORCH_QWEN3;
         m->intermediate = c->hidden;
         m->tied = c->tied;
         problem = decoder_problem(c, 0);
+        dropout_of(o, "attention_dropout", 0, m);
         break;
     case MODEL_GPT2:
         m->family = PYTORCH_GPT2;
         m->intermediate = p->config.gpt2.ffn ? p->config.gpt2.ffn : 4 * s.dim;
         m->tied = 1;
-        m->dropout = m->attention_dropout = (double)o->dropout;
+        dropout_of(o, "attn_pdrop", USUAL_DROPOUT, m);
         break;
     case MODEL_BERT:
         m->family = PYTORCH_BERT;
         m->intermediate = p->config.bert.ffn ? p->config.bert.ffn : 4 * s.dim;
         m->types = p->config.bert.types ? p->config.bert.types : 2;
         m->tied = 1;
-        m->dropout = m->attention_dropout = (double)o->dropout;
+        dropout_of(o, "attention_probs_dropout_prob", USUAL_DROPOUT, m);
         break;
     case MODEL_MIXTRAL:
-    case MODEL_QWEN3_MOE: return "mixtures of experts, whose loop depends on the data";
-    default: return "this family: there are for " FAMILIES;
+    case MODEL_QWEN3_MOE:
+        return "mixtures of experts, whose loop depends on the data";
+    default:
+        return "this family: there are for " FAMILIES;
     }
     return problem;
 }
@@ -78,11 +112,11 @@ static int lora_targets(const char *names, LeverText *why)
     static const struct {
         const char *name;
         int bit;
-    } known[] = {{"q_proj", PYTORCH_Q},       {"k_proj", PYTORCH_K},   {"v_proj", PYTORCH_V},      {"o_proj", PYTORCH_O},
-                 {"gate_proj", PYTORCH_GATE}, {"up_proj", PYTORCH_UP}, {"down_proj", PYTORCH_DOWN},
-                 {"c_attn", PYTORCH_C_ATTN},  {"c_proj", PYTORCH_C_PROJ}, {"c_fc", PYTORCH_C_FC},
-                 {"query", PYTORCH_QUERY},    {"key", PYTORCH_KEY},   {"value", PYTORCH_VALUE},
-                 {"dense", PYTORCH_DENSE}};
+    } known[] = {{"q_proj", PYTORCH_Q},       {"k_proj", PYTORCH_K},       {"v_proj", PYTORCH_V},
+                 {"o_proj", PYTORCH_O},       {"gate_proj", PYTORCH_GATE}, {"up_proj", PYTORCH_UP},
+                 {"down_proj", PYTORCH_DOWN}, {"c_attn", PYTORCH_C_ATTN},  {"c_proj", PYTORCH_C_PROJ},
+                 {"c_fc", PYTORCH_C_FC},      {"query", PYTORCH_QUERY},    {"key", PYTORCH_KEY},
+                 {"value", PYTORCH_VALUE},    {"dense", PYTORCH_DENSE}};
     int bits = 0;
     if (!names[0] || !strcmp(names, "all"))
         return PYTORCH_ALL_LINEAR;
@@ -92,10 +126,11 @@ static int lora_targets(const char *names, LeverText *why)
             if ((int)strlen(known[i].name) == length && !strncmp(known[i].name, at, (size_t)length))
                 bit = known[i].bit;
         if (!bit)
-            *why = lever_say("--lora: there are no rules for adapters of %.*s: there are for the projections that "
-                             "transformers calls q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; c_attn, "
-                             "c_proj, c_fc; query, key, value, dense",
-                             length, at);
+            *why = lever_say(
+                "--lora: there are no rules for adapters of %.*s: there are for the projections that "
+                "transformers calls q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; c_attn, "
+                "c_proj, c_fc; query, key, value, dense",
+                length, at);
         bits |= bit;
     }
     return bits;
@@ -125,12 +160,16 @@ LeverText pytorch_capabilities(void)
     LeverText out = {""};
     for (int i = 0; estimate_pytorch_capability_at(i); i++) {
         int c = estimate_pytorch_capability_at(i);
-        lever_add(&out, "%s%d.%d", !i ? "" : estimate_pytorch_capability_at(i + 1) ? ", " : " and ", c / 10, c % 10);
+        lever_add(&out, "%s%d.%d",
+                  !i                                      ? ""
+                  : estimate_pytorch_capability_at(i + 1) ? ", "
+                                                          : " and ",
+                  c / 10, c % 10);
     }
     return out;
 }
 
-enum { STEPS = 2, ASSUMED_CAPABILITY = 80, PADDED = 2 };
+enum { STEPS = 2, ASSUMED_CAPABILITY = 80, FULL = 1, PADDED = 2 };
 
 int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverText *why)
 {
@@ -143,8 +182,9 @@ int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverTex
         return 1;
     }
     if (card && !pytorch_knows(card->capability)) {
-        *why = lever_say("%s has compute capability %d.%d, which there are no rules for: there are for %s", card->title,
-                         card->capability / 10, card->capability % 10, pytorch_capabilities().text);
+        *why =
+            lever_say("%s has compute capability %d.%d, which there are no rules for: there are for %s",
+                      card->title, card->capability / 10, card->capability % 10, pytorch_capabilities().text);
         return 1;
     }
     *job = (PytorchJob){.model = model,
@@ -170,8 +210,13 @@ int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverTex
                         .accumulate = o->accumulate,
                         .steps = STEPS,
                         .clip = (double)o->clip,
-                        .mask = o->longest && o->batch > 1 ? PADDED : 0,
+                        .mask = o->longest && o->batch > 1                 ? PADDED
+                                : pytorch_script(o)->value == PYTORCH_LOOP ? 0
+                                                                           : FULL,
                         .hold = o->hold_outputs,
+                        .evaluate = o->evaluate,
+                        .metrics = o->metrics,
+                        .eval_accumulation = o->eval_accumulation,
                         .kbit_prepare = !strcmp(o->kbit_prepare, "on")};
     lora_to_job(o, job, why);
     if (!why->text[0] && estimate_pytorch_refuses(job, problem, sizeof problem))
@@ -187,18 +232,24 @@ int pytorch_job(const Options *o, const Card *card, PytorchJob *job)
 
 /* ---- Brim's own ------------------------------------------------------------------------------ */
 
-int pytorch_to_brim(const Options *o, const Card *card, Options *brim, LeverText *why)
+int pytorch_to_brim(const Options *o, const Card *card, double dropout, Options *brim, LeverText *why)
 {
     const PytorchChoice *precision = pytorch_precision(o), *optimizer = pytorch_optimizer(o);
     *brim = *o;
     *why = (LeverText){""};
-    brim->framework = "brim";
+    brim->framework = options_default.framework;
+    brim->script = options_default.script;
+    brim->kbit_prepare = options_default.kbit_prepare;
+    brim->versions = NULL;
+    brim->hold_outputs = brim->longest = brim->evaluate = brim->eval_accumulation = brim->metrics = 0;
     brim->device = "cuda";
     brim->cards = card ? card->name : NULL;
     brim->memories = NULL;
     brim->budget = 0;
     brim->optimizer = optimizer->brim;
     brim->checkpoint.reentrant = 0;
+    brim->dropout = (float)dropout;
+    nn_preset_set_dropout(&brim->preset, brim->dropout);
     if (!precision->brim) {
         *why = lever_say("brim has no training whose weights, gradients and states are %s", precision->text);
         return 1;
@@ -239,10 +290,17 @@ LeverText pytorch_title(const Options *o, const PytorchJob *job)
         lever_add(&out, " x %d", o->accumulate);
     lever_add(&out, "  %s attention", job->attention == PYTORCH_EAGER ? "eager" : "sdpa");
     if (job->checkpoint)
-        lever_add(&out, "  layers recomputed%s", job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT ? " (reentrant)" : "");
+        lever_add(&out, "  layers recomputed%s",
+                  job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT ? " (reentrant)" : "");
     lever_add(&out, "  %s", pytorch_script(o)->text);
+    if (o->evaluate)
+        lever_add(&out, " that evaluates %d batch%s%s", o->evaluate, o->evaluate == 1 ? "" : "es",
+                  o->metrics ? " with metrics" : "");
     if (o->hold_outputs)
         lever_add(&out, " that holds outputs");
+    if (job->model.dropout > 0 || job->model.attention_dropout > 0)
+        lever_add(&out, "  dropout %g",
+                  job->model.dropout > 0 ? job->model.dropout : job->model.attention_dropout);
     if (!(o->clip > 0))
         lever_add(&out, "  no clipping");
     return out;
@@ -251,7 +309,9 @@ LeverText pytorch_title(const Options *o, const PytorchJob *job)
 LeverText pytorch_place(const PytorchEvent *e, int accumulate)
 {
     LeverText out = lever_say("%s", estimate_pytorch_phase_name(e->phase));
-    if (e->phase > PYTORCH_MAKE_OPTIMIZER)
+    if (e->phase == PYTORCH_EVALUATE)
+        lever_add(&out, ", batch %d", e->step + 1);
+    else if (e->phase > PYTORCH_MAKE_OPTIMIZER)
         lever_add(&out, ", step %d", e->step + 1);
     if (accumulate > 1 && e->phase >= PYTORCH_DATA && e->phase <= PYTORCH_BACKWARD)
         lever_add(&out, ", micro-batch %d", e->micro + 1);
@@ -265,15 +325,16 @@ LeverText pytorch_place(const PytorchEvent *e, int accumulate)
 
 json_t *pytorch_place_json(const PytorchEvent *e)
 {
-    return json_pack("{s:s, s:i, s:i, s:o, s:s?, s:s?, s:b, s:I}", "phase", estimate_pytorch_phase_name(e->phase), "step",
-                     e->step + 1, "micro", e->micro + 1, "layer", e->layer >= 0 ? json_integer(e->layer) : json_null(),
-                     "module", e->module, "op", e->op, "recomputed", e->recomputed, "bytes", (json_int_t)e->bytes);
+    return json_pack("{s:s, s:i, s:i, s:o, s:s?, s:s?, s:b, s:I}", "phase",
+                     estimate_pytorch_phase_name(e->phase), "step", e->step + 1, "micro", e->micro + 1,
+                     "layer", e->layer >= 0 ? json_integer(e->layer) : json_null(), "module", e->module, "op",
+                     e->op, "recomputed", e->recomputed, "bytes", (json_int_t)e->bytes);
 }
 
 /* ---- Cards ----------------------------------------------------------------------------------- */
 
-/* What PyTorch's users report of kernels that are loaded when they are first needed, as they are since CUDA 11.7;
- * docs/accuracy.md. No card has been measured for it yet. */
+/* What PyTorch's users report of kernels that are loaded when they are first needed, as they are since
+ * CUDA 11.7; docs/accuracy.md. No card has been measured for it yet. */
 ContextRange pytorch_context(const Options *o, const Card *card)
 {
     (void)card;
@@ -285,7 +346,13 @@ ContextRange pytorch_context(const Options *o, const Card *card)
 LeverText pytorch_context_text(ContextRange c)
 {
     double low = (double)c.low / 0x1p30, high = (double)c.high / 0x1p30;
-    return c.low == c.high ? lever_say("%.2f %s", low, c.source) : lever_say("%.2f-%.2f %s", low, high, c.source);
+    return c.low == c.high ? lever_say("%.2f %s", low, c.source)
+                           : lever_say("%.2f-%.2f %s", low, high, c.source);
+}
+
+int pytorch_fits(const PytorchVerdict *v)
+{
+    return v->answer == PYTORCH_FITS || v->answer == PYTORCH_FITS_TIGHT;
 }
 
 const char *pytorch_answer_name(PytorchAnswer answer)
@@ -303,27 +370,32 @@ LeverText pytorch_verdict_text(const PytorchBooks *b, const PytorchVerdict *v, u
     snprintf(flushes, sizeof flushes, "%" PRIu64 " flush%s", v->flushes, v->flushes == 1 ? "" : "es");
     switch (v->answer) {
     case PYTORCH_FITS:
-        return lever_say("It fits: the %s that it reserves are not more.", report_size(b->peak_reserved).text);
+        return lever_say("It fits: the %s that it reserves are not more.",
+                         report_size(b->peak_reserved).text);
     case PYTORCH_FITS_TIGHT:
-        return lever_say("It fits, after %s of the cache: it would reserve %s, and allocates %s. A replay of its "
-                         "allocations with this limit ends well.",
-                         flushes, report_size(b->peak_reserved).text, report_size(b->peak_allocated).text);
+        return lever_say(
+            "It fits, after %s of the cache: it would reserve %s, and allocates %s. A replay of its "
+            "allocations with this limit ends well.",
+            flushes, report_size(b->peak_reserved).text, report_size(b->peak_allocated).text);
     case PYTORCH_RUNS_OUT:
-        return lever_say("It does not fit: the %s that it allocates would, but their pieces do not. A replay with this "
-                         "limit runs out of memory after %s, at %s for %s.",
-                         report_size(b->peak_allocated).text, flushes, report_size(v->failed.bytes).text,
-                         pytorch_place(&v->failed, accumulate).text);
-    default: break;
+        return lever_say(
+            "It does not fit: the %s that it allocates would, but their pieces do not. A replay with this "
+            "limit runs out of memory after %s, at %s for %s.",
+            report_size(b->peak_allocated).text, flushes, report_size(v->failed.bytes).text,
+            pytorch_place(&v->failed, accumulate).text);
+    default:
+        break;
     }
-    return lever_say("It does not fit: the %s that it allocates are %s more. It runs out of memory at %s for %s.",
-                     report_size(b->peak_allocated).text, report_size(b->peak_allocated - limit).text,
-                     report_size(v->failed.bytes).text, pytorch_place(&v->failed, accumulate).text);
+    return lever_say(
+        "It does not fit: the %s that it allocates are %s more. It runs out of memory at %s for %s.",
+        report_size(b->peak_allocated).text, report_size(b->peak_allocated - limit).text,
+        report_size(v->failed.bytes).text, pytorch_place(&v->failed, accumulate).text);
 }
 
 json_t *pytorch_verdict_json(const PytorchVerdict *v, uint64_t limit)
 {
-    int fails = v->answer == PYTORCH_RUNS_OUT || v->answer == PYTORCH_TOO_LARGE;
-    return json_pack("{s:s, s:b, s:I, s:I, s:o}", "answer", pytorch_answer_name(v->answer), "fits", !fails, "limit_bytes",
-                     (json_int_t)limit, "flushes", (json_int_t)v->flushes, "fails_at",
+    int fails = !pytorch_fits(v);
+    return json_pack("{s:s, s:b, s:I, s:I, s:o}", "answer", pytorch_answer_name(v->answer), "fits", !fails,
+                     "limit_bytes", (json_int_t)limit, "flushes", (json_int_t)v->flushes, "fails_at",
                      fails ? pytorch_place_json(&v->failed) : json_null());
 }

@@ -3,48 +3,59 @@
 
 #include "pytorch_tables.h"
 
-enum { SIXTEEN_BITS = 1, FULL_BITS = 2 }; /* when a row is one: of that precision */
+enum { SIXTEEN_BITS = 1, KBIT = 2 }; /* when a row is one: in that precision, after that preparation */
 
 typedef struct Rule {
     const char *name, *why;
-    int kind;                  /* of PytorchKind; -1: any */
-    int phase;                 /* of PytorchPhase; -1: any */
-    const char *module, *op;   /* that the names contain; NULL: any */
-    int precision;             /* 0: any */
-    int not_last;              /* only where the same operation of the same module has another one behind it */
+    int kind;                /* of PytorchKind; -1: any */
+    int phase;               /* of PytorchPhase; -1: any */
+    const char *module, *op; /* that the names contain; NULL: any */
+    int when;                /* 0: always */
+    int not_last;            /* only where the same operation of the same module has another one behind it */
+    int halved;              /* the half of it is there without this, in 16 bits */
 } Rule;
 
 /* The first that holds is taken. */
 static const Rule rules[] = {
-    {"workspaces of cuBLAS", "one a product, taken from the same memory", PYTORCH_WORKSPACE, -1, NULL, NULL, 0, 0},
-    {"casts of weights", "autocast keeps each until backward has used it; brim's come and go", PYTORCH_CAST, -1, NULL,
-     NULL, 0, 0},
-    {"temporaries of the optimizer", "foreach AdamW holds the roots of all second moments at once", PYTORCH_TEMPORARY,
-     PYTORCH_STEP, NULL, "_foreach", 0, 0},
-    {"temporaries of clipping", "the norm of each gradient, in a tensor of its own", PYTORCH_TEMPORARY, PYTORCH_CLIP, NULL,
-     NULL, 0, 0},
+    {"workspaces of cuBLAS", "one a product, taken from the same memory", PYTORCH_WORKSPACE, -1, NULL, NULL,
+     0, 0, 0},
+    {"casts of weights", "autocast keeps each until backward has used it; brim's come and go", PYTORCH_CAST,
+     -1, NULL, NULL, 0, 0, 0},
+    {"fp32 of what is not quantised", "prepare_model_for_kbit_training: embeddings, head and norms",
+     PYTORCH_FROZEN, -1, NULL, "_to_copy", KBIT, 0, 1},
+    {"PEFT's casts", "each adapted layer's input, in the type of its adapter, fp32", PYTORCH_ACTIVATION, -1,
+     "lora", "_to_copy", 0, 0, 0},
+    {"PEFT's dropout", "of each adapter's input, and its mask", PYTORCH_ACTIVATION, -1, "lora", "dropout", 0,
+     0, 0},
+    {"temporaries of the optimizer", "foreach AdamW holds the roots of all second moments at once",
+     PYTORCH_TEMPORARY, PYTORCH_STEP, NULL, "_foreach", 0, 0, 0},
+    {"temporaries of clipping", "the norm of each gradient, in a tensor of its own", PYTORCH_TEMPORARY,
+     PYTORCH_CLIP, NULL, NULL, 0, 0, 0},
     {"fp32 logits", "transformers casts logits to fp32 for the loss", -1, PYTORCH_FORWARD, "loss", "_to_copy",
-     SIXTEEN_BITS, 0},
-    {"log-probabilities", "log_softmax is kept for backward, in fp32", -1, PYTORCH_FORWARD, "loss", "log_softmax", 0, 0},
-    {"gradients inside the loss", "nll_loss and log_softmax each make one, in fp32", -1, PYTORCH_BACKWARD, "loss",
-     "_backward", 0, 0},
-    {"a gradient in 16 bits beside it", "the cast's backward copies it", -1, PYTORCH_BACKWARD, "loss", "_to_copy",
-     SIXTEEN_BITS, 0},
-    {"fp32 copies in norms", "RMSNorm computes in fp32: it keeps its input so, and what it normalised", PYTORCH_ACTIVATION,
-     -1, "norm", "_to_copy", 0, 0},
-    {"what norms normalised", "RMSNorm keeps it beside its output, for the gradient of its weight", PYTORCH_ACTIVATION, -1,
-     "norm", "aten::mul", 0, 1},
-    {"silu of the gate", "kept beside the gate and the product; brim computes it again", PYTORCH_ACTIVATION, -1, "mlp",
-     "silu", 0, 0},
+     SIXTEEN_BITS, 0, 0},
+    {"log-probabilities", "log_softmax is kept for backward, in fp32", -1, PYTORCH_FORWARD, "loss",
+     "log_softmax", 0, 0, 0},
+    {"gradients inside the loss", "nll_loss and log_softmax each make one, in fp32", -1, PYTORCH_BACKWARD,
+     "loss", "_backward", 0, 0, 0},
+    {"a gradient in 16 bits beside it", "the cast's backward copies it", -1, PYTORCH_BACKWARD, "loss",
+     "_to_copy", SIXTEEN_BITS, 0, 0},
+    {"fp32 copies in norms", "RMSNorm computes in fp32: it keeps its input so, and what it normalised",
+     PYTORCH_ACTIVATION, -1, "norm", "_to_copy", 0, 0, 0},
+    {"what norms normalised", "RMSNorm keeps it beside its output, for the gradient of its weight",
+     PYTORCH_ACTIVATION, -1, "norm", "aten::mul", 0, 1, 0},
+    {"silu of the gate", "kept beside the gate and the product; brim computes it again", PYTORCH_ACTIVATION,
+     -1, "mlp", "silu", 0, 0, 0},
+    {"steps of GELU", "transformers' NewGELU is eight operations; brim's is one", PYTORCH_ACTIVATION, -1,
+     "mlp", "tanh", 0, 0, 0},
     {"fp32 scores", "eager attention's softmax is computed and kept in fp32", -1, -1, "self_attn", "_softmax",
-     SIXTEEN_BITS, 0},
+     SIXTEEN_BITS, 0, 0},
     {"casts inside attention's backward", "gradients of scores, in fp32 and in 16 bits", PYTORCH_TEMPORARY,
-     PYTORCH_BACKWARD, "self_attn", "_to_copy", SIXTEEN_BITS, 0},
+     PYTORCH_BACKWARD, "self_attn", "_to_copy", SIXTEEN_BITS, 0, 0},
     {"inside flash attention's backward", "sums of dq in fp32; dk and dv of every head before they are added",
-     PYTORCH_TEMPORARY, PYTORCH_BACKWARD, NULL, "attention_backward", 0, 0},
-    {"keys and values of the cache", "use_cache is on in training; autocast casts them once more", PYTORCH_TEMPORARY,
-     PYTORCH_FORWARD, "self_attn", "cat", 0, 0},
-    {"scratch of reductions", "partial sums of many blocks", -1, -1, NULL, "reduction", 0, 0},
+     PYTORCH_TEMPORARY, PYTORCH_BACKWARD, NULL, "attention_backward", 0, 0, 0},
+    {"keys and values of the cache", "use_cache is on in training; autocast casts them once more",
+     PYTORCH_TEMPORARY, PYTORCH_FORWARD, "self_attn", "cat", 0, 0, 0},
+    {"scratch of reductions", "partial sums of many blocks", -1, -1, NULL, "reduction", 0, 0, 0},
 };
 enum { RULES = sizeof rules / sizeof rules[0] };
 _Static_assert(RULES <= (int)PYTORCH_MORE, "a row each");
@@ -62,11 +73,17 @@ static int has_next(const PytorchSummary *s, const PytorchAllocation *a)
     return 0;
 }
 
-static int holds(const PytorchSummary *s, const Rule *r, const PytorchAllocation *a, int sixteen)
+static int is_so(const PytorchJob *job, int when)
+{
+    return !when || (when == KBIT ? job->kbit_prepare && job->weights > PYTORCH_WEIGHTS_FP32
+                                  : job->precision != PYTORCH_FP32);
+}
+
+static int holds(const PytorchPlan *plan, const Rule *r, const PytorchAllocation *a)
 {
     return (r->kind < 0 || r->kind == (int)a->kind) && (r->phase < 0 || r->phase == (int)a->phase) &&
-           contains(a->module, r->module) && contains(a->op, r->op) &&
-           (!r->precision || (r->precision == SIXTEEN_BITS) == sixteen) && (!r->not_last || has_next(s, a));
+           contains(a->module, r->module) && contains(a->op, r->op) && is_so(&plan->job, r->when) &&
+           (!r->not_last || has_next(&plan->summary, a));
 }
 
 uint64_t pytorch_brim_head(const PytorchPlan *plan)
@@ -83,15 +100,59 @@ uint64_t pytorch_brim_head(const PytorchPlan *plan)
 int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE])
 {
     uint64_t bytes[RULES] = {0};
-    int sixteen = plan->job.precision != PYTORCH_FP32, count = 0;
+    int count = 0;
     for (size_t i = 0; i < plan->summary.live_count; i++)
         for (int r = 0; r < RULES; r++)
-            if (holds(&plan->summary, &rules[r], &plan->summary.live[i], sixteen)) {
-                bytes[r] += plan->summary.live[i].bytes;
+            if (holds(plan, &rules[r], &plan->summary.live[i])) {
+                bytes[r] += plan->summary.live[i].bytes / (rules[r].halved ? 2 : 1);
                 break;
             }
     for (int r = 0; r < RULES; r++)
         if (bytes[r])
             rows[count++] = (PytorchMore){rules[r].name, rules[r].why, bytes[r]};
     return count;
+}
+
+/* ---- By place -------------------------------------------------------------------------------- */
+
+const char *const pytorch_place_names[PLACES] = {
+    [PLACE_NORMS] = "norms",       [PLACE_ATTENTION] = "attention", [PLACE_FEED_FORWARD] = "feed-forward",
+    [PLACE_ADAPTERS] = "adapters", [PLACE_HEAD] = "head and loss",  [PLACE_BETWEEN] = "between them"};
+
+/* By parts of a module's name, PyTorch's or brim's; the first that is there. */
+static PytorchPlace place_of(const char *module)
+{
+    static const struct {
+        const char *part;
+        PytorchPlace place;
+    } parts[] = {{"lora", PLACE_ADAPTERS},
+                 {"norm", PLACE_NORMS},
+                 {"ln_", PLACE_NORMS},
+                 {"LayerNorm", PLACE_NORMS},
+                 {"lm_head", PLACE_HEAD},
+                 {"loss", PLACE_HEAD},
+                 {"cls", PLACE_HEAD},
+                 {"score", PLACE_HEAD},
+                 {"classifier", PLACE_HEAD},
+                 {"attn", PLACE_ATTENTION},
+                 {"attention", PLACE_ATTENTION},
+                 {"mlp", PLACE_FEED_FORWARD},
+                 {"intermediate", PLACE_FEED_FORWARD},
+                 {"output", PLACE_FEED_FORWARD}};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (contains(module, parts[i].part))
+            return parts[i].place;
+    return PLACE_BETWEEN;
+}
+
+void pytorch_places(const PytorchPlan *plan, uint64_t pytorch[PLACES], uint64_t brim[PLACES])
+{
+    memset(pytorch, 0, PLACES * sizeof *pytorch);
+    memset(brim, 0, PLACES * sizeof *brim);
+    for (size_t i = 0; i < plan->summary.live_count; i++)
+        if (plan->summary.live[i].kind == PYTORCH_ACTIVATION)
+            pytorch[place_of(plan->summary.live[i].module)] += plan->summary.live[i].bytes;
+    for (int i = 0; i < plan->brim.path_count; i++)
+        brim[place_of(plan->brim.paths[i].path)] +=
+            report_group(plan->brim.paths[i].by, MEM_GROUP_ACTIVATIONS);
 }

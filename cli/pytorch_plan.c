@@ -1,4 +1,5 @@
-/* brim plan --framework pytorch: what a job of PyTorch would need, and where; and brim's own plan beside it. */
+/* brim plan --framework pytorch: what a job of PyTorch would need, and where; and brim's own plan beside it.
+ */
 #include <string.h>
 
 #include "precision.h"
@@ -11,7 +12,7 @@ static void plan_brim(PytorchPlan *p)
     static Options brim;
     Training training = {.options = &brim};
     p->brim.status = ERROR_ARGUMENT;
-    if (pytorch_to_brim(p->options, p->card, &brim, &p->why_no_brim))
+    if (pytorch_to_brim(p->options, p->card, p->job.model.dropout, &brim, &p->why_no_brim))
         return;
     RunOptions run = run_options(&brim);
     memset(&p->brim, 0, sizeof p->brim);
@@ -26,11 +27,13 @@ static int choose_card(PytorchPlan *p)
 {
     const Options *o = p->options;
     if (o->memories)
-        return usage("--memory belongs to `brim fit`; `brim plan` takes --budget SIZE for what PyTorch may reserve");
+        return usage(
+            "--memory belongs to `brim fit`; `brim plan` takes --budget SIZE for what PyTorch may reserve");
     if (!o->cards)
         return 0;
     if (strchr(o->cards, ','))
-        return usage("--card %s: a plan is for one card; `brim fit --framework pytorch` takes several", o->cards);
+        return usage("--card %s: a plan is for one card; `brim fit --framework pytorch` takes several",
+                     o->cards);
     p->card = device_card(o->cards);
     return p->card ? 0 : usage("--card: %s", device_card_unknown(o->cards).text);
 }
@@ -43,7 +46,12 @@ static int judge(PytorchPlan *p)
         return 0;
     p->limit = o->budget ? o->budget : p->card->bytes - p->context.high;
     p->has_verdict = 1;
-    return estimate_pytorch_verdict(&p->job, NULL, &p->summary.books, p->limit, &p->verdict);
+    if (estimate_pytorch_verdict(&p->job, NULL, &p->summary.books, p->limit, &p->verdict))
+        return -1;
+    if (o->budget || pytorch_fits(&p->verdict))
+        return 0;
+    uint64_t most = p->card->bytes - p->context.low;
+    return estimate_pytorch_verdict(&p->job, NULL, &p->summary.books, most, &p->at_most);
 }
 
 /* ---- As text --------------------------------------------------------------------------------- */
@@ -51,7 +59,8 @@ static int judge(PytorchPlan *p)
 static LeverText on_what(const PytorchPlan *p)
 {
     if (p->card)
-        return lever_say("an %s, compute capability %d.%d", p->card->title, p->job.capability / 10, p->job.capability % 10);
+        return lever_say("%s, compute capability %d.%d", p->card->title, p->job.capability / 10,
+                         p->job.capability % 10);
     return lever_say("a card of compute capability %d.%d (assumed: --card names one)", p->job.capability / 10,
                      p->job.capability % 10);
 }
@@ -64,7 +73,8 @@ static void print_title_line(const PytorchPlan *p)
         line_add(&line, "  %s parameters", report_count(p->parameters).text);
     line_add(&line, "  %.800s", pytorch_title(p->options, &p->job).text);
     say_line(&line);
-    printf("PREDICTED for %s on %s; no card has confirmed it.\n\n", pytorch_versions(&p->job).text, on_what(p).text);
+    printf("PREDICTED for %s on %s; no card has confirmed it.\n\n", pytorch_versions(&p->job).text,
+           on_what(p).text);
 }
 
 static void print_verdict(const PytorchPlan *p)
@@ -74,9 +84,13 @@ static void print_verdict(const PytorchPlan *p)
         line_add(&line, "A budget of %s for what is reserved.", report_size(p->limit).text);
     else
         line_add(&line, "%s has %.2f GiB; the context takes %s: %.2f GiB are left.", p->card->name,
-                 (double)p->card->bytes / 0x1p30, pytorch_context_text(p->context).text, (double)p->limit / 0x1p30);
+                 (double)p->card->bytes / 0x1p30, pytorch_context_text(p->context).text,
+                 (double)p->limit / 0x1p30);
     printf("\n%s\n%s\n", line.text,
            pytorch_verdict_text(&p->summary.books, &p->verdict, p->limit, p->options->accumulate).text);
+    if (!pytorch_fits(&p->verdict) && !p->options->budget && p->context.low < p->context.high &&
+        pytorch_fits(&p->at_most))
+        printf("With a context of %.2f GiB it would fit.\n", (double)p->context.low / 0x1p30);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
@@ -100,9 +114,10 @@ static json_t *live_json(const PytorchSummary *s)
     for (size_t i = 0; i < s->live_count; i++) {
         const PytorchAllocation *a = &s->live[i];
         json_array_append_new(
-            all, json_pack("{s:s, s:o, s:s?, s:s, s:s, s:I}", "kind", estimate_pytorch_kind_name(a->kind), "layer",
-                           a->layer >= 0 ? json_integer(a->layer) : json_null(), "module", a->module, "op", a->op, "phase",
-                           estimate_pytorch_phase_name(a->phase), "bytes", (json_int_t)a->bytes));
+            all,
+            json_pack("{s:s, s:o, s:s?, s:s, s:s, s:I}", "kind", estimate_pytorch_kind_name(a->kind), "layer",
+                      a->layer >= 0 ? json_integer(a->layer) : json_null(), "module", a->module, "op", a->op,
+                      "phase", estimate_pytorch_phase_name(a->phase), "bytes", (json_int_t)a->bytes));
     }
     return all;
 }
@@ -112,9 +127,10 @@ static json_t *moments_json(const PytorchSummary *s)
     json_t *all = json_array();
     for (int i = 0; i < s->moment_count; i++) {
         const PytorchMoment *m = &s->moments[i];
-        json_array_append_new(all, json_pack("{s:s, s:i, s:I, s:I, s:I, s:I}", "phase", estimate_pytorch_phase_name(m->phase),
-                                             "step", m->step + 1, "requested_bytes", (json_int_t)m->requested,
-                                             "allocated_bytes", (json_int_t)m->allocated, "reserved_bytes",
+        json_array_append_new(all, json_pack("{s:s, s:i, s:I, s:I, s:I, s:I}", "phase",
+                                             estimate_pytorch_phase_name(m->phase), "step", m->step + 1,
+                                             "requested_bytes", (json_int_t)m->requested, "allocated_bytes",
+                                             (json_int_t)m->allocated, "reserved_bytes",
                                              (json_int_t)m->reserved, "left_bytes", (json_int_t)m->left));
     }
     return all;
@@ -126,8 +142,8 @@ static json_t *more_json(const PytorchPlan *p)
     int count = pytorch_more(p, rows);
     json_t *all = json_array();
     for (int i = 0; i < count; i++)
-        json_array_append_new(all, json_pack("{s:s, s:s, s:I}", "name", rows[i].name, "why", rows[i].why, "bytes",
-                                             (json_int_t)rows[i].bytes));
+        json_array_append_new(all, json_pack("{s:s, s:s, s:I}", "name", rows[i].name, "why", rows[i].why,
+                                             "bytes", (json_int_t)rows[i].bytes));
     return all;
 }
 
@@ -136,18 +152,21 @@ static void print_json(const PytorchPlan *p)
     const PytorchSummary *s = &p->summary;
     json_t *pytorch = json_pack(
         "{s:b, s:o, s:s?, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "predicted", 1, "versions",
-        pytorch_versions_json(&p->job), "card", p->card ? p->card->name : NULL, "script", pytorch_script(p->options)->text,
-        "requested_bytes", (json_int_t)s->requested, "allocated_bytes", (json_int_t)s->books.peak_allocated,
-        "reserved_bytes", (json_int_t)s->books.peak_reserved, "peak_at", pytorch_place_json(&s->peak_at), "at_peak",
-        kinds_json(s), "moments", moments_json(s), "more", more_json(p), "live_at_peak", live_json(s));
-    json_object_set_new(pytorch, "context_bytes", json_pack("{s:I, s:I, s:s}", "low", (json_int_t)p->context.low, "high",
-                                                            (json_int_t)p->context.high, "source", p->context.source));
-    json_object_set_new(pytorch, "verdict", p->has_verdict ? pytorch_verdict_json(&p->verdict, p->limit) : json_null());
+        pytorch_versions_json(&p->job), "card", p->card ? p->card->name : NULL, "script",
+        pytorch_script(p->options)->text, "requested_bytes", (json_int_t)s->requested, "allocated_bytes",
+        (json_int_t)s->books.peak_allocated, "reserved_bytes", (json_int_t)s->books.peak_reserved, "peak_at",
+        pytorch_place_json(&s->peak_at), "at_peak", kinds_json(s), "moments", moments_json(s), "more",
+        more_json(p), "live_at_peak", live_json(s));
+    json_object_set_new(pytorch, "context_bytes",
+                        json_pack("{s:I, s:I, s:s}", "low", (json_int_t)p->context.low, "high",
+                                  (json_int_t)p->context.high, "source", p->context.source));
+    json_object_set_new(pytorch, "verdict",
+                        p->has_verdict ? pytorch_verdict_json(&p->verdict, p->limit) : json_null());
     json_t *brim = p->brim.status ? json_pack("{s:o}", "error", json_text(p->why_no_brim.text))
                                   : json_pack("{s:o}", "memory", json_memory(&p->brim.memory, NULL));
     json_print(json_pack("{s:s, s:I, s:i, s:i, s:o, s:o}", "model", p->options->model, "parameters",
-                         (json_int_t)p->parameters, "batch", p->options->batch, "seq", p->options->seq, "pytorch", pytorch,
-                         "brim", brim));
+                         (json_int_t)p->parameters, "batch", p->options->batch, "seq", p->options->seq,
+                         "pytorch", pytorch, "brim", brim));
 }
 
 /* ---- The command ----------------------------------------------------------------------------- */
@@ -177,7 +196,7 @@ int command_plan_pytorch(const Options *o)
         pytorch_print_layers(p);
         pytorch_print_moments(p);
     }
-    int fits = !p->has_verdict || p->verdict.answer == PYTORCH_FITS || p->verdict.answer == PYTORCH_FITS_TIGHT;
+    int fits = !p->has_verdict || pytorch_fits(&p->verdict);
     estimate_pytorch_summary_free(&p->summary);
     if (!p->brim.status)
         plan_free(&p->brim);

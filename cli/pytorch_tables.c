@@ -64,9 +64,10 @@ void pytorch_print_components(const PytorchPlan *p)
     const uint64_t *at = s->at_peak;
     ReportUnit unit = unit_of(p);
     uint64_t parameters = at[PYTORCH_PARAMETER] + at[PYTORCH_FROZEN],
-             overhead = at[PYTORCH_TEMPORARY] + at[PYTORCH_WORKSPACE] + at[PYTORCH_INPUT] + at[PYTORCH_BUFFER] +
-                        at[PYTORCH_CAST];
-    printf("%-*s %10s %9s%s\n", NAME, unit.name, "PyTorch", "share", p->brim.status ? "" : "       brim         more");
+             overhead = at[PYTORCH_TEMPORARY] + at[PYTORCH_WORKSPACE] + at[PYTORCH_INPUT] +
+                        at[PYTORCH_BUFFER] + at[PYTORCH_CAST];
+    printf("%-*s %10s %9s%s\n", NAME, unit.name, "PyTorch", "share",
+           p->brim.status ? "" : "       brim         more");
     printf("%-*s %10s %9s%s\n", NAME, "", "at peak", "of it", p->brim.status ? "" : "    at peak");
     component(p, "parameters", parameters, 1, brim_group(p, MEM_GROUP_PARAMETERS));
     if (at[PYTORCH_FROZEN] && at[PYTORCH_PARAMETER]) {
@@ -74,7 +75,8 @@ void pytorch_print_components(const PytorchPlan *p)
         component(p, "  trained", at[PYTORCH_PARAMETER], 0, 0);
     }
     component(p, "gradients", at[PYTORCH_GRADIENT], 1, brim_group(p, MEM_GROUP_GRADIENTS));
-    component(p, "optimizer states", at[PYTORCH_OPTIMIZER_STATE], 1, brim_group(p, MEM_GROUP_OPTIMIZER_STATES));
+    component(p, "optimizer states", at[PYTORCH_OPTIMIZER_STATE], 1,
+              brim_group(p, MEM_GROUP_OPTIMIZER_STATES));
     component(p, "activations", at[PYTORCH_ACTIVATION], 1, brim_group(p, MEM_GROUP_ACTIVATIONS));
     component(p, "overhead", overhead, 1, brim_group(p, MEM_GROUP_OVERHEAD));
     part(p, PYTORCH_TEMPORARY);
@@ -84,14 +86,18 @@ void pytorch_print_components(const PytorchPlan *p)
     part(p, PYTORCH_BUFFER);
     line();
     component(p, "requested", s->requested, 1, p->brim.memory.stats.peak);
-    total(p, "allocated", s->books.peak_allocated, "in blocks of 512 bytes, and what is too small to split off");
-    total(p, "reserved", s->books.peak_reserved, "segments that the allocator keeps: what nvidia-smi shows, and the context");
+    total(p, "allocated", s->books.peak_allocated,
+          "in blocks of 512 bytes, and what is too small to split off");
+    total(p, "reserved", s->books.peak_reserved,
+          "segments that the allocator keeps: what nvidia-smi shows, and the context");
     printf("Peak at: %s\n", pytorch_place(&s->peak_at, p->options->accumulate).text);
     if (!p->brim.status) {
         const MemStats *b = &p->brim.memory.stats;
-        printf("brim's peak at: %s, %s%s%s%s, step %lld; it needs %s in one piece\n", memtrack_phase_name(b->peak_at.phase),
-               report_path(&p->brim.memory), p->brim.memory.peak_op[0] ? " (" : "", p->brim.memory.peak_op,
-               p->brim.memory.peak_op[0] ? ")" : "", (long long)b->peak_at.step + 1, report_size(b->needs).text);
+        printf("brim's peak at: %s, %s%s%s%s, step %lld; it needs %s in one piece\n",
+               memtrack_phase_name(b->peak_at.phase), report_path(&p->brim.memory),
+               p->brim.memory.peak_op[0] ? " (" : "", p->brim.memory.peak_op,
+               p->brim.memory.peak_op[0] ? ")" : "", (long long)b->peak_at.step + 1,
+               report_size(b->needs).text);
     } else {
         printf("Without brim's own plan beside it: %s.\n", p->why_no_brim.text);
     }
@@ -124,11 +130,12 @@ void pytorch_print_largest(const PytorchPlan *p)
         char where[96];
         rest -= a->bytes;
         if (a->layer >= 0)
-            snprintf(where, sizeof where, "layers.%d%s%s", a->layer, a->module ? "." : "", a->module ? a->module : "");
+            snprintf(where, sizeof where, "layers.%d%s%s", a->layer, a->module ? "." : "",
+                     a->module ? a->module : "");
         else
             snprintf(where, sizeof where, "%s", a->module ? a->module : "the model itself");
-        printf("%10.*f  %-19s %s, %s%s\n", unit.decimals, (double)a->bytes / unit.bytes, estimate_pytorch_kind_name(a->kind),
-               where, a->op, a->recomputed ? ", recomputed" : "");
+        printf("%10.*f  %-19s %s, %s%s\n", unit.decimals, (double)a->bytes / unit.bytes,
+               estimate_pytorch_kind_name(a->kind), where, a->op, a->recomputed ? ", recomputed" : "");
     }
     printf("%10.*f  in all others\n", unit.decimals, (double)rest / unit.bytes);
 }
@@ -147,11 +154,16 @@ static int column_of(PytorchKind kind)
 {
     switch (kind) {
     case PYTORCH_PARAMETER:
-    case PYTORCH_FROZEN: return 0;
-    case PYTORCH_GRADIENT: return 1;
-    case PYTORCH_OPTIMIZER_STATE: return 2;
-    case PYTORCH_ACTIVATION: return 3;
-    default: return COLUMNS - 1;
+    case PYTORCH_FROZEN:
+        return 0;
+    case PYTORCH_GRADIENT:
+        return 1;
+    case PYTORCH_OPTIMIZER_STATE:
+        return 2;
+    case PYTORCH_ACTIVATION:
+        return 3;
+    default:
+        return COLUMNS - 1;
     }
 }
 
@@ -159,7 +171,8 @@ static LayerRow *row_of(LayerRow *rows, int *count, const PytorchAllocation *a)
 {
     const char *module = a->layer >= 0 ? NULL : a->module;
     for (int i = *count; i-- > 0;)
-        if (rows[i].layer == a->layer && (rows[i].module == module || (module && rows[i].module && !strcmp(module, rows[i].module))))
+        if (rows[i].layer == a->layer &&
+            (rows[i].module == module || (module && rows[i].module && !strcmp(module, rows[i].module))))
             return &rows[i];
     if (*count == ROWS)
         return &rows[ROWS - 1];
@@ -189,7 +202,8 @@ static void print_row(const PytorchPlan *p, const LayerRow *first, const LayerRo
     int holds = 0;
     for (const LayerRow *r = first; r <= last; r++)
         holds |= r->layer == p->summary.peak_at.layer &&
-                 (r->layer >= 0 || (r->module && p->summary.peak_at.module && !strcmp(r->module, p->summary.peak_at.module)));
+                 (r->layer >= 0 ||
+                  (r->module && p->summary.peak_at.module && !strcmp(r->module, p->summary.peak_at.module)));
     printf("%s%s\n", first != last ? " each" : "", holds ? "  <- the peak's moment" : "");
 }
 
@@ -203,7 +217,8 @@ void pytorch_print_layers(const PytorchPlan *p)
         row_of(rows, &count, a)->by[column_of(a->kind)] += a->bytes;
     }
     snprintf(title, sizeof title, "BY LAYER AT THE PEAK, %s", unit_of(p).name);
-    printf("\n%-34s %10s %10s %10s %10s %10s %10s\n", title, "parameters", "gradients", "states", "activ.", "overhead", "sum");
+    printf("\n%-34s %10s %10s %10s %10s %10s %10s\n", title, "parameters", "gradients", "states", "activ.",
+           "overhead", "sum");
     for (int i = 0, next; i < count; i = next) {
         next = i + 1;
         while (rows[i].layer >= 0 && next < count && rows[next].layer == rows[next - 1].layer + 1 &&
@@ -224,7 +239,7 @@ void pytorch_print_moments(const PytorchPlan *p)
     for (int i = 0; i < p->summary.moment_count; i++) {
         const PytorchMoment *m = &p->summary.moments[i];
         char name[64];
-        if (m->phase <= PYTORCH_MAKE_OPTIMIZER)
+        if (m->phase <= PYTORCH_MAKE_OPTIMIZER || m->phase == PYTORCH_EVALUATE)
             snprintf(name, sizeof name, "%s", estimate_pytorch_phase_name(m->phase));
         else
             snprintf(name, sizeof name, "step %d  %s", m->step + 1, estimate_pytorch_phase_name(m->phase));
@@ -233,8 +248,9 @@ void pytorch_print_moments(const PytorchPlan *p)
         number(unit, m->allocated);
         number(unit, m->reserved);
         number(unit, m->left);
-        printf("%s\n", m->allocated == p->summary.books.peak_allocated && m->phase == p->summary.peak_at.phase &&
-                               m->step == p->summary.peak_at.step
+        printf("%s\n", m->allocated == p->summary.books.peak_allocated &&
+                               m->phase == p->summary.peak_at.phase &&
+                               (m->step == p->summary.peak_at.step || m->phase == PYTORCH_EVALUATE)
                            ? "  <- the peak"
                            : "");
     }
@@ -242,8 +258,28 @@ void pytorch_print_moments(const PytorchPlan *p)
 
 /* ---- Beside brim's --------------------------------------------------------------------------- */
 
+static void print_places(const PytorchPlan *p)
+{
+    uint64_t pytorch[PLACES], brim[PLACES];
+    ReportUnit unit = unit_of(p);
+    char title[40];
+    snprintf(title, sizeof title, "ACTIVATIONS, %s", unit.name);
+    pytorch_places(p, pytorch, brim);
+    printf("\n%-*s %10s %10s %12s\n", NAME, title, "PyTorch", "brim", "more");
+    for (int i = 0; i < PLACES; i++) {
+        if (!pytorch[i] && !brim[i])
+            continue;
+        printf("%-*s", NAME, pytorch_place_names[i]);
+        number(unit, pytorch[i]);
+        number(unit, brim[i]);
+        printf(" %+12.*f\n", unit.decimals, ((double)pytorch[i] - (double)brim[i]) / unit.bytes);
+    }
+}
+
 static void print_more(ReportUnit unit, double bytes, const char *name, const char *why)
 {
+    if (bytes / unit.bytes < 0.5 * unit.smallest && bytes / unit.bytes > -0.5 * unit.smallest)
+        return;
     printf("%+10.*f  %-36s %s\n", unit.decimals, bytes / unit.bytes, name, why);
 }
 
@@ -255,7 +291,8 @@ void pytorch_print_more(const PytorchPlan *p)
     if (p->brim.status)
         return;
     double all = (double)p->summary.requested - (double)p->brim.memory.stats.peak, rest = all,
-           gradients = (double)p->summary.at_peak[PYTORCH_GRADIENT] - (double)brim_group(p, MEM_GROUP_GRADIENTS),
+           gradients =
+               (double)p->summary.at_peak[PYTORCH_GRADIENT] - (double)brim_group(p, MEM_GROUP_GRADIENTS),
            head = -(double)pytorch_brim_head(p);
     printf("\nWHAT PYTORCH'S PEAK HAS MORE, %s\n", unit.name);
     for (int i = 0; i < count; i++) {
@@ -268,4 +305,5 @@ void pytorch_print_more(const PytorchPlan *p)
         print_more(unit, head, "brim's own logits and loss", "at its peak, in the type of its activations");
     print_more(unit, rest - gradients - head, "other differences", "of all that both keep");
     printf("%+10.*f  in all\n", unit.decimals, all / unit.bytes);
+    print_places(p);
 }

@@ -14,6 +14,7 @@ typedef struct PytorchPlan {
     ContextRange context;
     uint64_t limit; /* what the card has beside its context, at its largest; or --budget */
     PytorchVerdict verdict;
+    PytorchVerdict at_most; /* where it does not fit: with the smallest context; of a card */
     int64_t parameters;
     Plan brim; /* status: none, for the reason in `why_no_brim` */
     LeverText why_no_brim;
@@ -21,7 +22,7 @@ typedef struct PytorchPlan {
 
 /* ---- pytorch_more.c: what PyTorch's peak holds that brim's does not ---- */
 
-enum { PYTORCH_MORE = 16 };
+enum { PYTORCH_MORE = 24 };
 typedef struct PytorchMore {
     const char *name, *why;
     uint64_t bytes;
@@ -31,6 +32,19 @@ int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE]);
 
 /* What brim's own peak holds of logits, their gradient, and the loss. */
 uint64_t pytorch_brim_head(const PytorchPlan *plan);
+
+/* Activations at each one's peak, by what makes them. */
+typedef enum PytorchPlace {
+    PLACE_NORMS,
+    PLACE_ATTENTION,
+    PLACE_FEED_FORWARD,
+    PLACE_ADAPTERS,
+    PLACE_HEAD,
+    PLACE_BETWEEN,
+    PLACES
+} PytorchPlace;
+extern const char *const pytorch_place_names[PLACES];
+void pytorch_places(const PytorchPlan *plan, uint64_t pytorch[PLACES], uint64_t brim[PLACES]);
 
 /* ---- pytorch_tables.c ---- */
 

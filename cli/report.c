@@ -1,5 +1,5 @@
-/* brim report: what a run log says, on the terminal and in the files of other viewers. Its arguments are
- * files and outputs, not the options of a training. */
+/* brim report: what a run log says, on the terminal and in the files of other viewers; and what a memory
+ * snapshot of PyTorch says. Its arguments are files and outputs, not the options of a training. */
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -8,6 +8,7 @@
 #include "../base/printable_.h"
 #include "../report/exports.h"
 #include "../report/html.h"
+#include "../report/torch_snapshot_read.h"
 #include "../estimate/page_replay_.h"
 #include "cli.h"
 #include "report_.h"
@@ -38,7 +39,7 @@ enum { OUTPUTS = sizeof outputs / sizeof outputs[0], LOGS = 2 };
 
 typedef struct Request {
     const char *logs[LOGS], *files[OUTPUTS];
-    int log_count, exports, pages;
+    int log_count, exports, pages, json;
 } Request;
 
 /* ---- Arguments ------------------------------------------------------------------------------- */
@@ -84,6 +85,10 @@ static int parse(Request *request, int argc, char **argv)
             if (request->log_count == LOGS)
                 return refuse("'%s' is one log too many: at most two can be given", argv[i]);
             request->logs[request->log_count++] = argv[i];
+            continue;
+        }
+        if (!strcmp(argv[i], "--json")) {
+            request->json = 1;
             continue;
         }
         while (output < OUTPUTS &&
@@ -228,10 +233,33 @@ static int read_and_report(const Request *request)
     return status;
 }
 
+/* A snapshot is shown by itself: 1, and *status says how; 0 where there is none. */
+static int shows_snapshot(const Request *request, int *status)
+{
+    const char *snapshot = NULL;
+    for (int i = 0; i < request->log_count; i++)
+        if (report_torch_is_snapshot(request->logs[i]))
+            snapshot = request->logs[i];
+    if (!snapshot)
+        return 0;
+    if (request->log_count > 1)
+        *status = refuse("%s is a memory snapshot of PyTorch, which is shown alone", snapshot);
+    else if (request->exports || request->pages)
+        *status = refuse("%s is a memory snapshot of PyTorch: these outputs show a run's log", snapshot);
+    else
+        *status = report_snapshot(snapshot, request->json);
+    return 1;
+}
+
 int command_report(int argc, char **argv)
 {
     Request request;
     int status = parse(&request, argc, argv);
+    if (!status && shows_snapshot(&request, &status))
+        return status;
+    if (!status && request.json)
+        return refuse("%s is no memory snapshot, of which --json is; --jsonl FILE has a log's events",
+                      request.logs[0]);
     for (int i = 0; i < OUTPUTS && !status; i++)
         if (request.files[i] && outputs[i].page)
             status = write_output(&request, i, fill_page,

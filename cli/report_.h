@@ -20,5 +20,7 @@ void print_run(const RunRecord *run, const char *indent);
 void print_summary(const RunRecord *run, const RunRanks *ranks);
 /* Both side by side, and what B has more or less than A. */
 void print_difference(const RunRecord *a, const RunRecord *b);
+/* All of `brim report` for a memory snapshot of PyTorch; what the command returns. */
+int report_snapshot(const char *path, int json);
 
 #endif

@@ -163,8 +163,11 @@ static TorchTensor *plain(TorchJob *job, const TorchLinear *linear, TorchTensor 
     torch_name(t, x);
     TorchTensor *result = torch_name(t, base(t, linear, x));
     TorchType type = result->shape.type;
+    TorchPlace up = torch_enter(t, "lora");
     x = torch_name(t, torch_cast(t, x, a->a->shape.type));
-    TorchTensor *sum = torch_add(t, result, update(job, a, x));
+    TorchTensor *more = update(job, a, x);
+    t->place = up;
+    TorchTensor *sum = torch_add(t, result, more);
     result = torch_rebind(t, result, sum);
     result = torch_rebind(t, result, torch_cast(t, result, type));
     return torch_leave(t, frame, result);
@@ -181,11 +184,13 @@ static TorchTensor *quantized(TorchJob *job, const TorchLinear *linear, TorchTen
     TorchTensor *result = torch_name(t, torch_quantized_linear(job, linear, x));
     if (job->asked->quantize != PYTORCH_INT8)
         result = torch_rebind(t, result, torch_clone(t, result, 0));
+    TorchPlace up = torch_enter(t, "lora");
     if (converts)
         x = torch_name(t, torch_cast(t, x, a->a->shape.type));
     TorchTensor *output = torch_name(t, update(job, a, x));
     if (converts)
         output = torch_rebind(t, output, torch_cast(t, output, result->shape.type));
+    t->place = up;
     result = torch_rebind(t, result, torch_add(t, result, output));
     return torch_leave(t, frame, result);
 }

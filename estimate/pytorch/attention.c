@@ -66,7 +66,8 @@ static TorchTensor *by_tokens_or_copy(Torch *t, const char *op, const TorchTenso
 static void flash_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
     static const char op[] = "aten::_scaled_dot_product_flash_attention_backward";
-    TorchTensor *gradient = by_tokens_or_copy(t, op, g[0]), *output = by_tokens_or_copy(t, op, node->saved[3]);
+    TorchTensor *gradient = by_tokens_or_copy(t, op, g[0]),
+                *output = by_tokens_or_copy(t, op, node->saved[3]);
     const TorchShape *q = &node->saved[0]->shape, *k = &node->saved[1]->shape;
     int64_t B = q->size[0], H = q->size[1], S = q->size[2], D = q->size[3], KV = k->size[1], L = k->size[2];
     int64_t rows = up_to(S, 128);
@@ -122,7 +123,8 @@ static TorchTensor *flash(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     torch_save(t, node, 0, q);
     torch_save(t, node, 1, k);
     torch_save(t, node, 2, v);
-    int64_t B = q->shape.size[0], H = q->shape.size[1], S = q->shape.size[2], D = q->shape.size[3], L = k->shape.size[2];
+    int64_t B = q->shape.size[0], H = q->shape.size[1], S = q->shape.size[2], D = q->shape.size[3],
+            L = k->shape.size[2];
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, torch_iterate(q->shape.type, 1, &q)));
     TorchTensor *lse = torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, S}));
     int64_t splits = dropout > 0 ? 1 : flash_splits(t, B, H, S, L, D);
@@ -159,19 +161,40 @@ static TorchTensor *padded_flash(Torch *t, TorchTensor *q, TorchTensor *k, Torch
 
 /* ---- Memory-efficient attention (…/cuda/mem_eff_attention) ------------------------------------- */
 
-/* AttentionBackwardKernel::Params::workspace_size of the kernel that the sizes choose */
-static int64_t efficient_workspace(const Torch *t, TorchType type, int64_t B, int64_t H, int64_t S, int64_t L, int64_t D)
+/* What a block of the backward kernel takes of the scores, and whether it sums the gradients of keys and
+ * values in memory, in fp32. */
+typedef struct Tile {
+    int64_t rows, columns;
+    int sums;
+} Tile;
+
+/* The first kernel of generate_kernels.py that takes the head and fits the shared memory. */
+static Tile efficient_tile(const Torch *t, TorchType type, int64_t D, double dropout)
 {
-    int old = t->card->capability < 80, half = type != TORCH_F32;
-    int64_t rows = 64, columns = 64, keys = 0;
-    if (D > 64)
-        rows = old && !half ? 64 : 128;
-    if (D > 64 && D <= 128 && half && !old)
-        columns = 128;
-    if (D > 128 && half) /* gradients of keys and values are summed in fp32 */
-        keys = 2 * up_to(L, 64) * up_to(D, 128);
-    int64_t tile = 4 + rows * columns; /* a lock, a counter, padding; the values */
-    return 4 * B * H * up_to(keys + parts(S, rows) * parts(D, columns) * tile, 4);
+    enum { ROOMY = 160 << 10 };
+    int capability = t->card->capability, roomy = t->card->shared >= ROOMY;
+    if (D <= 64)
+        return (Tile){64, 64, 0};
+    if (type == TORCH_F32)
+        return (Tile){capability >= 80 && roomy ? 128 : 64, 64, 0};
+    if (D > 128)
+        return (Tile){128, 64, 1};
+    if (capability < 80)
+        return (Tile){128, 64, 0};
+    if (roomy)
+        return (Tile){128, 128, 0};
+    if (D <= 96 && dropout <= 0 && capability < 90) /* made for sm_86 and sm_89 */
+        return (Tile){128, 64, 0};
+    return (Tile){64, 64, 1};
+}
+
+/* AttentionBackwardKernel::Params::workspace_size */
+static int64_t efficient_workspace(Tile tile, int64_t B, int64_t H, int64_t S, int64_t L, int64_t D)
+{
+    int64_t each = 4 + tile.rows * tile.columns; /* a lock, a counter, padding; the values */
+    int64_t queries = parts(S, tile.rows) * parts(D, tile.columns) * each;
+    int64_t keys = tile.sums ? 2 * up_to(L, tile.columns) * up_to(D, tile.rows) : 0;
+    return 4 * B * H * up_to(keys + queries, 4);
 }
 
 static void efficient_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
@@ -180,6 +203,7 @@ static void efficient_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     (void)g;
     const TorchShape *q = &node->saved[0]->shape, *k = &node->saved[1]->shape;
     int64_t B = q->size[0], H = q->size[1], S = q->size[2], D = q->size[3], KV = k->size[1], L = k->size[2];
+    Tile tile = efficient_tile(t, q->type, D, node->n[0] ? 1 : 0);
     size_t frame = torch_frame(t);
     d[0] = torch_empty(t, op, by_tokens(q->type, B, H, S, D));
     d[1] = torch_empty(t, op, by_tokens(q->type, B, KV, L, D));
@@ -198,14 +222,17 @@ static void efficient_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     } else {
         torch_name(t, torch_bytes_of(t, op, 4 * B * H * S));
     }
-    torch_scratch(t, op, efficient_workspace(t, q->type, B, H, S, L, D));
+    torch_scratch(t, op, efficient_workspace(tile, B, H, S, L, D));
     torch_leave(t, frame, NULL);
 }
 
-static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *bias, double dropout)
+static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *bias,
+                              double dropout)
 {
     static const char op[] = "aten::_scaled_dot_product_efficient_attention";
     TorchNode *node = torch_node(t, op, efficient_back, 3, (TorchTensor *[]){q, k, v});
+    if (node)
+        node->n[0] = dropout > 0;
     torch_save(t, node, 0, q);
     torch_save(t, node, 1, k);
     torch_save(t, node, 2, v);
@@ -215,7 +242,8 @@ static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTen
     for (int i = 0; dropout <= 0 && !t->dialect->torch->no_seed && i < 2; i++)
         random[i] = torch_empty(t, op, torch_shape(TORCH_I64, 1, &one));
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, by_tokens(q->shape.type, B, H, S, D)));
-    TorchTensor *lse = torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, node ? up_to(S, 32) : 0}));
+    TorchTensor *lse =
+        torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, node ? up_to(S, 32) : 0}));
     if (D > 128 && q->shape.type != TORCH_F32) /* more than a block's registers hold: the output's sums */
         torch_scratch(t, op, 4 * B * H * S * D);
     torch_save(t, node, 4, y);
@@ -280,8 +308,8 @@ static TorchTensor *repeated(Torch *t, TorchTensor *x, int64_t times)
 }
 
 /* In fp32, and without autocast. The sum with the mask is made in place. */
-static TorchTensor *math(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int causal,
-                         double dropout)
+static TorchTensor *math(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                         int causal, double dropout)
 {
     size_t frame = torch_frame(t);
     TorchType type = q->shape.type, autocast = t->autocast;
@@ -312,7 +340,8 @@ static TorchTensor *math(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *
 typedef enum Kernel { FLASH, EFFICIENT, MATH } Kernel;
 
 /* sdp_utils.cpp's select_sdp_backend. cuDNN's kernel is not among them. */
-static Kernel kernel_of(const Torch *t, const TorchTensor *q, const TorchTensor *k, const TorchTensor *mask, double dropout)
+static Kernel kernel_of(const Torch *t, const TorchTensor *q, const TorchTensor *k, const TorchTensor *mask,
+                        double dropout)
 {
     int capability = t->card->capability, small = capability > 80 && capability < 90; /* sm_86, sm_89 */
     int half = q->shape.type != TORCH_F32;
@@ -325,8 +354,8 @@ static Kernel kernel_of(const Torch *t, const TorchTensor *q, const TorchTensor 
     return D % unit || (q->shape.type == TORCH_BF16 && capability < 80) ? MATH : EFFICIENT;
 }
 
-TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int causal,
-                             double dropout)
+TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                             int causal, double dropout)
 {
     size_t frame = torch_frame(t);
     if (t->evaluating)
@@ -339,9 +368,15 @@ TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTens
     q = torch_name(t, torch_autocast(t, q));
     TorchTensor *y, *numbers = numbers_of(t, mask, q->shape.type);
     switch (kernel_of(t, q, k, mask, dropout)) {
-    case FLASH: y = padded_flash(t, q, k, v, dropout); break;
-    case EFFICIENT: y = efficient(t, q, k, v, aligned(t, numbers), dropout); break;
-    default: y = math(t, q, k, v, numbers, causal && !mask, dropout); break;
+    case FLASH:
+        y = padded_flash(t, q, k, v, dropout);
+        break;
+    case EFFICIENT:
+        y = efficient(t, q, k, v, aligned(t, numbers), dropout);
+        break;
+    default:
+        y = math(t, q, k, v, numbers, causal && !mask, dropout);
+        break;
     }
     return torch_leave(t, frame, y);
 }

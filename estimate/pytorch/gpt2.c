@@ -36,6 +36,10 @@ static void make(TorchJob *job)
         t->place.module = "attn";
         l->attention = torch_make_conv(job, "attn.c_attn", D, 3 * D);
         l->projection = torch_make_conv(job, "attn.c_proj", D, D);
+        if (t->dialect->transformers->gpt2_masks) {
+            torch_buffer(job, TORCH_BOOL, 2, (int64_t[]){m->positions, m->positions});
+            torch_buffer(job, job->weights, 0, NULL);
+        }
         t->place.module = "ln_2";
         l->second = torch_make_norm(job, "ln_2", D);
         t->place.module = "mlp";
@@ -190,7 +194,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     TorchPlace up = torch_enter(t, "wte");
     TorchTensor *embedded = torch_name(t, torch_ask_gradient(job, torch_embedding(t, g->tokens, ids)));
     t->place = up;
-    TorchTensor *row = torch_plus(t, torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &S)));
+    TorchTensor *row = torch_positions(t, S);
     TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
     t->place.module = "wpe";
     TorchTensor *placed = torch_name(t, torch_embedding(t, g->positions, positions));

@@ -62,7 +62,7 @@ static TorchTensor *indexed(Torch *t, TorchTensor *x, TorchTensor *rows, TorchTe
 static TorchTensor *classes(TorchJob *job, TorchTensor *logits, TorchTensor *labels)
 {
     Torch *t = &job->torch;
-    int64_t batch = job->asked->batch, seq = job->seq;
+    int64_t batch = job->batch, seq = job->seq;
     size_t frame = torch_frame(t);
     TorchTensor *text = ids(t, "aten::ne", TORCH_BOOL, batch, seq);
     torch_name(t, ids(t, "aten::_to_copy", TORCH_I32, batch, seq));

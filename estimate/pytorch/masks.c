@@ -17,21 +17,16 @@ static TorchTensor *arange(Torch *t, int64_t count, int moved)
 static void all_ones(Torch *t, int64_t batch, int64_t seq)
 {
     TorchTensor *sum = fresh(t, "aten::sum", TORCH_I64, 1, 1, 1);
-    torch_scratch(t, "aten::sum", 8 * batch * seq);
+    TorchTensor *whole = fresh(t, "aten::sum", TORCH_I64, batch, seq, 1);
+    torch_whole_scratch(t, batch * seq, torch_bytes(TORCH_I64));
+    torch_drop(t, whole);
     torch_scratch(t, "aten::eq", 1);
     torch_drop(t, sum);
 }
 
-/* cub::DeviceScan over a whole tensor: a descriptor of 16 bytes for each tile and 32 more, and one byte, both
- * in units of 256. A tile is 128 threads of 7 whole numbers. */
-static void scan_scratch(Torch *t, int64_t count)
-{
-    int64_t tiles = (count + 128 * 7 - 1) / (128 * 7), descriptors = ((tiles + 32) * 16 + 255) / 256 * 256;
-    torch_scratch(t, "cub::DeviceScan", descriptors + 256 + 255);
-}
-
-/* find_packed_sequence_indices: where the positions do not go up by one, another sequence begins. */
-static void packed(Torch *t, int64_t batch, int64_t seq)
+/* find_packed_sequence_indices: where the positions do not go up by one, another sequence begins. `kept`: it
+ * does not look whether there is one sequence only, and its numbers become part of the mask. */
+static void packed(Torch *t, int64_t batch, int64_t seq, int kept)
 {
     size_t frame = torch_frame(t);
     TorchTensor *before = torch_name(t, fresh(t, "aten::sub", TORCH_I64, batch, 1, 1));
@@ -40,12 +35,16 @@ static void packed(Torch *t, int64_t batch, int64_t seq)
     (void)before, (void)steps;
     torch_drop(t, wider);
     TorchTensor *breaks = fresh(t, "aten::ne", TORCH_BOOL, batch, seq, 1);
-    torch_name(t, fresh(t, "aten::cumsum", TORCH_I64, batch, seq, 1));
+    TorchTensor *sequences = torch_name(t, fresh(t, "aten::cumsum", TORCH_I64, batch, seq, 1));
     TorchTensor *whole = fresh(t, "aten::_to_copy", TORCH_I64, batch, seq, 1);
-    if (batch == 1)
-        scan_scratch(t, seq);
+    if (batch == 1) /* one row is summed by CUB */
+        torch_scratch(t, "aten::cumsum", torch_scan_bytes(seq, TORCH_SCAN_TILE));
     torch_drop(t, whole);
     torch_drop(t, breaks);
+    if (kept) {
+        torch_name(t, torch_leave(t, frame, sequences));
+        return;
+    }
     torch_name(t, fresh(t, "aten::eq", TORCH_BOOL, batch, 1, 1));
     torch_name(t, fresh(t, "aten::all", TORCH_BOOL, 1, 1, 1));
     torch_leave(t, frame, NULL);
@@ -75,46 +74,81 @@ static TorchTensor *everywhere(Torch *t, int64_t seq, int64_t window)
     return torch_empty(t, "aten::ge", torch_shape(TORCH_BOOL, 4, (int64_t[]){1, 1, seq, 1}));
 }
 
+/* What and_masks begins with: one, or under vmap one for each query. */
+static TorchTensor *ones(Torch *t, int64_t seq)
+{
+    if (t->dialect->transformers->masks_by_vmap)
+        return torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 4, (int64_t[]){1, 1, seq, 1}));
+    return torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 0, NULL));
+}
+
 /* kv <= q, and with a window kv > q - window */
 static TorchTensor *backwards(Torch *t, int64_t seq, int64_t window)
 {
     if (!window)
         return square(t, "aten::le", seq);
-    TorchTensor *ones = torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 0, NULL));
+    TorchTensor *all = ones(t, seq);
     TorchTensor *from = fresh(t, "aten::sub", TORCH_I64, seq, 1, 1);
     TorchTensor *after = square(t, "aten::gt", seq);
     torch_drop(t, from);
-    TorchTensor *first = both(t, ones, after);
+    TorchTensor *first = both(t, all, after);
     TorchTensor *before = square(t, "aten::le", seq);
     return both(t, first, before);
+}
+
+/* x[batch, index], of queries or of keys: both indices are expanded; what repeats none lies as it is */
+static TorchTensor *indexed(Torch *t, TorchType type, int64_t batch, int64_t queries, int64_t keys)
+{
+    int64_t seq = queries * keys;
+    TorchTensor *rows = seq > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL;
+    TorchTensor *columns = batch > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL;
+    TorchTensor *y =
+        torch_empty(t, "aten::index", torch_shape(type, 4, (int64_t[]){batch, 1, queries, keys}));
+    torch_drop(t, rows);
+    torch_drop(t, columns);
+    return y;
 }
 
 /* and_masks of the mask that the rule makes, and of the padding that was given */
 static TorchTensor *with_padding(Torch *t, int64_t batch, int64_t seq, Rule *rule, int64_t window)
 {
-    TorchTensor *ones = torch_empty(t, "aten::new_ones", torch_shape(TORCH_BOOL, 0, NULL));
-    TorchTensor *first = both(t, ones, rule(t, seq, window));
-    TorchTensor *rows =
-        seq > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL; /* where they are repeated */
-    TorchTensor *columns = batch > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL;
-    TorchTensor *padding =
-        torch_empty(t, "aten::index", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, 1, seq}));
-    torch_drop(t, rows);
-    torch_drop(t, columns);
-    return both(t, first, padding);
+    TorchTensor *all = ones(t, seq);
+    TorchTensor *first = both(t, all, rule(t, seq, window));
+    return both(t, first, indexed(t, TORCH_BOOL, batch, 1, seq));
+}
+
+/* and_masks of the mask that the rule makes, and of query and key in one sequence */
+static TorchTensor *in_one_sequence(Torch *t, int64_t batch, int64_t seq, Rule *rule, int64_t window)
+{
+    TorchTensor *all = ones(t, seq);
+    TorchTensor *first = both(t, all, rule(t, seq, window));
+    TorchTensor *query = indexed(t, TORCH_I64, batch, seq, 1), *key = indexed(t, TORCH_I64, batch, 1, seq);
+    TorchTensor *same =
+        torch_empty(t, "aten::eq", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, seq, seq}));
+    torch_drop(t, query);
+    torch_drop(t, key);
+    return both(t, first, same);
 }
 
 /* sdpa_mask's mask of booleans */
-static TorchTensor *made(TorchJob *job, TorchTensor *given, Rule *rule, int64_t window)
+static TorchTensor *made(TorchJob *job, TorchTensor *given, int packed, Rule *rule, int64_t window)
 {
     Torch *t = &job->torch;
-    int64_t batch = job->asked->batch, seq = job->seq;
+    int64_t batch = job->batch, seq = job->seq;
     size_t frame = torch_frame(t);
-    arange(t, batch, 0);
-    arange(t, 1, 0);
-    arange(t, seq, 1);
-    arange(t, seq, 1);
-    TorchTensor *mask = given ? with_padding(t, batch, seq, rule, window) : rule(t, seq, window);
+    if (t->dialect->transformers->masks_by_vmap) { /* queries are the positions of the cache */
+        arange(t, seq, 0);
+        arange(t, batch, 0);
+        arange(t, 1, 0);
+    } else {
+        arange(t, batch, 0);
+        arange(t, 1, 0);
+        arange(t, seq, 1);
+        arange(t, seq, 1);
+    }
+    TorchTensor *mask = given    ? with_padding(t, batch, seq, rule, window)
+                        : packed ? in_one_sequence(t, batch, seq, rule, window)
+                                 : rule(t, seq, window);
     return torch_leave(t, frame, torch_expand(t, mask, 4, (int64_t[]){batch, 1, seq, seq}));
 }
 
@@ -137,17 +171,21 @@ TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type
     size_t frame = torch_frame(t);
     int64_t batch = job->batch, seq = job->seq;
     int eager = job->asked->attention == PYTORCH_EAGER, padded = job->asked->mask == 2;
+    int looks = !given && !caches, packs = looks && t->dialect->transformers->always_packed;
     if (given)
         torch_name(t, torch_empty(t, "aten::_to_copy", torch_shape(TORCH_BOOL, 2, (int64_t[]){batch, seq})));
-    else if (!caches)
-        packed(t, batch, seq);
-    if (!eager && !(window && seq >= window)) {
-        for (int i = 0; given && i < 1 + padded; i++)
-            all_ones(t, batch, seq);
+    else if (looks)
+        packed(t, batch, seq, packs);
+    if (!eager && !packs && !(window && seq >= window)) {
+        if (given && t->dialect->transformers->masks_by_vmap)
+            torch_scratch(t, "aten::all", 1);
+        else
+            for (int i = 0; given && i < 1 + padded; i++)
+                all_ones(t, batch, seq);
         if (!given || !padded)
             return torch_leave(t, frame, NULL);
     }
-    TorchTensor *mask = made(job, given, backwards, window);
+    TorchTensor *mask = made(job, given, packs, backwards, window);
     return torch_leave(t, frame, eager ? as_numbers(t, mask, type) : mask);
 }
 
@@ -158,12 +196,12 @@ TorchTensor *torch_bidirectional_mask(TorchJob *job, TorchTensor *given, TorchTy
     if (!given)
         return NULL;
     size_t frame = torch_frame(t);
-    int64_t size[] = {job->asked->batch, job->seq};
+    int64_t size[] = {job->batch, job->seq};
     torch_name(t, torch_empty(t, "aten::_to_copy", torch_shape(TORCH_BOOL, 2, size)));
     torch_scratch(t, "aten::all", 1);
     if (job->asked->mask != 2)
         return torch_leave(t, frame, NULL);
-    TorchTensor *mask = made(job, given, everywhere, 0);
+    TorchTensor *mask = made(job, given, 0, everywhere, 0);
     if (job->asked->attention == PYTORCH_EAGER)
         mask = as_numbers(t, mask, type);
     return torch_leave(t, frame, mask);

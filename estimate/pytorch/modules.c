@@ -43,12 +43,14 @@ TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, Tor
 
 /* ---- Layers ---------------------------------------------------------------------------------- */
 
-TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also, int positional)
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also,
+                         int positional)
 {
     PytorchCheckpoint how = job->asked->checkpoint;
     if (how == PYTORCH_KEEP)
         return layer(&job->torch, job, x);
-    return torch_checkpoint(&job->torch, layer, job, x, also, positional, how == PYTORCH_CHECKPOINT_REENTRANT);
+    return torch_checkpoint(&job->torch, layer, job, x, also, positional,
+                            how == PYTORCH_CHECKPOINT_REENTRANT);
 }
 
 /* ---- Loss ------------------------------------------------------------------------------------ */
@@ -78,4 +80,10 @@ TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *
     if (job->items)
         loss = torch_rebind(t, loss, torch_divide_by(t, loss, job->items));
     return torch_leave(t, frame, loss);
+}
+
+TorchTensor *torch_positions(Torch *t, int64_t seq)
+{
+    TorchTensor *x = torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &seq));
+    return t->dialect->transformers->cache_positions ? x : torch_plus(t, x);
 }

@@ -3,60 +3,40 @@
 
 #include "dialect_.h"
 
-static const char *family_problem(const PytorchModel *m)
+/* Each is refused until a trace of it is followed event by event. */
+static const char *problem(const PytorchJob *job)
 {
-    switch (m->family) {
-    case PYTORCH_LLAMA:
-    case PYTORCH_QWEN2:
-    case PYTORCH_QWEN3:
-    case PYTORCH_MISTRAL: break;
-    default: return "this family";
-    }
-    if (m->labels)
-        return "a classifier";
-    if (m->dropout > 0 || m->attention_dropout > 0)
-        return "dropout";
-    return NULL;
-}
-
-static const char *precision_problem(const PytorchJob *job)
-{
-    if (job->precision == PYTORCH_AUTOCAST_FP16)
-        return "autocast to fp16";
-    if (job->precision == PYTORCH_AUTOCAST_BF16 &&
-        (job->attention == PYTORCH_EAGER || job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT))
-        return "eager attention or reentrant checkpointing under autocast";
-    int autocast = job->precision == PYTORCH_AUTOCAST_BF16;
-    if (autocast && job->weights > PYTORCH_WEIGHTS_FP32 && !job->lora_rank)
-        return "autocast over 16-bit weights";
+    const TransformersEra *era = (job->dialect ? job->dialect : torch_dialect())->transformers;
+    if (job->model.family >= PYTORCH_FAMILIES)
+        return "this family";
+    if (job->model.family == PYTORCH_BERT && era->no_bert)
+        return "BERT in this version of transformers";
+    if (job->model.family == PYTORCH_GPT2 && job->attention == PYTORCH_EAGER && era->no_gpt2_eager)
+        return "GPT-2's eager attention in this version of transformers";
+    if (job->quantize != PYTORCH_PLAIN && era->no_quantized)
+        return "loading quantised weights in this version of transformers";
+    if (job->model.labels == 1)
+        return "a classifier of one class, which is a regression";
+    if (job->hold && job->script == PYTORCH_TRAINER)
+        return "outputs that Trainer would hold, which it does not";
+    if (job->evaluate && job->script != PYTORCH_TRAINER)
+        return "an evaluation of a loop of one's own";
+    if (job->quantize != PYTORCH_PLAIN && job->model.family == PYTORCH_BERT)
+        return "quantised weights of BERT, whose classifier PEFT cannot train then";
     if (job->quantize != PYTORCH_PLAIN && !job->lora_rank)
         return "quantised weights without adapters";
     return NULL;
 }
 
-static const char *training_problem(const PytorchJob *job)
-{
-    if (job->script != PYTORCH_LOOP)
-        return "transformers' Trainer";
-    if (job->hold && job->accumulate > 1)
-        return "outputs that are held over micro-batches";
-    if (job->capability < 80 && (job->precision == PYTORCH_BF16 || job->precision == PYTORCH_AUTOCAST_BF16 ||
-                                 job->checkpoint != PYTORCH_KEEP || job->mask || job->model.window))
-        return "this on a card of compute capability 7.5";
-    return NULL;
-}
-
 int estimate_pytorch_refuses(const PytorchJob *job, char *why, size_t size)
 {
-    const char *what = family_problem(&job->model);
-    if (!what)
-        what = precision_problem(job);
-    if (!what)
-        what = training_problem(job);
-    if (!what && !torch_card(job->capability))
-        snprintf(why, size, "there are no rules for cards of compute capability %d.%d", job->capability / 10,
-                 job->capability % 10);
+    const char *what = problem(job);
     if (what)
         snprintf(why, size, "there are no rules for %s yet", what);
-    return what || !torch_card(job->capability);
+    else if (!torch_card(job->capability))
+        snprintf(why, size, "there are no rules for cards of compute capability %d.%d", job->capability / 10,
+                 job->capability % 10);
+    else
+        return 0;
+    return 1;
 }

@@ -37,35 +37,15 @@ void torch_unscale(TorchJob *job)
     torch_drop(t, scale);
 }
 
-/* A fused optimizer looks for infinite gradients by itself, and takes the scale where nobody has divided by
- * it. */
-static void fused_step(TorchJob *job, int unscaled)
+/* scaler._check_inf_per_device(optimizer) */
+void torch_look_for_infinite(TorchJob *job)
 {
     Torch *t = &job->torch;
-    if (!unscaled) { /* _check_inf_per_device */
-        TorchTensor *one = number(t, "aten::full", TORCH_F32), *found = number(t, "aten::full", TORCH_F32);
-        job->found = number(t, "aten::_to_copy", TORCH_F32);
-        torch_drop(t, number(t, "aten::_to_copy", TORCH_F32));
-        torch_drop(t, found);
-        torch_drop(t, one);
-    }
-    TorchTensor *sum = number(t, "aten::add", TORCH_F32);
-    TorchTensor *scale = unscaled ? NULL : number(t, "aten::mul", TORCH_F32);
-    torch_step(job);
-    torch_drop(t, scale);
-    torch_drop(t, sum);
-}
-
-/* scaler.step(optimizer) */
-void torch_scaler_step(TorchJob *job, int unscaled)
-{
-    if (job->asked->optimizer == PYTORCH_ADAMW_FUSED) {
-        fused_step(job, unscaled);
-        return;
-    }
-    if (!unscaled)
-        torch_unscale(job);
-    torch_step(job);
+    TorchTensor *one = number(t, "aten::full", TORCH_F32), *found = number(t, "aten::full", TORCH_F32);
+    job->found = number(t, "aten::_to_copy", TORCH_F32);
+    torch_drop(t, number(t, "aten::_to_copy", TORCH_F32));
+    torch_drop(t, found);
+    torch_drop(t, one);
 }
 
 /* scaler.update() */

@@ -86,18 +86,17 @@ void torch_loop(TorchJob *job)
             torch_leave(t, frame, NULL);
         }
         torch_phase(job, PYTORCH_CLIP, step, 0);
-        int updates = a->optimizer != PYTORCH_NO_OPTIMIZER;
-        if (scaled && updates && a->clip > 0)
+        job->unscaled = scaled && (a->clip > 0 || a->optimizer != PYTORCH_ADAMW_FUSED);
+        if (job->unscaled)
             torch_unscale(job);
         TorchTensor *norm = a->clip > 0 ? torch_clip(job) : NULL;
         torch_used(t, norm);
         torch_phase(job, PYTORCH_STEP, step, 0);
-        if (scaled && updates) {
-            torch_scaler_step(job, a->clip > 0);
+        if (scaled && !job->unscaled)
+            torch_look_for_infinite(job);
+        torch_step(job);
+        if (scaled)
             torch_scaler_update(job);
-        } else {
-            torch_step(job);
-        }
         torch_phase(job, PYTORCH_ZERO, step, 0);
         torch_zero(job);
     }

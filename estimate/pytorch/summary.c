@@ -17,8 +17,8 @@ typedef struct Pass {
     uint64_t event;
     Item *items;
     size_t count, capacity;
-    uint32_t spare, dead;          /* dead: they were alive at the highest moment so far */
-    uint32_t *item_of;             /* by serial */
+    uint32_t spare, dead; /* dead: they were alive at the highest moment so far */
+    uint32_t *item_of;    /* by serial */
     size_t serials, serial_capacity;
 } Pass;
 
@@ -53,9 +53,16 @@ static int put_item(Pass *p, const PytorchEvent *e)
     } else {
         p->spare = p->items[at].next;
     }
-    p->items[at] = (Item){.is = {.serial = e->serial, .bytes = e->bytes, .kind = e->kind, .phase = e->phase,
-                                 .step = e->step, .micro = e->micro, .layer = e->layer, .recomputed = e->recomputed,
-                                 .module = e->module, .op = e->op},
+    p->items[at] = (Item){.is = {.serial = e->serial,
+                                 .bytes = e->bytes,
+                                 .kind = e->kind,
+                                 .phase = e->phase,
+                                 .step = e->step,
+                                 .micro = e->micro,
+                                 .layer = e->layer,
+                                 .recomputed = e->recomputed,
+                                 .module = e->module,
+                                 .op = e->op},
                           .born = p->event,
                           .died = UINT64_MAX};
     p->item_of[e->serial] = at;
@@ -99,15 +106,16 @@ static void at_moment(Pass *p, const PytorchEvent *e, const PytorchBooks *b)
 {
     PytorchSummary *s = p->out;
     PytorchMoment *m = &s->moments[s->moment_count ? s->moment_count - 1 : 0];
-    int same = s->moment_count && m->phase == e->phase && m->step == e->step;
-    for (int i = s->moment_count; !same && i-- > 0 && s->moments[i].step == e->step;)
+    int step = e->phase == PYTORCH_EVALUATE ? 0 : e->step; /* its batches are one moment */
+    int same = s->moment_count && m->phase == e->phase && m->step == step;
+    for (int i = s->moment_count; !same && i-- > 0 && s->moments[i].step == step;)
         if (s->moments[i].phase == e->phase) { /* of the next micro-batch */
             m = &s->moments[i];
             same = 1;
         }
     if (!same && s->moment_count < PYTORCH_MOMENTS) {
         m = &s->moments[s->moment_count++];
-        *m = (PytorchMoment){.phase = e->phase, .step = e->step};
+        *m = (PytorchMoment){.phase = e->phase, .step = step};
     }
     m->requested = b->requested > m->requested ? b->requested : m->requested;
     m->allocated = b->allocated > m->allocated ? b->allocated : m->allocated;
@@ -165,7 +173,8 @@ static int take_live(Pass *p)
     return 0;
 }
 
-int estimate_pytorch_summary(const PytorchJob *job, const PytorchAllocatorOptions *options, PytorchSummary *out)
+int estimate_pytorch_summary(const PytorchJob *job, const PytorchAllocatorOptions *options,
+                             PytorchSummary *out)
 {
     memset(out, 0, sizeof *out);
     Pass p = {.out = out, .spare = NONE, .dead = NONE, .replay = estimate_pytorch_create(options)};
@@ -207,14 +216,12 @@ const char *estimate_pytorch_kind_name(PytorchKind kind)
 
 const char *estimate_pytorch_phase_name(PytorchPhase phase)
 {
-    static const char *const names[PYTORCH_PHASES] = {[PYTORCH_MODEL] = "model",
-                                                      [PYTORCH_MAKE_OPTIMIZER] = "optimizer",
-                                                      [PYTORCH_DATA] = "data",
-                                                      [PYTORCH_FORWARD] = "forward",
-                                                      [PYTORCH_BACKWARD] = "backward",
-                                                      [PYTORCH_CLIP] = "clip",
-                                                      [PYTORCH_STEP] = "step",
-                                                      [PYTORCH_ZERO] = "zero_grad"};
+    static const char *const names[PYTORCH_PHASES] = {
+        [PYTORCH_MODEL] = "model",       [PYTORCH_MAKE_OPTIMIZER] = "optimizer",
+        [PYTORCH_DATA] = "data",         [PYTORCH_FORWARD] = "forward",
+        [PYTORCH_BACKWARD] = "backward", [PYTORCH_CLIP] = "clip",
+        [PYTORCH_STEP] = "step",         [PYTORCH_ZERO] = "zero_grad",
+        [PYTORCH_EVALUATE] = "evaluate"};
     return phase < PYTORCH_PHASES ? names[phase] : "";
 }
 
@@ -260,8 +267,8 @@ int estimate_pytorch_peaks(const PytorchJob *job, const PytorchAllocatorOptions 
     return replay(job, options, out, NULL) ? -1 : 0;
 }
 
-int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOptions *options, const PytorchBooks *books,
-                             uint64_t limit, PytorchVerdict *out)
+int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOptions *options,
+                             const PytorchBooks *books, uint64_t limit, PytorchVerdict *out)
 {
     *out = (PytorchVerdict){.answer = PYTORCH_FITS, .books = *books};
     if (books->peak_reserved <= limit)

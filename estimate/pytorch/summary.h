@@ -29,7 +29,7 @@ typedef struct PytorchAllocation {
     const char *op;     /* static */
 } PytorchAllocation;
 
-/* A phase of a step; of several micro-batches together. */
+/* A phase of a step, of several micro-batches together; or all of an evaluation. */
 typedef struct PytorchMoment {
     PytorchPhase phase;
     int step;
@@ -41,9 +41,9 @@ enum { PYTORCH_MOMENTS = 32 };
 
 typedef struct PytorchSummary {
     PytorchBooks books;
-    PytorchEvent peak_at; /* the allocation that made `allocated` highest, the first time */
-    uint64_t peak_event;  /* its number, from 0, marks counted */
-    uint64_t requested;   /* there; books.peak_requested may be another moment's */
+    PytorchEvent peak_at;            /* the allocation that made `allocated` highest, the first time */
+    uint64_t peak_event;             /* its number, from 0, marks counted */
+    uint64_t requested;              /* there; books.peak_requested may be another moment's */
     uint64_t at_peak[PYTORCH_KINDS]; /* sum to `requested` */
     PytorchAllocation *live;         /* likewise; in the order in which they were made */
     size_t live_count;
@@ -52,9 +52,10 @@ typedef struct PytorchSummary {
     size_t live_room; /* for estimate_pytorch_summary_free */
 } PytorchSummary;
 
-/* `options` are the allocator's, without a limit; NULL: PyTorch's defaults. Returns 0; -1 without host memory, and
- * *out is zeroed. */
-int estimate_pytorch_summary(const PytorchJob *job, const PytorchAllocatorOptions *options, PytorchSummary *out);
+/* `options` are the allocator's, without a limit; NULL: PyTorch's defaults. Returns 0; -1 without host
+ * memory, and *out is zeroed. */
+int estimate_pytorch_summary(const PytorchJob *job, const PytorchAllocatorOptions *options,
+                             PytorchSummary *out);
 void estimate_pytorch_summary_free(PytorchSummary *summary); /* leaves it zeroed */
 /* The books alone. */
 int estimate_pytorch_peaks(const PytorchJob *job, const PytorchAllocatorOptions *options, PytorchBooks *out);
@@ -74,15 +75,15 @@ typedef enum PytorchAnswer {
 
 typedef struct PytorchVerdict {
     PytorchAnswer answer;
-    uint64_t flushes;      /* until the end, or until it fails */
-    PytorchEvent failed;   /* the request that fails; of PYTORCH_RUNS_OUT and PYTORCH_TOO_LARGE */
-    PytorchBooks books;    /* with the limit; of PYTORCH_FITS as given */
+    uint64_t flushes;    /* until the end, or until it fails */
+    PytorchEvent failed; /* the request that fails; of PYTORCH_RUNS_OUT and PYTORCH_TOO_LARGE */
+    PytorchBooks books;  /* with the limit; of PYTORCH_FITS as given */
 } PytorchVerdict;
 
 /* For `limit` bytes: what a card has beside the context. `books` are those of estimate_pytorch_peaks for the
  * same job and options. Returns 0, or -1 without host memory. */
-int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOptions *options, const PytorchBooks *books,
-                             uint64_t limit, PytorchVerdict *out);
+int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOptions *options,
+                             const PytorchBooks *books, uint64_t limit, PytorchVerdict *out);
 
 #ifdef __cplusplus
 }

@@ -2,6 +2,7 @@
 #include "script_.h"
 
 enum { IDS, LABELS, MASK, TENSORS };
+enum { NESTED_MAP = 1024 }; /* bytes of the map of NF4's nested quantization */
 
 /* What Trainer's functions hold from one step to the next. */
 typedef struct Trainer {
@@ -28,6 +29,11 @@ static void assign(Torch *t, TorchTensor **name, TorchTensor *x)
 static TorchTensor *number(Torch *t, const char *op, TorchType type)
 {
     return torch_empty(t, op, torch_shape(type, 0, NULL));
+}
+
+static int due(int step, int every)
+{
+    return (step + 1) % every == 0;
 }
 
 /* ---- Batches --------------------------------------------------------------------------------- */
@@ -68,7 +74,9 @@ static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int 
         shape.size[shape.dims - 1] -= shifted;
         TorchTensor *counted = torch_empty(t, "aten::ne", torch_shape(TORCH_BOOL, shape.dims, shape.size));
         TorchTensor *count = number(t, "aten::sum", TORCH_I64);
-        torch_scratch(t, "aten::sum", torch_count(&shape) * torch_bytes(TORCH_I64));
+        TorchTensor *whole = torch_bytes_of(t, "aten::sum", torch_count(&shape) * torch_bytes(TORCH_I64));
+        torch_whole_scratch(t, torch_count(&shape), torch_bytes(TORCH_I64));
+        torch_drop(t, whole);
         torch_drop(t, counted);
         assign(t, &sum, number(t, "aten::add", TORCH_I64));
         torch_drop(t, count);
@@ -142,16 +150,14 @@ static void update(TorchJob *job, Trainer *trainer, int step)
     int scaled = job->asked->precision == PYTORCH_AUTOCAST_FP16;
     torch_phase(job, PYTORCH_CLIP, step, 0);
     assign(t, &trainer->norm, NULL);
+    job->unscaled = scaled;
     if (scaled)
         torch_unscale(job);
     assign(t, &trainer->norm, torch_clip(job));
     torch_phase(job, PYTORCH_STEP, step, 0);
-    if (scaled) {
-        torch_scaler_step(job, 1);
+    torch_step(job);
+    if (scaled)
         torch_scaler_update(job);
-    } else {
-        torch_step(job);
-    }
     torch_phase(job, PYTORCH_ZERO, step, 0);
     torch_zero(job);
 }
@@ -172,7 +178,7 @@ static void train_step(TorchJob *job, Trainer *trainer, int step)
         check_loss(t, trainer->loss);
     }
     update(job, trainer, step);
-    if (a->logging && (step + 1) % a->logging == 0)
+    if (a->logging && due(step, a->logging))
         torch_scratch(t, "aten::mean", torch_bytes(TORCH_F32));
 }
 
@@ -199,11 +205,10 @@ static void pad(Torch *t, const TorchTensor *x)
 }
 
 /* prediction_step: loss, and where metrics are asked logits and labels. */
-static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3], int batch)
+static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3])
 {
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
-    torch_phase(job, PYTORCH_EVALUATE, batch, 0);
     TorchTensor *items = torch_name(t, count_items(job, inputs, 1));
     TorchTensor *loss = torch_name(t, compute_loss(job, inputs, items)), *logits = NULL, *labels = NULL;
     TorchTensor *mean = number(t, "aten::mean", loss->shape.type);
@@ -219,7 +224,7 @@ static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3], int
 }
 
 /* evaluation_loop */
-static void evaluate(TorchJob *job)
+static void evaluate(TorchJob *job, int step)
 {
     Torch *t = &job->torch;
     const PytorchJob *a = job->asked;
@@ -230,11 +235,11 @@ static void evaluate(TorchJob *job)
     t->evaluating = 1;
     job->batch = a->evaluate_batch ? a->evaluate_batch : a->batch;
     for (int batch = 0; batch < a->evaluate; batch++) {
-        torch_phase(job, PYTORCH_EVALUATE, batch, 0);
+        torch_phase(job, PYTORCH_EVALUATE, step, batch);
         size_t old = job->sample_count;
         load(job);
         unload(job, trained, old); /* the loop's name, and what enumerate holds */
-        predict(job, job->samples + trained, kept, batch);
+        predict(job, job->samples + trained, kept);
         TorchTensor *losses =
             torch_empty(t, "aten::repeat", torch_shape(kept[0].last->shape.type, 1, &job->batch));
         assign(t, &kept[0].last, losses);
@@ -248,23 +253,45 @@ static void evaluate(TorchJob *job)
             assign(t, &kept[i].last, NULL);
         }
     }
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3; i++) {
         assign(t, &kept[i].all, NULL);
+        assign(t, &kept[i].last, NULL);
+    }
+    unload(job, trained, job->sample_count);
+    job->batch = a->batch;
     t->evaluating = 0;
     t->grad_mode = 1;
+}
+
+/* _save_checkpoint: tensors go to the host as they are, but state_dict copies what NF4's double quantization
+ * shares. */
+static void save(TorchJob *job, int step)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    torch_phase(job, PYTORCH_SAVE, step, 0);
+    for (size_t i = 0; job->asked->quantize == PYTORCH_NF4 && i < job->entry_count; i++)
+        if (job->entries[i].quantized)
+            torch_name(t, torch_bytes_of(t, "aten::clone", NESTED_MAP));
+    torch_leave(t, frame, NULL);
 }
 
 void torch_trainer(TorchJob *job)
 {
     Torch *t = &job->torch;
-    Trainer trainer = {NULL};
+    const PytorchJob *a = job->asked;
+    Trainer trainer = {.items = NULL};
     t->grad_mode = 1;
-    job->batch = job->asked->batch;
-    job->seq = job->asked->seq;
+    job->batch = a->batch;
+    job->seq = a->seq;
     torch_phase(job, PYTORCH_MAKE_OPTIMIZER, 0, 0);
+    torch_empty_cache(t); /* Accelerator.free_memory */
     trainer.losses = torch_leaf(t, "aten::_to_copy", PYTORCH_BUFFER, torch_shape(TORCH_F32, 0, NULL), 0);
-    for (int step = 0; step < job->asked->steps; step++)
+    for (int step = 0; step < a->steps; step++) {
         train_step(job, &trainer, step);
-    if (job->asked->evaluate)
-        evaluate(job);
+        if (a->evaluate && due(step, a->evaluate_steps ? a->evaluate_steps : a->steps))
+            evaluate(job, step);
+        if (a->save && (due(step, a->save) || step == a->steps - 1))
+            save(job, step);
+    }
 }

@@ -6,6 +6,7 @@ import glob
 import gzip
 import json
 import os
+import pickle as pickles
 import re
 import struct
 import sys
@@ -107,7 +108,13 @@ def config():
                  {"model_type": "mistral", "sliding_window": 8, "bos_token_id": 1, "x_token_id": 2},
                  {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
                  {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]},
+                 {"model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 500, "use_parallel_residual": False, "hidden_act": "gelu_fast"},
+                 {"model_type": "gpt_neox", "rope_parameters": {"rope_type": "linear", "factor": 2, "partial_rotary_factor": 0.25, "rope_theta": 9}},
                  {"model_type": "mixtral", "num_local_experts": 4, "router_aux_loss_coef": 0.1, "output_router_logits": True},
+                 {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8, "attention_bias": True},
+                 {"model_type": "stablelm", "use_parallel_residual": True, "qk_layernorm": True, "hidden_dropout": 0.1},
+                 {"model_type": "exaone4", "sliding_window": 8, "sliding_window_pattern": 2}, {"model_type": "olmo", "clip_qkv": 8.0},
+                 {"model_type": "qwen2_moe", "num_experts": 4, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 8, "use_sliding_window": True, "max_window_layers": 2},
                  {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [0, 7], "decoder_sparse_step": 2},
                  {"model_type": "qwen2", "layer_types": ["full_attention", "x"]}, {"model_type": "qwen2", "layer_types": [1]}):
         yield json.dumps({**llama, **more}).encode()
@@ -263,6 +270,37 @@ def runlog():
         before = b"".join(lines[:i]) if i < 4 else lines[0]
         for text in twisted(json.loads(line), most=3 if i else 12):
             yield before + text + b"\n" + b"".join(lines[i + 1 : i + 2])
+
+
+def pickle():
+    frames = [{"name": "forward", "filename": "/x-packages/y/m.py", "line": 3}, {"name": "f()", "filename": "??", "line": 0}]
+
+    def event(action, addr, size):
+        return {"action": action, "addr": addr, "size": size, "stream": 0, "time_us": 7, "frames": frames, "user_metadata": "",
+                "category": "unknown"}
+
+    def block(address, size, state):
+        return {"address": address, "size": size, "requested_size": size - 5, "state": state, "frames": frames}
+
+    snapshot = {
+        "segments": [{"device": 0, "address": 4096, "total_size": 1 << 21, "allocated_size": 512, "requested_size": 507, "stream": 0,
+                      "blocks": [block(4096, 512, "active_allocated"), block(4608, 1024, "active_awaiting_free"),
+                                 block(5632, (1 << 21) - 1536, "inactive")]}],
+        "device_traces": [[event("segment_alloc", 4096, 1 << 21), event("alloc", 4096, 507), event("free_completed", 9000, 77),
+                           event("alloc", 9000, 1 << 40), event("oom", 0, 1 << 41), event("free_requested", 9000, 5),
+                           event("free_completed", 9000, 5), event("segment_unmap", 9, 9), event("alloc", 9000, 0)], []],
+        "allocator_settings": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
+        "external_annotations": [{"stage": "START", "name": "a", "device": 0, "time_us": 1},
+                                 {"stage": "END", "name": "a", "device": 0, "time_us": 9}],
+    }
+    for path in sorted(glob.glob(os.path.join(TESTS, "pytorch", "fixtures", "snapshot_*.gz"))):
+        yield gzip.open(path).read()
+    for protocol in (2, 4, 5):
+        yield pickles.dumps(snapshot, protocol)
+    for value in ([], (), {}, (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [[]] * 3, 1 << 70, -(1 << 63), 0.5, b"x", {1}, print, object(), "\u20ac" * 300):
+        yield pickles.dumps(value, 4)
+    for text in twisted(snapshot, most=4):
+        yield pickles.dumps(json.loads(text), 4)
 
 
 def html():
