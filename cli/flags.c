@@ -11,7 +11,7 @@ enum { MOST_THREADS = 128, MOST_SAMPLE = 160 }; /* of a context; of Training.gen
 static const Flag flags[] = {
     {"--model", FLAG_NAME, AT(model), "NAME", .help = "one of `brim models`, or a config.json (llama-tiny)"},
     {"--approximate", FLAG_SWITCH, AT(approximate), NULL,
-     .help = "a family not read, as one near it", .only = "plan compare fit"},
+     .help = "an unread family as a near one", .only = "plan compare fit"},
     {"--init", FLAG_TEXT, AT(init), "PATH", .help = "start from these weights: directory or .safetensors"},
     {"--init-partial", FLAG_SWITCH, AT(init_partial), NULL,
      .help = "allow missing and extra weights in --init"},
