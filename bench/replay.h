@@ -232,10 +232,10 @@ static void replay_close(Replay *r)
 static void replay_head(const Replay *r, const Item *item, int b, int h, float *p)
 {
     const AttentionDims *d = &item->attention;
-    int64_t t = d->seq, size = d->head_dim, row = b * t, head = h * size,
-            kv = h / (d->heads / d->kv_heads) * size;
+    int64_t t = d->seq, size = d->head_dim, row = b * t, head = h * size, query = h * attention_head_step(d),
+            kv = h / (d->heads / d->kv_heads) * attention_head_step(d);
     float *ds = p + r->scores_row;
-    float *q = item->at[0] + row * d->ldq + head, *k = item->at[1] + row * d->ldk + kv;
+    float *q = item->at[0] + row * d->ldq + query, *k = item->at[1] + row * d->ldk + kv;
     float *v = item->at[2] + row * d->ldv + kv, *out = item->at[3] + row * d->ldo + head;
     if (item->kind == ITEM_ATTENTION) {
         r->kernels->gemm(0, 1, t, t, size, d->scale, q, d->ldq, k, d->ldk, 0, p, t,
@@ -244,7 +244,7 @@ static void replay_head(const Replay *r, const Item *item, int b, int h, float *
         return;
     }
     const float *dout = item->at[4] + row * d->ldo + head;
-    float *dq = item->at[5] + row * d->lddq + head, *dk = item->at[6] + row * d->lddk + kv;
+    float *dq = item->at[5] + row * d->lddq + query, *dk = item->at[6] + row * d->lddk + kv;
     float *dv = item->at[7] + row * d->lddv + kv;
     r->kernels->gemm(1, 0, t, size, t, 1, p, t, dout, d->ldo, 0, dv, d->lddv, &(KernelRun){.threads = 1});
     r->kernels->gemm(0, 1, t, t, size, 1, dout, d->ldo, v, d->ldv, 0, ds, t, &(KernelRun){.threads = 1});

@@ -103,7 +103,7 @@ int check_budget(const Options *o, const Plan *plan)
     uint64_t needs = plan->memory.stats.needs;
     if (!o->budget || needs <= o->budget)
         return EXIT_DONE;
-    complain("needs %s%s, %s more than the budget of %s.", report_size(needs).text,
+    complain("%sneeds %s%s, %s more than the budget of %s.", approximate_tag(o), report_size(needs).text,
              o->ranks.size > 1 ? " a rank" : "", report_size(needs - o->budget).text,
              report_size(o->budget).text);
     if (speaks_alone())

@@ -70,12 +70,14 @@ typedef struct Options {
     int check_data;          /* reads all ids of a .bin before it starts */
     int pack;                /* samples of JSON lines side by side */
     int own_classes;         /* of a model that was a classifier before it was given data */
+    int approximate;         /* a family that is not read may be planned as one that is */
     int ignore_eos;          /* of generate: do not stop at a token that ends a text */
     int inference, generate; /* nothing is trained; generate: the command, whose batch and seq are its own */
     char **arguments;        /* of the command line, the subcommand first */
     int argument_count;
-    ModelPreset preset; /* of `model`, with the options applied */
-    char label[96];     /* the values it has from lists: "--batch 2 --seq 512" */
+    ModelPreset preset;   /* of `model`, with the options applied */
+    IoApproximation near; /* what the model has otherwise, where --approximate took another family */
+    char label[96];       /* the values it has from lists: "--batch 2 --seq 512" */
 } Options;
 
 /* What the model is like, whichever its family. */
@@ -269,6 +271,15 @@ const char *products_name(const Options *options);
 extern const char *const group_names[MEM_GROUP_COUNT];
 /* Of what comes and goes within a step (gradients, activations, overhead), what holds most at the peak. */
 MemGroup bound_by(const MemSummary *memory);
+
+/* What stands before a number, or a verdict, that is of another family's model: "APPROXIMATE  "; "" else. By
+ * how many bytes its need can be wrong, at most; two lines about it, and the same for scripts, where it is.
+ * (approximate.c) */
+int is_approximate(const Options *options);
+const char *approximate_tag(const Options *options);
+uint64_t approximate_bytes(const Options *options);
+void approximate_print(const Options *options);
+void approximate_json(json_t *object, const Options *options);
 
 /* brim plan --inference. */
 int command_plan_inference(const Options *options);

@@ -57,6 +57,9 @@ static json_t *variant_json(const Comparison *c, const Variant *v)
     json_object_set_new(row, "step_flops", json_real(v->plan.step_flops));
     if (has_ranks(&v->options))
         json_object_set_new(row, "sent_bytes_per_step", json_integer((json_int_t)v->plan.step_sent));
+    json_object_set_new(row, "parameters", json_integer(v->parameters));
+    json_object_set_new(row, "active_parameters", json_integer(v->bracket.active));
+    approximate_json(row, &v->options);
     json_object_set_new(row, "memory",
                         ran ? json_memory(&v->result.memory, planned) : json_memory(planned, NULL));
     if (v->ran && v->result.status)

@@ -18,6 +18,7 @@ static void plan_row(Variant *v)
     writing_of_seq(&own, &w);
     plan_inference(&own, &w, &v->plan);
     v->parameters = w.parameters;
+    v->active = w.active;
     plan_free(&v->plan);
 }
 
@@ -103,7 +104,9 @@ static json_t *row_json(const Variant *v)
         json_object_set_new(row, "error", json_text(v->plan.error));
         return row;
     }
+    approximate_json(row, o);
     json_object_set_new(row, "parameters", json_integer(v->parameters));
+    json_object_set_new(row, "active_parameters", json_integer(v->active));
     json_object_set_new(row, "sent_bytes_per_token", json_integer((json_int_t)v->plan.step_sent));
     json_object_set_new(row, "memory", json_memory(&v->plan.memory, NULL));
     return row;
@@ -138,9 +141,12 @@ int compare_inference(const Options *sets, int count)
     if (o->json) {
         print_json(variants, rows);
     } else {
-        printf("%s  inference%s\n\n", option_varies(o, "--model") ? "several models" : o->model,
+        printf("%s  %sinference%s\n", option_varies(o, "--model") ? "several models" : o->model,
+               option_varies(o, "--model") ? "" : approximate_tag(o),
                writes(o) && !option_varies(o, "--seq") ? lever_say(", a cache of %d tokens", o->seq).text
                                                        : "");
+        approximate_print(o);
+        printf("\n");
         print_table(variants, rows);
     }
     return planned == rows && fitting ? EXIT_DONE : EXIT_NO;

@@ -70,11 +70,11 @@ typedef struct Fit {
     int cards, shown; /* shown: the first that the options can be planned for */
     Kind kind[KINDS];
     int kinds;
-    int ranked;                  /* rows are layouts and numbers of cards: fit_cards.c */
-    int undivided;               /* an option excludes that layers are divided: no row does */
-    int seq_step;                /* lengths are multiples of it */
-    int64_t parameters, samples; /* samples: of the data, for images */
-    Bracket bracket;             /* of the options as they are */
+    int ranked;                          /* rows are layouts and numbers of cards: fit_cards.c */
+    int undivided;                       /* an option excludes that layers are divided: no row does */
+    int seq_step;                        /* lengths are multiples of it */
+    int64_t parameters, active, samples; /* samples: of the data, for images */
+    Bracket bracket;                     /* of the options as they are */
 } Fit;
 
 /* ---- fit_plan.c ---- */

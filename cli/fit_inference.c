@@ -97,7 +97,7 @@ static void say_card(LeverText *out, const Fit *fit, int card)
 
 LeverText fit_inference_verdict(const Fit *fit)
 {
-    LeverText out = {""};
+    LeverText out = lever_say("%s", is_approximate(fit->options) ? "APPROXIMATE: " : "");
     int said = 0;
     for (int i = 0; i < fit->cards; i++)
         if (fit_best(fit, i)) {
@@ -196,10 +196,12 @@ void fit_inference_print(const Fit *fit)
 {
     const Options *o = fit->options;
     SayLine verdict = {""};
-    printf("%s  %s parameters  inference  batch %d", o->model, report_count(fit->parameters).text, o->batch);
+    printf("%s  %s%s parameters%s  inference  batch %d", o->model, approximate_tag(o),
+           report_count(fit->parameters).text, active_text(fit->active, fit->parameters).text, o->batch);
     if (o->seq)
         printf(writes(o) ? ", a cache of %d tokens" : " x seq %d", o->seq);
     printf("\n");
+    approximate_print(o);
     line_add(&verdict, "%.1000s", fit_inference_verdict(fit).text);
     say_line(&verdict);
     printf("\nCards in GiB, %.2f of each reserved; what a library for sending takes itself is not planned.\n"

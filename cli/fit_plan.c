@@ -11,6 +11,7 @@ static void plan_text(Fit *fit, const Options *o, Plan *plan)
     writing_of_seq(&own, &w);
     plan_inference(&own, &w, plan);
     fit->parameters = w.parameters;
+    fit->active = w.active;
     fit->samples = INT64_MAX; /* as many as are asked for */
     plan_free(plan);
 }
@@ -26,6 +27,7 @@ static void plan_rank(Fit *fit, const Method *m, const Options *o, Plan *plan)
     }
     plan_script(training_script, &training, &run, plan);
     fit->parameters = training.parameters;
+    fit->active = training.bracket.active;
     if (m == &fit->method[0])
         fit->bracket = training.bracket;
     fit->samples = training.samples;

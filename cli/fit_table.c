@@ -345,6 +345,8 @@ void fit_print_json(const Fit *fit)
                             fit->options->seq, "reserve_bytes", (json_int_t)fit->options->reserve, "verdict",
                             verdict.text, "pytorch_estimated_bytes", (json_int_t)fit_pytorch(fit, fit->shown),
                             "cards", cards, "methods", rows);
+    json_object_set_new(all, "active_parameters", json_integer(fit->active));
+    approximate_json(all, fit->options);
     if (fit->options->inference) /* that is of a training */
         json_object_del(all, "pytorch_estimated_bytes");
     json_print(all);

@@ -147,7 +147,7 @@ static void say_none(LeverText *out, const Fit *fit, int others)
 
 LeverText fit_verdict(const Fit *fit)
 {
-    LeverText out = {""};
+    LeverText out = lever_say("%s", is_approximate(fit->options) ? "APPROXIMATE: " : "");
     const Method *said[CARDS];
     int count = 0, without = 0, adapters = 0;
     for (int i = 0; i < fit->cards; i++) {

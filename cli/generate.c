@@ -151,6 +151,7 @@ static json_t *writing_json(const Options *o, const Writing *w, const Plan *plan
         (double)w->prompt_tokens * o->batch / (w->first - w->started), "decode_tokens_per_second",
         w->written > 1 ? (double)(w->written - 1) * o->batch / decode : 0.0, "textbook",
         inference_textbook(o, w->parameters), "memory", json_memory(&r->memory, &plan->memory));
+    json_object_set_new(all, "active_parameters", json_integer(w->active));
     ranks_run_json(all, o, plan, figures);
     return all;
 }
@@ -177,9 +178,9 @@ static void print_speed(const Options *o, const Writing *w)
 
 static void print_beginning(const Options *o, const Writing *w, const Plan *plan)
 {
-    printf("%s  %s parameters  %s  %sbatch %d, a cache of %d token%s\n", o->model,
-           report_count(w->parameters).text, weights_text(o).text, tensor_text(o).text, o->batch, o->seq,
-           plural(o->seq));
+    printf("%s  %s parameters%s  %s  %sbatch %d, a cache of %d token%s\n", o->model,
+           report_count(w->parameters).text, active_text(w->active, w->parameters).text, weights_text(o).text,
+           tensor_text(o).text, o->batch, o->seq, plural(o->seq));
     print_machine(o, plan);
     if (o->adapter)
         printf("Adapter: %s\n", o->adapter);

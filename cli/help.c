@@ -27,6 +27,9 @@ typedef struct Help {
     NEED_FLAGS " --lr --weight-decay --schedule --warmup --clip --seed --every --evaluate-every --sample "   \
                "--prompt --log --json --quiet --no-graph"
 
+#define PYTORCH_FLAGS                                                                                        \
+    " --framework --versions --script --kbit-prepare --hold-outputs --evaluate --eval-accumulation "         \
+    "--metrics --longest"
 #define RANKS_FLAGS                                                                                          \
     " --ranks --parallel --replicas --replicate-below --reduce --tensor --sequence-parallel --gather"
 
@@ -57,14 +60,18 @@ static const Help pages[] = {
      "layer, the ten largest tensors at the peak, and where the peak is. It takes\n"
      "milliseconds to seconds, for models of any size. With --budget the exit code\n"
      "says whether it fits. --textbook compares the rules of thumb with the plan.\n"
-     "--inference plans inference instead of training: weights, cache and workspace.",
-     NEED_FLAGS RANKS_FLAGS " --stages --pipeline --rank --card --textbook --inference --prefill "
-                            "--log --json",
+     "--inference plans inference instead of training: weights, cache and workspace.\n"
+     "--framework pytorch predicts what PyTorch and transformers would need instead,\n"
+     "allocation by allocation, beside brim's own plan (docs/pytorch.md).",
+     NEED_FLAGS RANKS_FLAGS
+     " --stages --pipeline --rank --card --textbook --inference --prefill --approximate "
+     "--log --json --reserve" PYTORCH_FLAGS,
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"
                  "  brim plan --ranks 4 --stages 4 --accumulate 6 --log plan.jsonl\n"
-                 "  brim plan llama-3.1-8b --ranks 8 --parallel zero3 --checkpoint blocks\n"},
+                 "  brim plan llama-3.1-8b --ranks 8 --parallel zero3 --checkpoint blocks\n"
+                 "  brim plan llama-3.2-1b --framework pytorch --precision bf16 --card l4\n"},
     {"compare", "what each lever saves; or each combination of --batch 1,2,4",
      "Plans the training as it is and with each lever at the same effective batch:\n"
      "what it saves at the peak, and what it costs in operations. Where options are\n"
@@ -73,7 +80,8 @@ static const Help pages[] = {
      "--budget marks the rows that fit. With --ranks the rows divide more and more.\n"
      "--four-ways plans full fp32 training, 16-bit mixed, LoRA on bf16 and QLoRA of\n"
      "one model, beside what is taught about them, and four models on five cards.",
-     NEED_FLAGS RANKS_FLAGS " --card --inference --prefill --run --no-graph --four-ways --csv --json",
+     NEED_FLAGS RANKS_FLAGS
+     " --card --inference --prefill --run --no-graph --four-ways --approximate --csv --json",
      .examples = "  brim compare --model gpt2 --batch 8\n"
                  "  brim compare --four-ways --model llama-3.1-8b\n"
                  "  brim compare --batch 1,2,4,8 --checkpoint none,blocks --run 5\n"},
@@ -82,12 +90,15 @@ static const Help pages[] = {
      "together, and each card: whether the training fits, up to which batch and up to\n"
      "which sequence length. Every cell is planned, not estimated. --card takes names\n"
      "that `brim gpus` lists, --memory takes sizes. --cards 2,8 shows instead what\n"
-     "several cards together train: zero1 to zero3, tensor, stages, each rank planned.",
+     "several cards together train: zero1 to zero3, tensor, stages, each rank planned.\n"
+     "--framework pytorch says the same of a job of PyTorch and transformers.",
      SHAPE_FLAGS
-     " --card --cards --tensor --stages --pipeline --inference --prefill --memory --reserve --json",
+     " --card --cards --tensor --stages --pipeline --inference --prefill --memory --reserve --approximate "
+     "--json" PYTORCH_FLAGS,
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"
-                 "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"},
+                 "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"
+                 "  brim fit llama-3.2-1b --framework pytorch --precision bf16\n"},
     {"generate", "continue a prompt; what inference needs",
      "Plans, then writes token by token with a key-value cache, and shows what that\n"
      "took: weights, cache and workspace, planned beside measured. --batch writes\n"
@@ -159,7 +170,8 @@ typedef struct Group {
 
 static const Group groups[] = {
     {"model", "the model, its weights and its tokenizer",
-     "--model --init --init-partial --resize-vocab --lora --adapter --vocab --tokenizer --dropout"},
+     "--model --approximate --init --init-partial --resize-vocab --lora --adapter --vocab --tokenizer "
+     "--dropout"},
     {"data", "what it is trained on, and how much at once",
      "--data --pack --invalid-utf8 --check-data --batch --seq --accumulate "
      "--accumulate-apart --max-samples"},
@@ -176,7 +188,7 @@ static const Group groups[] = {
     {"output", "what is printed, logged and written by the model",
      "--every --evaluate-every --quiet --json --csv --log --run --four-ways --textbook --inference "
      "--prefill --sample "
-     "--prompt --tokens --temperature --top-k --top-p --ignore-eos"},
+     "--prompt --tokens --temperature --top-k --top-p --ignore-eos" PYTORCH_FLAGS},
 };
 enum { GROUP_COUNT = sizeof groups / sizeof groups[0] };
 

@@ -166,10 +166,12 @@ static FoundModel models[LIST_MAX + 1];
 static int models_found;
 
 /* --init is always a path, --model a name first. */
-static int read_model(FoundModel *found, const char *asked, int is_path)
+static int read_model(FoundModel *found, const char *asked, int is_path, int near)
 {
     *found = (FoundModel){.asked = asked};
-    if (is_path ? io_read_config(asked, &found->model) : io_find_model(asked, &found->model)) {
+    if (is_path ? io_read_config(asked, &found->model)
+        : near  ? io_find_model_near(asked, &found->model)
+                : io_find_model(asked, &found->model)) {
         say_error();
         return EXIT_USAGE;
     }
@@ -177,6 +179,8 @@ static int read_model(FoundModel *found, const char *asked, int is_path)
         note("%s: %s", asked, found->model.note);
     else if (found->model.note[0]) /* of a name, which it says itself */
         note("%s", found->model.note);
+    if (near && !found->model.approximate.type)
+        note("%s is read as it is; --approximate changes nothing", asked);
     found->described = (is_path || !nn_preset(asked)) && access(asked, F_OK) == 0;
     if (is_directory(asked) && found->described)
         snprintf(found->directory, sizeof found->directory, "%s", asked);
@@ -199,7 +203,7 @@ static int find_model(Options *o)
     while (i < models_found && strcmp(models[i].asked, asked))
         i++;
     if (i == models_found) {
-        if (read_model(&models[i], asked, described[0] != '\0'))
+        if (read_model(&models[i], asked, described[0] != '\0', o->approximate))
             return EXIT_USAGE;
         models_found++;
     }
@@ -211,6 +215,7 @@ static int find_model(Options *o)
     if (!o->quantize_typed && (has_adapters(o) || o->inference)) /* what is trained itself is decoded */
         o->quantized = o->files_quantized;
     o->preset = models[i].model.preset;
+    o->near = models[i].model.approximate;
     o->model = models[i].model.name;
     if (o->init && models[i].model.positions[0])
         return usage("--init %s: %s", o->init, models[i].model.positions);
@@ -347,7 +352,8 @@ static const struct {
 } modes[] = {
     {"--textbook", "prints rules that depend on nothing else", " --textbook --model --batch --seq --json "},
     {"--inference", "plans without training",
-     " --inference --model --card --cards --memory --reserve --init --init-partial --adapter --resize-vocab "
+     " --inference --model --approximate --card --cards --memory --reserve --init --init-partial --adapter "
+     "--resize-vocab "
      "--vocab --batch --seq --prefill --tensor --threads --device --budget --json --weights --quantize "},
     {"--four-ways", "plans four ways of its own", " --four-ways --model --batch --seq --threads --json "},
 };
@@ -439,7 +445,7 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     o->attention_typed = typed_text(all, "--attention", which);
     if (pytorch_framework(o))
         return combine_pytorch(o, all);
-    if (pytorch_alone(o))
+    if (pytorch_alone(o, command))
         return EXIT_USAGE;
     o->ranks_typed = was_given(all, "--ranks");
     if (o->ranks_typed && o->ranks.size == 1) { /* one of a list */

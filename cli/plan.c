@@ -202,6 +202,7 @@ static void plan_json(const Options *o, const Training *t, const Plan *plan, con
                   largest_json(plan), "places_at_peak", places_json(plan));
     json_object_set_new(all, "active_parameters", json_integer(t->bracket.active));
     bracket_add_trained(all, &t->bracket);
+    approximate_json(all, o);
     planned_card_json(all, o);
     ranks_plan_json(all, o, plan, has_stages(o) ? stages_plan_json(o, stages) : NULL);
     json_print(all);
@@ -244,6 +245,13 @@ static void print_textbook(const Options *o)
     estimate_formula_print(stdout, o->batch, o->seq, sizes.dim, sizes.heads);
 }
 
+static void say_fits(const Options *o, uint64_t left)
+{
+    printf("%s: %s below the budget of %s%s.\n", is_approximate(o) ? "Fits, APPROXIMATE" : "Fits",
+           report_size(left).text, report_size(o->budget).text,
+           left < approximate_bytes(o) ? ", which is less than what may differ" : "");
+}
+
 int command_plan(const Options *options, int count)
 {
     (void)count;
@@ -282,8 +290,7 @@ int command_plan(const Options *options, int count)
         printf("\n");
     status = check_budget(&o, &plan);
     if (o.budget && !status && !o.json)
-        printf("Fits: %s below the budget of %s.\n", report_size(o.budget - plan.memory.stats.needs).text,
-               report_size(o.budget).text);
+        say_fits(&o, o.budget - plan.memory.stats.needs);
     plan_free(&plan);
     return status;
 }

@@ -43,7 +43,7 @@ static void title(const Options *o, int64_t parameters, const Bracket *bracket, 
     if (option_varies(o, "--model"))
         line_add(&line, "several models");
     else
-        line_add(&line, "%s  %s parameters%s", o->model, report_count(parameters).text,
+        line_add(&line, "%s  %s%s parameters%s", o->model, approximate_tag(o), report_count(parameters).text,
                  active_text(bracket->active, parameters).text);
     if (!option_varies(o, "--weights") && !option_varies(o, "--quantize") && !option_varies(o, "--precision"))
         line_add(&line, "  %s", types_text(o).text);
@@ -59,6 +59,7 @@ static void title(const Options *o, int64_t parameters, const Bracket *bracket, 
         line_add(&line, "  %d thread%s%s", threads_of(o), plural(threads_of(o)),
                  has_ranks(o) ? " a rank" : "");
     say_line(&line);
+    approximate_print(o);
     if (same_bracket(o) && bracket->trained.count) {
         line.text[0] = '\0';
         line_add(&line, "%.1000s", bracket_text(bracket).text);

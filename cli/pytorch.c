@@ -11,7 +11,7 @@ int pytorch_framework(const Options *o)
     return !strcmp(o->framework, "pytorch");
 }
 
-int pytorch_alone(const Options *o)
+int pytorch_alone(const Options *o, const char *command)
 {
     static const char *const frameworks[] = {"brim", "pytorch", NULL};
     int found;
@@ -21,6 +21,8 @@ int pytorch_alone(const Options *o)
         return usage(
             "--attention sdpa is PyTorch's, of --framework pytorch; brim's own, which keeps as little, is "
             "--attention flash");
+    if (!strcmp(command, "plan") && flag_given("--reserve", o))
+        return usage("--reserve belongs to `brim fit`, and to --framework pytorch, whose context it is");
     if (o->checkpoint.reentrant)
         return usage(
             "--checkpoint reentrant is PyTorch's, of --framework pytorch; brim's is --checkpoint blocks");

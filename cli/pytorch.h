@@ -11,7 +11,7 @@ int pytorch_framework(const Options *o);
  * are. 0, or EXIT_USAGE after saying why. */
 int pytorch_check(Options *o, const Assignments *all);
 /* What only PyTorch has, without --framework pytorch: 1 after saying so. */
-int pytorch_alone(const Options *o);
+int pytorch_alone(const Options *o, const char *command);
 
 /* A value of an option. */
 typedef struct PytorchChoice {

@@ -59,7 +59,7 @@ static int judge(PytorchPlan *p)
 static LeverText on_what(const PytorchPlan *p)
 {
     if (p->card)
-        return lever_say("an %s, compute capability %d.%d", p->card->title, p->job.capability / 10,
+        return lever_say("%s, compute capability %d.%d", p->card->title, p->job.capability / 10,
                          p->job.capability % 10);
     return lever_say("a card of compute capability %d.%d (assumed: --card names one)", p->job.capability / 10,
                      p->job.capability % 10);

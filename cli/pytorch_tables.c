@@ -280,7 +280,7 @@ static void print_more(ReportUnit unit, double bytes, const char *name, const ch
 {
     if (bytes / unit.bytes < 0.5 * unit.smallest && bytes / unit.bytes > -0.5 * unit.smallest)
         return;
-    printf("%+10.*f  %-36s %s\n", unit.decimals, bytes / unit.bytes, name, why);
+    printf("%-36s %+10.*f  %s\n", name, unit.decimals, bytes / unit.bytes, why);
 }
 
 void pytorch_print_more(const PytorchPlan *p)
@@ -304,6 +304,6 @@ void pytorch_print_more(const PytorchPlan *p)
     if (head != 0)
         print_more(unit, head, "brim's own logits and loss", "at its peak, in the type of its activations");
     print_more(unit, rest - gradients - head, "other differences", "of all that both keep");
-    printf("%+10.*f  in all\n", unit.decimals, all / unit.bytes);
+    printf("%-36s %+10.*f\n", "in all", unit.decimals, all / unit.bytes);
     print_places(p);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../base/ends_.h"
 #include "../base/nearest_.h"
 #include "flags_.h"
 
@@ -50,7 +51,7 @@ static const Word words[] = {
      "--cards N instead of --ranks"},
     {"--context-parallel --context-parallel-size --cp ", "context parallel is not there"},
     {"--expert-parallel --expert-parallel-size --ep ",
-     "expert parallel is not there; nor are mixtures of experts"},
+     "expert parallel is not there: every rank computes all experts for its own tokens"},
     {"--offload --cpu-offload --offload-optimizer ",
      "nothing is moved off a device today; `brim compare` shows what the levers save"},
     {"--fused-step ", "it is called --optimizer-in-backward since version 0.2"},
@@ -129,7 +130,7 @@ int unknown_option(const char *command, const char *argument)
 int is_model(const char *name)
 {
     IoModel model;
-    int found = !io_find_model(name, &model);
+    int found = !io_find_model_near(name, &model); /* whether it is taken is said later */
     error_clear();
     return found;
 }
@@ -137,7 +138,7 @@ int is_model(const char *name)
 int no_model(const char *command, const char *word)
 {
     IoModel model;
-    if (!is_directory(word) && access(word, F_OK) == 0)
+    if (!is_directory(word) && access(word, F_OK) == 0 && !text_ends(word, ".json"))
         return usage("'%s' is neither an option nor a model; a text to train on is given with --data %s",
                      word, word);
     io_find_model(word, &model);

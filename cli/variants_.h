@@ -16,7 +16,7 @@ typedef struct Variant {
     int pulled;      /* how many levers, of the list */
     MemGroup target; /* what a single lever works on; MEM_GROUP_COUNT: of several, and of none */
     Plan plan;
-    int64_t parameters;
+    int64_t parameters, active;
     Bracket bracket;
     int ran;
     RunResult result;

@@ -39,6 +39,7 @@ static Module *make_model(Writing *w)
     store_weights(o);
     Module *model = nn_model(&o->preset);
     w->parameters = nn_parameter_count(model); /* without adapters */
+    w->active = nn_active_count(model);
     if (!load_initial(o, model))
         add_adapters(o, model);
     return error_code() ? NULL : model;

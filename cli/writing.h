@@ -15,7 +15,7 @@ typedef struct Writing {
     int prompt_tokens, written;
     Tokenizer *tokenizer; /* NULL: bytes */
     IoEndTokens ends;
-    int64_t parameters;
+    int64_t parameters, active;
     double started, first, last; /* seconds: of the prompt, the first token, the last */
     TextStream *stream;          /* of a single sequence, as it comes; NULL: later */
     uint64_t sent;               /* by this rank, all together */

@@ -246,7 +246,7 @@ PytorchReplay *estimate_pytorch_create(const PytorchAllocatorOptions *options)
     PytorchAllocatorOptions *o = &r->options;
     if (!o->total)
         o->total = o->limit;
-    if (o->fraction > 0 && o->fraction < 1 && o->total)
+    if (o->fraction > 0 && (o->fraction < 1 || o->as_2_6) && o->total)
         r->allowed = (uint64_t)(o->fraction * (double)bounded(o->total, 0, PYTORCH_LARGEST));
     o->limit = bounded(o->limit, 0, PYTORCH_LARGEST);
     o->large_segment_size = bounded(o->large_segment_size, 20 * PYTORCH_MIB, UINT64_C(1) << 50);

@@ -2,7 +2,7 @@
  *
  * Books only: no GPU, no PyTorch. It answers what the same requests in the same order would make PyTorch
  * reserve, fragmentation included, and whether they would fit. The rules are those of
- * c10/cuda/CUDACachingAllocator.cpp (torch 2.15; 2.6 and 2.11 differ where it is said):
+ * c10/cuda/CUDACachingAllocator.cpp (torch 2.15 and 2.11; 2.6 where it is said):
  *
  * - a size is rounded up to a multiple of 512 bytes, or to a part of a power of two
  * (roundup_power2_divisions);
@@ -51,13 +51,16 @@ typedef struct PytorchAllocatorOptions {
      * to 4 MiB and so on to 32 GiB and more; 0 and 1: multiples of 512 bytes. */
     uint32_t roundup_power2_divisions[PYTORCH_ROUNDUP_INTERVALS];
     int expandable_segments;
+    /* As in PyTorch 2.6: a fraction of 1 counts as set, and ">" of roundup_power2_divisions holds for the
+     * last interval named before it too. 2.11 does as 2.15. */
+    int as_2_6;
 } PytorchAllocatorOptions;
 
 /* Reads PYTORCH_ALLOC_CONF, or PYTORCH_CUDA_ALLOC_CONF: "max_split_size_mb:128,expandable_segments:True".
- * Sets what it names and leaves `limit` and `total` as they are; what concerns only the host's memory or the
- * locks is checked for its name and passed over. An unknown key, a value that PyTorch refuses, and settings
- * that the replay does not follow (backend:cudaMallocAsync, throw_on_cudamalloc_oom, reserves of expandable
- * segments) fail with -1 and one sentence in `error`; `options` are then as before. */
+ * Sets what it names and leaves `limit`, `total` and `as_2_6` as they are; what concerns only the host's
+ * memory or the locks is checked for its name and passed over. An unknown key, a value that PyTorch refuses,
+ * and settings that the replay does not follow (backend:cudaMallocAsync, throw_on_cudamalloc_oom, reserves of
+ * expandable segments) fail with -1 and one sentence in `error`; `options` are then as before. */
 int estimate_pytorch_settings(const char *text, PytorchAllocatorOptions *options, char *error,
                               size_t error_size);
 

@@ -208,7 +208,7 @@ static int read_interval(Reader *r, int *last)
     if (interval >= PYTORCH_ROUNDUP_INTERVALS)
         interval = PYTORCH_ROUNDUP_INTERVALS - 1;
     if (rest)
-        fill(r, (*last < 0 ? 0 : *last) + 1, PYTORCH_ROUNDUP_INTERVALS, divisions);
+        fill(r, (*last < 0 ? 0 : *last) + !r->options->as_2_6, PYTORCH_ROUNDUP_INTERVALS, divisions);
     else
         fill(r, *last < 0 ? 0 : interval, interval + 1, divisions);
     if (!rest)
@@ -318,7 +318,8 @@ int estimate_pytorch_settings(const char *text, PytorchAllocatorOptions *options
 {
     /* As PyTorch does, with what text does not name at its default; twice, for max_split_size_mb may stand
      * before the large_segment_size_mb that bounds it. */
-    PytorchAllocatorOptions read = {.limit = options->limit, .total = options->total};
+    PytorchAllocatorOptions read = {
+        .limit = options->limit, .total = options->total, .as_2_6 = options->as_2_6};
     Reader r = {.at = text, .options = &read, .error = error, .error_size = error_size};
     const char *large = strstr(text, "large_segment_size_mb");
     if (large) {

@@ -144,7 +144,8 @@ static int brings_bias(const Loading *l, const char *name)
 static int may_be_brought(const char *name)
 {
     return text_ends(name, "embed_tokens.weight") || text_ends(name, "wte.weight") ||
-           text_ends(name, "word_embeddings.weight") || text_ends(name, "lm_head.weight");
+           text_ends(name, "word_embeddings.weight") || text_ends(name, "embed_in.weight") ||
+           text_ends(name, "tok_embeddings.weight") || text_ends(name, "lm_head.weight");
 }
 
 static int want_own(Loading *l, Tensor *parameter)

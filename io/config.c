@@ -155,7 +155,7 @@ static void name_model(IoModel *model, const char *path)
     base_name(model->name, sizeof model->name, real);
 }
 
-static int read_model(const char *path, IoModel *model)
+static int read_model(const char *path, int near, IoModel *model)
 {
     char file[PATH_BYTES], shown[FILE_LABEL];
     int status = config_resolve(path, file);
@@ -165,7 +165,7 @@ static int read_model(const char *path, IoModel *model)
     json_t *root = json_read_file(file, shown, "a config.json", MOST_BYTES);
     if (!root)
         return error_code();
-    Fields fields = {.file = shown, .within = "", .object = root, .model = model};
+    Fields fields = {.file = shown, .within = "", .object = root, .model = model, .near = near};
     families_read(&fields);
     json_decref(root);
     if (fields.failed)
@@ -176,13 +176,18 @@ static int read_model(const char *path, IoModel *model)
     return ERROR_NONE;
 }
 
-int io_read_config(const char *path, IoModel *model)
+int config_read(const char *path, int near, IoModel *model)
 {
     if (!path || !model)
         return error_raise(ERROR_ARGUMENT, "io_read_config(): %s is NULL", path ? "model" : "path");
     *model = (IoModel){0};
-    int status = read_model(path, model);
+    int status = read_model(path, near, model);
     if (status)
         *model = (IoModel){0};
     return status;
+}
+
+int io_read_config(const char *path, IoModel *model)
+{
+    return config_read(path, 0, model);
 }

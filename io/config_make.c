@@ -8,7 +8,7 @@
 #include "../base/ends_.h"
 #include "../tensor/tensor_.h"
 #include "config_make_.h"
-#include "family_.h"
+#include "family_decoder_.h"
 #include "special_.h"
 
 enum { CONFIG_MOST = 1 << 20 };
@@ -30,6 +30,8 @@ int config_exists(const ModelPreset *preset)
 static json_t *fields_of(const ModelPreset *preset)
 {
     const FamilyFiles *files = family_files(preset->family);
+    if (nn_family(preset->family)->decoder && check_decoder_factors(preset))
+        return NULL;
     if (files->check && files->check(preset))
         return NULL;
     json_t *root = json_object();

@@ -33,7 +33,8 @@ static const char *const harmless[] = {
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_flash_attn_2_enabled",
     "_name_or_path", "_num_labels", "attn_implementation", "bad_words_ids", "base_model_name_or_path",
     "begin_suppress_tokens", "bos_token", "bos_token_id", "classifier_activation", "classifier_bias",
-    "classifier_dropout", "classifier_pooling", "cls_token", "cls_token_id", "decoder_start_token_id",
+    "classifier_dropout", "classifier_pooling", "cls_token", "cls_token_id", "custom_pipelines",
+    "decoder_start_token_id",
     "directionality", "diversity_penalty", "do_sample", "dtype", "early_stopping",
     "encoder_no_repeat_ngram_size", "eos_token", "eos_token_id", "exponential_decay_length_penalty",
     "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing",
@@ -199,16 +200,21 @@ void families_read(Fields *f)
     if (f->failed)
         return;
     const ConfigType *type = config_type(name, &f->model->preset.family);
-    if (!type) {
+    const char *class = type || !f->near ? NULL : approximate_read(f, name);
+    if (!type && !class) {
         if (!unread_family(f, name))
             fields_refuse(f, "model_type", "%s", known_types().text);
         return;
     }
-    type->read(f, type->kind);
-    read_classes(f, type);
+    if (type) {
+        type->read(f, type->kind);
+        read_classes(f, type);
+        class = config_class(type, &f->model->preset);
+    }
     read_refusals(f);
-    quantization_read(f);
-    read_architectures(f, config_class(type, &f->model->preset));
+    if (!f->model->approximate.type)
+        quantization_read(f);
+    read_architectures(f, class);
     fields_leftover(f, harmless);
     describe(f->model, name);
 }

@@ -51,7 +51,8 @@ typedef struct FamilyNames {
     /* Beginnings of a classifier's parameters: a file of another head has none of the first, and may lack the
      * second; then they are new. */
     const char *classifier[2];
-    ExpertNames experts;                   /* NULLs: there are none */
+    const char *head;    /* what files call lm_head.weight; NULL = that */
+    ExpertNames experts; /* NULLs: there are none */
 } FamilyNames;
 
 /* All zero for what transformers does not have. */
@@ -72,6 +73,11 @@ const FamilyFiles *family_files_named(const char *model);
 /* Raises what is missing for a model_type that is known and not read, and what is near; 0 for any other.
  * (unread.c) */
 int unread_family(Fields *f, const char *type);
+/* A type that is not read, as one that is and from which it differs little: fills the model, approximate too,
+ * and returns the class of transformers that is meant; NULL: it differs in more than that. And as which type
+ * that would be. (approximate.c) */
+const char *approximate_read(Fields *f, const char *type);
+const char *approximate_as(const char *type);
 /* The type of this name, and its family's number; NULL = none, as for a name that is NULL. */
 const ConfigType *config_type(const char *name, ModelFamily *family);
 

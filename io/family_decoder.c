@@ -20,39 +20,52 @@ static void check_heads_of(Fields *f, const LlamaConfig *c)
         fields_fail(f, "num_attention_heads %d x head_dim %d is more than %d", c->heads, head_dim, MOST_FFN);
 }
 
+static const char *norm_eps_name(const DecoderKind *kind)
+{
+    return kind->norm_eps_name ? kind->norm_eps_name : "rms_norm_eps";
+}
+
 /* Newer files may say it under another name, too. */
 static void read_gate(Fields *f, const DecoderKind *kind)
 {
     static const char *const silu[] = {"silu", "swish", NULL};
     const char *const *gates = kind->gates ? kind->gates : silu;
     char wanted[64];
-    snprintf(wanted, sizeof wanted, "\"%s\", the gate that is computed", gates[0]);
+    snprintf(wanted, sizeof wanted, "\"%s\", which is what is computed", gates[0]);
     read_activation(f, "hidden_act", gates, wanted);
     if (kind->gates && !fields_null(f, "hidden_activation"))
         read_activation(f, "hidden_activation", gates, wanted);
 }
 
-void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+void read_decoder_sizes(Fields *f, const DecoderKind *kind, LlamaConfig *c)
 {
     c->vocab = fields_count(f, "vocab_size", kind->vocab, 1, MOST_VOCAB);
     c->dim = fields_count(f, "hidden_size", kind->dim ? kind->dim : 4096, 1, MOST_WIDTH);
     c->layers = fields_count(f, "num_hidden_layers", kind->layers ? kind->layers : 32, 1, MOST_LAYERS);
     c->heads = fields_count(f, "num_attention_heads", kind->heads ? kind->heads : 32, 1, MOST_HEADS);
-    c->kv_heads = fields_optional(f, "num_key_value_heads", kind->kv_heads ? kind->kv_heads : c->heads,
-                                  c->heads, MOST_HEADS);
-    c->head_dim = fields_optional(f, "head_dim", kind->head_dim, 0, MOST_HEADS);
+    c->kv_heads = c->heads;
+    if (!kind->plain_heads) {
+        c->kv_heads = fields_optional(f, "num_key_value_heads", kind->kv_heads ? kind->kv_heads : c->heads,
+                                      c->heads, MOST_HEADS);
+        c->head_dim = fields_optional(f, "head_dim", kind->head_dim, 0, MOST_HEADS);
+    }
     c->hidden = fields_count(f, "intermediate_size", kind->hidden, 1, MOST_FFN);
     c->max_seq = fields_count(f, "max_position_embeddings", kind->max_seq, 1, MOST_POSITIONS);
     c->tied = fields_flag(f, "tie_word_embeddings", kind->tied);
     c->norm_eps =
-        (float)fields_number(f, "rms_norm_eps", kind->norm_eps > 0 ? kind->norm_eps : 1e-6, 1e-30, 1);
+        (float)fields_number(f, norm_eps_name(kind), kind->norm_eps > 0 ? kind->norm_eps : 1e-6, 1e-30, 1);
     check_heads_of(f, c);
     read_gate(f, kind);
-    read_rotary(f, kind, c);
     fields_flag(f, "is_decoder", 1);
     if (!fields_null(f, "pretraining_tp"))
         fields_count(f, "pretraining_tp", 1, 1, MOST_WIDTH); /* splits products, which are the same */
     note_attention_dropout(f, "attention_dropout", 0);
+}
+
+void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+{
+    read_decoder_sizes(f, kind, c);
+    read_rotary(f, kind, c);
 }
 
 void layer_set_add(LayerSet *set, int layer)
@@ -127,7 +140,8 @@ void read_qwen_windows(Fields *f, LlamaConfig *c)
 
 /* ---- Writing --------------------------------------------------------------------------------- */
 
-void write_decoder(json_t **o, const LlamaConfig *c, const char *type, const char *architecture)
+void write_decoder_as(json_t **o, const DecoderKind *kind, const LlamaConfig *c, const char *type,
+                      const char *architecture)
 {
     config_put(o, "architectures", json_pack("[s]", architecture));
     config_put(o, "model_type", json_string(type));
@@ -135,16 +149,23 @@ void write_decoder(json_t **o, const LlamaConfig *c, const char *type, const cha
     config_put(o, "hidden_size", json_integer(c->dim));
     config_put(o, "num_hidden_layers", json_integer(c->layers));
     config_put(o, "num_attention_heads", json_integer(c->heads));
-    config_put(o, "num_key_value_heads", json_integer(c->kv_heads ? c->kv_heads : c->heads));
-    if (c->head_dim)
+    if (!kind->plain_heads)
+        config_put(o, "num_key_value_heads", json_integer(c->kv_heads ? c->kv_heads : c->heads));
+    if (c->head_dim && !kind->plain_heads)
         config_put(o, "head_dim", json_integer(c->head_dim));
     config_put(o, "intermediate_size", json_integer(c->hidden));
     config_put(o, "hidden_act", json_string("silu"));
     config_put(o, "max_position_embeddings", json_integer(c->max_seq ? c->max_seq : 4096));
-    config_put(o, "rms_norm_eps", config_decimal(c->norm_eps > 0 ? c->norm_eps : 1e-5f));
-    write_rotary(o, c);
+    config_put(o, norm_eps_name(kind), config_decimal(c->norm_eps > 0 ? c->norm_eps : 1e-5f));
+    write_rotary(o, kind, c);
     config_put(o, "tie_word_embeddings", json_boolean(c->tied));
     config_put(o, "attention_dropout", json_real(0));
+}
+
+void write_decoder(json_t **o, const LlamaConfig *c, const char *type, const char *architecture)
+{
+    static const DecoderKind llama;
+    write_decoder_as(o, &llama, c, type, architecture);
 }
 
 int layer_set_is_empty(const LayerSet *set)
@@ -174,6 +195,29 @@ void write_qwen_windows(json_t **o, const LlamaConfig *c)
         return;
     config_put(o, "sliding_window", json_integer(c->window));
     config_put(o, "layer_types", layer_types_json(c));
+}
+
+static int is_factor(float factor)
+{
+    return factor > 0 && factor != 1;
+}
+
+int check_decoder_factors(const ModelPreset *preset)
+{
+    const LlamaConfig *c = &preset->config.llama;
+    int granite = preset->family == MODEL_GRANITE,
+        gemma = preset->family == MODEL_GEMMA2 || preset->family == MODEL_GEMMA3,
+        rooted = gemma || preset->family == MODEL_GEMMA;
+    const char *has = !granite && (rooted ? c->embedding_factor > 0 : is_factor(c->embedding_factor))
+                          ? "an embedding_factor"
+                      : !granite && is_factor(c->branch_factor)               ? "a branch_factor"
+                      : !granite && is_factor(c->logits_divisor)              ? "a logits_divisor"
+                      : !granite && !gemma && c->attention_scale > 0          ? "an attention_scale"
+                      : !gemma && (c->attention_cap > 0 || c->logits_cap > 0) ? "soft caps"
+                                                                              : NULL;
+    return has ? error_raise(ERROR_ARGUMENT, "io_write_config(): transformers has no %s with %s of its own",
+                             nn_family(preset->family)->name, has)
+               : 0;
 }
 
 int check_decoder_biases(const ModelPreset *preset, const char *title, int mlp)

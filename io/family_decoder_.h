@@ -19,13 +19,18 @@ typedef struct DecoderKind {
      * others'. */
     double local_theta;
     const char *const *gates; /* names of the activation that is computed, the default first; NULL = SiLU */
+    /* What files call rms_norm_eps, rope_theta and partial_rotary_factor, the last outside the nested object
+     * only; NULL = that. */
+    const char *norm_eps_name, *theta_name, *partial_name;
+    int plain_heads; /* a head has a key head, and its part of the width: there are no fields of them */
 } DecoderKind;
 
 /* Sizes, norms, activation and rotary positions; biases and windows are the families' own. */
 void read_decoder(Fields *f, const DecoderKind *kind, LlamaConfig *c);
+void read_decoder_sizes(Fields *f, const DecoderKind *kind, LlamaConfig *c); /* without rotary positions */
 /* Rotary positions alone, behind sizes, heads and positions. (rope.c) */
 void read_rotary(Fields *f, const DecoderKind *kind, LlamaConfig *c);
-void write_rotary(json_t **object, const LlamaConfig *c);
+void write_rotary(json_t **object, const DecoderKind *kind, const LlamaConfig *c);
 
 /* layer_types: adds the layers that slide, and returns how many; -1 where there is no such field. */
 int read_layer_types(Fields *f, int layers, LayerSet *sliding);
@@ -45,15 +50,24 @@ json_t *layer_types_json(const LlamaConfig *c);
  */
 typedef struct ExpertsKind {
     int count, active, num_experts;
+    int hidden; /* of each; 0: the feed-forward's */
 } ExpertsKind;
 /* Numbers of experts and the loss that balances them; count: what the family calls their number.
  * (family_mixtral.c) */
 void read_experts(Fields *f, const ExpertsKind *kind, ExpertsConfig *e);
 void write_experts(json_t **object, const ExpertsConfig *e, const char *count);
+/* The same with what Qwen's have beside: their width, whose weights are divided by their sum, and layers
+ * without experts. (family_qwen3_moe.c) */
+void read_qwen_experts(Fields *f, const ExpertsKind *kind, LlamaConfig *c);
+void write_qwen_experts(json_t **object, const LlamaConfig *c);
 
-/* Every field that read_decoder reads. */
+/* Every field that read_decoder reads; the second as the kind calls them. */
 void write_decoder(json_t **object, const LlamaConfig *c, const char *type, const char *architecture);
+void write_decoder_as(json_t **object, const DecoderKind *kind, const LlamaConfig *c, const char *type,
+                      const char *architecture);
 
+/* Raises for factors and caps that a family's files have no fields for. */
+int check_decoder_factors(const ModelPreset *preset);
 /* For FamilyFiles.check: raises for biases that a family has not in which those of q, k, v and o go together;
  * mlp: its feed-forward may have some. */
 int check_decoder_biases(const ModelPreset *preset, const char *title, int mlp);

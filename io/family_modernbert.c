@@ -70,7 +70,18 @@ static void read_dropout(Fields *f, ModernBertConfig *c)
         fields_fail(f, "embedding_dropout is %g and mlp_dropout %g; ModernBERT has one dropout for both here",
                     embedding, mlp);
     c->dropout = (float)mlp;
+    double head = fields_probability(f, "classifier_dropout", 0);
+    c->head_dropout = head > 0 ? (float)head : -1;
     note_attention_dropout(f, "attention_dropout", 0);
+}
+
+/* Of a classifier, which a masked model may become. */
+static void read_pooling(Fields *f, ModernBertConfig *c)
+{
+    const char *pooling = fields_text(f, "classifier_pooling", "cls");
+    c->mean_pooling = !strcmp(pooling, "mean");
+    if (strcmp(pooling, "mean") != 0 && strcmp(pooling, "cls") != 0)
+        fields_refuse(f, "classifier_pooling", "\"cls\" or \"mean\"");
 }
 
 static void read_modernbert(Fields *f, const void *kind)
@@ -109,6 +120,7 @@ static void read_modernbert(Fields *f, const void *kind)
     read_layers(f, c);
     read_thetas(f, c);
     read_dropout(f, c);
+    read_pooling(f, c);
     fields_must(f, "tie_word_embeddings", 1, "the head of ModernBERT is its embedding here");
 }
 
@@ -136,11 +148,19 @@ static void write_layers(json_t **o, const ModernBertConfig *c)
                          theta_of(c->local_theta > 0 ? c->local_theta : 10000)));
 }
 
+/* As the field says it: there it is not the model's where it is absent. */
+static float head_dropout_of(const ModernBertConfig *c)
+{
+    return c->head_dropout < 0 ? 0 : c->head_dropout > 0 ? c->head_dropout : c->dropout;
+}
+
 static void write_modernbert(json_t **o, const ModelPreset *preset)
 {
     const ModernBertConfig *c = &preset->config.modernbert;
     config_put(o, "architectures",
-               json_pack("[s]", c->headless ? "ModernBertModel" : "ModernBertForMaskedLM"));
+               json_pack("[s]", c->headless  ? "ModernBertModel"
+                                : c->classes ? "ModernBertForSequenceClassification"
+                                             : "ModernBertForMaskedLM"));
     config_put(o, "model_type", json_string("modernbert"));
     config_put(o, "vocab_size", json_integer(c->vocab));
     config_put(o, "hidden_size", json_integer(c->dim));
@@ -156,6 +176,10 @@ static void write_modernbert(json_t **o, const ModelPreset *preset)
     config_put(o, "mlp_bias", json_boolean(c->mlp_bias));
     config_put(o, "norm_bias", json_boolean(c->norm_bias));
     config_put(o, "classifier_bias", json_boolean(c->head_bias));
+    if (c->classes || c->mean_pooling)
+        config_put(o, "classifier_pooling", json_string(c->mean_pooling ? "mean" : "cls"));
+    if (c->classes)
+        config_put(o, "classifier_dropout", config_decimal(head_dropout_of(c)));
     config_put(o, "decoder_bias", json_boolean(!c->no_decoder_bias));
     config_put(o, "embedding_dropout", config_decimal(c->dropout));
     config_put(o, "mlp_dropout", config_decimal(c->dropout));
@@ -165,11 +189,13 @@ static void write_modernbert(json_t **o, const ModelPreset *preset)
 }
 
 const FamilyFiles modernbert_files = {
-    .types = {{"modernbert", "ModernBertForMaskedLM", read_modernbert, NULL, NULL}},
+    .types = {{"modernbert", "ModernBertForMaskedLM", read_modernbert, NULL,
+               "ModernBertForSequenceClassification"}},
     .write = write_modernbert,
     .names = {.prefix = "model.",
               .tied = {{"decoder.weight", "model.embeddings.tok_embeddings.weight"}},
               .buffers = {"_inv_freq"},
-              .other_heads = {"head.", "decoder.", "classifier."}},
+              .other_heads = {"head.", "decoder.", "classifier."},
+              .classifier = {"classifier.", "head."}},
     .adapted = {"Wqkv"},
 };

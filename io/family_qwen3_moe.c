@@ -1,4 +1,5 @@
-/* Qwen3-MoE in files of others. Names, defaults and meanings are those of transformers' Qwen3MoeConfig. */
+/* Qwen3-MoE in files of others, and the experts of both Qwens. Names, defaults and meanings are those of
+ * transformers' Qwen3MoeConfig. */
 #include <string.h>
 
 #include "family_decoder_.h"
@@ -33,16 +34,37 @@ static void read_dense(Fields *f, int layers, LayerSet *dense)
                     LAYER_SET_MOST);
 }
 
+void read_qwen_experts(Fields *f, const ExpertsKind *kind, LlamaConfig *c)
+{
+    read_experts(f, kind, &c->experts);
+    c->experts.hidden = fields_count(f, "moe_intermediate_size", kind->hidden, 1, MOST_FFN);
+    c->experts.normalise = fields_flag(f, "norm_topk_prob", 0);
+    read_dense(f, c->layers, &c->experts.dense);
+}
+
+void write_qwen_experts(json_t **o, const LlamaConfig *c)
+{
+    const ExpertsConfig *e = &c->experts;
+    json_t *dense = json_array();
+    for (int i = 0; i < c->layers; i++)
+        if (layer_in(&e->dense, i) && json_array_append_new(dense, json_integer(i))) {
+            json_decref(dense);
+            dense = NULL;
+        }
+    write_experts(o, e, "num_experts");
+    config_put(o, "moe_intermediate_size", json_integer(e->hidden ? e->hidden : c->hidden));
+    config_put(o, "norm_topk_prob", json_boolean(e->normalise));
+    config_put(o, "decoder_sparse_step", json_integer(1));
+    config_put(o, "mlp_only_layers", dense);
+}
+
 static void read_qwen3_moe(Fields *f, const void *kind)
 {
-    static const ExpertsKind experts = {.count = 128, .active = 8, .num_experts = 1};
+    static const ExpertsKind experts = {.count = 128, .active = 8, .num_experts = 1, .hidden = 768};
     LlamaConfig *c = &f->model->preset.config.llama;
     read_decoder(f, kind, c);
     c->qkv_bias = c->o_bias = fields_flag(f, "attention_bias", 0);
-    read_experts(f, &experts, &c->experts);
-    c->experts.hidden = fields_count(f, "moe_intermediate_size", 768, 1, MOST_FFN);
-    c->experts.normalise = fields_flag(f, "norm_topk_prob", 0);
-    read_dense(f, c->layers, &c->experts.dense);
+    read_qwen_experts(f, &experts, c);
     int window = fields_optional(f, "sliding_window", 4096, 0, MOST_POSITIONS);
     LayerSet none = {{0}};
     if (fields_flag(f, "use_sliding_window", 0))
@@ -54,21 +76,10 @@ static void read_qwen3_moe(Fields *f, const void *kind)
 static void write_qwen3_moe(json_t **o, const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
-    const ExpertsConfig *e = &c->experts;
-    json_t *dense = json_array();
-    for (int i = 0; i < c->layers; i++)
-        if (layer_in(&e->dense, i) && json_array_append_new(dense, json_integer(i))) {
-            json_decref(dense);
-            dense = NULL;
-        }
     write_decoder(o, c, "qwen3_moe", "Qwen3MoeForCausalLM");
     config_put(o, "head_dim", json_integer(nn_preset_sizes(preset).head_dim));
     config_put(o, "attention_bias", json_boolean(c->qkv_bias));
-    write_experts(o, e, "num_experts");
-    config_put(o, "moe_intermediate_size", json_integer(e->hidden ? e->hidden : c->hidden));
-    config_put(o, "norm_topk_prob", json_boolean(e->normalise));
-    config_put(o, "decoder_sparse_step", json_integer(1));
-    config_put(o, "mlp_only_layers", dense);
+    write_qwen_experts(o, c);
     config_put(o, "use_sliding_window", json_boolean(c->window > 0));
     if (c->window)
         config_put(o, "sliding_window", json_integer(c->window));

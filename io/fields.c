@@ -265,7 +265,9 @@ static void refuse_unknown(Fields *f, const char *name)
     snprintf(whole, sizeof whole, "%s%s", f->within, name);
     ValueText shown = string_text(whole);
     if (is_of_experts(name))
-        fields_fail(f, "the field %s: of mixtures of experts those of mixtral and qwen3_moe are computed",
+        fields_fail(f,
+                    "the field %s: of mixtures of experts those of mixtral, qwen2_moe and qwen3_moe are "
+                    "computed",
                     shown.text);
     else if (similar(f, name))
         fields_fail(f, "the field %s is unknown; is %s meant?", shown.text, similar(f, name));

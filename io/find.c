@@ -86,7 +86,7 @@ static int hub_name(const char *what)
  * format. */
 static int drop_ending(NameKey *key)
 {
-    static const char *const endings[] = {"instruct", "chat", "hf", "it", "pt", "base"};
+    static const char *const endings[] = {"instruct", "chat", "hf", "it", "pt", "base", "deduped"};
     size_t length = strlen(key->text);
     for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
         size_t end = strlen(endings[i]);
@@ -155,7 +155,7 @@ static int unknown(const char *what)
 
 /* ---- All ------------------------------------------------------------------------------------- */
 
-int io_find_model(const char *what, IoModel *model)
+static int find_model(const char *what, int near, IoModel *model)
 {
     if (!what || !model)
         return error_raise(ERROR_ARGUMENT, "io_find_model(): %s is NULL", what ? "model" : "the name");
@@ -165,9 +165,19 @@ int io_find_model(const char *what, IoModel *model)
         return take_preset(preset, model);
     int json = text_ends(what, ".json");
     if (what[0] && access(what, F_OK) == 0)
-        return io_read_config(what, model);
+        return config_read(what, near, model);
     if (take_alias(what, model))
         return ERROR_NONE;
     int path = json || what[0] == '.' || !hub_name(what);
-    return path ? io_read_config(what, model) : unknown(what);
+    return path ? config_read(what, near, model) : unknown(what);
+}
+
+int io_find_model(const char *what, IoModel *model)
+{
+    return find_model(what, 0, model);
+}
+
+int io_find_model_near(const char *what, IoModel *model)
+{
+    return find_model(what, 1, model);
 }

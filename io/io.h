@@ -13,6 +13,14 @@
 extern "C" {
 #endif
 
+/* What a model that is taken as one of a family that it does not belong to has otherwise. */
+typedef struct IoApproximation {
+    const char *type, *as; /* its model_type, and the one that stands for it; NULL: nothing is approximate */
+    const char *differs;   /* in words */
+    int64_t parameters;    /* that it has and what stands for it has not; negative: it has fewer */
+    int64_t kept;          /* at most so many numbers a token training keeps otherwise, in all layers */
+} IoApproximation;
+
 /* A model and what to say about it. Of a file, preset.name and preset.about point into this struct: a copy of
  * it needs them set again. Nothing in it is to be freed. */
 typedef struct IoModel {
@@ -26,6 +34,7 @@ typedef struct IoModel {
      * not), and the modules that are left out, names separated by commas: for nn_set_weights. */
     DType quantized;
     char not_quantized[2048];
+    IoApproximation approximate; /* of io_find_model_near alone */
 } IoModel;
 
 /* Reads a config.json, or that of a directory, of at most 1 MiB. What is absent has the default of
@@ -40,6 +49,11 @@ BRIM_API int io_read_config(const char *path, IoModel *model);
  * file, a file before another name. Returns 0, or raises as io_read_config does; for a name that is nothing
  * ERROR_ARGUMENT, with the nearest names. */
 BRIM_API int io_find_model(const char *what, IoModel *model);
+
+/* The same for plans: a config.json of a family that is not read, where only small parts differ from one that
+ * is, is taken as that one; model->approximate says what differs. Nothing else of such a model, its weights
+ * least of all, is that of the file. */
+BRIM_API int io_find_model_near(const char *what, IoModel *model);
 
 /* What the classes of a sequence classifier are called. */
 typedef struct IoLabels {

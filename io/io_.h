@@ -17,6 +17,7 @@ typedef struct Fields {
     const char *within; /* "rope_scaling." in a nested object, else "" */
     const json_t *object;
     IoModel *model; /* takes notes */
+    int near;       /* what is not read may be taken as what is, and differs little */
     const char *asked[FIELDS_MAX];
     int asked_count;
     int failed; /* an error code */
@@ -65,6 +66,9 @@ int json_read_text(const char *path, const char *shown, const char *what, size_t
 
 /* The file that a path means: itself, or config.json in it. Returns an error code. (config.c) */
 int config_resolve(const char *path, char out[PATH_BYTES]);
+
+/* io_read_config; with `near`, as io_find_model_near does. (config.c) */
+int config_read(const char *path, int near, IoModel *model);
 
 /* Adds a sentence to the model's note, if it has room. */
 void model_note(IoModel *model, const char *format, ...) __attribute__((format(printf, 2, 3)));

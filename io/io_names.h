@@ -7,6 +7,7 @@
 #define io_check_export brim_io_check_export
 #define io_count_saved_runs brim_io_count_saved_runs
 #define io_find_model brim_io_find_model
+#define io_find_model_near brim_io_find_model_near
 #define io_find_saved_run brim_io_find_saved_run
 #define io_fingerprint brim_io_fingerprint
 #define io_labels_free brim_io_labels_free

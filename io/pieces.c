@@ -1,5 +1,5 @@
-/* Parameters that lie in files as several tensors: the matrices of a layer's experts, which are one parameter
- * of three dimensions here. */
+/* Parameters that files call otherwise, and those that lie there as several tensors: the matrices of a
+ * layer's experts, which are one parameter of three dimensions here. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +10,7 @@
 #include "weights_.h"
 
 #define BLOCK_HERE "mlp"
+#define HEAD_HERE  "lm_head.weight"
 
 const FamilyNames *family_names(const char *model)
 {
@@ -51,6 +52,8 @@ int piece_of_name(const FamilyNames *family, char name[NAME_BYTES])
 {
     size_t length;
     int expert;
+    if (family->head && !strcmp(name, family->head))
+        strcpy(name, HEAD_HERE); /* any name has room for it */
     if (!family->experts.gate)
         return -1;
     if (strcmp(family->experts.block, BLOCK_HERE) != 0)
@@ -96,7 +99,8 @@ FilePiece file_piece(const FamilyNames *family, const Tensor *parameter, int i)
                  : i % 2       ? e->up
                                : e->gate);
     } else {
-        snprintf(piece.name, sizeof piece.name, "%s", name);
+        snprintf(piece.name, sizeof piece.name, "%s",
+                 family && family->head && !strcmp(name, HEAD_HERE) ? family->head : name);
     }
     if (family && family->experts.gate && strcmp(family->experts.block, BLOCK_HERE) != 0 &&
         (matrices || strstr(name, "." BLOCK_HERE ".gate.")))

@@ -137,22 +137,32 @@ static void read_scaling(Fields *f, RopeScalingKind kind, const DecoderKind *fam
         read_longrope(f, c);
 }
 
-/* The part of a head that turns, where the family has such a field. */
-static void read_partial(Fields *f, const DecoderKind *kind, LlamaConfig *c)
+static const char *theta_name(const DecoderKind *kind)
+{
+    return kind->theta_name ? kind->theta_name : "rope_theta";
+}
+
+static const char *partial_name(const DecoderKind *kind)
+{
+    return kind->partial_name ? kind->partial_name : "partial_rotary_factor";
+}
+
+/* The part of a head that turns, where the family has such a field, of this name. */
+static void read_partial(Fields *f, const DecoderKind *kind, const char *name, LlamaConfig *c)
 {
     if (!(kind->partial_rotary > 0)) {
-        fields_only(f, "partial_rotary_factor", 1, "all of a head is rotated here");
+        fields_only(f, name, 1, "all of a head is rotated here");
         return;
     }
-    const json_t *value = fields_get(f, "partial_rotary_factor");
+    const json_t *value = fields_get(f, name);
     if (!value || json_is_null(value))
         return;
-    c->partial_rotary = (float)fields_number(f, "partial_rotary_factor", 1, 0, 1);
+    c->partial_rotary = (float)fields_number(f, name, 1, 0, 1);
     int head_dim = c->head_dim ? c->head_dim : c->dim / c->heads,
         width = rotary_width(head_dim, c->partial_rotary);
-    if (!f->failed && (c->partial_rotary <= 0 || width % 2))
-        fields_fail(f, "%spartial_rotary_factor %g of a head of %d is %d elements; an even number can turn",
-                    f->within, (double)c->partial_rotary, head_dim, c->partial_rotary > 0 ? width : 0);
+    if (!f->failed && (c->partial_rotary <= 0 || width < 2 || width % 2))
+        fields_fail(f, "%s%s %g of a head of %d is %d elements; an even number can turn", f->within, name,
+                    (double)c->partial_rotary, head_dim, c->partial_rotary > 0 ? width : 0);
 }
 
 /* Its place in the table, or -1 with an error raised. */
@@ -240,7 +250,7 @@ static void read_object(Fields *f, const char *name, const DecoderKind *kind, do
         .file = f->file, .within = within, .object = object, .model = f->model, .failed = f->failed};
     int type = read_type(&nested);
     int beside = fields_optional(f, "original_max_position_embeddings", 0, 0, MOST_POSITIONS);
-    read_partial(&nested, kind, c);
+    read_partial(&nested, kind, "partial_rotary_factor", c);
     if (type >= 0 && !nested.failed)
         read_scaling(&nested, types[type].kind, kind, beside, c);
     *theta = fields_number(&nested, "rope_theta", *theta, 1, 1e12);
@@ -252,20 +262,21 @@ static void read_object(Fields *f, const char *name, const DecoderKind *kind, do
 
 void read_rotary(Fields *f, const DecoderKind *kind, LlamaConfig *c)
 {
-    double top = fields_number(f, "rope_theta", kind->theta > 0 ? kind->theta : 10000, 1, 1e12), theta = top;
+    double top = fields_number(f, theta_name(kind), kind->theta > 0 ? kind->theta : 10000, 1, 1e12),
+           theta = top;
     c->partial_rotary =
         kind->partial_rotary > 0 && kind->partial_rotary < 1 ? (float)kind->partial_rotary : 0;
     if (kind->local_theta > 0)
         c->local_theta = (float)fields_number(f, "rope_local_base_freq", kind->local_theta, 1, 1e12);
-    read_partial(f, kind, c);
+    read_partial(f, kind, partial_name(kind), c);
     read_object(f, "rope_scaling", kind, &theta, c);
     read_object(f, "rope_parameters", kind, &theta, c);
     if (json_object_size(fields_get(f, "rope_scaling")) && json_object_size(fields_get(f, "rope_parameters")))
         fields_fail(f, "rope_scaling and rope_parameters say the same thing; keep one");
-    if (fields_get(f, "rope_theta") && theta != top)
-        fields_fail(f, "rope_theta is %g, and %g in the nested object; keep one", top, theta);
+    if (fields_get(f, theta_name(kind)) && theta != top)
+        fields_fail(f, "%s is %g, and %g in the nested object; keep one", theta_name(kind), top, theta);
     if (c->rope_scaling.kind == ROPE_SCALING_YARN && theta <= 1)
-        fields_fail(f, "rope_theta must be above 1 for yarn, not %g", theta);
+        fields_fail(f, "%s must be above 1 for yarn, not %g", theta_name(kind), theta);
     fields_optional(f, "original_max_position_embeddings", 0, 0, MOST_POSITIONS);
     if (kind->rope_interleaved)
         c->rope_interleaved = fields_flag(f, "rope_interleaved", kind->rope_interleaved > 0);
@@ -326,14 +337,14 @@ static json_t *scaling_json(const LlamaConfig *c)
     return object;
 }
 
-void write_rotary(json_t **o, const LlamaConfig *c)
+void write_rotary(json_t **o, const DecoderKind *kind, const LlamaConfig *c)
 {
-    config_put(o, "rope_theta", config_decimal(c->rope_theta > 0 ? c->rope_theta : 10000));
+    config_put(o, theta_name(kind), config_decimal(c->rope_theta > 0 ? c->rope_theta : 10000));
     config_put(o, "rope_scaling", scaling_json(c));
     if (c->rope_scaling.kind == ROPE_SCALING_LONGROPE) /* where Phi-3's readers look for it */
         config_put(o, "original_max_position_embeddings", json_integer(c->rope_scaling.original_max_seq));
-    if (c->partial_rotary > 0)
-        config_put(o, "partial_rotary_factor", config_decimal(c->partial_rotary));
+    if (c->partial_rotary > 0 || kind->partial_name) /* whose default may be another part than all */
+        config_put(o, partial_name(kind), config_decimal(c->partial_rotary > 0 ? c->partial_rotary : 1));
     if (c->rope_interleaved)
         config_put(o, "rope_interleaved", json_true());
 }

@@ -9,11 +9,9 @@ typedef struct Unread {
     const char *types, *missing, *near;
 } Unread;
 
-#define SHARED "an expert that all tokens share is not computed"
-
 static const Unread unread[] = {
-    {"qwen2_moe ", SHARED, "qwen3-30b-a3b"},
-    {"qwen3_next qwen3_5_moe qwen3_5_moe_text ", SHARED ", nor is linear attention", "qwen3-30b-a3b"},
+    {"qwen3_next qwen3_5_moe qwen3_5_moe_text ",
+     "linear attention, which three of its four layers have, is not computed", "qwen1.5-moe-a2.7b"},
     {"qwen3_5 qwen3_5_text ", "linear attention, which three of its four layers have, is not computed",
      "qwen3-8b"},
     {"qwen2_vl qwen2_5_vl qwen3_vl qwen2_audio ", "images and sound are not read", "qwen2.5-7b"},
@@ -23,15 +21,22 @@ static const Unread unread[] = {
     {"gpt_oss ",
      "attention sinks, experts with biases and a gate of their own, and weights of MXFP4 are not computed",
      "qwen3-30b-a3b"},
-    {"llama4 llama4_text ", SHARED ", nor is its gate", "mixtral-8x7b"},
-    {"deepseek_v2 deepseek_v3 kimi_k2 ", SHARED ", nor is latent attention", "qwen3-30b-a3b"},
+    {"llama4 llama4_text ",
+     "an expert that all tokens share without a gate, and sigmoids of the router's logits in "
+     "place of a softmax, are not computed",
+     "qwen2-57b-a14b"},
+    {"deepseek_v2 deepseek_v3 kimi_k2 ",
+     "latent attention, and experts that all tokens share without a gate, are not computed",
+     "qwen2-57b-a14b"},
     {"gemma3 gemma3n gemma4 ", "images and sound are not read, nor the text part alone out of such a file",
      "gemma-3-4b"},
     {"gemma4_text gemma3n_text ",
      "embeddings of every layer, and keys and values that layers share, are not computed", "gemma-3-4b"},
-    {"phi gpt_neox gptj codegen ", "attention and feed-forward run side by side, which is not computed",
-     "phi-3-mini-4k"},
-    {"persimmon stablelm ", "its norms take the mean away (LayerNorm), and decoders here do not",
+    {"phi gptj codegen ",
+     "attention and feed-forward run side by side behind one norm, which is not computed", "pythia-2.8b"},
+    {"persimmon stablelm ",
+     "norms that take the mean away (LayerNorm) beside a gated feed-forward, or on queries and keys, are not "
+     "read",
      "llama-3.2-3b"},
     {"glm glm4 ", "queries and keys of neighbouring pairs beside a fused gate are not read", "phi-3-mini-4k"},
     {"chatglm internlm2 baichuan ", "its projections are stored as one matrix, under other names",
@@ -43,7 +48,7 @@ static const Unread unread[] = {
     {"olmo ", "its norms have no weights and take the mean away", "olmo2-7b"},
     {"cohere cohere2 ",
      "attention and feed-forward run side by side, behind one norm that takes the mean away", "llama-3.1-8b"},
-    {"nemotron starcoder2 ", "its norms take the mean away (LayerNorm), and its feed-forward has no gate",
+    {"nemotron starcoder2 ", "norms that take the mean away (LayerNorm) beside grouped queries are not read",
      "llama-3.1-8b"},
     {"exaone exaone4 ", "its norms are in other places, or its tensors have other names", "olmo2-7b"},
     {"minicpm ", "its factors on embeddings and branches are called otherwise than Granite's",
@@ -74,11 +79,17 @@ static int has_word(const char *words, const char *word)
 
 int unread_family(Fields *f, const char *type)
 {
+    const char *as = approximate_as(type);
     for (size_t i = 0; i < sizeof unread / sizeof unread[0]; i++)
         if (has_word(unread[i].types, type)) {
-            fields_fail(f, "the model_type %s is not read: %s%s%s", string_text(type).text, unread[i].missing,
+            fields_fail(f, "the model_type %s is not read: %s%s%s%s%s", string_text(type).text,
+                        unread[i].missing,
                         unread[i].near ? "; the nearest model that is known by name is " : "",
-                        unread[i].near ? unread[i].near : "");
+                        unread[i].near ? unread[i].near : "",
+                        as        ? "; `brim plan --approximate` plans it as "
+                        : f->near ? "; that is no small part, so there is no approximation"
+                                  : "",
+                        as ? as : "");
             return 1;
         }
     return 0;

@@ -1,6 +1,6 @@
-/* Activations, gated ones (SwiGLU and its kind) and soft caps, one pass each way. One loop serves all
- * activations: it is inlined with the activation as a constant, so that every instance vectorises, and
- * computes in f32 on blocks (values.h). */
+/* Activations, gated ones (SwiGLU and its kind), rows that a number gates and soft caps, one pass each way.
+ * One loop serves all activations: it is inlined with the activation as a constant, so that every instance
+ * vectorises, and computes in f32 on blocks (values.h). */
 #include <stdint.h>
 
 #include "kernels/kernels.h"
@@ -282,6 +282,92 @@ static void gated_backward(const GatedDims *d, DType type, const void *gate, con
             p = (GatedPiece){whole.first + done, whole.to + done, values_block(type, whole.n - done)};
             gated_part(d->act, type, p, gate, up, dy, beta_gate, dgate, beta_up, dup);
         }
+    }
+}
+
+/* ---- Rows that a number gates: x sigmoid(gate) ------------------------------------------------ */
+
+/* Elements of a row that are looked at together, whatever its type is: a sum over them is the same in all. */
+enum { GATE_BLOCK = VALUES_BLOCK };
+
+static void gate_row_values(int64_t n, const float *x, float by, float *y)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        y[i] = x[i] * by;
+}
+
+static void gate_rows_forward(DType type, int64_t rows, int64_t c, const void *x, const void *gate, void *y,
+                              const KernelRun *run)
+{
+    int team = range_threads(rows * c, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t row = 0; row < rows; row++) {
+        float room[GATE_BLOCK], by = activation_sigmoid(values_get(type, gate, row));
+        for (int64_t j = 0, n; j < c; j += n) {
+            n = range_min(GATE_BLOCK, c - j);
+            float *to = values_room(type, y, row * c + j, room);
+            gate_row_values(n, values_load(type, x, row * c + j, n, room), by, to);
+            values_store(type, n, to, y, row * c + j);
+        }
+    }
+}
+
+static float gate_row_dot(int64_t n, const float *x, const float *dy)
+{
+    float dot = 0.0f;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t i = 0; i < n; i++)
+        dot += x[i] * dy[i];
+    return dot;
+}
+
+static void gate_row_slopes(int64_t n, const float *dy, float by, float beta, float *dx)
+{
+    if (beta == 0.0f) {
+        gate_row_values(n, dy, by, dx);
+        return;
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+        dx[i] = dy[i] * by + beta * dx[i];
+}
+
+/* The row that begins at element `at`; returns its sum of x dy, 0 without x. */
+static float gate_row_backward(DType type, int64_t at, int64_t c, const void *x, const void *dy, float by,
+                               float beta, void *dx)
+{
+    float room[3][GATE_BLOCK], dot = 0.0f;
+    for (int64_t j = at, n; j < at + c; j += n) {
+        n = range_min(GATE_BLOCK, at + c - j);
+        const float *xs = values_load(type, x, j, n, room[0]), *ds = values_load(type, dy, j, n, room[1]);
+        float *to = values_room(type, dx, j, room[2]);
+        if (xs)
+            dot += gate_row_dot(n, xs, ds);
+        if (!to)
+            continue;
+        if (beta != 0.0f)
+            values_load(type, dx, j, n, room[2]);
+        gate_row_slopes(n, ds, by, beta, to);
+        values_store(type, n, to, dx, j);
+    }
+    return dot;
+}
+
+static void gate_rows_backward(DType type, int64_t rows, int64_t c, const void *x, const void *gate,
+                               const void *dy, float beta_x, void *dx, float beta_gate, void *dgate,
+                               const KernelRun *run)
+{
+    int team = range_threads(rows * c, run->threads);
+#pragma omp parallel for schedule(static) num_threads(team)
+    for (int64_t row = 0; row < rows; row++) {
+        float g = values_get(type, gate, row), by = activation_sigmoid(g);
+        float dot = gate_row_backward(type, row * c, c, dgate ? x : NULL, dy, by, beta_x, dx);
+        if (!dgate)
+            continue;
+        float slope = by * activation_sigmoid(-g) * dot; /* 1 - sigmoid(g) without cancelling */
+        values_set(type, dgate, row,
+                   beta_gate == 0.0f ? slope : slope + beta_gate * values_get(type, dgate, row));
     }
 }
 

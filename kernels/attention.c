@@ -18,15 +18,16 @@ typedef struct AttentionHead {
     AttentionRows q, k, v;
     const int32_t *mask; /* (T) or NULL */
     int64_t row;         /* b T: the sample's first row */
-    int64_t column;      /* elements before the head within a row of q and out */
+    int64_t column;      /* elements before the head within a row of out */
 } AttentionHead;
 
 static AttentionHead attention_head(const AttentionDims *d, const void *q, const void *k, const void *v,
                                     int b, int h)
 {
     AttentionHead head = {.row = (int64_t)b * d->seq, .column = (int64_t)h * d->head_dim};
-    int64_t kv_column = (int64_t)(h / (d->heads / d->kv_heads)) * d->head_dim;
-    head.q = (AttentionRows){q, d->type, head.row * d->ldq + head.column, d->ldq};
+    int64_t q_column = (int64_t)h * attention_head_step(d);
+    int64_t kv_column = (int64_t)(h / (d->heads / d->kv_heads)) * attention_head_step(d);
+    head.q = (AttentionRows){q, d->type, head.row * d->ldq + q_column, d->ldq};
     head.k = (AttentionRows){k, d->type, head.row * d->ldk + kv_column, d->ldk};
     head.v = (AttentionRows){v, d->type, head.row * d->ldv + kv_column, d->ldv};
     head.mask = d->key_mask ? d->key_mask + head.row : NULL;

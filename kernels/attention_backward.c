@@ -196,7 +196,7 @@ static void attention_backward_block(const AttentionBackward *a, AttentionScratc
     AttentionRows out_rows = {a->out, d->type, head->row * d->ldo + head->column, d->ldo};
     AttentionRows dout_rows = {a->dout, d->type, out_rows.at, d->ldo};
     AttentionFloats out = attention_load(&out_rows, first, rows, size, w->out);
-    int64_t dq_at = (head->row + first) * d->lddq + head->column;
+    int64_t dq_at = (head->row + first) * d->lddq + (int64_t)h * attention_head_step(d);
     block.probs = bht * d->seq;
     block.dout = attention_load(&dout_rows, first, rows, size, w->dout);
     for (int i = 0; i < rows; i++) {
@@ -218,7 +218,7 @@ static void attention_backward_block(const AttentionBackward *a, AttentionScratc
 /* Element of dk (which = 0) or dv (1) with which a unit's rows begin. */
 static int64_t attention_unit_at(const AttentionDims *d, int64_t unit, int64_t ld)
 {
-    return unit / d->kv_heads * d->seq * ld + unit % d->kv_heads * d->head_dim;
+    return unit / d->kv_heads * d->seq * ld + unit % d->kv_heads * attention_head_step(d);
 }
 
 /* Where split s of a unit sums dk (which = 0) or dv (1). */

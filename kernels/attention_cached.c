@@ -318,7 +318,8 @@ static void cached_part(const AttentionDims *d, const void *q, const void *cache
                         int end, float *out, float *state, const CachedScratch *w)
 {
     int group = d->heads / d->kv_heads, size = d->head_dim;
-    int64_t queries = unit / d->kv_heads * d->ldq + unit % d->kv_heads * group * size; // (group, D)
+    int64_t queries =
+        unit / d->kv_heads * d->ldq + unit % d->kv_heads * group * attention_head_step(d); // (group, D)
     for (int at = 0; at < group; at += CACHED_GROUP) {
         CachedQueries all; /* its scores are not cleared */
         all.count = attention_min(CACHED_GROUP, group - at);
@@ -460,7 +461,7 @@ static AttentionHead cached_head(const AttentionDims *d, const void *q, const vo
 {
     int64_t unit = (int64_t)b * d->kv_heads + h / (d->heads / d->kv_heads);
     AttentionHead head = {.row = (int64_t)b * d->seq, .column = (int64_t)h * d->head_dim};
-    head.q = (AttentionRows){q, d->type, head.row * d->ldq + head.column, d->ldq};
+    head.q = (AttentionRows){q, d->type, head.row * d->ldq + (int64_t)h * attention_head_step(d), d->ldq};
     head.k = (AttentionRows){cache, d->cached, cached_at(d, 0, unit), d->head_dim};
     head.v = (AttentionRows){cache, d->cached, cached_at(d, 1, unit), d->head_dim};
     return head;

@@ -49,17 +49,24 @@ typedef struct AttentionDims {
     DType type; /* of q, k, v, out, their gradients, and probs: f32 (0), bf16, f16 */
     int batch, seq, heads, kv_heads, head_dim; /* heads % kv_heads == 0; q (B,T,H,D), k and v (B,T,Hkv,D) */
     int causal;
-    int window; /* causal: a query sees its own key and window - 1 before it; else those at most window / 2
-                   away, to either side; 0: all */
-    float scale;                /* of the scores, usually 1/sqrt(head_dim) */
-    float softcap;              /* scores become softcap tanh(score / softcap) before masks; 0: they do not */
+    int window;    /* causal: a query sees its own key and window - 1 before it; else those at most window / 2
+                      away, to either side; 0: all */
+    float scale;   /* of the scores, usually 1/sqrt(head_dim) */
+    float softcap; /* scores become softcap tanh(score / softcap) before masks; 0: they do not */
     int64_t ldq, ldk, ldv, ldo; /* elements between consecutive (b,t) rows: packed qkv has ld = 3C */
     int64_t lddq, lddk, lddv;   /* the same of the gradients (backward only) */
     const int32_t *key_mask;    /* (B,T), 0 = a padding key nobody attends to; NULL = none. A row with no key
                                    left yields zeros (and zero gradients), never NaN */
     int past, capacity; /* of attention_cached only: tokens read before q's first, and the cache's room */
     DType cached;       /* what the cache holds: f32 (0), bf16, f16 */
+    int head_step; /* elements between consecutive heads of q, k, v and their gradients; 0 = head_dim. Another
+                 only where kv_heads == heads */
 } AttentionDims;
+
+static inline int attention_head_step(const AttentionDims *d)
+{
+    return d->head_step ? d->head_step : d->head_dim;
+}
 
 /* act(gate) up of rows of c elements. Rows of gate and up, and of their gradients, are ld apart: where the
  * two lie side by side, up begins c behind gate and ld is 2c. Those of the result follow each other. */
@@ -122,7 +129,7 @@ typedef struct DropoutKey {
 typedef enum RopeStretch { ROPE_PLAIN, ROPE_LINEAR, ROPE_LLAMA3, ROPE_YARN, ROPE_DIVIDED } RopeStretch;
 
 /* x (B,T,H,D): of each head the first rotary_dim elements turn, the rest passes, as do `behind` columns
- * behind the heads. */
+ * behind each group of heads. */
 typedef struct RopeDims {
     int batch, seq, heads, head_dim;
     int64_t ld;  /* elements between consecutive (b,t) rows */
@@ -134,6 +141,7 @@ typedef struct RopeDims {
     int offset;                                            /* position of x's first row */
     int rotary_dim;  /* even; pairs (i, i + rotary_dim/2) as in Hugging Face's Llama; 0 = head_dim */
     int interleaved; /* 1: pairs (2i, 2i + 1) */
+    int group;       /* heads side by side, between which and the next ones `behind` columns lie; 0 = all */
     int64_t behind;
     float scale;                 /* of cosines and sines; 0 = 1 */
     float ramp_from, ramp_width; /* of yarn */
@@ -149,6 +157,17 @@ static inline float norm_plus(float plus)
 static inline int rope_width(const RopeDims *d)
 {
     return d->rotary_dim ? d->rotary_dim : d->head_dim;
+}
+
+static inline int rope_group(const RopeDims *d)
+{
+    return d->group ? d->group : d->heads;
+}
+
+/* From a group of heads to the next, in elements. */
+static inline int64_t rope_group_step(const RopeDims *d)
+{
+    return (int64_t)rope_group(d) * d->head_dim + d->behind;
 }
 /* A mixture of experts: each of `rows` tokens goes to `active` of the experts, so that there are rows *
  * active pairs of a token and an expert, whatever the routing. */

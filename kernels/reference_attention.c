@@ -5,10 +5,22 @@
 
 #include <math.h>
 
-/* Where (b,t) row's part of a head begins; kv heads are shared by heads / kv_heads heads each. */
+/* Where (b,t) row's part of a head begins, in rows of ld whose heads are `step` apart; kv heads are shared by
+ * heads / kv_heads heads each. */
+static int64_t reference_apart(const AttentionDims *d, int64_t ld, int step, int b, int t, int head)
+{
+    return ((int64_t)b * d->seq + t) * ld + (int64_t)head * step;
+}
+
+/* The same in q, k or v, and in out. */
 static int64_t reference_at(const AttentionDims *d, int64_t ld, int b, int t, int head)
 {
-    return ((int64_t)b * d->seq + t) * ld + (int64_t)head * d->head_dim;
+    return reference_apart(d, ld, attention_head_step(d), b, t, head);
+}
+
+static int64_t reference_out(const AttentionDims *d, int b, int t, int head)
+{
+    return reference_apart(d, d->ldo, d->head_dim, b, t, head);
 }
 
 static int reference_kv_head(const AttentionDims *d, int h)
@@ -113,7 +125,7 @@ static void reference_attention_row(const AttentionDims *d, const ReferenceRow *
             sum[e] += p * reference_got(d->type, v, value + e);
     }
     for (int e = 0; e < n; e++)
-        values_set(d->type, out, reference_at(d, d->ldo, b, row->i, h) + c + e, (float)sum[e]);
+        values_set(d->type, out, reference_out(d, b, row->i, h) + c + e, (float)sum[e]);
 }
 
 static ReferenceRow reference_row(const AttentionDims *d, int64_t at)
@@ -140,11 +152,11 @@ static void reference_attention_forward(const AttentionDims *d, const void *q, c
     }
 }
 
-static void reference_zero_rows(const AttentionDims *d, int heads, int64_t ld, float *x)
+static void reference_zero_rows(const AttentionDims *d, int heads, int64_t ld, int step, float *x)
 {
     for (int64_t r = 0; r < (int64_t)d->batch * d->seq; r++)
         for (int64_t c = 0; c < (int64_t)heads * d->head_dim; c++)
-            x[r * ld + c] = 0;
+            x[r * ld + c / d->head_dim * step + c % d->head_dim] = 0;
 }
 
 /* What backward reads, and where it sums. */
@@ -153,6 +165,7 @@ typedef struct ReferenceBackward {
     const float *lse;
     float *dq, *dk, *dv;
     int64_t lddq, lddk, lddv;
+    int step; /* from head to head of the three */
 } ReferenceBackward;
 
 /* The gradients of the probability p and the score ds of a row and key j. */
@@ -160,10 +173,11 @@ static void reference_attention_backward_pair(const AttentionDims *d, const Refe
                                               const ReferenceRow *row, int j, double p, double ds)
 {
     int b = row->b, h = row->h, kv = reference_kv_head(d, h);
-    float *dq = a->dq + reference_at(d, a->lddq, b, row->i, h);
-    float *dk = a->dk + reference_at(d, a->lddk, b, j, kv), *dv = a->dv + reference_at(d, a->lddv, b, j, kv);
+    float *dq = a->dq + reference_apart(d, a->lddq, a->step, b, row->i, h);
+    float *dk = a->dk + reference_apart(d, a->lddk, a->step, b, j, kv);
+    float *dv = a->dv + reference_apart(d, a->lddv, a->step, b, j, kv);
     int64_t q = reference_at(d, d->ldq, b, row->i, h), k = reference_at(d, d->ldk, b, j, kv);
-    int64_t dout = reference_at(d, d->ldo, b, row->i, h);
+    int64_t dout = reference_out(d, b, row->i, h);
     for (int c = 0; c < d->head_dim; c++) {
         dv[c] = (float)((double)dv[c] + p * reference_got(d->type, a->dout, dout + c));
         dq[c] = (float)((double)dq[c] + ds * reference_got(d->type, a->k, k + c));
@@ -174,13 +188,13 @@ static void reference_attention_backward_pair(const AttentionDims *d, const Refe
 /* From probs, or from lse where that is NULL; where both are, from what probs would hold. */
 static void reference_attention_sums(const AttentionDims *d, const ReferenceBackward *a)
 {
-    reference_zero_rows(d, d->heads, a->lddq, a->dq);
-    reference_zero_rows(d, d->kv_heads, a->lddk, a->dk);
-    reference_zero_rows(d, d->kv_heads, a->lddv, a->dv);
+    reference_zero_rows(d, d->heads, a->lddq, a->step, a->dq);
+    reference_zero_rows(d, d->kv_heads, a->lddk, a->step, a->dk);
+    reference_zero_rows(d, d->kv_heads, a->lddv, a->step, a->dv);
     for (int64_t r = 0; r < (int64_t)d->batch * d->heads * d->seq; r++) {
         ReferenceRow row = reference_row(d, r);
         int b = row.b, h = row.h, i = row.i;
-        int64_t dout = reference_at(d, d->ldo, b, i, h);
+        int64_t dout = reference_out(d, b, i, h);
         double delta = reference_dot(d, a->dout, dout, a->out, dout);
         row.lse = a->probs ? 0 : a->lse ? (double)a->lse[r] : reference_row_lse(d, a->q, a->k, b, h, i);
         for (int j = 0; j < d->seq; j++) {
@@ -202,7 +216,9 @@ static void reference_round_rows(const AttentionDims *d, int heads, const float 
 {
     int64_t width = (int64_t)heads * d->head_dim;
     for (int64_t i = 0; i < (int64_t)d->batch * d->seq * width; i++)
-        values_set(d->type, y, i / width * ld + i % width, from[i]);
+        values_set(d->type, y,
+                   i / width * ld + i % width / d->head_dim * attention_head_step(d) + i % d->head_dim,
+                   from[i]);
 }
 
 /* Sums where the gradients are, or in workspace where those are of 16 bit. */
@@ -214,11 +230,13 @@ static void reference_attention_backward(const AttentionDims *d, ReferenceBackwa
     if (d->type == DTYPE_F32) {
         a.dq = dq, a.dk = dk, a.dv = dv;
         a.lddq = d->lddq, a.lddk = d->lddk, a.lddv = d->lddv;
+        a.step = attention_head_step(d);
         reference_attention_sums(d, &a);
         return;
     }
     a.dq = workspace, a.dk = a.dq + rows * width, a.dv = a.dk + rows * kv_width;
     a.lddq = width, a.lddk = a.lddv = kv_width;
+    a.step = d->head_dim;
     reference_attention_sums(d, &a);
     reference_round_rows(d, d->heads, a.dq, dq, d->lddq);
     reference_round_rows(d, d->kv_heads, a.dk, dk, d->lddk);
@@ -351,7 +369,7 @@ void reference_attention_cached(const AttentionDims *d, const void *q, const voi
                     from = 0, keys = keys < d->capacity ? keys : d->capacity;
                 reference_cached_row(d, q, reference_at(d, d->ldq, b, t, h), cache,
                                      reference_cache_at(d, 0, b, kv), reference_cache_at(d, 1, b, kv), from,
-                                     keys, out, reference_at(d, d->ldo, b, t, h));
+                                     keys, out, reference_out(d, b, t, h));
             }
 }
 

@@ -251,6 +251,36 @@ void reference_gated_backward(const GatedDims *d, DType type, const void *gate, 
         }
 }
 
+static double sigmoid_of(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
+void reference_gate_rows_forward(DType type, int64_t rows, int64_t c, const void *x, const void *gate,
+                                 void *y, const KernelRun *run)
+{
+    (void)run;
+    for (int64_t i = 0; i < rows * c; i++)
+        set(type, y, i, get(type, x, i) * sigmoid_of(get(type, gate, i / c)));
+}
+
+void reference_gate_rows_backward(DType type, int64_t rows, int64_t c, const void *x, const void *gate,
+                                  const void *dy, float beta_x, void *dx, float beta_gate, void *dgate,
+                                  const KernelRun *run)
+{
+    (void)run;
+    for (int64_t row = 0; row < rows; row++) {
+        double g = get(type, gate, row), dot = 0;
+        for (int64_t i = row * c; i < (row + 1) * c; i++) {
+            dot += dgate ? get(type, x, i) * get(type, dy, i) : 0;
+            if (dx)
+                blend(type, get(type, dy, i) * sigmoid_of(g), beta_x, dx, i);
+        }
+        if (dgate)
+            blend(type, sigmoid_of(g) * sigmoid_of(-g) * dot, beta_gate, dgate, row);
+    }
+}
+
 static double softcap_of(float cap, double x)
 {
     return (double)cap * tanh(x / (double)cap);
@@ -295,9 +325,11 @@ void reference_rope(const RopeDims *d, DType type, const void *x, float beta, vo
             }
             for (int64_t i = at + width; i < at + d->head_dim; i++)
                 blend(type, get(type, x, i), beta, y, i);
+            int64_t behind = (h + 1) % rope_group(d) ? 0 : d->behind;
+            for (int64_t i = 0; i < behind; i++)
+                blend(type, get(type, x, at + d->head_dim + i), beta, y, at + d->head_dim + i);
+            at += behind;
         }
-        for (int64_t i = at; i < at + d->behind; i++)
-            blend(type, get(type, x, i), beta, y, i);
     }
 }
 

@@ -43,3 +43,37 @@ void reference_scatter_rows(DType type, int64_t n, int64_t c, const int64_t *ind
             values_set(type, y, to, values_get(type, x, i * c + j) + old);
         }
 }
+
+void reference_mean_tokens_forward(DType type, int64_t batch, int64_t seq, int64_t c, const void *x,
+                                   const int32_t *mask, void *y, float *scale, const KernelRun *run)
+{
+    (void)run;
+    for (int64_t b = 0; b < batch; b++) {
+        int64_t count = 0;
+        for (int64_t t = 0; t < seq; t++)
+            count += !mask || mask[b * seq + t];
+        scale[b] = count ? 1.0f / (float)count : 0.0f;
+        for (int64_t j = 0; j < c; j++) {
+            double sum = 0;
+            for (int64_t t = 0; t < seq; t++)
+                if (!mask || mask[b * seq + t])
+                    sum += (double)values_get(type, x, (b * seq + t) * c + j);
+            values_set(type, y, b * c + j, (float)(count ? sum / (double)count : 0));
+        }
+    }
+}
+
+void reference_mean_tokens_backward(DType type, int64_t batch, int64_t seq, int64_t c, const int32_t *mask,
+                                    const float *scale, const void *dy, float beta, void *dx,
+                                    const KernelRun *run)
+{
+    (void)run;
+    for (int64_t row = 0; row < batch * seq; row++)
+        for (int64_t j = 0; j < c; j++) {
+            double slope = mask && !mask[row]
+                               ? 0
+                               : (double)scale[row / seq] * (double)values_get(type, dy, row / seq * c + j);
+            double old = beta == 0.0f ? 0 : (double)beta * (double)values_get(type, dx, row * c + j);
+            values_set(type, dx, row * c + j, (float)(slope + old));
+        }
+}

@@ -108,8 +108,8 @@ static void rope_heads(const RopeDims *d, const RopeTurn *turn, DType type, cons
                        void *y, int64_t at, RopeRoom *room)
 {
     int most = VALUES_BLOCK / d->head_dim;
-    for (int h = 0, heads; h < d->heads; h += heads) {
-        heads = (int)range_min(most, d->heads - h);
+    for (int h = 0, heads; h < rope_group(d); h += heads) {
+        heads = (int)range_min(most, rope_group(d) - h);
         int64_t n = (int64_t)heads * d->head_dim, from = at + (int64_t)h * d->head_dim;
         values_load(type, x, from, n, room->x);
         if (beta != 0.0f)
@@ -119,16 +119,16 @@ static void rope_heads(const RopeDims *d, const RopeTurn *turn, DType type, cons
     }
 }
 
-/* Of all heads of the row that begins at element `at`, in 16 bit. */
-static void rope_row_halves(const RopeDims *d, const RopeTurn *turn, DType type, const void *x, float beta,
-                            void *y, int64_t at)
+/* Of the group of heads that begins at element `at`, in 16 bit. */
+static void rope_group_halves(const RopeDims *d, const RopeTurn *turn, DType type, const void *x, float beta,
+                              void *y, int64_t at)
 {
     RopeRoom room;
     if (turn->pairs * 2 == d->head_dim) {
         rope_heads(d, turn, type, x, beta, y, at, &room);
         return;
     }
-    for (int64_t h = 0; h < d->heads; h++)
+    for (int64_t h = 0; h < rope_group(d); h++)
         rope_halves(d, turn, type, x, beta, y, at + h * d->head_dim, &room);
 }
 
@@ -153,13 +153,13 @@ static void rope_pass(DType type, int64_t n, const void *x, float beta, void *y,
     }
 }
 
-static void rope_row_passes(const RopeDims *d, DType type, const void *x, float beta, void *y, int64_t at)
+static void rope_group_passes(const RopeDims *d, DType type, const void *x, float beta, void *y, int64_t at)
 {
     int width = rope_width(d), rest = d->head_dim - width;
-    for (int h = 0; rest && h < d->heads; h++)
+    for (int h = 0; rest && h < rope_group(d); h++)
         rope_pass(type, rest, x, beta, y, at + (int64_t)h * d->head_dim + width);
     if (d->behind)
-        rope_pass(type, d->behind, x, beta, y, at + (int64_t)d->heads * d->head_dim);
+        rope_pass(type, d->behind, x, beta, y, at + (int64_t)rope_group(d) * d->head_dim);
 }
 
 /* Pairs [first, first + pairs) of row t of every sequence and head. */
@@ -170,7 +170,7 @@ static void rope_position(const RopeDims *d, int t, int first, int pairs, const 
     turn.first = first;
     turn.pairs = pairs;
     const float scale = rope_scale(d);
-    const int passes = first == 0 && (d->behind > 0 || d->head_dim > rope_width(d));
+    const int group = rope_group(d), passes = first == 0 && (d->behind > 0 || d->head_dim > rope_width(d));
     for (int i = 0; i < pairs; i++) {
         float angle = (float)(d->offset + t) * frequency[i];
         turn.cosine[i] = cosf(angle) * scale;
@@ -178,12 +178,14 @@ static void rope_position(const RopeDims *d, int t, int first, int pairs, const 
     }
     for (int b = 0; b < d->batch; b++) {
         int64_t at = ((int64_t)b * d->seq + t) * d->ld;
-        if (passes)
-            rope_row_passes(d, type, x, beta, y, at);
-        if (type != DTYPE_F32)
-            rope_row_halves(d, &turn, type, x, beta, y, at);
-        else
-            rope_turn_heads(d, &turn, d->heads, (const float *)x + at, beta, (float *)y + at);
+        for (int h = 0; h < d->heads; h += group, at += rope_group_step(d)) {
+            if (passes)
+                rope_group_passes(d, type, x, beta, y, at);
+            if (type != DTYPE_F32)
+                rope_group_halves(d, &turn, type, x, beta, y, at);
+            else
+                rope_turn_heads(d, &turn, group, (const float *)x + at, beta, (float *)y + at);
+        }
     }
 }
 

@@ -109,6 +109,15 @@ KERNEL(void, softcap_backward,
        (DType type, int64_t n, float cap, const void *x, const void *dy, float beta, void *dx,
         const KernelRun *run))
 
+/* y (rows,c) = x sigmoid(gate), of one gate a row; y may equal x. dx = dy sigmoid(gate) + beta_x dx; dgate
+ * (rows) = sigmoid'(gate) times the row's sum of x dy, + beta_gate dgate. Either may be NULL, x where dgate
+ * is; dx may equal x or dy when beta_x is 0, dgate may equal gate when beta_gate is. */
+KERNEL(void, gate_rows_forward,
+       (DType type, int64_t rows, int64_t c, const void *x, const void *gate, void *y, const KernelRun *run))
+KERNEL(void, gate_rows_backward,
+       (DType type, int64_t rows, int64_t c, const void *x, const void *gate, const void *dy, float beta_x,
+        void *dx, float beta_gate, void *dgate, const KernelRun *run))
+
 /* y may equal x; ld is of both. Positions are offset..offset+seq-1. y = rotated x + beta y. */
 KERNEL(void, rope, (const RopeDims *d, DType type, const void *x, float beta, void *y, const KernelRun *run))
 
@@ -230,6 +239,16 @@ KERNEL(void, gather_rows,
 KERNEL(void, scatter_rows,
        (DType type, int64_t n, int64_t c, const int64_t *index, const void *x, float beta, void *y,
         const KernelRun *run))
+
+/* y (batch,c) = the mean of those rows of x (batch,seq,c) that mask (batch,seq) is not 0 for, of all where it
+ * is NULL; zeros where there is none. scale (batch) = 1 / how many they are, else 0. dx = dy scale in those
+ * rows and 0 in the others, + beta dx. */
+KERNEL(void, mean_tokens_forward,
+       (DType type, int64_t batch, int64_t seq, int64_t c, const void *x, const int32_t *mask, void *y,
+        float *scale, const KernelRun *run))
+KERNEL(void, mean_tokens_backward,
+       (DType type, int64_t batch, int64_t seq, int64_t c, const int32_t *mask, const float *scale,
+        const void *dy, float beta, void *dx, const KernelRun *run))
 
 /* y = keep(x) / (1 - p) + beta y; y may equal x when beta is 0. The same call is its own backward. p in
  * [0, 1). */

@@ -17,28 +17,54 @@ typedef struct DividedAttention {
     RopeDivisors divisors;
 } DividedAttention;
 
-/* Tokens see those behind them, too, and padding is masked. */
-static int both_ways(const AttentionConfig *c)
+/* What sets the families apart: names of projections, and what they always have. */
+typedef struct Style {
+    const char *names[4]; /* of q, k, v and what the heads give, or with qkv of that and the last */
+    const char *qkv;      /* of the one projection, where there is one; LLaMA's where it is fused */
+    int both_ways;        /* tokens see those behind them, too, and padding is masked */
+    int rotary;           /* queries and keys are rotated */
+    int biased;           /* whatever the configuration says */
+    int in_out;           /* weights are */
+    int by_head;          /* the one projection has q, k and v of a head side by side */
+    int output_first;     /* in the order of parameters */
+} Style;
+
+static const Style styles[] = {
+    [ATTENTION_LLAMA] = {{"q_proj", "k_proj", "v_proj", "o_proj"},
+                         "qkv_proj",
+                         .rotary = 1,
+                         .output_first = 1},
+    [ATTENTION_GPT2] = {{NULL, NULL, NULL, "c_proj"}, "c_attn", .biased = 1, .in_out = 1},
+    [ATTENTION_BERT] = {{"self.query", "self.key", "self.value", "output.dense"},
+                        .both_ways = 1,
+                        .biased = 1},
+    [ATTENTION_DISTILBERT] = {{"q_lin", "k_lin", "v_lin", "out_lin"}, .both_ways = 1, .biased = 1},
+    [ATTENTION_MODERNBERT] = {{NULL, NULL, NULL, "Wo"}, "Wqkv", .both_ways = 1, .rotary = 1},
+    [ATTENTION_NEOX] = {{NULL, NULL, NULL, "dense"}, "query_key_value", .rotary = 1, .by_head = 1},
+};
+enum { STYLES = sizeof styles / sizeof styles[0] };
+
+static const Style *style_of(const AttentionConfig *c)
 {
-    return c->style == ATTENTION_BERT || c->style == ATTENTION_DISTILBERT || c->style == ATTENTION_MODERNBERT;
+    return &styles[c->style];
 }
 
-/* Queries and keys are rotated. */
 static int turns(const AttentionConfig *c)
 {
-    return c->style == ATTENTION_MODERNBERT || (c->style == ATTENTION_LLAMA && !c->no_rope);
+    return style_of(c)->rotary && !c->no_rope;
 }
 
 static AttentionOptions options_of(const Attention *self, Tensor *mask)
 {
     return (AttentionOptions){.heads = self->config.heads,
                               .kv_heads = self->config.kv_heads,
-                              .causal = !both_ways(&self->config),
+                              .causal = !style_of(&self->config)->both_ways,
                               .kind = self->config.kind,
                               .mask = mask,
                               .window = self->config.window,
                               .scale = self->config.scale,
-                              .softcap = self->config.softcap};
+                              .softcap = self->config.softcap,
+                              .by_head = style_of(&self->config)->by_head};
 }
 
 static RopeOptions rope_of(const Attention *self, int heads, int64_t tokens, const Batch *batch)
@@ -54,15 +80,16 @@ static RopeOptions rope_of(const Attention *self, int heads, int64_t tokens, con
                          .seq = module_whole(batch, tokens)};
 }
 
-/* GPT-2's, ModernBERT's, and the fused one of LLaMA's style: q, k and v lie side by side. */
+/* One projection: q, k and v lie side by side, or so in each head. */
 static Tensor *packed_attention(Module *module, Tensor *x, const Batch *batch)
 {
     const Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
-    AttentionOptions options = options_of(self, both_ways(c) && batch ? batch->mask : NULL);
+    AttentionOptions options = options_of(self, style_of(c)->both_ways && batch ? batch->mask : NULL);
     Tensor *qkv = nn_forward(self->qkv, module_enter(x, batch), batch); /* (B,T,(heads + 2 kv_heads) D) */
     if (turns(c)) {
         RopeOptions rope = rope_of(self, c->heads + c->kv_heads, tensor_dim(qkv, 1), batch);
+        rope.group = options.by_head ? 2 : 0;
         qkv = tensor_rope_with(tensor_donate(qkv), &rope);
     }
     Tensor *out;
@@ -106,7 +133,7 @@ static Tensor *attention_forward(Module *module, Tensor *x, const Batch *batch)
         rope.heads = c->kv_heads;
         k = tensor_rope_with(tensor_donate(k), &rope);
     }
-    AttentionOptions options = options_of(self, both_ways(c) && batch ? batch->mask : NULL);
+    AttentionOptions options = options_of(self, style_of(c)->both_ways && batch ? batch->mask : NULL);
     Tensor *out;
     if (batch && batch->cache)
         out = tensor_attention_cached(tensor_donate(q), tensor_donate(k), tensor_donate(v),
@@ -128,7 +155,7 @@ int module_attention_cache(const Module *module, int *kv_heads, int *head_dim, i
     *kv_heads = c->kv_heads;
     *head_dim = c->head_dim;
     *window = c->window;
-    return both_ways(c) ? -1 : 1;
+    return style_of(c)->both_ways ? -1 : 1;
 }
 
 int module_attention_turn(const Module *attention)
@@ -143,28 +170,69 @@ Module *module_attention_output(const Module *attention)
     return ((const Attention *)attention->state)->output;
 }
 
-/* What LLaMA and BERT do alike: four projections under names of their own. */
-static void four_projections(Module *module, const char *const names[4], int qkv_bias, int output_bias)
+static Module *heads_linear(const AttentionConfig *c)
 {
-    Attention *self = nn_state(module);
-    const AttentionConfig *c = &self->config;
-    int64_t dim = c->dim, inner = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
-    self->q = nn_add(module, names[0], module_linear_split(dim, inner, qkv_bias, LINEAR_BY_OUTPUTS));
-    self->k = nn_add(module, names[1], module_linear_split(dim, kv, qkv_bias, LINEAR_BY_OUTPUTS));
-    self->v = nn_add(module, names[2], module_linear_split(dim, kv, qkv_bias, LINEAR_BY_OUTPUTS));
-    self->output = nn_add(module, names[3], module_linear_split(inner, dim, output_bias, LINEAR_BY_INPUTS));
+    const Style *style = style_of(c);
+    return module_linear(&(LinearOptions){.in = (int64_t)c->heads * c->head_dim,
+                                          .out = c->dim,
+                                          .bias = style->biased || c->o_bias,
+                                          .in_out = style->in_out,
+                                          .split = LINEAR_BY_INPUTS});
 }
 
-static void gpt2_projections(Module *module)
+static void four_projections(Module *module)
 {
     Attention *self = nn_state(module);
     const AttentionConfig *c = &self->config;
-    int64_t dim = c->dim;
-    if ((int64_t)c->heads * c->head_dim != dim || c->kv_heads != c->heads)
-        error_raise(ERROR_ARGUMENT,
-                    "attention: GPT-2's has heads x head_dim = dim, and as many key-value heads as heads");
-    self->qkv = nn_add(module, "c_attn", module_conv1d(dim, 3 * dim, TENSOR_IDENTITY, LINEAR_BY_OUTPUTS, 3));
-    self->output = nn_add(module, "c_proj", module_conv1d(dim, dim, TENSOR_IDENTITY, LINEAR_BY_INPUTS, 1));
+    const char *const *names = style_of(c)->names;
+    int bias = style_of(c)->biased || c->qkv_bias;
+    int64_t inner = (int64_t)c->heads * c->head_dim, kv = (int64_t)c->kv_heads * c->head_dim;
+    self->q = nn_add(module, names[0], module_linear_split(c->dim, inner, bias, LINEAR_BY_OUTPUTS));
+    self->k = nn_add(module, names[1], module_linear_split(c->dim, kv, bias, LINEAR_BY_OUTPUTS));
+    self->v = nn_add(module, names[2], module_linear_split(c->dim, kv, bias, LINEAR_BY_OUTPUTS));
+    self->output = nn_add(module, names[3], heads_linear(c));
+}
+
+/* What one projection cannot have. Where its heads do not lie together, ranks that compute a layer together
+ * each have some of three layers side by side. */
+static int check_one(const AttentionConfig *c)
+{
+    int fewer = c->heads != c->kv_heads;
+    if (fewer && c->style != ATTENTION_LLAMA)
+        return error_raise(ERROR_ARGUMENT,
+                           "attention: %s has as many key-value heads as heads, not %d and %d",
+                           style_of(c)->qkv, c->kv_heads, c->heads);
+    if (c->style == ATTENTION_GPT2 && (int64_t)c->heads * c->head_dim != c->dim)
+        return error_raise(ERROR_ARGUMENT, "attention: GPT-2's has heads x head_dim = dim");
+    if (c->qk_norm)
+        return error_raise(ERROR_ARGUMENT, "attention: a fused projection has no norms on queries and keys");
+    return fewer && config_undivided("attention", "queries, keys and values of one projection with fewer key "
+                                                  "heads are");
+}
+
+static Module *one_linear(const AttentionConfig *c)
+{
+    const Style *style = style_of(c);
+    return module_linear(&(LinearOptions){.in = c->dim,
+                                          .out = (c->heads + 2 * (int64_t)c->kv_heads) * c->head_dim,
+                                          .bias = style->biased || c->qkv_bias,
+                                          .in_out = style->in_out,
+                                          .split = LINEAR_BY_OUTPUTS,
+                                          .packed = style->by_head || c->heads != c->kv_heads ? 1 : 3});
+}
+
+static void one_projection(Module *module)
+{
+    Attention *self = nn_state(module);
+    const AttentionConfig *c = &self->config;
+    const Style *style = style_of(c);
+    if (check_one(c))
+        return;
+    if (style->output_first)
+        self->output = nn_add(module, style->names[3], heads_linear(c));
+    self->qkv = nn_add(module, style->qkv, one_linear(c));
+    if (!style->output_first)
+        self->output = nn_add(module, style->names[3], heads_linear(c));
 }
 
 /* Behind the projections, as in files. Each of the ranks that compute a layer together has some of the heads,
@@ -184,74 +252,20 @@ static void add_norms(Module *module)
             module_own(i ? self->k_norm : self->q_norm, "weight")->partial = 1;
 }
 
-static Module *fused_linear(const AttentionConfig *c)
-{
-    int64_t rows = (c->heads + 2 * (int64_t)c->kv_heads) * c->head_dim;
-    return module_linear(&(LinearOptions){.in = c->dim,
-                                          .out = rows,
-                                          .bias = c->qkv_bias,
-                                          .split = LINEAR_BY_OUTPUTS,
-                                          .packed = c->heads == c->kv_heads ? 3 : 1});
-}
-
-/* One linear layer. Ranks that compute a layer together cannot each have some of its heads: what belongs
- * together lies apart. */
-static void fused_projections(Module *module)
-{
-    Attention *self = nn_state(module);
-    const AttentionConfig *c = &self->config;
-    int64_t inner = (int64_t)c->heads * c->head_dim;
-    if (c->qk_norm)
-        error_raise(ERROR_ARGUMENT, "attention: a fused projection has no norms on queries and keys");
-    if (c->qk_norm ||
-        (c->heads != c->kv_heads && config_undivided("attention", "queries, keys and values of one "
-                                                                  "projection with fewer key heads are")))
-        return;
-    self->output = nn_add(module, "o_proj", module_linear_split(inner, c->dim, c->o_bias, LINEAR_BY_INPUTS));
-    self->qkv = nn_add(module, "qkv_proj", fused_linear(c));
-}
-
-static void modernbert_projections(Module *module)
-{
-    Attention *self = nn_state(module);
-    const AttentionConfig *c = &self->config;
-    int64_t inner = (int64_t)c->heads * c->head_dim;
-    if (c->kv_heads != c->heads)
-        error_raise(ERROR_ARGUMENT, "attention: ModernBERT's has as many key-value heads as heads");
-    self->qkv = nn_add(module, "Wqkv", fused_linear(c));
-    self->output = nn_add(module, "Wo", module_linear_split(inner, c->dim, c->o_bias, LINEAR_BY_INPUTS));
-}
-
-static void add_projections(Module *module)
-{
-    static const char *const llama[] = {"q_proj", "k_proj", "v_proj", "o_proj"};
-    static const char *const bert[] = {"self.query", "self.key", "self.value", "output.dense"};
-    static const char *const distilbert[] = {"q_lin", "k_lin", "v_lin", "out_lin"};
-    const Attention *self = nn_state(module);
-    const AttentionConfig *c = &self->config;
-    if (c->style == ATTENTION_GPT2)
-        gpt2_projections(module);
-    else if (c->style == ATTENTION_MODERNBERT)
-        modernbert_projections(module);
-    else if (both_ways(c))
-        four_projections(module, c->style == ATTENTION_BERT ? bert : distilbert, 1, 1);
-    else if (c->fused)
-        fused_projections(module);
-    else
-        four_projections(module, llama, c->qkv_bias, c->o_bias);
-}
-
 Module *nn_attention(const AttentionConfig *config)
 {
     if (config_missing("attention", config))
         return NULL;
     int kv_heads = config->kv_heads ? config->kv_heads : config->heads;
+    if ((unsigned)config->style >= STYLES) {
+        error_raise(ERROR_ARGUMENT, "attention: there is no style of the number %d", (int)config->style);
+        return NULL;
+    }
     if (config_positive("attention", "dim", config->dim))
         return NULL;
     int head_dim = config_head_dim("attention", config->dim, config->heads, kv_heads, config->head_dim);
     if (!head_dim ||
-        ((config->style == ATTENTION_LLAMA || config->style == ATTENTION_MODERNBERT) &&
-         config_rotary("attention", head_dim, config->partial_rotary)) ||
+        (style_of(config)->rotary && config_rotary("attention", head_dim, config->partial_rotary)) ||
         config_divided("attention", "heads", config->heads) ||
         config_divided("attention", "kv_heads", kv_heads))
         return NULL;
@@ -269,7 +283,10 @@ Module *nn_attention(const AttentionConfig *config)
     self->config.kv_heads = kv_heads;
     self->config.head_dim = head_dim;
     self->config.rope_theta = config->rope_theta > 0 ? config->rope_theta : 10000;
-    add_projections(module);
+    if (!style_of(config)->names[0] || (config->style == ATTENTION_LLAMA && config->fused))
+        one_projection(module);
+    else
+        four_projections(module);
     add_norms(module);
     int ranks = context_tensor_ranks_(module->item.context);
     self->config.heads /= ranks; /* from here on, this rank's */

@@ -9,6 +9,12 @@
 
 enum { USUAL_MAX_SEQ = 4096 };
 
+static const DecoderNames *names_of(const DecoderParts *parts)
+{
+    static const DecoderNames llama = {"model.embed_tokens", "model.layers", "model.norm", "self_attn"};
+    return parts->names ? parts->names : &llama;
+}
+
 /* ---- A block --------------------------------------------------------------------------------- */
 
 /* factor x, which is given away; 0: x. */
@@ -33,13 +39,17 @@ Tensor *module_decoder_block_forward(Module *module, Tensor *x, const Batch *bat
     const DecoderBlock *self = nn_state(module);
     Tensor *y = branch(self, self->before_attention, self->attention, self->after_attention, x, batch);
     Tensor *middle = tensor_add(x, tensor_donate(y));
-    y = branch(self, self->before_mlp, self->mlp, self->after_mlp, middle, batch);
+    y = branch(self, self->before_mlp, self->mlp, self->after_mlp, self->parallel ? x : middle, batch);
     return tensor_add(tensor_donate(middle), tensor_donate(y));
 }
 
 static Module *add_norm(Module *module, const DecoderParts *parts, const char *name, const LlamaConfig *c)
 {
-    return name ? nn_add(module, name, module_rms_norm_plus(c->dim, c->norm_eps, parts->norm_plus)) : NULL;
+    if (!name)
+        return NULL;
+    return nn_add(module, name,
+                  parts->layer_norm ? module_layer_norm(c->dim, c->norm_eps, 1)
+                                    : module_rms_norm_plus(c->dim, c->norm_eps, parts->norm_plus));
 }
 
 /* Whether a layer has the window, where there is one. */
@@ -52,7 +62,7 @@ static int slides(const LlamaConfig *c, int layer)
 static Module *attention(const DecoderParts *parts, const LlamaConfig *c, int layer)
 {
     int local = slides(c, layer), other = local && c->local_theta > 0; /* rotary positions of its own */
-    return nn_attention(&(AttentionConfig){.style = ATTENTION_LLAMA,
+    return nn_attention(&(AttentionConfig){.style = parts->style,
                                            .dim = c->dim,
                                            .heads = c->heads,
                                            .kv_heads = c->kv_heads,
@@ -83,11 +93,13 @@ Module *module_decoder_block(const DecoderParts *parts, const LlamaConfig *c, in
     if (!self)
         return NULL;
     self->branch_factor = c->branch_factor;
-    self->attention = nn_add(module, "self_attn", attention(parts, c, layer));
-    self->mlp = nn_add(module, "mlp",
-                       parts->feed_forward ? parts->feed_forward(c, layer)
-                                           : module_gated(c->dim, c->hidden, c->mlp_bias,
-                                                          parts->act ? parts->act : TENSOR_SILU, parts->fused));
+    self->parallel = parts->parallel && !c->sequential;
+    self->attention = nn_add(module, names_of(parts)->attention, attention(parts, c, layer));
+    self->mlp =
+        nn_add(module, "mlp",
+               parts->feed_forward ? parts->feed_forward(c, layer)
+                                   : module_gated(c->dim, c->hidden, c->mlp_bias,
+                                                  parts->act ? parts->act : TENSOR_SILU, parts->fused));
     self->before_attention = add_norm(module, parts, parts->before_attention, c);
     self->after_attention = add_norm(module, parts, parts->after_attention, c);
     self->before_mlp = add_norm(module, parts, parts->before_mlp, c);
@@ -136,10 +148,11 @@ Tensor *module_decoder_forward(Module *module, Tensor *x, const Batch *batch)
 
 static int check_experts(const char *name, const DecoderParts *parts, const LlamaConfig *c)
 {
-    if (parts->feed_forward)
-        return config_experts(name, c);
+    if (parts->feed_forward == module_experts)
+        return config_experts(parts, c);
     return c->experts.count &&
-           error_raise(ERROR_ARGUMENT, "%s: a model of this family has no experts; mixtral and qwen3_moe do",
+           error_raise(ERROR_ARGUMENT,
+                       "%s: a model of this family has no experts; mixtral, qwen2_moe and qwen3_moe do",
                        name);
 }
 
@@ -157,8 +170,8 @@ static int check_config(const char *name, const LlamaConfig *c)
 static void add_blocks(Module *module, const DecoderParts *parts, const LlamaConfig *c)
 {
     for (int i = 0; i < c->layers && !error_code(); i++) {
-        char name[32];
-        snprintf(name, sizeof name, "model.layers.%d", i);
+        char name[48];
+        snprintf(name, sizeof name, "%s.%d", names_of(parts)->layers, i);
         module_of_block(module, i);
         nn_mark_block(module, nn_add(module, name, module_decoder_block(parts, c, i)));
     }
@@ -167,12 +180,13 @@ static void add_blocks(Module *module, const DecoderParts *parts, const LlamaCon
 static void add_parts(Module *module, const DecoderParts *parts, const LlamaConfig *c)
 {
     Decoder *self = nn_state(module);
+    const DecoderNames *names = names_of(parts);
     module_draw_later(module, 1);
     module_of_ends(1, c->tied);
-    self->embedding = nn_add(module, "model.embed_tokens", module_vocabulary(c->vocab, c->dim));
+    self->embedding = nn_add(module, names->embedding, module_vocabulary(c->vocab, c->dim));
     add_blocks(module, parts, c);
     module_of_ends(0, 1);
-    self->norm = add_norm(module, parts, "model.norm", c);
+    self->norm = add_norm(module, parts, names->norm, c);
     self->head = nn_add(module, "lm_head",
                         c->tied ? module_linear_tied(module_own(self->embedding, "weight"), NULL)
                                 : module_linear(&(LinearOptions){
@@ -196,7 +210,9 @@ Module *module_decoder(const DecoderParts *parts, const LlamaConfig *config)
     if (!self)
         return NULL;
     self->max_seq = c.max_seq;
-    self->embedding_factor = parts->root_embedding ? sqrtf((float)c.dim) : c.embedding_factor;
+    self->embedding_factor = c.embedding_factor > 0  ? c.embedding_factor
+                             : parts->root_embedding ? sqrtf((float)c.dim)
+                                                     : 0;
     self->hidden_factor = c.logits_divisor > 0 ? 1 / c.logits_divisor : 0;
     if (module_stages_begin(module, c.layers, c.dim))
         return NULL;
@@ -224,11 +240,14 @@ Module *module_decoder_make(const ModelPreset *preset)
 ModelSizes module_decoder_sizes(const ModelPreset *preset)
 {
     const LlamaConfig *c = &preset->config.llama;
-    int positions = c->max_seq ? c->max_seq : USUAL_MAX_SEQ;
+    int positions = c->max_seq ? c->max_seq : USUAL_MAX_SEQ, sliding = 0;
+    for (int i = 0; i < c->layers && c->window < positions; i++)
+        sliding += slides(c, i) != 0;
     return (ModelSizes){.layers = c->layers,
                         .vocab = c->vocab,
                         .max_seq = positions,
                         .window = c->window < positions ? c->window : 0,
+                        .window_layers = sliding,
                         .dim = c->dim,
                         .heads = c->heads,
                         .kv_heads = c->kv_heads,

@@ -227,7 +227,11 @@ static void add_parts(Module *module, Encoder *self, const BertConfig *c)
     if (is_masked(c))
         add_head(module, self, c);
     else if (c->classes)
-        module_add_classifier(module, &self->classifier, &self->kind->classifier, c);
+        module_add_classifier(module, &self->classifier, &self->kind->classifier,
+                              &(ClassifierSizes){.dim = c->dim,
+                                                 .classes = c->classes,
+                                                 .dropout = c->dropout,
+                                                 .head_dropout = c->head_dropout});
     else if (self->kind->pooler)
         self->pooler = nn_add(module, self->kind->pooler, nn_linear(c->dim, c->dim, 1));
     module_of_all();

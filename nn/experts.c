@@ -12,8 +12,9 @@ typedef struct Experts {
 
 static const ModuleClass experts_class = {"experts", sizeof(Experts), NULL};
 
+/* shared: an expert that every token goes to, whose output its own gate multiplies; NULL: there is none. */
 typedef struct Mixture {
-    Module *gate, *experts;
+    Module *gate, *experts, *shared, *shared_gate;
 } Mixture;
 
 /* Of the experts, not of the layer, is what they compute charged. */
@@ -35,23 +36,34 @@ static Tensor *mixture_forward(Module *module, Tensor *x, const Batch *batch) /*
 {
     const Mixture *self = nn_state(module);
     Tensor *logits = nn_forward(self->gate, x, batch); /* (B,T,E) */
-    return run_experts(self->experts, x, logits, batch);
+    Tensor *y = run_experts(self->experts, x, logits, batch);
+    if (!self->shared)
+        return y;
+    Tensor *all = nn_forward(self->shared, x, batch), *gate = nn_forward(self->shared_gate, x, batch);
+    all = tensor_gate_rows(tensor_donate(all), tensor_donate(gate)); /* gate (B,T,1) */
+    return tensor_add(tensor_donate(y), tensor_donate(all));
 }
 
 static const ModuleClass mixture_class = {"mixture", sizeof(Mixture), mixture_forward};
 
 /* ---- Making ---------------------------------------------------------------------------------- */
 
-int config_experts(const char *model, const LlamaConfig *c)
+int config_experts(const DecoderParts *parts, const LlamaConfig *c)
 {
     const ExpertsConfig *e = &c->experts;
+    const char *model = parts->type->name;
     if (config_positive(model, "experts.count", e->count) ||
         config_positive(model, "experts.active", e->active) ||
-        (e->hidden && config_positive(model, "experts.hidden", e->hidden)))
+        (e->hidden && config_positive(model, "experts.hidden", e->hidden)) ||
+        (e->shared_hidden && config_positive(model, "experts.shared_hidden", e->shared_hidden)))
         return error_code();
     if (e->active > e->count)
         return error_raise(ERROR_ARGUMENT, "%s: a token goes to %d of %d experts", model, e->active,
                            e->count);
+    if (e->shared_hidden && !parts->shared_expert)
+        return error_raise(ERROR_ARGUMENT,
+                           "%s: models of this family have no expert that all tokens share; qwen2_moe's do",
+                           model);
     return config_undivided(model, "experts are") || config_no_rows(model, "experts are");
 }
 
@@ -92,6 +104,11 @@ Module *module_experts(const LlamaConfig *c, int layer)
         module, "gate",
         module_linear(&(LinearOptions){.in = c->dim, .out = c->experts.count, .head = 1, .router = 1}));
     self->experts = nn_add(module, "experts", experts(c));
+    if (c->experts.shared_hidden) {
+        self->shared = nn_add(module, "shared_expert",
+                              module_gated(c->dim, c->experts.shared_hidden, 0, TENSOR_SILU, 0));
+        self->shared_gate = nn_add(module, "shared_expert_gate", nn_linear(c->dim, 1, 0));
+    }
     return error_code() ? NULL : module;
 }
 

@@ -6,19 +6,6 @@
 
 enum { USUAL_MAX_SEQ = 1024 };
 
-typedef struct Gpt2Mlp {
-    Module *up, *down;
-} Gpt2Mlp;
-
-static Tensor *mlp_forward(Module *module, Tensor *x, const Batch *batch)
-{
-    const Gpt2Mlp *self = nn_state(module);
-    Tensor *hidden = nn_forward(self->up, module_enter(x, batch), batch); /* (B,T,F) */
-    return nn_forward(self->down, tensor_donate(hidden), batch);
-}
-
-static const ModuleClass mlp_class = {"gpt2_mlp", sizeof(Gpt2Mlp), mlp_forward};
-
 typedef struct Gpt2Block {
     Module *norm1, *attention, *norm2, *mlp, *dropout;
 } Gpt2Block;
@@ -42,13 +29,13 @@ static Module *gpt2_mlp(int64_t dim, int64_t ffn)
 {
     if (config_divided("gpt2", "ffn", ffn))
         return NULL;
-    Module *module = nn_module(&mlp_class);
-    Gpt2Mlp *self = nn_state(module);
-    if (!self)
-        return NULL;
-    self->up = nn_add(module, "c_fc", module_conv1d(dim, ffn, TENSOR_GELU_TANH, LINEAR_BY_OUTPUTS, 1));
-    self->down = nn_add(module, "c_proj", module_conv1d(ffn, dim, TENSOR_IDENTITY, LINEAR_BY_INPUTS, 1));
-    return error_code() ? NULL : module;
+    return module_plain(&(PlainOptions){.dim = dim,
+                                        .hidden = ffn,
+                                        .up = "c_fc",
+                                        .down = "c_proj",
+                                        .act = TENSOR_GELU_TANH,
+                                        .bias = 1,
+                                        .in_out = 1});
 }
 
 Module *nn_gpt2_block(const Gpt2Config *c)
@@ -113,9 +100,8 @@ static void gpt2_init(Module *module, int layers)
     float residual = 0.02f / sqrtf(2.0f * (float)layers);
     for (int i = 0; i < nn_block_count(module); i++) {
         const Gpt2Block *block = nn_state(nn_block(module, i));
-        const Gpt2Mlp *mlp = nn_state(block->mlp);
         tensor_fill_normal(module_own(module_attention_output(block->attention), "weight"), 0, residual);
-        tensor_fill_normal(module_own(mlp->down, "weight"), 0, residual);
+        tensor_fill_normal(module_own(module_plain_down(block->mlp), "weight"), 0, residual);
     }
 }
 

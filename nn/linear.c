@@ -180,12 +180,6 @@ Module *nn_linear(int64_t in, int64_t out, int bias)
     return nn_linear_act(in, out, bias, TENSOR_IDENTITY);
 }
 
-Module *module_conv1d(int64_t in, int64_t out, TensorActivation act, LinearSplit split, int packed)
-{
-    return module_linear(&(LinearOptions){
-        .in = in, .out = out, .bias = 1, .act = act, .in_out = 1, .split = split, .packed = packed});
-}
-
 Module *module_linear_tied(Tensor *weight, Tensor *bias)
 {
     Module *module = weight ? nn_module(&linear_class) : NULL;

@@ -108,8 +108,18 @@ static Module *block(const ModernBertConfig *c, int layer)
 
 typedef struct ModernBert {
     Module *words, *norm, *dropout, *final_norm, *dense, *head_norm, *decoder;
+    Classifier classifier; /* in place of the decoder, where there are classes */
     int max_seq;
 } ModernBert;
+
+static const ClassifierKind classifier_kind = {
+    .dense = "head.dense", .norm = "head.norm", .out = "classifier", .act = TENSOR_GELU};
+
+/* What has a word for each token: neither the encoder alone nor a classifier. */
+static int is_masked(const ModernBertConfig *c)
+{
+    return !c->headless && !c->classes;
+}
 
 static Tensor *body(Module *module, Tensor *x, const Batch *batch) /* (B,T,C) */
 {
@@ -149,7 +159,11 @@ static Tensor *modernbert_forward(Module *module, Tensor *x, const Batch *batch)
 {
     const ModernBert *self = nn_state(module);
     Tensor *hidden = hidden_states(module, x, batch);
-    if (!self->decoder || !module_last_stage(module))
+    if (!module_last_stage(module))
+        return hidden;
+    if (self->classifier.out)
+        return module_classify(&self->classifier, tensor_donate(hidden), batch); /* (B,classes) */
+    if (!self->decoder)
         return hidden;
     return nn_forward(self->decoder, tensor_donate(hidden), batch); /* (B,T,V) */
 }
@@ -158,7 +172,7 @@ static const ModuleClass modernbert_class = {"modernbert", sizeof(ModernBert), m
 
 static void add_parts(Module *module, ModernBert *self, const ModernBertConfig *c)
 {
-    module_of_ends(1, !c->headless);
+    module_of_ends(1, is_masked(c));
     self->words = nn_add(module, "model.embeddings.tok_embeddings", module_vocabulary(c->vocab, c->dim));
     module_of_ends(1, 0);
     self->norm = add_norm(module, "model.embeddings.norm", c);
@@ -172,7 +186,17 @@ static void add_parts(Module *module, ModernBert *self, const ModernBertConfig *
     module_of_ends(0, 1);
     self->final_norm = add_norm(module, "model.final_norm", c);
     Tensor *table = error_code() ? NULL : module_own(self->words, "weight");
-    if (table && !c->headless) {
+    if (table && c->classes)
+        module_add_classifier(module, &self->classifier, &classifier_kind,
+                              &(ClassifierSizes){.dim = c->dim,
+                                                 .classes = c->classes,
+                                                 .dropout = c->dropout,
+                                                 .head_dropout = c->head_dropout,
+                                                 .no_dense_bias = !c->head_bias,
+                                                 .norm_bias = c->norm_bias,
+                                                 .mean = c->mean_pooling,
+                                                 .norm_eps = c->norm_eps});
+    if (table && is_masked(c)) {
         module_tie_stages(table);
         self->dense = nn_add(module, "head.dense", nn_linear_act(c->dim, c->dim, c->head_bias, TENSOR_GELU));
         self->head_norm = add_norm(module, "head.norm", c);
@@ -183,8 +207,9 @@ static void add_parts(Module *module, ModernBert *self, const ModernBertConfig *
     module_of_all();
 }
 
-/* What adds to the residual stream begins smaller, as in GPT-2, and so does the head. */
-static void init(Module *module, const ModernBert *self, int layers)
+/* What adds to the residual stream begins smaller, as in GPT-2, and so does the head; classes by the width.
+ */
+static void init(Module *module, const ModernBert *self, int layers, int dim)
 {
     float residual = 0.02f / sqrtf(2.0f * (float)layers);
     module_init_normal(module, 0.02f);
@@ -194,8 +219,11 @@ static void init(Module *module, const ModernBert *self, int layers)
         tensor_fill_normal(module_own(module_attention_output(block->attention), "weight"), 0, residual);
         tensor_fill_normal(module_own(mlp->out, "weight"), 0, residual);
     }
-    if (self->dense)
-        tensor_fill_normal(module_own(self->dense, "weight"), 0, residual);
+    const Module *dense = self->dense ? self->dense : self->classifier.dense;
+    if (dense)
+        tensor_fill_normal(module_own(dense, "weight"), 0, residual);
+    if (self->classifier.out)
+        tensor_fill_normal(module_own(self->classifier.out, "weight"), 0, 1 / sqrtf((float)dim));
 }
 
 /* With the defaults in place of zeros. */
@@ -215,6 +243,9 @@ static int check(const ModernBertConfig *c)
 {
     static const char name[] = "modernbert";
     int head_dim = config_head_dim(name, c->dim, c->heads, c->heads, 0);
+    if (c->classes && (c->classes < 0 || c->headless))
+        return error_raise(ERROR_ARGUMENT, "%s: classes is %d%s; a classifier has 1 or more, and a head",
+                           name, c->classes, c->headless ? " beside headless 1" : "");
     return !head_dim || config_rotary(name, head_dim, 0) || config_positive(name, "vocab", c->vocab) ||
            config_positive(name, "dim", c->dim) || config_positive(name, "layers", c->layers) ||
            config_positive(name, "ffn", c->ffn) || config_positive(name, "max_seq", c->max_seq) ||
@@ -230,16 +261,17 @@ Module *nn_modernbert(const ModernBertConfig *config)
         return NULL;
     Module *module = nn_module(&modernbert_class);
     ModernBert *self = nn_state(module);
-    if (!self || module_stages_begin(module, c.layers, c.dim))
+    if (!self || module_stages_begin(module, c.layers, c.dim) ||
+        (c.classes && config_no_rows("modernbert", "the classifier is")))
         return NULL;
     self->max_seq = c.max_seq;
     module_draw_later(module, 1);
     add_parts(module, self, &c);
     module_draw_later(module, 0);
-    init(module, self, c.layers);
+    init(module, self, c.layers, c.dim);
     if (error_code())
         return NULL;
-    if (!c.headless)
+    if (is_masked(&c))
         nn_offer_head(module, &(ModuleHead){.hidden = hidden_states,
                                             .weight = module_own(self->words, "weight"),
                                             .bias = module_own(self->decoder, "bias"),
@@ -261,10 +293,14 @@ static Module *make(const ModelPreset *preset)
 static ModelSizes sizes(const ModelPreset *preset)
 {
     const ModernBertConfig c = complete(&preset->config.modernbert);
+    int sliding = 0;
+    for (int i = 0; i < c.layers && c.window < 2 * c.max_seq; i++)
+        sliding += !sees_all(&c, i);
     return (ModelSizes){.layers = c.layers,
                         .vocab = c.vocab,
                         .max_seq = c.max_seq,
                         .window = c.window < 2 * c.max_seq ? c.window : 0,
+                        .window_layers = sliding,
                         .dim = c.dim,
                         .heads = c.heads};
 }
@@ -279,4 +315,6 @@ const ModelFamilyRow modernbert_family = {
     .vocab_at = offsetof(ModelPreset, config.modernbert.vocab),
     .attention_at = offsetof(ModelPreset, config.modernbert.attention),
     .dropout_at = offsetof(ModelPreset, config.modernbert.dropout),
+    .classes_at = offsetof(ModelPreset, config.modernbert.classes),
+    .head_dropout_at = offsetof(ModelPreset, config.modernbert.head_dropout),
 };

@@ -124,8 +124,6 @@ const char *module_next_name(const char **list, size_t *length);
 DType module_linear_type(const Module *module);
 Module *module_linear(const LinearOptions *options);
 Module *module_linear_split(int64_t in, int64_t out, int bias, LinearSplit split);
-/* A linear layer with weight (in,out) and bias (out), all 0; packed: as of LinearOptions. */
-Module *module_conv1d(int64_t in, int64_t out, TensorActivation act, LinearSplit split, int packed);
 /* A head with a weight (out,in), and a bias or NULL, that other modules own and name. */
 Module *module_linear_tied(Tensor *weight, Tensor *bias);
 /* The same with a bias of its own, of the head's classes. */
@@ -181,17 +179,27 @@ Tensor *module_adapt(const Module *module, const Adapter *adapter, Tensor *y, Te
 /* ---- Sequence classifiers (classifier.c) */
 
 typedef struct Classifier {
-    Module *before, *dense, *dropout, *out; /* before: NULL = none */
+    Module *before, *dense, *norm, *dropout, *out; /* before, norm: NULL = none */
+    int mean;                                      /* of all tokens, in place of the first */
 } Classifier;
 
 typedef struct ClassifierKind {
     const char *dense, *out; /* the names of the layers within the model */
+    const char *norm;        /* behind the dense layer; NULL: there is none */
     TensorActivation act;    /* of the dense layer */
     int dropout_before;      /* of the first token, too */
     int dense_stays;         /* adapters leave the dense layer trained, as they do the classes */
 } ClassifierKind;
+/* What a configuration says of it. */
+typedef struct ClassifierSizes {
+    int dim, classes;
+    float dropout, head_dropout; /* as BertConfig has them */
+    int no_dense_bias, norm_bias, mean;
+    float norm_eps;
+} ClassifierSizes;
 /* Makes the layers, children of the model. Returns non-zero on error. */
-int module_add_classifier(Module *model, Classifier *head, const ClassifierKind *kind, const BertConfig *c);
+int module_add_classifier(Module *model, Classifier *head, const ClassifierKind *kind,
+                          const ClassifierSizes *c);
 /* hidden (B,T,dim) to logits (B,classes). */
 Tensor *module_classify(const Classifier *head, Tensor *hidden, const Batch *batch);
 
@@ -240,6 +248,15 @@ Module *module_rms_norm_plus(int64_t dim, float eps, float plus);
 /* nn_swiglu with another activation or biases: down_proj(act(gate_proj(x)) up_proj(x)). fused: one layer
  * gate_up_proj in place of the two, whose outputs lie side by side, gate first. (gated.c) */
 Module *module_gated(int64_t dim, int64_t hidden, int bias, TensorActivation act, int fused);
+/* down(act(up(x))), under these names; in_out: weights are, and 0 at first. (plain.c) */
+typedef struct PlainOptions {
+    int64_t dim, hidden;
+    const char *up, *down;
+    TensorActivation act;
+    int bias, in_out;
+} PlainOptions;
+Module *module_plain(const PlainOptions *options);
+Module *module_plain_down(const Module *plain); /* its projection into the residual stream */
 /* The forward up to the head that a model offers, in its module path and a scope of its own: (B,T,C). */
 Tensor *module_hidden(Module *model, const Batch *batch);
 /* logits = hidden weight^T + bias of the head that a model offers, capped as it says, charged to the head's

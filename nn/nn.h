@@ -201,7 +201,7 @@ typedef struct KvCache KvCache;
  * charged to each attention's module path, component KV_CACHE, all at once and uninitialised. An attention
  * with a window has room for `window` tokens where those are fewer: the last that were read. Goes with the
  * current scope, or before by nn_kv_cache_free. For models whose attention is nn_attention's, of the styles
- * LLAMA and GPT2: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
+ * LLAMA, GPT2 and NEOX: others are ERROR_ARGUMENT, as are a batch and max_tokens below 1. */
 BRIM_API KvCache *nn_kv_cache(Module *model, int batch, int max_tokens);
 typedef struct KvCacheOptions {
     int batch, max_tokens;
@@ -252,7 +252,8 @@ typedef enum AttentionStyle {
     ATTENTION_GPT2,
     ATTENTION_BERT,
     ATTENTION_DISTILBERT, /* BERT's under other names */
-    ATTENTION_MODERNBERT  /* the same of one projection, with rotary positions; window and biases */
+    ATTENTION_MODERNBERT, /* the same of one projection, with rotary positions; window and biases */
+    ATTENTION_NEOX        /* LLaMA's of one projection, with q, k and v of a head side by side */
 } AttentionStyle;
 /* RMS norms on queries and keys, before they are rotated. */
 typedef enum AttentionNorm {
@@ -316,6 +317,9 @@ typedef struct ExpertsConfig {
     int active;    /* that a token goes to */
     int hidden;    /* of each; 0 = the configuration's */
     int normalise; /* the weights of a token's experts are divided by their sum */
+    /* The width of one more that all tokens go to, and whose output is multiplied by the sigmoid of one
+     * number a token: nn_qwen2_moe; 0 = none. */
+    int shared_hidden;
     /* Of the loss that balances them, which nn_loss adds once a batch, as transformers does: so losses and
      * gradients of a batch in pieces are those of the whole where it is 0. Not in stages. */
     float balance;
@@ -333,8 +337,11 @@ typedef struct ExpertsConfig {
  * nn_gemma (arXiv 2403.08295): GELU in the gate, norms by 1 + weight, embeddings times sqrt(dim); nn_gemma2
  * (arXiv 2408.00118): norms behind the branches too, soft caps; nn_gemma3 (arXiv 2503.19786): norms on
  * queries and keys.
- * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts. Layers
- * with experts are not divided among ranks that compute a layer together. */
+ * nn_gpt_neox (arXiv 2204.06745, 2304.01373): Pythia. Attention and feed-forward side by side, LayerNorm, a
+ * feed-forward without a gate; with biases (qkv_bias, o_bias, mlp_bias) in all published ones.
+ * nn_mixtral: with experts in every layer (arXiv 2401.04088). nn_qwen3_moe: nn_qwen3 with experts.
+ * nn_qwen2_moe: with them and one that all tokens share. Layers with experts are not divided among ranks that
+ * compute a layer together. */
 typedef struct LlamaConfig {
     int vocab, dim, layers, heads, hidden;
     int kv_heads;             /* 0 = heads */
@@ -355,13 +362,15 @@ typedef struct LlamaConfig {
     int qkv_bias;     /* biases on q_proj, k_proj, v_proj: Qwen2 (arXiv 2407.10671) */
     int o_bias;       /* on o_proj */
     int mlp_bias;     /* on gate_proj, up_proj, down_proj */
+    int sequential;   /* nn_gpt_neox: 1: the feed-forward reads what attention has added, as elsewhere */
+    int gelu_tanh;    /* nn_gpt_neox: 1: GELU by tanh, as in GPT-NeoX-20B; else by erf */
     LayerSet no_rope; /* layers whose queries and keys are not rotated: SmolLM3 */
-    /* Granite's factors; 0 = 1. On what the embedding gives, on each branch before it is added, and what
-     * logits are divided by. */
+    /* Granite's factors; 0 = 1, but of Gemma's embedding the root of dim. On what the embedding gives, on
+     * each branch before it is added, and what logits are divided by. */
     float embedding_factor, branch_factor, logits_divisor;
     float attention_scale;           /* of scores: Granite's attention_multiplier; 0 = 1/sqrt(head_dim) */
     float attention_cap, logits_cap; /* soft caps of scores and of logits: Gemma 2; 0 = none */
-    ExpertsConfig experts;           /* nn_mixtral and nn_qwen3_moe: they have some, and no other */
+    ExpertsConfig experts; /* nn_mixtral, nn_qwen2_moe, nn_qwen3_moe: they have some, and no other */
 } LlamaConfig;
 BRIM_API Module *nn_llama(const LlamaConfig *config);
 BRIM_API Module *nn_smollm3(const LlamaConfig *config);
@@ -372,7 +381,9 @@ BRIM_API Module *nn_phi3(const LlamaConfig *config);
 BRIM_API Module *nn_gemma(const LlamaConfig *config);
 BRIM_API Module *nn_gemma2(const LlamaConfig *config);
 BRIM_API Module *nn_gemma3(const LlamaConfig *config);
+BRIM_API Module *nn_gpt_neox(const LlamaConfig *config);
 BRIM_API Module *nn_mixtral(const LlamaConfig *config);
+BRIM_API Module *nn_qwen2_moe(const LlamaConfig *config);
 BRIM_API Module *nn_qwen3_moe(const LlamaConfig *config);
 
 /* GPT-2: pre-LayerNorm, learned positions, tanh-GELU, tied head. Projections into the residual stream are
@@ -432,6 +443,11 @@ typedef struct ModernBertConfig {
     int attention_bias, mlp_bias, norm_bias, head_bias; /* 1: there are biases; of the head's dense layer */
     int no_decoder_bias;
     int headless; /* 1: the encoder alone; forward returns the hidden states (B,T,dim) */
+    int classes;  /* 1 or more: a sequence classifier in place of the masked head: of the first token, or with
+                     mean_pooling of the mean of all that the mask leaves, the head's dense layer and norm,
+                     dropout,  logits (B,classes); 0 = none */
+    int mean_pooling;
+    float head_dropout; /* of the classifier; 0 = as dropout, negative = none */
     float dropout;
     float norm_eps; /* 0 = 1e-5 */
     AttentionKind attention;
@@ -462,11 +478,13 @@ BRIM_API Module *nn_bert_block(const BertConfig *config);
     X(MODEL_GEMMA, LlamaConfig, gemma)                                                                       \
     X(MODEL_GEMMA2, LlamaConfig, gemma2)                                                                     \
     X(MODEL_GEMMA3, LlamaConfig, gemma3)                                                                     \
+    X(MODEL_GPT_NEOX, LlamaConfig, gpt_neox)                                                                 \
     X(MODEL_ROBERTA, BertConfig, roberta)                                                                    \
     X(MODEL_DISTILBERT, BertConfig, distilbert)                                                              \
     X(MODEL_MODERNBERT, ModernBertConfig, modernbert)                                                        \
     X(MODEL_MIXTRAL, LlamaConfig, mixtral)                                                                   \
-    X(MODEL_QWEN3_MOE, LlamaConfig, qwen3_moe)
+    X(MODEL_QWEN3_MOE, LlamaConfig, qwen3_moe)                                                               \
+    X(MODEL_QWEN2_MOE, LlamaConfig, qwen2_moe)
 
 #define MODEL_FAMILY_ID(id, config, name) id,
 typedef enum ModelFamily { MODEL_FAMILIES(MODEL_FAMILY_ID) } ModelFamily;
@@ -494,11 +512,12 @@ typedef enum ModelObjective {
 
 /* With the family's defaults in place of zeros. What a family has not is 0. */
 typedef struct ModelSizes {
-    int layers;  /* the blocks of nn_block_count */
-    int inputs;  /* features of a sample */
-    int vocab;   /* tokens, or classes */
-    int max_seq; /* the longest sequence: its positions */
-    int window;  /* of sliding attention; 0 = none, also where it is no shorter than the positions */
+    int layers;        /* the blocks of nn_block_count */
+    int inputs;        /* features of a sample */
+    int vocab;         /* tokens, or classes */
+    int max_seq;       /* the longest sequence: its positions */
+    int window;        /* of sliding attention; 0 = none, also where it is no shorter than the positions */
+    int window_layers; /* how many of the layers have it */
     int dim, heads, kv_heads, head_dim;
 } ModelSizes;
 

@@ -31,6 +31,7 @@
 #define nn_generate brim_nn_generate
 #define nn_gpt2 brim_nn_gpt2
 #define nn_gpt2_block brim_nn_gpt2_block
+#define nn_gpt_neox brim_nn_gpt_neox
 #define nn_granite brim_nn_granite
 #define nn_hook_add brim_nn_hook_add
 #define nn_hook_remove brim_nn_hook_remove
@@ -79,6 +80,7 @@
 #define nn_preset_vocab brim_nn_preset_vocab
 #define nn_preset_window brim_nn_preset_window
 #define nn_quantize brim_nn_quantize
+#define nn_qwen2_moe brim_nn_qwen2_moe
 #define nn_qwen3 brim_nn_qwen3
 #define nn_qwen3_moe brim_nn_qwen3_moe
 #define nn_rms_norm brim_nn_rms_norm

@@ -23,6 +23,9 @@
 #define GEMMA_3                                                                                              \
     .tied = 1, .norm_eps = 1e-6f, .rope_theta = 1000000, .local_theta = 10000,                               \
     .sliding = {{0xf7df7df7df7df7df}}
+#define PYTHIA(...)                                                                                          \
+    DECODER(MODEL_GPT_NEOX, .max_seq = 2048, .partial_rotary = 0.25f, .qkv_bias = 1, .o_bias = 1,            \
+            .mlp_bias = 1, __VA_ARGS__)
 #define LLAMA3(stretch)                                                                                      \
     .rope_theta = 500000, .rope_scaling = {ROPE_SCALING_LLAMA3, .factor = stretch, .low_freq_factor = 1,     \
                                            .high_freq_factor = 4, .original_max_seq = 8192}
@@ -220,6 +223,14 @@ static const ModelPreset presets[] = {
      DECODER(MODEL_QWEN3_MOE, .vocab = 151936, .dim = 4096, .layers = 94, .heads = 64, .kv_heads = 4,
              .head_dim = 128, .hidden = 12288, .max_seq = 40960, .rope_theta = 1000000, .norm_eps = 1e-6f,
              .experts = {.count = 128, .active = 8, .hidden = 1536, .normalise = 1})},
+    {"qwen1.5-moe-a2.7b", "14.3B, of which a token passes through 2.7B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_QWEN2_MOE, .vocab = 151936, .dim = 2048, .layers = 24, .heads = 16, .kv_heads = 16,
+             .hidden = 5632, .max_seq = 8192, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1,
+             .experts = {.count = 60, .active = 4, .hidden = 1408, .shared_hidden = 5632})},
+    {"qwen2-57b-a14b", "57.4B, of which a token passes through 14.2B", .batch = 1, .seq = 2048,
+     DECODER(MODEL_QWEN2_MOE, .vocab = 151936, .dim = 3584, .layers = 28, .heads = 28, .kv_heads = 4,
+             .hidden = 18944, .max_seq = 131072, .rope_theta = 1000000, .norm_eps = 1e-6f, .qkv_bias = 1,
+             .experts = {.count = 64, .active = 8, .hidden = 2560, .shared_hidden = 20480})},
 
     {"phi-3-mini-4k", "3.82B", .batch = 1, .seq = 2048,
      DECODER(MODEL_PHI3, .vocab = 32064, .dim = 3072, .layers = 32, .heads = 32, .hidden = 8192,
@@ -267,6 +278,25 @@ static const ModelPreset presets[] = {
              .sliding = {{0x77777777}},
              .rope_scaling = {ROPE_SCALING_YARN, .factor = 8, .original_max_seq = 8192, .beta_fast = 32,
                               .beta_slow = 1, .attention_factor = 1.2079441541679836f})},
+
+    {"pythia-70m", "70.4M", .batch = 1, .seq = 2048,
+     PYTHIA(.vocab = 50304, .dim = 512, .layers = 6, .heads = 8, .hidden = 2048)},
+    {"pythia-160m", "162M", .batch = 1, .seq = 2048,
+     PYTHIA(.vocab = 50304, .dim = 768, .layers = 12, .heads = 12, .hidden = 3072)},
+    {"pythia-410m", "405M", .batch = 1, .seq = 2048,
+     PYTHIA(.vocab = 50304, .dim = 1024, .layers = 24, .heads = 16, .hidden = 4096)},
+    {"pythia-1b", "1.01B", .batch = 1, .seq = 2048,
+     PYTHIA(.vocab = 50304, .dim = 2048, .layers = 16, .heads = 8, .hidden = 8192)},
+    {"pythia-1.4b", "1.41B", .batch = 1, .seq = 2048,
+     PYTHIA(.vocab = 50304, .dim = 2048, .layers = 24, .heads = 16, .hidden = 8192)},
+    {"pythia-2.8b", "2.78B", .batch = 1, .seq = 2048,
+     PYTHIA(.vocab = 50304, .dim = 2560, .layers = 32, .heads = 32, .hidden = 10240)},
+    {"pythia-6.9b", "6.86B", .batch = 1, .seq = 2048,
+     PYTHIA(.vocab = 50432, .dim = 4096, .layers = 32, .heads = 32, .hidden = 16384)},
+    {"pythia-12b", "11.8B", .batch = 1, .seq = 2048,
+     PYTHIA(.vocab = 50688, .dim = 5120, .layers = 36, .heads = 40, .hidden = 20480)},
+    {"gpt-neox-20b", "20.6B", .batch = 1, .seq = 2048,
+     PYTHIA(.vocab = 50432, .dim = 6144, .layers = 44, .heads = 64, .hidden = 24576, .gelu_tanh = 1)},
 
     /* What textbooks calculate with. At 128 tokens a sample their 20 to 40 GB of activations hold. */
     {"textbook-10b", "10.0B, the example of textbooks", .batch = 32, .seq = 128,

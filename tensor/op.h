@@ -40,6 +40,7 @@ typedef union OpAttr {
     RopeOptions rope;
     struct {
         int heads, kv_heads, causal, flash, packed;
+        int by_head;   /* packed: q, k and v of a head lie side by side */
         int recompute; /* eager keeps no scores: backward recomputes them */
         int past;      /* of attention_cached: tokens in the cache */
         int window;    /* as in AttentionOptions, and scale and softcap as well */

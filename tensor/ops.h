@@ -39,12 +39,12 @@ BRIM_API Tensor *tensor_layer_norm(Tensor *x, Tensor *weight, Tensor *bias, floa
 BRIM_API Tensor *tensor_rms_norm(Tensor *x, Tensor *weight, float eps); /* the same without mean and bias */
 /* By plus + weight: Gemma's, with plus 1, has weights around 0. */
 BRIM_API Tensor *tensor_rms_norm_plus(Tensor *x, Tensor *weight, float eps, float plus);
-BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act);    /* of each element */
-BRIM_API Tensor *tensor_gelu(Tensor *x);                                /* exact, by erf */
-BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                           /* GPT-2's approximation */
-BRIM_API Tensor *tensor_silu(Tensor *x);                                /* x sigmoid(x) */
-BRIM_API Tensor *tensor_relu(Tensor *x);                                /* max(x, 0) */
-BRIM_API Tensor *tensor_tanh(Tensor *x);                                /* hyperbolic tangent */
+BRIM_API Tensor *tensor_activation(Tensor *x, TensorActivation act); /* of each element */
+BRIM_API Tensor *tensor_gelu(Tensor *x);                             /* exact, by erf */
+BRIM_API Tensor *tensor_gelu_tanh(Tensor *x);                        /* GPT-2's approximation */
+BRIM_API Tensor *tensor_silu(Tensor *x);                             /* x sigmoid(x) */
+BRIM_API Tensor *tensor_relu(Tensor *x);                             /* max(x, 0) */
+BRIM_API Tensor *tensor_tanh(Tensor *x);                             /* hyperbolic tangent */
 /* cap tanh(x / cap): what is small stays, and nothing goes beyond (Gemma 2). cap = 0 returns x. */
 BRIM_API Tensor *tensor_softcap(Tensor *x, float cap);
 /* act(gate) * up; shapes and types equal. */
@@ -52,6 +52,8 @@ BRIM_API Tensor *tensor_gated(Tensor *gate, Tensor *up, TensorActivation act);
 /* The same of rows in which gate and up lie side by side, gate first: (…, 2n) -> (…, n). */
 BRIM_API Tensor *tensor_gated_packed(Tensor *gate_up, TensorActivation act);
 BRIM_API Tensor *tensor_swiglu(Tensor *gate, Tensor *up); /* silu(gate) * up */
+/* x sigmoid(gate), of one gate a row: x (…, n), gate (…, 1), of one type (Qwen2-MoE's shared expert). */
+BRIM_API Tensor *tensor_gate_rows(Tensor *x, Tensor *gate);
 /* x (B,T,heads*D): rotary positions 0..T-1, pairs (i, i + D/2) as in Hugging Face's Llama; D even. */
 BRIM_API Tensor *tensor_rope(Tensor *x, int heads, float theta);
 
@@ -101,6 +103,8 @@ typedef struct RopeOptions {
     /* 0 = width / heads. Where x is wider than heads x head_dim, the columns behind pass as they are: of q, k
      * and v side by side, (B,T,(heads + 2 kv_heads) D), heads + kv_heads heads turn in one piece. */
     int head_dim;
+    int group;       /* heads come in groups of so many, among which those columns are cut evenly: of q, k
+                        and v side by side in each head, (B,T,heads,3,D), 2 heads a group turn; 0 = all */
     int rotary_dim;  /* even: of each head so many elements turn, and the rest passes; 0 = all */
     int interleaved; /* 1: pairs (2i, 2i + 1), as in GPT-J */
     int seq;         /* tokens of the whole sequence, by which LONGROPE and DYNAMIC choose; 0 = first + T */
@@ -121,25 +125,27 @@ typedef struct AttentionOptions {
                       most window / 2 away, to either side; 0 = all */
     float scale;   /* of scores; 0 = 1/sqrt(D) */
     float softcap; /* scores become softcap tanh(score / softcap), before masks (Gemma 2); 0 = as they are */
+    int by_head;   /* of packed: 1: q, k and v lie side by side in each head, (B,T,heads,3,D), as in GPT-NeoX.
+                      With as many key-value heads */
 } AttentionOptions;
 /* q (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D), all f32, bf16 or f16. What eager keeps of
  * scores is of that type. With a window flash's time is linear in T x window; eager computes no more, but
  * keeps (B,heads,T,T) all the same. */
 BRIM_API Tensor *tensor_attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions *options);
-/* qkv (B,T,(heads + 2 kv_heads) D): q, k and v side by side. */
+/* qkv (B,T,(heads + 2 kv_heads) D): q, k and v side by side, or so in each head. */
 BRIM_API Tensor *tensor_attention_packed(Tensor *qkv, const AttentionOptions *options);
 
 /* Causal attention of tokens that continue a sequence, over a cache of the keys and values before them: q
  * (B,T,heads*D), k and v (B,T,kv_heads*D) -> (B,T,heads*D). The cache is f32, bf16 or f16 (2, B*kv_heads,
  * capacity, D), keys and then values, with `past` tokens in it, whatever of these types q, k and v are of. k
  * and v are written behind those, in the cache itself, and query t sees past + t + 1 tokens. Of `options`
- * heads, kv_heads, window, scale and softcap count. With a window a cache has room for at most `window`
- * tokens: one with that room holds the last of any number of tokens, token t in row t modulo window, and more
- * than one token at once are computed from what they see of it, copied into workspace in the order of tokens.
- * Not to be recorded: ERROR_STATE. */
+ * heads, kv_heads, window, scale, softcap and by_head count. With a window a cache has room for at most
+ * `window` tokens: one with that room holds the last of any number of tokens, token t in row t modulo window,
+ * and more than one token at once are computed from what they see of it, copied into workspace in the order
+ * of tokens. Not to be recorded: ERROR_STATE. */
 BRIM_API Tensor *tensor_attention_cached(Tensor *q, Tensor *k, Tensor *v, Tensor *cache, int past,
                                          const AttentionOptions *options);
-/* The same of qkv (B,T,(heads + 2 kv_heads) D), side by side. */
+/* The same of qkv (B,T,(heads + 2 kv_heads) D), side by side, or so in each head. */
 BRIM_API Tensor *tensor_attention_cached_packed(Tensor *qkv, Tensor *cache, int past,
                                                 const AttentionOptions *options);
 
@@ -184,8 +190,11 @@ BRIM_API Tensor *tensor_dropout(Tensor *x, float p);
 BRIM_API Tensor *tensor_reshape(Tensor *x, Shape shape); /* shares storage */
 BRIM_API Tensor *tensor_last(Tensor *x);                 /* (B,T,c) -> (B,c): the last position */
 BRIM_API Tensor *tensor_first(Tensor *x);                /* the same of the first one */
-BRIM_API Tensor *tensor_sum(Tensor *x);                  /* -> (1) */
-BRIM_API Tensor *tensor_mean(Tensor *x);                 /* -> (1) */
+/* The mean of the tokens that mask (B,T) i32 is not 0 for, of all where it is NULL; zeros of none: (B,T,c) ->
+ * (B,c). */
+BRIM_API Tensor *tensor_mean_tokens(Tensor *x, Tensor *mask);
+BRIM_API Tensor *tensor_sum(Tensor *x);  /* -> (1) */
+BRIM_API Tensor *tensor_mean(Tensor *x); /* -> (1) */
 /* scale * sum over rows with label != ignore_index of -log softmax(logits)[label] -> (1).
  * logits (…, classes), labels i32 (…). */
 BRIM_API Tensor *tensor_cross_entropy(Tensor *logits, Tensor *labels, int ignore_index, float scale);

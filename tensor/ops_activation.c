@@ -1,5 +1,5 @@
-/* Activations, which keep the shape, gated ones (SwiGLU and its kind, Shazeer, arXiv 2002.05202), and soft
- * caps. */
+/* Activations, which keep the shape, gated ones (SwiGLU and its kind, Shazeer, arXiv 2002.05202), rows that a
+ * number gates, and soft caps. */
 #include <inttypes.h>
 #include <math.h>
 
@@ -193,6 +193,59 @@ Tensor *tensor_gated_packed(Tensor *gate_up, TensorActivation act)
 Tensor *tensor_swiglu(Tensor *gate, Tensor *up)
 {
     return tensor_gated(gate, up, TENSOR_SILU);
+}
+
+/* ---- Rows that a number gates ----------------------------------------------------------------- */
+
+/* x is read for the gate's gradient alone. */
+static int gate_rows_shape(OpCall *call)
+{
+    Shape x = call->shape[0], gate = call->shape[1];
+    call->plan.saves = OP_INPUT(1) | (needs_input(call, 1) ? OP_INPUT(0) : 0);
+    if (needs_input(call, 1))
+        call->plan.recomputes = OP_OUTPUT | OP_INPUT(0) | OP_INPUT(1);
+    if (check_float(call, 0, "x") || check_float_as(call, 1, 0, "gate", "x"))
+        return error_code();
+    x.dim[x.ndim - 1] = 1;
+    if (!shape_equal(x, gate))
+        return error_raise(ERROR_SHAPE, "%s: x %s has a gate a row, of shape %s; gate is %s", call->row->name,
+                           shape_text(call->shape[0]).text, shape_text(x).text, shape_text(gate).text);
+    return unary_shape(call);
+}
+
+static void gate_rows_forward(OpCall *call)
+{
+    call->kernels->gate_rows_forward(call->dtype[0], leading(call->shape[0]), last_dim(call->shape[0]),
+                                     call->in[0], call->in[1], call->out, call->run);
+}
+
+static void gate_rows_recompute(OpCall *call)
+{
+    gate_rows_forward(call);
+}
+
+static void gate_rows_backward(OpCall *call)
+{
+    call->kernels->gate_rows_backward(call->dtype[0], leading(call->shape[0]), last_dim(call->shape[0]),
+                                      call->in[0], call->in[1], call->dout, call->beta[0], call->din[0],
+                                      call->beta[1], call->din[1], call->run);
+}
+
+static const OpRow gate_rows_row = {
+    .name = "gate_rows",
+    .shape = gate_rows_shape,
+    .forward = gate_rows_forward,
+    .backward = gate_rows_backward,
+    .recompute = gate_rows_recompute,
+    .in_place = OP_INPUT(0),
+    .grad_in_dout = OP_INPUT(0),
+    .grad_in_saved = OP_INPUT(0) | OP_INPUT(1),
+    .accumulates = OP_INPUT(0) | OP_INPUT(1),
+};
+
+Tensor *tensor_gate_rows(Tensor *x, Tensor *gate)
+{
+    return x && gate ? tensor_apply(&gate_rows_row, NULL, 2, (Tensor *[]){x, gate}) : NULL;
 }
 
 /* ---- Soft caps -------------------------------------------------------------------------------- */

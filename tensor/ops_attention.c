@@ -52,14 +52,16 @@ AttentionDims attention_dims_(const OpCall *call)
                            .lddq = ldq,
                            .lddk = ldk,
                            .lddv = ldk,
-                           .key_mask = call->in[MASK]};
+                           .key_mask = call->in[MASK],
+                           .head_step = call->attr.attention.by_head ? 3 * (int)(row / heads) : 0};
 }
 
 void attention_split_(const OpCall *call, void *const base[], void *part[3])
 {
     DType type = call->dtype[Q];
-    int64_t q = attention_width_(call), k = q + kv_width(call);
-    int packed = call->attr.attention.packed;
+    int packed = call->attr.attention.packed,
+        heads = call->attr.attention.by_head ? call->attr.attention.heads : 1;
+    int64_t q = attention_width_(call) / heads, k = q + kv_width(call) / heads;
     part[Q] = base[Q];
     part[K] = packed ? element_at(type, base[Q], q) : base[K];
     part[V] = packed ? element_at(type, base[Q], k) : base[V];
@@ -73,6 +75,11 @@ static int check_options(const OpCall *call, const char *name)
     if (heads < 1 || kv_heads < 1 || heads % kv_heads)
         return error_raise(ERROR_ARGUMENT, "%s: %d heads cannot share %d key-value heads evenly", name, heads,
                            kv_heads);
+    if (call->attr.attention.by_head && kv_heads != heads)
+        return error_raise(ERROR_ARGUMENT,
+                           "%s: q, k and v side by side in each head need as many key-value heads as heads, "
+                           "not %d and %d",
+                           name, kv_heads, heads);
     if (call->attr.attention.window < 0)
         return error_raise(ERROR_ARGUMENT, "%s: a window of %d tokens; it is 1 or more, or 0 for all", name,
                            call->attr.attention.window);
@@ -259,6 +266,7 @@ static Tensor *attention(Tensor *q, Tensor *k, Tensor *v, const AttentionOptions
                                  .causal = options->causal,
                                  .flash = options->kind == ATTENTION_FLASH,
                                  .packed = packed,
+                                 .by_head = packed && options->by_head,
                                  .recompute = options->recompute || (context && context->selective),
                                  .window = options->window,
                                  .scale = options->scale,

@@ -89,8 +89,9 @@ static RopeDims rope_dims(const OpCall *call)
                   .original_seq = (float)s->original_max_seq,
                   .rotary_dim = o->rotary_dim,
                   .interleaved = o->interleaved,
+                  .group = o->group,
                   .scale = attention_factor(s)};
-    d.behind = d.ld - (int64_t)d.heads * d.head_dim;
+    d.behind = (d.ld - (int64_t)d.heads * d.head_dim) / (d.heads / rope_group(&d));
     int longer = whole_seq(call) > s->original_max_seq;
     if (s->kind == ROPE_SCALING_YARN)
         yarn_ramp(&d, s);
@@ -154,6 +155,12 @@ static int heads_check(const OpCall *call)
         return error_raise(ERROR_SHAPE, "rope: %d heads of %d do not fit into x %s", o->heads, o->head_dim,
                            shape_text(x).text);
     int head_dim = head_width(call), width = o->rotary_dim ? o->rotary_dim : head_dim;
+    int group = o->group ? o->group : o->heads;
+    if (group < 0 || o->heads % group || (x.dim[2] - (int64_t)o->heads * head_dim) % (o->heads / group))
+        return error_raise(ERROR_SHAPE,
+                           "rope: x %s does not divide into groups of %d of its %d heads of %d, and as many "
+                           "columns behind each",
+                           shape_text(x).text, group, o->heads, head_dim);
     if (width < 2 || width % 2 || width > head_dim)
         return error_raise(ERROR_SHAPE,
                            "rope: of a head of %d elements an even number can turn, from 2 on, not %d",

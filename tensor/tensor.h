@@ -92,9 +92,9 @@ BRIM_API Tensor *tensor_keep(Tensor *tensor);
 BRIM_API Tensor *tensor_donate(Tensor *tensor);
 /* Says that backward may recompute the tensor: it is not kept for those who read it, but computed once more
  * from what its own operation keeps anyway. That saves its bytes and costs a pass over them; gradients are
- * bitwise the same. It works for the outputs of layer_norm, rms_norm, gated activations (swiglu), softcap,
- * mul, activations other than ReLU, and linear with one of these activations. Ignored on tensors of other
- * operations. Returns its argument. */
+ * bitwise the same. It works for the outputs of layer_norm, rms_norm, gated activations (swiglu), gate_rows,
+ * softcap, mul, activations other than ReLU, and linear with one of these activations. Ignored on tensors of
+ * other operations. Returns its argument. */
 BRIM_API Tensor *tensor_recompute(Tensor *tensor);
 /* A name for messages. It is not copied: it must outlive the tensor. */
 BRIM_API void tensor_set_name(Tensor *tensor, const char *name);

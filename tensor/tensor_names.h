@@ -49,6 +49,7 @@
 #define tensor_first brim_tensor_first
 #define tensor_free brim_tensor_free
 #define tensor_from brim_tensor_from
+#define tensor_gate_rows brim_tensor_gate_rows
 #define tensor_gated brim_tensor_gated
 #define tensor_gated_packed brim_tensor_gated_packed
 #define tensor_gelu brim_tensor_gelu
@@ -65,6 +66,7 @@
 #define tensor_linear_cross_entropy_with brim_tensor_linear_cross_entropy_with
 #define tensor_linear_in_out brim_tensor_linear_in_out
 #define tensor_mean brim_tensor_mean
+#define tensor_mean_tokens brim_tensor_mean_tokens
 #define tensor_mul brim_tensor_mul
 #define tensor_name brim_tensor_name
 #define tensor_new brim_tensor_new

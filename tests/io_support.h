@@ -125,6 +125,18 @@ static inline int64_t parameters(const ModelPreset *preset)
     "'bfloat16', 'transformers_version': '4.51.0', 'use_cache': true, 'use_sliding_window': false, "         \
     "'vocab_size': 151936}"
 
+#define QWEN2_57B_A14B                                                                                       \
+    "{'architectures': ['Qwen2MoeForCausalLM'], 'attention_dropout': 0.0, 'bos_token_id': 151643, "          \
+    "'eos_token_id': 151643, 'hidden_act': 'silu', 'hidden_size': 3584, 'initializer_range': 0.02, "         \
+    "'intermediate_size': 18944, 'max_position_embeddings': 131072, 'max_window_layers': 28, 'model_type': " \
+    "'qwen2_moe', 'num_attention_heads': 28, 'num_hidden_layers': 28, 'num_key_value_heads': 4, "            \
+    "'rms_norm_eps': 1e-06, 'rope_theta': 1000000.0, 'sliding_window': 65536, 'tie_word_embeddings': "       \
+    "false, 'torch_dtype': 'bfloat16', 'transformers_version': '4.40.1', 'use_cache': true, "                \
+    "'use_sliding_window': false, 'vocab_size': 151936, 'decoder_sparse_step': 1, 'moe_intermediate_size': " \
+    "2560, 'shared_expert_intermediate_size': 20480, 'num_experts_per_tok': 8, 'num_experts': 64, "          \
+    "'norm_topk_prob': false, 'output_router_logits': false, 'router_aux_loss_coef': 0.001, "                \
+    "'mlp_only_layers': []}"
+
 #define MISTRAL_NEMO                                                                                         \
     "{'architectures': ['MistralForCausalLM'], 'attention_dropout': 0.0, 'bos_token_id': 1, "                \
     "'eos_token_id': 2, 'head_dim': 128, 'hidden_act': 'silu', 'hidden_size': 5120, "                        \

@@ -271,7 +271,7 @@ static inline Module *case_model(const Case *c)
             .vocab = vocab(c, 256), .dim = 24, .layers = layers, .heads = 3, .ffn = 40, .max_seq = 16};
         break;
     case MODEL_LLAMA:
-    case MODEL_SMOLLM3:
+    case MODEL_SMOLLM3: /* with what sets each of them apart */
     case MODEL_GRANITE:
     case MODEL_QWEN3:
     case MODEL_OLMO2:
@@ -279,25 +279,14 @@ static inline Module *case_model(const Case *c)
     case MODEL_GEMMA:
     case MODEL_GEMMA2:
     case MODEL_GEMMA3:
-        preset.config.llama = (LlamaConfig){.vocab = vocab(c, 256),
-                                            .dim = 24,
-                                            .layers = layers,
-                                            .heads = 6,
-                                            .kv_heads = 2,
-                                            .hidden = 40,
-                                            .max_seq = 16};
-        break;
+    case MODEL_GPT_NEOX:
     case MODEL_MIXTRAL:
+    case MODEL_QWEN2_MOE:
     case MODEL_QWEN3_MOE:
-        preset.config.llama =
-            (LlamaConfig){.vocab = vocab(c, 256),
-                          .dim = 24,
-                          .layers = layers,
-                          .heads = 6,
-                          .kv_heads = 2,
-                          .hidden = 20,
-                          .max_seq = 16,
-                          .experts = {.count = 4, .active = 2, .normalise = 1, .balance = c->balance}};
+        preset = small_preset(&(Setting){.family = c->family, .layers = layers});
+        preset.config.llama.vocab = vocab(c, 256);
+        preset.config.llama.max_seq = 16;
+        preset.config.llama.experts.balance = c->balance;
         break;
     }
     nn_preset_set_attention(&preset, c->attention);

@@ -323,7 +323,7 @@ static LlamaConfig small_decoder(ModelFamily family, int layers)
                      .dim = 32,
                      .layers = layers,
                      .heads = 4,
-                     .kv_heads = family == MODEL_OLMO2 ? 0 : 2,
+                     .kv_heads = family == MODEL_OLMO2 || family == MODEL_GPT_NEOX ? 0 : 2,
                      .hidden = family == MODEL_MIXTRAL ? 24 : 48,
                      .max_seq = 24};
     if (family == MODEL_SMOLLM3 || family == MODEL_GEMMA || family == MODEL_GEMMA2 || family == MODEL_GEMMA3)
@@ -351,10 +351,18 @@ static LlamaConfig small_decoder(ModelFamily family, int layers)
     }
     if (family == MODEL_GEMMA3)
         c.local_theta = 100;
+    if (family == MODEL_GPT_NEOX) {
+        c.partial_rotary = 0.5f;
+        c.qkv_bias = c.o_bias = c.mlp_bias = 1;
+    }
     if (family == MODEL_MIXTRAL)
         c.experts = (ExpertsConfig){.count = 5, .active = 2, .normalise = 1};
     if (family == MODEL_QWEN3_MOE) /* the first layer has none */
         c.experts = (ExpertsConfig){.count = 6, .active = 3, .hidden = 20, .dense = {{1}}};
+    if (family == MODEL_QWEN2_MOE) {
+        c.experts = (ExpertsConfig){.count = 5, .active = 2, .hidden = 16, .shared_hidden = 28};
+        c.qkv_bias = 1;
+    }
     return c;
 }
 

@@ -89,6 +89,7 @@ static Made make(const Way *way, DType type, DType exact)
     o.window = way->window;
     o.softcap = way->softcap;
     o.mask = way->masked ? mask_of() : NULL;
+    o.by_head = way->packed && way->masked && way->causal;
     if (way->packed) {
         m.in[0] = trained(type, exact, SHAPE(BATCH, SEQ, (HEADS + 2 * kv) * SIZE), 1);
         m.out = tensor_attention_packed(m.in[0], &o);
@@ -186,6 +187,7 @@ static void check_cached(DType type, DType cached, int packed, int window)
     int kv = packed && !window ? HEADS : KV_HEADS;
     int64_t row = HEADS * SIZE, kv_row = kv * SIZE, wide = row + 2 * kv_row;
     AttentionOptions o = {.heads = HEADS, .kv_heads = kv, .causal = 1, .window = window};
+    o.by_head = packed && kv == HEADS && type == cached;
     Tensor *cache = tensor_zeros(cached, SHAPE(2, kv, window ? window : 6, SIZE), MEM_INPUT);
     Tensor *q, *k, *v, *all, *part = NULL;
     float *expected;

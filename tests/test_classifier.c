@@ -8,12 +8,20 @@
 
 enum { ROWS = 3, SEQ = 7, CLASSES = 5 };
 
-static const ModelFamily families[] = {MODEL_BERT, MODEL_ROBERTA, MODEL_DISTILBERT};
+static const ModelFamily families[] = {MODEL_BERT, MODEL_ROBERTA, MODEL_DISTILBERT, MODEL_MODERNBERT};
 
 static ModelPreset preset_of(ModelFamily family)
 {
     ModelPreset preset = small_preset(&(Setting){.family = family});
     nn_preset_set_classes(&preset, CLASSES);
+    return preset;
+}
+
+/* ModernBERT's may take the mean of all tokens. */
+static ModelPreset mean_preset(void)
+{
+    ModelPreset preset = preset_of(MODEL_MODERNBERT);
+    preset.config.modernbert.mean_pooling = 1;
     return preset;
 }
 
@@ -55,11 +63,16 @@ static void test_logits(void **state)
             difference(tensor_f32(logits), tensor_f32(nn_forward(model, NULL, &other)), ROWS * CLASSES) > 0);
         tensor_no_grad_end();
         int64_t dim = nn_preset_sizes(&preset).dim;
-        int64_t head = dim * dim + dim + CLASSES * dim + CLASSES;
+        int64_t head = dim * dim + dim + CLASSES * dim + CLASSES; /* ModernBERT's norm is as wide as a bias */
         int64_t body = nn_parameter_count(model) - head;
-        masked.config.bert.pooler = families[i] == MODEL_BERT;
-        if (families[i] == MODEL_BERT)
+        if (families[i] == MODEL_BERT) {
+            masked.config.bert.pooler = 1;
             assert_int_equal(nn_parameter_count(nn_model(&masked)), body + dim * dim + dim);
+        }
+        if (families[i] == MODEL_MODERNBERT) {
+            masked.config.modernbert.headless = 1;
+            assert_int_equal(nn_parameter_count(nn_model(&masked)), body);
+        }
         assert_fine();
     }
     ModelPreset mlp = small_preset(&(Setting){.family = MODEL_MLP}),
@@ -69,6 +82,39 @@ static void test_logits(void **state)
     assert_int_equal(nn_preset_classes(&gpt2), 0);
     nn_preset_set_classes(NULL, 4);
     assert_int_equal(nn_preset_classes(NULL), 0);
+}
+
+/* Of a sample's tokens, those that are padding left out; without a mask of all. */
+static void test_mean(void **state)
+{
+    (void)state;
+    ModelPreset preset = mean_preset(), headless = small_preset(&(Setting){.family = MODEL_MODERNBERT});
+    headless.config.modernbert.headless = 1;
+    Module *model = nn_model(&preset), *body = nn_model(&headless);
+    TensorList list = nn_parameters(body);
+    for (int i = 0; i < list.count; i++) /* the body's weights, by name */
+        tensor_write(list.items[i], 0, tensor_numel(list.items[i]) * (int64_t)sizeof(float),
+                     tensor_f32(nn_parameter(model, tensor_name(list.items[i]))));
+    nn_eval(model);
+    nn_eval(body);
+    tensor_no_grad_begin();
+    Batch one = batch_of(1), other = batch_of(9), open = batch_of(1);
+    open.mask = NULL;
+    Tensor *logits = nn_forward(model, NULL, &one), *same = nn_forward(model, NULL, &other);
+    assert_true(shape_equal(tensor_shape(logits), SHAPE(ROWS, CLASSES)));
+    assert_true(difference(tensor_f32(logits), tensor_f32(same), ROWS * CLASSES) == 0);
+    for (int masked = 0; masked < 2; masked++) {
+        const Batch *batch = masked ? &one : &open;
+        Tensor *hidden = nn_forward(body, NULL, batch), *pooled = tensor_mean_tokens(hidden, batch->mask);
+        Tensor *x = tensor_linear(pooled, nn_parameter(model, "head.dense.weight"), NULL, TENSOR_GELU);
+        x = tensor_layer_norm(x, nn_parameter(model, "head.norm.weight"), NULL, 1e-5f);
+        x = tensor_linear(x, nn_parameter(model, "classifier.weight"), nn_parameter(model, "classifier.bias"),
+                          TENSOR_IDENTITY);
+        assert_true(difference(tensor_f32(x), tensor_f32(nn_forward(model, NULL, batch)), ROWS * CLASSES) <
+                    1e-6);
+    }
+    tensor_no_grad_end();
+    assert_fine();
 }
 
 static void test_refused(void **state)
@@ -88,15 +134,20 @@ static void test_refused(void **state)
     nn_set_loss_chunk(model, 2);
     assert_null(nn_loss(model, &batch));
     assert_error(ERROR_STATE, "offers no head");
+    ModernBertConfig m = small_preset(&(Setting){.family = MODEL_MODERNBERT}).config.modernbert;
+    m.classes = -1;
+    assert_null(nn_modernbert(&m));
+    assert_error(ERROR_ARGUMENT, "modernbert: classes is -1", "1 or more");
+    m.classes = 2;
+    m.headless = 1;
+    assert_null(nn_modernbert(&m));
+    assert_error(ERROR_ARGUMENT, "classes is 2 beside headless 1");
 }
 
-static uint64_t gradients_of(int checkpoint)
+static uint64_t gradients_of(ModelPreset preset, int checkpoint)
 {
     uint64_t hash = 5;
     Visit v = visit(&(ContextOptions){.threads = 1, .seed = 4});
-    ModelPreset preset = preset_of(MODEL_ROBERTA);
-    preset.config.roberta.dropout = 0.25f;
-    preset.config.roberta.head_dropout = 0.5f;
     Module *model = nn_model(&preset);
     if (checkpoint)
         nn_set_checkpoint_every(model, checkpoint);
@@ -122,7 +173,11 @@ static uint64_t gradients_of(int checkpoint)
 static void test_checkpoint(void **state)
 {
     (void)state;
-    assert_true(gradients_of(0) == gradients_of(1));
+    ModelPreset roberta = preset_of(MODEL_ROBERTA), modern = mean_preset();
+    roberta.config.roberta.dropout = modern.config.modernbert.dropout = 0.25f;
+    roberta.config.roberta.head_dropout = modern.config.modernbert.head_dropout = 0.5f;
+    assert_true(gradients_of(roberta, 0) == gradients_of(roberta, 1));
+    assert_true(gradients_of(modern, 0) == gradients_of(modern, 1));
 }
 
 /* Adapters leave what is new trained, in fp32 beside a base of 16 bit: the classes, and what PEFT takes for
@@ -134,7 +189,8 @@ static void test_adapters(void **state)
         {"classifier.weight", "classifier.bias", NULL},
         {"classifier.dense.weight", "classifier.dense.bias", "classifier.out_proj.weight",
          "classifier.out_proj.bias"},
-        {"pre_classifier.weight", "pre_classifier.bias", "classifier.weight", "classifier.bias"}};
+        {"pre_classifier.weight", "pre_classifier.bias", "classifier.weight", "classifier.bias"},
+        {"classifier.weight", "classifier.bias", NULL}};
     for (size_t i = 0; i < COUNT(families); i++) {
         ModelPreset preset = preset_of(families[i]);
         nn_set_weights(&(Weights){.dtype = DTYPE_BF16, .frozen = 1});
@@ -209,6 +265,38 @@ static void test_config(void **state)
     }
 }
 
+#define MODERN(more)                                                                                         \
+    "{'model_type': 'modernbert', 'vocab_size': 100, 'hidden_size': 12, 'num_hidden_layers': 1, "            \
+    "'num_attention_heads': 3, 'intermediate_size': 20, 'max_position_embeddings': 30, "                     \
+    "'mlp_dropout': 0.25, 'embedding_dropout': 0.25" more "}"
+
+static void test_modernbert_config(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int classes, mean;
+        float dropout;
+    } read[] = {
+        {MODERN(", 'architectures': ['ModernBertForSequenceClassification']"), 2, 0, -1},
+        {MODERN(", 'architectures': ['ModernBertForSequenceClassification'], 'classifier_pooling': 'mean', "
+                "'classifier_dropout': 0.5, 'num_labels': 3"),
+         3, 1, 0.5f},
+        /* What a masked model says of the classifier that it may become. */
+        {MODERN(", 'architectures': ['ModernBertForMaskedLM'], 'classifier_pooling': 'mean'"), 0, 1, -1},
+    };
+    for (size_t i = 0; i < COUNT(read); i++) {
+        IoModel m = good(read[i].text);
+        assert_int_equal(nn_preset_classes(&m.preset), read[i].classes);
+        assert_int_equal(m.preset.config.modernbert.mean_pooling, read[i].mean);
+        assert_float_equal(m.preset.config.modernbert.head_dropout, read[i].dropout, 0);
+        assert_string_equal(m.note, "");
+    }
+    IoModel m;
+    assert_int_equal(read_text(MODERN(", 'classifier_pooling': 'max'"), &m), ERROR_DATA);
+    assert_error(ERROR_DATA, "classifier_pooling must be \"cls\" or \"mean\"", "not \"max\"");
+}
+
 static void test_labels(void **state)
 {
     (void)state;
@@ -254,7 +342,8 @@ static void test_weights(void **state)
             io_save_weights(nn_model(&masked), &masked, masked_folder, &(WeightsSaving){.overwrite = 1}), 0);
         Module *model = nn_model(&preset);
         assert_int_equal(io_load_weights(model, masked_folder, NULL, &report), 0);
-        assert_int_equal(report.new_head, 4);
+        /* The head's dense layer and norm are those of the masked model, too. */
+        assert_int_equal(report.new_head, families[i] == MODEL_MODERNBERT ? 2 : 4);
         assert_int_equal(report.missing, 0);
         assert_non_null(strstr(report.note, "The classifier is new and has yet to learn"));
         static const char *const names[] = {"x", "y", "z", "u", "v"};
@@ -282,8 +371,9 @@ static void test_weights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_logits), TEST(test_refused), TEST(test_checkpoint), TEST(test_adapters),
-        TEST(test_config), TEST(test_labels),  TEST(test_weights),
+        TEST(test_logits),   TEST(test_refused), TEST(test_checkpoint),
+        TEST(test_adapters), TEST(test_config),  TEST(test_labels),
+        TEST(test_weights),  TEST(test_mean),    TEST(test_modernbert_config),
     };
     return cmocka_run_group_tests_name("classifier", tests, NULL, NULL);
 }

@@ -372,7 +372,7 @@ static void compare_rows(void **state)
     size_t i;
     json_array_foreach((json_t *)(uintptr_t)variants, i, one)
     {
-        assert_keys(one, "variant options step_flops memory");
+        assert_keys(one, "variant options step_flops parameters active_parameters memory");
         check_memory(json_object_get(one, "memory"), 0, 0);
     }
     assert_int_equal(i, 24);

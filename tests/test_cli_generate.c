@@ -20,9 +20,9 @@ static void check_generated(const char *model, json_int_t cache_a_token)
 {
     json_t *root =
         generated(GENERATE("--model", model, "--tokens", "9", "--prompt", "the cat", "--batch", "2"));
-    assert_keys(root,
-                "model device blas parameters prompt_tokens cache_tokens sequences prefill_tokens_per_second "
-                "decode_tokens_per_second textbook memory");
+    assert_keys(root, "model device blas parameters active_parameters prompt_tokens cache_tokens sequences "
+                      "prefill_tokens_per_second "
+                      "decode_tokens_per_second textbook memory");
     assert_int_equal(integer_at(root, "prompt_tokens"), 7);
     assert_int_equal(integer_at(root, "cache_tokens"), 15);
     assert_true(real_at(root, "prefill_tokens_per_second") > 0);
@@ -137,7 +137,7 @@ static void large_ones_are_planned(void **state)
     (void)state;
     json_t *root = generated(
         RUN("plan", "--inference", "--json", "--model", "llama-3.1-70b", "--seq", "8192", "--threads", "2"));
-    assert_keys(root, "model parameters cache_tokens textbook memory");
+    assert_keys(root, "model parameters active_parameters cache_tokens textbook memory");
     const json_t *textbook = json_object_get(root, "textbook");
     assert_int_equal(integer_at(root, "parameters"), 70553706496);
     assert_int_equal(integer_at(component_at(root, "kv_cache"), "at_peak"), 2LL * 80 * 8 * 128 * 4 * 8192);
@@ -156,6 +156,71 @@ static void large_ones_are_planned(void **state)
     assert_non_null(strstr(o->err, "more than the budget"));
 }
 
+/* A layer with a window keeps that many tokens, in the plan and in the textbook's column. */
+static void windows_bound_the_cache(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *model, *seq;
+        int64_t tokens; /* of all layers together */
+        int64_t width;  /* of keys and values of a token in a layer */
+        const char *rule;
+    } rows[] = {
+        {"gemma-3-1b", "2048", 4 * 2048 + 22 * 512, 2 * 256,
+         "x (4 layers x 2048 + 22 x a window of 512 tokens)"},
+        {"gemma-3-1b", "512", 26 * 512, 2 * 256, "2 x layers x kv heads x head width x 4 x 512 tokens"},
+        {"mistral-7b", "8192", 32 * 4096, 2 * 8 * 128, "x 4096 tokens, the window"},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        json_t *root = generated(RUN("plan", rows[i].model, "--inference", "--json", "--seq", rows[i].seq));
+        const json_t *textbook = json_object_get(root, "textbook");
+        assert_int_equal(integer_at(textbook, "kv_cache_bytes"), rows[i].tokens * rows[i].width * 4);
+        assert_int_equal(integer_at(component_at(root, "kv_cache"), "at_peak"),
+                         integer_at(textbook, "kv_cache_bytes"));
+        json_decref(root);
+        Outcome *o = expect_code(RUN("plan", rows[i].model, "--inference", "--seq", rows[i].seq), 0);
+        if (!strstr(o->out, rows[i].rule))
+            fail_msg("no '%s' in %s", rows[i].rule, o->out);
+    }
+    /* 20 % of weights of 29 GB are more than all windows. */
+    Outcome *o = expect_code(RUN("plan", "mistral-7b", "--inference"), 0);
+    assert_non_null(strstr(o->out, "would hold a cache of any number of tokens"));
+}
+
+/* Of a mixture of experts, wherever its parameters are said. */
+static void active_parameters_are_said(void **state)
+{
+    (void)state;
+    enum { ALL = 7577280 };
+    const json_int_t active = 7577280 - 4LL * 6 * 3 * 192 * 384;
+    const json_t *root[] = {
+        generated(RUN("generate", "--model", "mixtral-tiny", "--tokens", "2", "--json")),
+        generated(RUN("plan", "mixtral-tiny", "--inference", "--json")),
+        generated(RUN("fit", "mixtral-tiny", "--memory", "2GiB", "--seq", "64", "--batch", "1", "--json")),
+        generated(RUN("fit", "mixtral-tiny", "--memory", "2GiB", "--inference", "--json")),
+    };
+    for (size_t i = 0; i < COUNT(root); i++) {
+        assert_int_equal(integer_at(root[i], "parameters"), ALL);
+        assert_int_equal(integer_at(root[i], "active_parameters"), active);
+        json_decref((json_t *)(uintptr_t)root[i]);
+    }
+    json_t *compared[] = {
+        generated(RUN("compare", "mixtral-tiny", "--batch", "1,2", "--seq", "64", "--json")),
+        generated(RUN("compare", "mixtral-tiny", "--inference", "--json"))};
+    for (size_t i = 0; i < COUNT(compared); i++) {
+        const json_t *first = json_array_get(json_object_get(compared[i], "variants"), 0);
+        assert_int_equal(integer_at(first, "parameters"), ALL);
+        assert_int_equal(integer_at(first, "active_parameters"), active);
+        json_decref(compared[i]);
+    }
+    Outcome *o = expect_code(RUN("plan", "mixtral-tiny", "--inference"), 0);
+    assert_non_null(strstr(o->out, "7,577,280 parameters, 2,268,864 active"));
+    o = expect_code(RUN("fit", "mixtral-tiny", "--memory", "2GiB", "--inference"), 0);
+    assert_non_null(strstr(o->out, "7,577,280 parameters, 2,268,864 active"));
+    o = expect_code(RUN("generate", "--model", "mixtral-tiny", "--tokens", "2"), 0);
+    assert_non_null(strstr(o->out, "7,577,280 parameters, 2,268,864 active"));
+}
+
 /* What does not write is planned as one forward: weights, and what a layer makes on its way. */
 static void a_forward_is_planned(void **state)
 {
@@ -167,7 +232,7 @@ static void a_forward_is_planned(void **state)
     for (size_t i = 0; i < COUNT(rows); i++) {
         json_t *root = generated(
             RUN("plan", rows[i].model, "--inference", "--json", "--batch", rows[i].batch, "--threads", "2"));
-        assert_keys(root, "model parameters cache_tokens textbook memory");
+        assert_keys(root, "model parameters active_parameters cache_tokens textbook memory");
         int64_t weights = 4 * rows[i].parameters,
                 at_peak = integer_at(component_at(root, "parameter"), "at_peak");
         assert_int_equal(integer_at(root, "parameters"), rows[i].parameters);
@@ -249,6 +314,8 @@ int main(void)
         cmocka_unit_test(the_table),
         cmocka_unit_test(large_ones_are_planned),
         cmocka_unit_test(a_forward_is_planned),
+        cmocka_unit_test(windows_bound_the_cache),
+        cmocka_unit_test(active_parameters_are_said),
         cmocka_unit_test(controls_are_not_written),
         cmocka_unit_test(mistakes),
     };

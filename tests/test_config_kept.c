@@ -103,6 +103,12 @@ static const Kept kept[] = {
      "true,'mlp_only_layers':[0,9],'decoder_sparse_step':1,'router_aux_loss_coef':0.1,'output_router_logits':"
      "true,'max_window_layers':28," ODD_ALL "}",
      NULL},
+    {"{'model_type':'qwen2_moe','hidden_size':32,'num_attention_heads':4,'architectures':"
+     "['Qwen2MoeForCausalLM'],'num_key_value_heads':2,'intermediate_size':48,'moe_intermediate_size':20,"
+     "'shared_expert_intermediate_size':28,'num_hidden_layers':3,'vocab_size':500,'num_experts':4,"
+     "'num_experts_per_tok':2,'norm_topk_prob':false,'decoder_sparse_step':2,'router_aux_loss_coef':0.001,"
+     "'sliding_window':0,'use_sliding_window':false,'max_window_layers':28," ODD_ALL "}",
+     NULL},
     {"{'model_type':'qwen3','hidden_size':32,'num_attention_heads':4,'architectures':['Qwen3ForCausalLM'],"
      "'num_key_value_heads':2,'head_dim':8,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
      "'use_sliding_window':false,'sliding_window':null,'max_window_layers':2,'attention_bias':false," ODD "}",
@@ -121,6 +127,11 @@ static const Kept kept[] = {
      "'num_key_value_heads':2,'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,"
      "'embedding_multiplier':12.0,'logits_scaling':8.0,'residual_multiplier':0.22,'attention_multiplier':"
      "0.015625,'tie_word_embeddings':true," ODD "}",
+     NULL},
+    {"{'model_type':'gpt_neox','hidden_size':32,'num_attention_heads':4,'architectures':"
+     "['GPTNeoXForCausalLM'],'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'hidden_act':"
+     "'gelu_new','rotary_pct':0.50,'rotary_emb_base':1e4,'layer_norm_eps':1e-05,'attention_dropout':0.10,"
+     "'use_parallel_residual':true," ODD "}",
      NULL},
     {"{'model_type':'bert','hidden_size':32,'num_attention_heads':4,'architectures':['BertForMaskedLM'],"
      "'intermediate_size':48,'num_hidden_layers':2,'vocab_size':500,'hidden_dropout_prob':0.1,"

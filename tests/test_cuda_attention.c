@@ -69,7 +69,9 @@ static Case case_of(AttentionDims d, int masked)
     int64_t rows = (int64_t)d.batch * d.seq, row = (int64_t)d.heads * d.head_dim;
     int64_t kv_row = (int64_t)d.kv_heads * d.head_dim;
     Case a = {.rows = (int64_t)d.batch * d.heads * d.seq};
-    d.ldq = d.lddq = row + 8, d.ldk = d.lddk = kv_row + 16, d.ldv = d.lddv = kv_row, d.ldo = row;
+    int64_t between = attention_head_step(&d) - d.head_dim;
+    d.ldq = d.lddq = row + d.heads * between + 8, d.ldo = row;
+    d.ldk = d.lddk = kv_row + d.kv_heads * between + 16, d.ldv = d.lddv = d.ldk - 16;
     d.scale = 1 / sqrtf((float)d.head_dim);
     a.q = halves(d.type, rows * d.ldq, 3), a.k = halves(d.type, rows * d.ldk, 2),
     a.v = halves(d.type, rows * d.ldv, 1);
@@ -164,8 +166,10 @@ static void test_tensor_cores(void **state)
         {.batch = 2, .seq = 65, .heads = 3, .kv_heads = 1, .head_dim = 64},
         {.batch = 1, .seq = 129, .heads = 1, .kv_heads = 1, .head_dim = 128},
         {.batch = 1, .seq = 160, .heads = 2, .kv_heads = 2, .head_dim = 64},
+        {.batch = 2, .seq = 33, .heads = 3, .kv_heads = 3, .head_dim = 64, .head_step = 3 * 64},
+        {.batch = 1, .seq = 33, .heads = 2, .kv_heads = 2, .head_dim = 128, .head_step = 3 * 128},
     };
-    for (int i = 0; i < 5 * 8; i++) {
+    for (int i = 0; i < 7 * 8; i++) {
         AttentionDims d = shapes[i / 8];
         if (d.seq > 60 && !full_form() && ((i ^ i >> 1 ^ i >> 2) & 1))
             continue; /* of the three, each pair in every way */

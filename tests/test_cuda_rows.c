@@ -261,6 +261,9 @@ static void check_rope(DType type)
         {2, 3, 2, 144, 296, 10000.0f, .offset = 5, .rotary_dim = 64, .behind = 8},
         {2, 3, 2, 144, 296, 10000.0f, .offset = 5, .rotary_dim = 140, .behind = 7},
         {2, 3, 2, 144, 296, 10000.0f, .offset = 5, .rotary_dim = 140, .behind = 7, .interleaved = 1},
+        {2, 3, 6, 64, 3 * 192, 10000.0f, .offset = 5, .rotary_dim = 16, .group = 2, .behind = 64},
+        {2, 3, 4, 24, 2 * 53, 10000.0f, .offset = 5, .rotary_dim = 16, .group = 2, .behind = 5},
+        {2, 3, 4, 24, 2 * 52, 10000.0f, .rotary_dim = 8, .group = 2, .behind = 4, .interleaved = 1},
         {2, 3, 5, 16, 112, 100.0f, .behind = 32, .stretch = ROPE_DIVIDED, .divisors = divisors,
          .scale = 1.2f},
     };

@@ -91,6 +91,7 @@ static void levers_in_fp32(void **state)
         {.family = MODEL_DISTILBERT, .accumulate = 1, .optimizer = "adamw"},
         {.family = MODEL_MODERNBERT, .accumulate = 1, .optimizer = "adamw", .dropout = 0.1f},
         {.family = MODEL_MODERNBERT, .accumulate = 1, .optimizer = "sgd", .attention = ATTENTION_EAGER},
+        {.family = MODEL_GPT_NEOX, .accumulate = 1, .optimizer = "sgd", .attention = ATTENTION_EAGER},
     };
     for (size_t i = 0; i < COUNT(cases); i++)
         check_losses(&cases[i], 1e-5);

@@ -90,8 +90,11 @@ static void test_defaults(void **state)
     static const struct {
         const char *type;
         int64_t count;
-    } defaults[] = {
-        {"qwen3", 12049461248}, {"olmo2", 6888624128}, {"smollm3", 3075098624}, {"granite", 6738415616}};
+    } defaults[] = {{"gpt_neox", 20554567680},
+                    {"qwen3", 12049461248},
+                    {"olmo2", 6888624128},
+                    {"smollm3", 3075098624},
+                    {"granite", 6738415616}};
     for (size_t i = 0; i < COUNT(defaults); i++) {
         char text[64];
         snprintf(text, sizeof text, "{'model_type': '%s'}", defaults[i].type);
@@ -146,6 +149,29 @@ static void test_biases_to_write(void **state)
     }
 }
 
+/* Nor are factors that its files have no fields for. */
+static void test_factors_to_write(void **state)
+{
+    (void)state;
+    for (int family = 0; family < MODEL_FAMILY_COUNT; family++) {
+        if (!nn_family((ModelFamily)family)->decoder)
+            continue;
+        for (int field = 0; field < 6; field++) {
+            ModelPreset preset = small_preset(&(Setting){.family = (ModelFamily)family});
+            LlamaConfig *c = &preset.config.llama;
+            float *at[] = {&c->embedding_factor, &c->branch_factor, &c->logits_divisor,
+                           &c->attention_scale,  &c->attention_cap, &c->logits_cap};
+            int granite = family == MODEL_GRANITE, gemma = family == MODEL_GEMMA2 || family == MODEL_GEMMA3;
+            int may = field < 3 ? granite : field == 3 ? granite || gemma : gemma;
+            assert_int_equal(io_write_config(&preset, file, SAFETENSORS_F32), 0);
+            *at[field] = 0.25f;
+            assert_int_equal(io_write_config(&preset, file, SAFETENSORS_F32), may ? 0 : ERROR_ARGUMENT);
+            if (!may)
+                assert_error(ERROR_ARGUMENT, "transformers has no", "of its own");
+        }
+    }
+}
+
 /* What is written of a configuration, without the file that it came from, is read as the same. */
 static void test_written_is_read(void **state)
 {
@@ -178,6 +204,9 @@ static void test_written_is_read(void **state)
         "'output_router_logits': true, 'router_aux_loss_coef': 0.5",
         "'model_type': 'qwen3_moe', 'head_dim': 10, 'num_experts': 4, 'num_experts_per_tok': 2, "
         "'moe_intermediate_size': 12, 'mlp_only_layers': [1], 'norm_topk_prob': true",
+        "'model_type': 'qwen2_moe', 'num_experts': 4, 'num_experts_per_tok': 2, 'moe_intermediate_size': 12, "
+        "'shared_expert_intermediate_size': 10, 'mlp_only_layers': [1], 'qkv_bias': false, "
+        "'use_sliding_window': true, 'sliding_window': 9, 'max_window_layers': 3",
     };
     for (size_t i = 0; i < COUNT(configs); i++) {
         char text[1024];
@@ -223,6 +252,13 @@ static void test_fields_act(void **state)
         *at[field] *= 1.5f;
         assert_true(fabs(loss_of(&other) - before) > 1e-5);
     }
+    /* A program's own factor goes before the root of the width. */
+    ModelPreset gemma = small_preset(&(Setting){.family = MODEL_GEMMA});
+    before = loss_of(&gemma);
+    gemma.config.llama.embedding_factor = sqrtf(32);
+    assert_float_equal(loss_of(&gemma), before, 0);
+    gemma.config.llama.embedding_factor = 3;
+    assert_true(fabs(loss_of(&gemma) - before) > 1e-5);
     ModelPreset smollm3 = small_preset(&(Setting){.family = MODEL_SMOLLM3});
     before = loss_of(&smollm3);
     smollm3.config.llama.no_rope = (LayerSet){{0}};
@@ -240,10 +276,10 @@ static void test_layer_sets(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_qwen3_fields),    TEST(test_olmo2_fields),    TEST(test_smollm3_fields),
-        TEST(test_granite_fields),  TEST(test_defaults),        TEST(test_refused),
-        TEST(test_biases_to_write), TEST(test_written_is_read), TEST(test_fields_act),
-        TEST(test_layer_sets),
+        TEST(test_qwen3_fields),    TEST(test_olmo2_fields),     TEST(test_smollm3_fields),
+        TEST(test_granite_fields),  TEST(test_defaults),         TEST(test_refused),
+        TEST(test_biases_to_write), TEST(test_factors_to_write), TEST(test_written_is_read),
+        TEST(test_fields_act),      TEST(test_layer_sets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,7 +36,7 @@ for command in $(cat "$work/commands"); do
 done
 cat "$work"/help-* | sort -u >"$work/help-options"
 sed -n 's/^\.It Fl -\([a-z0-9-]*\).*/--\1/p' docs/brim.1 | sort -u >"$work/page-options"
-sed -n '/^\.Sh DESCRIPTION/,/^\.Sh OPTIONS/s/^\.It Cm \([a-z]*\).*/\1/p' docs/brim.1 | sort >"$work/page-commands"
+sed -n '/^\.Sh DESCRIPTION/,/^\.Sh OPTIONS/s/^\.It Cm \([a-z]*\).*/\1/p' docs/brim.1 | sort -u >"$work/page-commands"
 
 check "the page has the options of the command" same "$work/options" "$work/page-options"
 check "the page has the commands" same "$work/commands" "$work/page-commands"
@@ -189,7 +189,7 @@ bash_completion()
         answers "--batch --budget" plan --b && answers "compare" help com && answers "levers" help le && answers "words" help wo &&
         answers "gpt2 gpt2-large gpt2-medium gpt2-tiny gpt2-xl" plan --model gpt2 &&
         answers "gpt2-large" plan --model = gpt2-l && answers "flash" plan --attention = fl &&
-        answers "flash" plan --attention f && answers "eager flash" plan --attention = &&
+        answers "flash" plan --attention f && answers "eager flash sdpa" plan --attention = &&
         answers "auto" train --checkpoint a && answers "adagrad adam adam8bit adamw adamw8bit" train --optimizer ad &&
         answers "cosine" train --schedule cos && answers "bf16 fp16 fp32" train --export-dtype "" &&
         answers "cpu cuda" train --device "" && answers "bytes" train --tokenizer by && answers "keep" train --zero-grad k &&

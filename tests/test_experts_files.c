@@ -3,9 +3,11 @@
 #include "../io/saved_run.h"
 #include "weights_support.h"
 
-static const ModelFamily families[] = {MODEL_MIXTRAL, MODEL_QWEN3_MOE};
+static const ModelFamily families[] = {MODEL_MIXTRAL, MODEL_QWEN3_MOE, MODEL_QWEN2_MOE};
+enum { MIXTURES = sizeof families / sizeof families[0] };
 /* An expert's first matrix, and the parameter that it is a part of. */
 static const char *const first_matrix[] = {"model.layers.1.block_sparse_moe.experts.0.w1.weight",
+                                           "model.layers.1.mlp.experts.0.gate_proj.weight",
                                            "model.layers.1.mlp.experts.0.gate_proj.weight"};
 static const char *const gate_up = "model.layers.1.mlp.experts.gate_up_proj";
 static const char *const down = "model.layers.1.mlp.experts.down_proj";
@@ -65,7 +67,7 @@ static void check_matrices(const Safetensors *file, Module *model, int family)
 static void test_matrices_of_each(void **state)
 {
     (void)state;
-    for (int f = 0; f < 2; f++) {
+    for (int f = 0; f < MIXTURES; f++) {
         ModelPreset preset = family(families[f]);
         Module *model = model_of(&preset, 1), *other = model_of(&preset, 500);
         IoSize size = io_weights_size(model, SAFETENSORS_F32, 0),
@@ -104,7 +106,7 @@ static void test_types(void **state)
     static const SafetensorsType types[] = {SAFETENSORS_F16, SAFETENSORS_BF16};
     static const DType stored_as[] = {DTYPE_F16, DTYPE_BF16};
     for (int i = 0; i < 4; i++) {
-        ModelPreset preset = family(families[i % 2]);
+        ModelPreset preset = family(families[i % MIXTURES]);
         Module *model = model_of(&preset, 1), *other = model_of(&preset, 500);
         WeightsSaving how = {.type = types[i / 2], .overwrite = 1};
         assert_int_equal(io_save_weights(model, &preset, at("h"), &how), 0);
@@ -133,7 +135,7 @@ static void test_quantized(void **state)
     (void)state;
     static const DType types[] = {DTYPE_INT8, DTYPE_NF4, DTYPE_NF4_PLAIN};
     for (int i = 0; i < 6; i++) {
-        ModelPreset preset = family(families[i % 2]);
+        ModelPreset preset = family(families[i % MIXTURES]);
         Module *model = model_of(&preset, 1);
         WeightsSaving how = {.type = SAFETENSORS_F32, .overwrite = 1};
         assert_int_equal(io_save_weights(model, &preset, at("q"), &how), 0);
@@ -218,7 +220,7 @@ static void remove_where(const char *part)
 static void test_one_tensor_for_all(void **state)
 {
     (void)state;
-    for (int f = 0; f < 2; f++) {
+    for (int f = 0; f < MIXTURES; f++) {
         ModelPreset preset = family(families[f]);
         Module *model = model_of(&preset, 1), *other = model_of(&preset, 500);
         take_items(&preset, model);
@@ -241,7 +243,7 @@ static void test_one_tensor_for_all(void **state)
 static void test_refusals(void **state)
 {
     (void)state;
-    for (int f = 0; f < 2; f++) {
+    for (int f = 0; f < MIXTURES; f++) {
         ModelPreset preset = family(families[f]);
         Module *model = model_of(&preset, 1);
         const char *matrix = first_matrix[f];
@@ -309,7 +311,7 @@ static int save_and_load(Module *model, const ModelPreset *preset)
 static void test_every_allocation_fails(void **state)
 {
     (void)state;
-    for (int f = 0; f < 2; f++) {
+    for (int f = 0; f < MIXTURES; f++) {
         ModelPreset preset = family(families[f]);
         Module *model = model_of(&preset, 1), *same = model_of(&preset, 1);
         assert_int_equal(io_save_weights(model, &preset, at("good"), &(WeightsSaving){.overwrite = 1}), 0);

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "../nn/lora.h"
+#include "../nn/module_.h"
 #include "../tensor/ops_.h"
 #include "support.h"
 
@@ -29,8 +30,9 @@ static void test_active_parameters(void **state)
         const char *preset;
         int64_t all, active;
     } published[] = {
-        {"mixtral-8x7b", 46702792704, 12879925248}, {"mixtral-8x22b", 140620634112, 39152031744},
-        {"qwen3-30b-a3b", 30532122624, 3353032704}, {"qwen3-235b-a22b", 235093634560, 22190763520},
+        {"mixtral-8x7b", 46702792704, 12879925248},     {"mixtral-8x22b", 140620634112, 39152031744},
+        {"qwen3-30b-a3b", 30532122624, 3353032704},     {"qwen3-235b-a22b", 235093634560, 22190763520},
+        {"qwen1.5-moe-a2.7b", 14315784192, 2689173504}, {"qwen2-57b-a14b", 57408658944, 14249270784},
         {"llama-3.1-8b", 8030261248, 8030261248},
     };
     for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
@@ -55,6 +57,12 @@ static void test_names_and_shapes(void **state)
     assert_dims(nn_parameter(model, "model.layers.0.mlp.gate_proj.weight"), 48, 32, 0);
     assert_null(nn_parameter(model, "model.layers.0.mlp.gate.weight"));
     assert_string_equal(nn_class_name(nn_block(model, 0)), "qwen3_moe_block");
+    preset = preset_of(MODEL_QWEN2_MOE);
+    model = nn_model(&preset);
+    assert_dims(nn_parameter(model, "model.layers.1.mlp.experts.gate_up_proj"), 5, 32, 32);
+    assert_dims(nn_parameter(model, "model.layers.1.mlp.shared_expert.up_proj.weight"), 28, 32, 0);
+    assert_dims(nn_parameter(model, "model.layers.1.mlp.shared_expert.down_proj.weight"), 32, 28, 0);
+    assert_dims(nn_parameter(model, "model.layers.1.mlp.shared_expert_gate.weight"), 1, 32, 0);
 }
 
 /* Of normal(0, 0.02), as transformers draws them. */
@@ -101,6 +109,11 @@ static void test_refusals(void **state)
     p = preset_of(MODEL_QWEN3_MOE);
     p.config.llama.experts.hidden = -1;
     refuse(p, "qwen3_moe", "experts.hidden");
+    p.config.llama.experts = (ExpertsConfig){.count = 6, .active = 3, .shared_hidden = 8};
+    refuse(p, "qwen3_moe", "no expert that all tokens share");
+    p = preset_of(MODEL_QWEN2_MOE);
+    p.config.llama.experts.shared_hidden = -8;
+    refuse(p, "qwen2_moe", "experts.shared_hidden");
     p = preset_of(MODEL_LLAMA);
     p.config.llama.experts.count = 4;
     refuse(p, "llama", "has no experts");
@@ -163,14 +176,12 @@ static void test_balance(void **state)
     assert_true(differ > ROUTER / 2);
 }
 
-/* Every expert has a gradient, whoever got tokens. */
-static void test_every_expert_has_a_gradient(void **state)
+static void check_gradients(ModelFamily family)
 {
-    (void)state;
-    ModelPreset preset = preset_of(MODEL_QWEN3_MOE);
+    ModelPreset preset = preset_of(family);
     preset.config.llama.experts.active = 1;
     Module *model = nn_model(&preset);
-    Batch batch = small_batch(MODEL_QWEN3_MOE, 0, 0, 1);
+    Batch batch = small_batch(family, 0, 0, 1);
     batch.ids = tensor_reshape(batch.ids, SHAPE(1, SMALL_SEQ));
     tensor_backward(nn_loss(model, &batch));
     assert_int_equal(error_code(), 0);
@@ -178,6 +189,52 @@ static void test_every_expert_has_a_gradient(void **state)
     for (int i = 0; i < list.count; i++)
         if (!tensor_grad(list.items[i]))
             fail_msg("%s has no gradient", tensor_name(list.items[i]));
+}
+
+/* Every expert has a gradient, whoever got tokens, and so has the one that all share. */
+static void test_every_expert_has_a_gradient(void **state)
+{
+    (void)state;
+    check_gradients(MODEL_QWEN3_MOE);
+    check_gradients(MODEL_QWEN2_MOE);
+}
+
+/* ---- The expert that all tokens share -------------------------------------------------------- */
+
+static Module *child_of(Module *module, const char *name)
+{
+    int i = 0;
+    while (i < module->child_count && strcmp(module->children[i]->name, name) != 0)
+        i++;
+    assert_in_range(i, 0, module->child_count - 1);
+    return module->children[i];
+}
+
+/* Its part of what a layer computes: sigmoid(gate) times a gated feed-forward of the same weights. */
+static void test_shared_expert(void **state)
+{
+    (void)state;
+    ModelPreset preset = preset_of(MODEL_QWEN2_MOE);
+    Module *model = nn_model(&preset), *mlp = child_of(nn_block(model, 1), "mlp");
+    Module *alone = child_of(mlp, "shared_expert");
+    Tensor *down = nn_parameter(model, "model.layers.1.mlp.experts.down_proj");
+    Tensor *gate = nn_parameter(model, "model.layers.1.mlp.shared_expert_gate.weight");
+    float x[6 * 32];
+    fill_values(x, 6 * 32, 3, 1, 0);
+    fill_values(tensor_f32(gate), 32, 4, 1, 0);
+    tensor_no_grad_begin();
+    tensor_fill(down, 0); /* the others give nothing */
+    Tensor *in = tensor_new(DTYPE_F32, SHAPE(2, 3, 32), MEM_INPUT);
+    tensor_write(in, 0, sizeof x, x);
+    const float *y = tensor_f32(nn_forward(mlp, in, NULL)), *part = tensor_f32(nn_forward(alone, in, NULL));
+    for (int row = 0; row < 6; row++) {
+        double g = 0;
+        for (int k = 0; k < 32; k++)
+            g += (double)x[row * 32 + k] * (double)tensor_f32(gate)[k];
+        for (int k = 0; k < 32; k++)
+            assert_float_equal(y[row * 32 + k], (double)part[row * 32 + k] / (1 + exp(-g)), 1e-6);
+    }
+    tensor_no_grad_end();
 }
 
 /* ---- Adapters -------------------------------------------------------------------------------- */
@@ -201,6 +258,11 @@ static void test_adapters(void **state)
     Batch batch = small_batch(MODEL_MIXTRAL, 0, 0, 2);
     tensor_backward(nn_loss(model, &batch));
     assert_int_equal(error_code(), 0);
+    /* The shared expert's layers are linear layers, and so is its gate. */
+    preset = preset_of(MODEL_QWEN2_MOE);
+    model = nn_model(&preset);
+    assert_int_equal(nn_add_lora(model, &(Lora){.rank = 2}), 2 * 8);
+    assert_non_null(nn_parameter(model, "model.layers.0.mlp.shared_expert_gate.lora_A.weight"));
     /* In a layer without experts their names are linear layers'. */
     preset = preset_of(MODEL_QWEN3_MOE);
     assert_int_equal(nn_add_lora(nn_model(&preset), &(Lora){.targets = "gate_proj"}), 1);
@@ -239,11 +301,12 @@ static void test_quantized(void **state)
 {
     (void)state;
     static const DType types[] = {DTYPE_INT8, DTYPE_NF4, DTYPE_NF4_PLAIN};
+    static const ModelFamily kinds[] = {MODEL_MIXTRAL, MODEL_QWEN3_MOE, MODEL_QWEN2_MOE};
     static const char *const names[] = {"model.layers.1.mlp.experts.gate_up_proj",
                                         "model.layers.1.mlp.experts.down_proj"};
     for (int i = 0; i < 3; i++) {
         Visit v = visit(&(ContextOptions){.threads = 1, .seed = 3});
-        ModelPreset preset = preset_of(i == 1 ? MODEL_QWEN3_MOE : MODEL_MIXTRAL);
+        ModelPreset preset = preset_of(kinds[i]);
         Module *plain = nn_model(&preset), *other = nn_model(&preset);
         for (int k = 0; k < 2; k++) {
             Tensor *from = nn_parameter(plain, names[k]);
@@ -252,8 +315,9 @@ static void test_quantized(void **state)
             tensor_write(nn_parameter(other, names[k]), 0, tensor_numel(from) * (int64_t)sizeof(float),
                          tensor_f32(from));
         }
-        /* q, k, v, o; two a layer of experts, three of the layer that has none. */
-        assert_int_equal(nn_quantize(other, &(Quantize){.dtype = types[i]}), 8 + (i == 1 ? 5 : 4));
+        /* q, k, v, o; two a layer of experts, three of the layer that has none, four of the shared one. */
+        int count = kinds[i] == MODEL_QWEN3_MOE ? 5 : kinds[i] == MODEL_QWEN2_MOE ? 12 : 4;
+        assert_int_equal(nn_quantize(other, &(Quantize){.dtype = types[i]}), 8 + count);
         assert_int_equal(nn_quantize(other, &(Quantize){.dtype = types[i]}), 0);
         for (int k = 0; k < 2; k++)
             check_each_matrix(nn_parameter(other, names[k]), nn_parameter(plain, names[k]), types[i]);
@@ -282,7 +346,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_active_parameters), TEST(test_names_and_shapes), TEST(test_first_values),
         TEST(test_refusals),          TEST(test_balance),          TEST(test_every_expert_has_a_gradient),
-        TEST(test_adapters),          TEST(test_quantized),
+        TEST(test_adapters),          TEST(test_quantized),        TEST(test_shared_expert),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -41,6 +41,44 @@ static void test_experts_fields(void **state)
     assert_int_equal(nn_preset_window(&m.preset), 100);
 }
 
+static void test_shared_expert(void **state)
+{
+    (void)state;
+    IoModel m = good("{'model_type': 'qwen2_moe'}");
+    const LlamaConfig *c = &m.preset.config.llama;
+    assert_int_equal(c->experts.count, 60);
+    assert_int_equal(c->experts.active, 4);
+    assert_int_equal(c->experts.hidden, 1408);
+    assert_int_equal(c->experts.shared_hidden, 5632);
+    assert_true(c->qkv_bias && !c->o_bias && !c->experts.normalise && !c->window);
+    m = good(
+        "{'model_type': 'qwen2_moe', 'qkv_bias': false, 'shared_expert_intermediate_size': 24, "
+        "'norm_topk_prob': true, 'decoder_sparse_step': 2, 'sliding_window': 9, 'max_window_layers': 21}");
+    assert_int_equal(c->experts.shared_hidden, 24);
+    assert_true(!c->qkv_bias && c->experts.normalise && layer_in(&c->experts.dense, 0) && !c->window);
+    /* Of the first layers every second one. */
+    m = good("{'model_type': 'qwen2_moe', 'use_sliding_window': true, 'sliding_window': 9, "
+             "'max_window_layers': 4, 'num_hidden_layers': 6}");
+    assert_int_equal(c->window, 9);
+    assert_int_equal(c->sliding.bits[0], 1 << 0 | 1 << 2);
+    m = good(
+        "{'model_type': 'qwen2_moe', 'use_sliding_window': true, 'sliding_window': 9, 'max_window_layers': "
+        "0, 'num_hidden_layers': 2, 'layer_types': ['full_attention', 'sliding_attention']}");
+    assert_int_equal(c->sliding.bits[0], 1 << 1);
+    m = good(
+        "{'model_type': 'qwen2_moe', 'use_sliding_window': true, 'sliding_window': 9, 'max_window_layers': "
+        "0}");
+    assert_int_equal(c->window, 0);
+    static const Refusal refusals[] = {
+        {"'shared_expert_intermediate_size': 0", "shared_expert_intermediate_size", "not 0"},
+        {"'num_hidden_layers': 1, 'layer_types': ['sliding_attention']", "use_sliding_window is not true",
+         "layer_types"},
+        {"'attention_bias': true", "attention_bias", "unknown"},
+        {"'n_shared_experts': 2", "n_shared_experts", "mixtral, qwen2_moe and qwen3_moe"},
+    };
+    refuse_each("qwen2_moe", refusals, COUNT(refusals));
+}
+
 static void test_not_computed(void **state)
 {
     (void)state;
@@ -67,6 +105,7 @@ static void test_not_computed(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(test_experts_fields), TEST(test_not_computed)};
+    const struct CMUnitTest tests[] = {TEST(test_experts_fields), TEST(test_shared_expert),
+                                       TEST(test_not_computed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,7 +4,8 @@
 #include "products_support.h"
 
 /* Inputs, outputs and gradients of one attention call. With `packed`, q, k and v are columns of one (B,T,3C)
- * array. */
+ * array; BY_HEAD: of each head. */
+enum { BY_HEAD = 2 };
 typedef struct Attention {
     AttentionDims d;
     int packed;
@@ -25,9 +26,10 @@ static Attention attention_inputs(AttentionDims d, int packed, int masked)
     d.ldo = c;
     a.nq = rows * d.ldq, a.nkv = rows * d.ldk, a.nout = rows * d.ldo;
     a.nlse = (int64_t)d.batch * d.heads * d.seq, a.nprobs = a.nlse * d.seq;
+    d.head_step = packed == BY_HEAD ? 3 * d.head_dim : 0;
     a.q = random_buffer(a.nq);
-    a.k = packed ? a.q + c : random_buffer(a.nkv);
-    a.v = packed ? a.k + ckv : random_buffer(a.nkv);
+    a.k = packed ? a.q + (packed == BY_HEAD ? d.head_dim : c) : random_buffer(a.nkv);
+    a.v = packed ? a.k + (packed == BY_HEAD ? d.head_dim : ckv) : random_buffer(a.nkv);
     for (int64_t i = 0; i < a.nq; i++)
         a.q[i] *= 3; /* scores that differ */
     a.dout = random_buffer(a.nout);
@@ -49,8 +51,10 @@ static void attention_outputs(Attention *a)
     a->lse = filled_buffer(a->nlse, NAN);
     a->probs = filled_buffer(a->nprobs, NAN);
     a->dq = filled_buffer(a->nq, NAN);
-    a->dk = a->packed ? a->dq + (int64_t)d->heads * d->head_dim : filled_buffer(a->nkv, NAN);
-    a->dv = a->packed ? a->dk + (int64_t)d->kv_heads * d->head_dim : filled_buffer(a->nkv, NAN);
+    int64_t q = a->packed == BY_HEAD ? d->head_dim : (int64_t)d->heads * d->head_dim;
+    int64_t k = a->packed == BY_HEAD ? d->head_dim : (int64_t)d->kv_heads * d->head_dim;
+    a->dk = a->packed ? a->dq + q : filled_buffer(a->nkv, NAN);
+    a->dv = a->packed ? a->dk + k : filled_buffer(a->nkv, NAN);
 }
 
 static void drop_outputs(Attention *a)
@@ -193,6 +197,26 @@ static void test_attention(void **state)
             d.causal = i & 1;
             d.scale = 1 / sqrtf((float)d.head_dim);
             check_attention_shape(d, i >> 1 & 1, i >> 2 & 1);
+        }
+}
+
+/* q, k and v side by side in each head: every gradient is written, and nothing between them. */
+static void test_attention_by_head(void **state)
+{
+    (void)state;
+    static const AttentionDims shapes[] = {
+        {.batch = 1, .seq = 1, .heads = 5, .kv_heads = 5, .head_dim = 1},
+        {.batch = 3, .seq = 7, .heads = 2, .kv_heads = 2, .head_dim = 8},
+        {.batch = 2, .seq = 67, .heads = 3, .kv_heads = 3, .head_dim = 33},
+        {.batch = 1, .seq = 130, .heads = 2, .kv_heads = 2, .head_dim = 132, .window = 40, .softcap = 0.8f},
+    };
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int i = 0; i < 4; i++) {
+            AttentionDims d = shapes[s];
+            d.causal = i & 1;
+            d.scale = 1 / sqrtf((float)d.head_dim);
+            if (d.seq < 60 || full_form() || i == 3 - (int)s)
+                check_attention_shape(d, BY_HEAD, i >> 1);
         }
 }
 
@@ -404,7 +428,9 @@ static void make_cached(const AttentionDims *d, int64_t n, float *cache)
 static void check_cached(const Kernels *kernels, AttentionDims d, int threads)
 {
     int64_t row = (int64_t)d.heads * d.head_dim, kv_row = (int64_t)d.kv_heads * d.head_dim;
-    d.ldq = row + 3, d.ldk = kv_row + 1, d.ldv = kv_row + 2, d.ldo = row;
+    int64_t apart = attention_head_step(&d) - d.head_dim; /* of what lies between heads */
+    d.ldq = row + d.heads * apart + 3, d.ldo = row;
+    d.ldk = kv_row + d.kv_heads * apart + 1, d.ldv = d.ldk + 1;
     /* Wide heads: as models do, for the rounding of a score of thousands of terms shows in its exponential.
      */
     d.scale = d.head_dim > 1000 ? 1 / sqrtf((float)d.head_dim) : 0.4f;
@@ -454,6 +480,7 @@ static void test_attention_cached(void **state)
             d.past = pasts[i / 5 % 7];
             d.seq = seqs[i / 35 % 4];
             d.capacity = d.past + d.seq + (int)i % 3;
+            d.head_step = d.heads == d.kv_heads && i / 5 % 2 ? 3 * d.head_dim : 0;
             check_cached(kernels, d, teams[i / 140]);
             d.cached = i / 5 % 2 ? DTYPE_BF16 : DTYPE_F16;
             if (full_form() || i / 5 % 3 == 0)
@@ -490,6 +517,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_by_head),
         cmocka_unit_test(test_attention_window),
         cmocka_unit_test(test_attention_window_ends),
         cmocka_unit_test(test_attention_long),

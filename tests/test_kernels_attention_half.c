@@ -99,9 +99,11 @@ static void assert_same_halves(const char *what, const Both *x, const Both *y)
 
 /* ---- Without a cache ------------------------------------------------------------------------- */
 
+enum { BY_HEAD = 2 };
+
 typedef struct Case {
     AttentionDims d; /* its type is the 16-bit one */
-    int packed;
+    int packed;      /* BY_HEAD: q, k and v lie side by side in each head */
     Both q, k, v, dout;
     Both out, probs, dq, dk, dv;
     float *lse;
@@ -124,6 +126,8 @@ static Case case_inputs(AttentionDims d, int packed, int masked)
     d.lddq = d.ldq, d.lddk = d.ldk, d.lddv = d.ldv;
     d.ldo = c + (packed ? 0 : 3);
     d.scale = 1 / sqrtf((float)d.head_dim);
+    if (packed == BY_HEAD)
+        c = ckv = d.head_dim, d.head_step = 3 * d.head_dim;
     a.q = both_random(d.type, rows * d.ldq, 3);
     a.k = packed ? columns(&a.q, c) : both_random(d.type, rows * d.ldk, 1);
     a.v = packed ? columns(&a.q, c + ckv) : both_random(d.type, rows * d.ldv, 1);
@@ -146,8 +150,11 @@ static void case_outputs(Case *a)
     a->probs = both_empty(a->rows * a->d.seq);
     a->lse = filled_buffer(a->rows, NAN);
     a->dq = both_empty(a->q.n);
-    a->dk = a->packed ? columns(&a->dq, (int64_t)a->d.heads * a->d.head_dim) : both_empty(a->k.n);
-    a->dv = a->packed ? columns(&a->dk, (int64_t)a->d.kv_heads * a->d.head_dim) : both_empty(a->v.n);
+    int apart = a->packed != BY_HEAD;
+    a->dk =
+        a->packed ? columns(&a->dq, (int64_t)(apart ? a->d.heads : 1) * a->d.head_dim) : both_empty(a->k.n);
+    a->dv = a->packed ? columns(&a->dk, (int64_t)(apart ? a->d.kv_heads : 1) * a->d.head_dim)
+                      : both_empty(a->v.n);
 }
 
 static void case_drop_outputs(Case *a)
@@ -226,7 +233,7 @@ static void weigh_values(Case *a)
         double sum[WIDEST] = {0};
         for (int64_t j = 0; j < (d->causal ? i + 1 : d->seq); j++) {
             double p = (double)value_of(d->type, a->probs.half[r * d->seq + j]);
-            const float *v = a->v.wide + (b * d->seq + j) * d->ldv + kv * d->head_dim;
+            const float *v = a->v.wide + (b * d->seq + j) * d->ldv + kv * attention_head_step(d);
             for (int c = 0; c < d->head_dim; c++)
                 sum[c] += p * (double)v[c];
         }
@@ -313,6 +320,8 @@ static void test_attention_half(void **state)
             d.causal = i & 1;
             d.type = types[i >> 3];
             check_shape(d, i >> 1 & 1, i >> 2 & 1, d.seq < 60 || full_form() || i % 5 == 0);
+            if (d.heads == d.kv_heads && (i >> 1 & 1) && (d.seq < 60 || i % 5 == 0))
+                check_shape(d, BY_HEAD, i >> 2 & 1, 1);
         }
 }
 
@@ -418,6 +427,7 @@ static void fill_past(const AttentionDims *d, const Kernels *kernels, void *cach
     before.seq = d->past;
     before.past = 0;
     before.type = DTYPE_F32;
+    before.head_step = 0;
     before.ldk = before.ldv = (int64_t)d->kv_heads * d->head_dim;
     int64_t n = (int64_t)d->batch * before.seq * before.ldk;
     float *k = random_buffer(n), *v = random_buffer(n);
@@ -430,7 +440,9 @@ static void check_cached(const Kernels *kernels, AttentionDims d, int threads)
 {
     int64_t row = (int64_t)d.heads * d.head_dim, kv_row = (int64_t)d.kv_heads * d.head_dim;
     int64_t rows = (int64_t)d.batch * d.seq, numbers = 2 * d.batch * kv_row * d.capacity;
-    d.ldq = row + 3, d.ldk = kv_row + 1, d.ldv = kv_row + 2, d.ldo = row;
+    int64_t apart = attention_head_step(&d) - d.head_dim; /* of what lies between heads */
+    d.ldq = row + d.heads * apart + 3, d.ldo = row;
+    d.ldk = kv_row + d.kv_heads * apart + 1, d.ldv = d.ldk + 1;
     d.scale = 1 / sqrtf((float)d.head_dim);
     Both q = both_random(d.type, rows * d.ldq, 3), k = both_random(d.type, rows * d.ldk, 1);
     Both v = both_random(d.type, rows * d.ldv, 1), out = both_empty(rows * row),
@@ -474,6 +486,7 @@ static void test_attention_cached_half(void **state)
         d.cached = caches[i / 48 % 3];
         d.type = types[i / 144];
         d.capacity = d.past + d.seq + i % 3;
+        d.head_step = d.heads == d.kv_heads && i / 16 % 2 ? 3 * d.head_dim : 0;
         for (int isa = -1; isa < TABLES; isa++) {
             int some = SANITIZED || d.past > 1000 || isa < 0;
             if (!table(isa) || (!full_form() && some && i % 3 != (isa + 3) % 3) || (isa == CARD && i % 7))

@@ -3,7 +3,8 @@
 #include "base/half_.h"
 #include "products_support.h"
 
-/* A text, and what reference attention makes of all of it at once. Rows are (B,N,heads,D) and (B,N,Hkv,D). */
+/* A text, and what reference attention makes of all of it at once. Rows are (B,N,heads,D) and (B,N,Hkv,D);
+ * heads of q, k and v may lie apart. */
 typedef struct Ring {
     AttentionDims d; /* its window is the capacity of the cache */
     int tokens;
@@ -25,14 +26,14 @@ static float *ring_part(const Ring *r, const float *of, int64_t width, int past,
 static void ring_forward(const Kernels *kernels, Ring *r, int past, int n, int threads)
 {
     AttentionDims d = r->d;
-    int64_t row = (int64_t)d.heads * d.head_dim, kv_row = (int64_t)d.kv_heads * d.head_dim;
+    int64_t row = (int64_t)d.heads * d.head_dim, q_row = d.ldq, kv_row = d.ldk;
     d.past = past, d.seq = n;
     AttentionDims all = d;
     if (n > 1)
         all.past = past < d.window ? past : d.window - 1, all.capacity = d.window - 1 + n;
     int64_t nwork = (int64_t)(kernels->attention_cached_workspace(&all, on(threads)) / sizeof(float));
-    int64_t nrows = 2 * d.batch * kv_row * (d.window - 1 + n);
-    float *q = ring_part(r, r->q, row, past, n), *k = ring_part(r, r->k, kv_row, past, n);
+    int64_t nrows = 2 * d.batch * (int64_t)d.kv_heads * d.head_dim * (d.window - 1 + n);
+    float *q = ring_part(r, r->q, q_row, past, n), *k = ring_part(r, r->k, kv_row, past, n);
     float *v = ring_part(r, r->v, kv_row, past, n), *expected = ring_part(r, r->out, row, past, n);
     float *rows = filled_buffer(nrows, NAN), *other = filled_buffer(nrows, NAN);
     float *work = filled_buffer(nwork, NAN), *out = filled_buffer(d.batch * n * row, NAN);
@@ -46,7 +47,7 @@ static void ring_forward(const Kernels *kernels, Ring *r, int past, int n, int t
     if (n == 1)
         kernels->attention_cached(&d, q, r->cache, out, work, on(threads));
     assert_near("attention over a window's cache", d.batch * n * row, out, expected, 2e-5);
-    drop(q, d.batch * n * row), drop(k, d.batch * n * kv_row), drop(v, d.batch * n * kv_row);
+    drop(q, d.batch * n * q_row), drop(k, d.batch * n * kv_row), drop(v, d.batch * n * kv_row);
     drop(expected, d.batch * n * row), drop(out, d.batch * n * row);
     drop(rows, nrows), drop(other, nrows), drop(work, nwork);
 }
@@ -54,13 +55,15 @@ static void ring_forward(const Kernels *kernels, Ring *r, int past, int n, int t
 static void check_ring(const Kernels *kernels, AttentionDims d, const int chunks[4], int threads)
 {
     enum { TOKENS = 150 };
-    int64_t row = (int64_t)d.heads * d.head_dim, kv_row = (int64_t)d.kv_heads * d.head_dim;
-    int64_t rows = (int64_t)d.batch * TOKENS, ncache = 2 * d.batch * kv_row * d.window;
+    int64_t row = (int64_t)d.heads * d.head_dim, step = attention_head_step(&d);
+    int64_t q_row = d.heads * step, kv_row = d.kv_heads * step;
+    int64_t rows = (int64_t)d.batch * TOKENS,
+            ncache = 2 * (int64_t)d.batch * d.kv_heads * d.head_dim * d.window;
     d.capacity = d.window, d.causal = 1, d.scale = 0.4f;
-    d.ldq = d.ldo = row, d.ldk = d.ldv = kv_row;
+    d.ldq = q_row, d.ldo = row, d.ldk = d.ldv = kv_row;
     Ring r = {d,
               TOKENS,
-              random_buffer(rows * row),
+              random_buffer(rows * q_row),
               random_buffer(rows * kv_row),
               random_buffer(rows * kv_row),
               buffer(rows * row),
@@ -77,7 +80,7 @@ static void check_ring(const Kernels *kernels, AttentionDims d, const int chunks
         ring_forward(kernels, &r, past, n, threads);
         past += n;
     }
-    drop(r.q, rows * row), drop(r.k, rows * kv_row), drop(r.v, rows * kv_row), drop(r.out, rows * row);
+    drop(r.q, rows * q_row), drop(r.k, rows * kv_row), drop(r.v, rows * kv_row), drop(r.out, rows * row);
     drop(r.cache, ncache), drop(lse, rows * d.heads);
 }
 
@@ -90,6 +93,8 @@ static void test_attention_cached_window(void **state)
         const Kernels *kernels = isa < 0 ? kernels_reference() : table_of(isa);
         for (int i = 0; kernels && i < 6 * 4 * 2 * 2; i++) {
             AttentionDims d = {.batch = 1 + i % 2, .heads = 2 + i % 3, .kv_heads = 1, .head_dim = 5};
+            if (i % 4 == 3)
+                d.kv_heads = d.heads, d.head_step = 3 * d.head_dim;
             d.window = windows[i % 6];
             d.cached = i / 24 % 2 ? DTYPE_BF16 : DTYPE_F32;
             d.softcap = i % 5 ? 0 : 0.7f;

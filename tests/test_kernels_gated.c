@@ -1,5 +1,5 @@
-/* Gated activations, of two arrays and of one with both side by side, and soft caps: against the reference in
- * f32, and in 16 bit against themselves in f32. */
+/* Gated activations, of two arrays and of one with both side by side, rows that a number gates, and soft
+ * caps: against the reference in f32, and in 16 bit against themselves in f32. */
 #define SUPPORT_CARD
 #include "half_support.h"
 
@@ -194,6 +194,106 @@ static void test_half(void **state)
     each_half_matrix(check_half);
 }
 
+/* ---- Rows that a number gates ---------------------------------------------------------------- */
+
+typedef struct GateRows {
+    int64_t rows, c;
+    int threads;
+} GateRows;
+
+static void check_gate_rows_gradients(const Kernels *k, GateRows t, const float *x, const float *gate,
+                                      const float *dy)
+{
+    int64_t n = t.rows * t.c;
+    for (int i = 0; i < 3; i++) {
+        float b = betas[i], *dx = take_output(n, b), *dg = take_output(t.rows, b);
+        float *ex = take_copy(n, dx), *eg = take_copy(t.rows, dg), *alone = take_copy(n, dx),
+              *own = take_copy(t.rows, dg);
+        k->gate_rows_backward(DTYPE_F32, t.rows, t.c, x, gate, dy, b, dx, b, dg, on(t.threads));
+        plain()->gate_rows_backward(DTYPE_F32, t.rows, t.c, x, gate, dy, b, ex, b, eg, on(1));
+        assert_near("gate_rows dx", n, dx, ex, 2e-6);
+        assert_near("gate_rows dgate", t.rows, dg, eg, 1e-6 * sqrt((double)t.c) + 2e-6);
+        k->gate_rows_backward(DTYPE_F32, t.rows, t.c, NULL, gate, dy, b, alone, b, NULL, on(t.threads));
+        k->gate_rows_backward(DTYPE_F32, t.rows, t.c, x, gate, dy, b, NULL, b, own, on(t.threads));
+        assert_near("gate_rows dx alone", n, alone, dx, 0);
+        assert_near("gate_rows dgate alone", t.rows, own, dg, 0);
+    }
+    float *dx = take(n, NAN), *dg = take(t.rows, NAN), *in_x = take_copy(n, x), *in_dy = take_copy(n, dy),
+          *in_gate = take_copy(t.rows, gate);
+    k->gate_rows_backward(DTYPE_F32, t.rows, t.c, x, gate, dy, 0, dx, 0, dg, on(t.threads));
+    k->gate_rows_backward(DTYPE_F32, t.rows, t.c, in_x, in_gate, dy, 0, in_x, 0, in_gate, on(t.threads));
+    assert_near("gate_rows dx in x", n, in_x, dx, 0);
+    assert_near("gate_rows dgate in gate", t.rows, in_gate, dg, 0);
+    k->gate_rows_backward(DTYPE_F32, t.rows, t.c, x, gate, in_dy, 0, in_dy, 0, dg, on(t.threads));
+    assert_near("gate_rows dx in dy", n, in_dy, dx, 0);
+    assert_near("gate_rows dgate of it", t.rows, dg, in_gate, 0);
+}
+
+static void check_gate_rows(const Kernels *k, int64_t rows, int64_t c, int threads)
+{
+    static const float special[] = {0.0f, -0.0f, 100.0f, -100.0f, 30.0f, -30.0f};
+    int64_t n = rows * c;
+    float *x = take_random(n, 3), *gate = take_random(rows, 6), *dy = take_random(n, 1);
+    for (int64_t i = 0; i < 6 && i + 3 < rows; i++)
+        gate[i + 3] = special[i];
+    float *y = take(n, NAN), *expected = take(n, NAN), *same = take_copy(n, x);
+    k->gate_rows_forward(DTYPE_F32, rows, c, x, gate, y, on(threads));
+    plain()->gate_rows_forward(DTYPE_F32, rows, c, x, gate, expected, on(1));
+    assert_near("gate_rows", n, y, expected, 1e-6);
+    k->gate_rows_forward(DTYPE_F32, rows, c, same, gate, same, on(threads));
+    assert_near("gate_rows in place", n, same, y, 0);
+    check_gate_rows_gradients(k, (GateRows){rows, c, threads}, x, gate, dy);
+}
+
+static void check_gate_rows_half(const Kernels *k, int64_t rows, int64_t c, int threads)
+{
+    int64_t n = rows * c;
+    Half x = take_random_half(n, 3), gate = take_random_half(rows, 6), dy = take_random_half(n, 1);
+    Half y = take_output_half(n, 0);
+    uint16_t *expected = take_output_half(n, 0).half;
+    k->gate_rows_forward(half_type, rows, c, x.half, gate.half, y.half, on(threads));
+    k->gate_rows_forward(DTYPE_F32, rows, c, x.wide, gate.wide, y.wide, on(threads));
+    assert_rounded("gate_rows", y);
+    plain()->gate_rows_forward(half_type, rows, c, x.half, gate.half, expected, on(1));
+    assert_half_near("the reference's gate_rows", n, y.half, expected, 1e-5);
+    for (int i = 0; i < 2; i++) {
+        float b = betas[i];
+        Half dx = take_output_half(n, b), dg = take_output_half(rows, b);
+        k->gate_rows_backward(half_type, rows, c, x.half, gate.half, dy.half, b, dx.half, b, dg.half,
+                              on(threads));
+        k->gate_rows_backward(DTYPE_F32, rows, c, x.wide, gate.wide, dy.wide, b, dx.wide, b, dg.wide,
+                              on(threads));
+        assert_rounded("gate_rows dx", dx);
+        assert_rounded("gate_rows dgate", dg);
+    }
+}
+
+/* Rows of several blocks. */
+static void check_wide_rows(const Kernels *k, int threads)
+{
+    static const int64_t columns[] = {1024, 1025, 2048, 4099};
+    for (int i = 0; i < 4; i++) {
+        check_gate_rows(k, 5, columns[i], threads);
+        release();
+    }
+}
+
+static void check_wide_half_rows(const Kernels *k, int threads)
+{
+    check_gate_rows_half(k, 5, 2048, threads);
+    release();
+    check_gate_rows_half(k, 3, 1025, threads);
+}
+
+static void test_gate_rows(void **state)
+{
+    (void)state;
+    each_matrix(check_gate_rows);
+    each_table(check_wide_rows);
+    each_half_matrix(check_gate_rows_half);
+    each_half_table(check_wide_half_rows);
+}
+
 /* ---- Soft caps ------------------------------------------------------------------------------- */
 
 static const float caps[] = {30.0f, 0.75f, 1e-3f};
@@ -263,6 +363,6 @@ static void test_softcap(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gated), cmocka_unit_test(test_half),
-                                       cmocka_unit_test(test_softcap)};
+                                       cmocka_unit_test(test_gate_rows), cmocka_unit_test(test_softcap)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

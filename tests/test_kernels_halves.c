@@ -403,6 +403,8 @@ static void check_rope(const Kernels *k, int threads)
         {1, 5, 2, 1100, 2200 + 1500, 10000.0f, .rotary_dim = 2, .behind = 1500, .offset = 1},
         {2, 9, 5, 16, 80 + 32 + 1, 100.0f, .behind = 32, .stretch = ROPE_DIVIDED, .divisors = divisors,
          .scale = 1.19f},
+        {2, 5, 6, 16, 3 * 48 + 1, 10000.0f, .group = 2, .behind = 16, .offset = 1},
+        {2, 5, 4, 12, 2 * (24 + 13) + 3, 10000.0f, .rotary_dim = 4, .group = 2, .behind = 13, .offset = 9},
         {2, 33, 3, 10, 30, 10000.0f, .interleaved = 1},
         {1, 9, 2, 160, 330, 10000.0f, .interleaved = 1, .rotary_dim = 150, .behind = 9, .offset = 4},
     };

@@ -355,10 +355,11 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
 {
     int64_t n = (int64_t)d.batch * d.seq * d.ld;
     float *x = take_random(n, 1.0f);
+    const int64_t own = rope_group_step(&d) * (d.heads / rope_group(&d));
     for (int i = 0; i < 6; i++) {
         float *y = take_output(n, betas[i % 3]);
         for (int64_t j = 0; j < n; j++)
-            y[j] = j % d.ld < d.heads * d.head_dim + d.behind ? y[j] : 7.0f; /* nobody's: must stay */
+            y[j] = j % d.ld < own ? y[j] : 7.0f; /* nobody's: must stay */
         float *expected = take_copy(n, y);
         d.inverse = i / 3;
         k->rope(&d, DTYPE_F32, x, betas[i % 3], y, on(threads));
@@ -370,7 +371,7 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
     k->rope(&d, DTYPE_F32, y, 0.0f, y, on(threads));
     k->rope(&d, DTYPE_F32, twice, 1.0f, twice, on(threads));
     for (int64_t j = 0; j < n; j++)
-        if (j % d.ld < d.heads * d.head_dim + d.behind)
+        if (j % d.ld < own)
             twice[j] -= x[j];
     assert_near("rope in place", n, twice, y, 1e-6);
     d.inverse = 1;
@@ -382,21 +383,22 @@ static void check_rope_dims(const Kernels *k, RopeDims d, int threads)
 /* What does not turn passes, to the bit, and what is nobody's stays. */
 static void check_rope_passes(const Kernels *k, RopeDims d, int threads)
 {
-    int64_t n = (int64_t)d.batch * d.seq * d.ld, own = (int64_t)d.heads * d.head_dim;
+    int64_t n = (int64_t)d.batch * d.seq * d.ld, step = rope_group_step(&d), turning = step - d.behind;
+    int64_t own = step * (d.heads / rope_group(&d));
     for (int i = 0; i < 3; i++) {
         float *x = take_random(n, 1.0f), *y = take_random(n, 1.0f), *before = take_copy(n, y);
         k->rope(&d, DTYPE_F32, x, betas[i], y, on(threads));
         for (int64_t j = 0; j < n; j++) {
             int64_t column = j % d.ld;
-            if (column >= own + d.behind)
+            if (column >= own)
                 assert_float_equal(y[j], before[j], 0);
-            else if (column >= own || column % d.head_dim >= rope_width(&d))
+            else if (column % step >= turning || column % step % d.head_dim >= rope_width(&d))
                 assert_float_equal(y[j], betas[i] == 0.0f ? x[j] : x[j] + betas[i] * before[j], 1e-6);
         }
         k->rope(&d, DTYPE_F32, x, 0.0f, before, on(threads));
         k->rope(&d, DTYPE_F32, x, 0.0f, x, on(threads));
         for (int64_t j = 0; j < n; j++)
-            assert_true(j % d.ld >= own + d.behind || x[j] == before[j]);
+            assert_true(j % d.ld >= own || x[j] == before[j]);
     }
 }
 
@@ -452,6 +454,10 @@ static const RopeDims rope_cases[] = {
     {1, 40, 4, 96, 4 * 96, 10000.0f, .rotary_dim = 16, .behind = 0},
     {2, 5, 2, 12, 24 + 13, 10000.0f, .behind = 13, .offset = 1},
     {2, 5, 5, 16, 80 + 32 + 1, 10000.0f, .rotary_dim = 16, .behind = 32, .offset = 1},
+    {2, 5, 6, 16, 3 * 48, 10000.0f, .group = 2, .behind = 16, .offset = 1},
+    {2, 5, 4, 12, 2 * (24 + 13) + 3, 10000.0f, .rotary_dim = 4, .group = 2, .behind = 13, .offset = 9},
+    {1, 7, 3, 160, 3 * 161, 10000.0f, .group = 1, .behind = 1},
+    {1, 9, 4, 10, 60, 10000.0f, .interleaved = 1, .rotary_dim = 6, .group = 2, .behind = 10},
     {1, 5, 2, 1100, 2200 + 1500, 10000.0f, .rotary_dim = 2, .behind = 1500, .offset = 1},
     {1, 7, 2, 400, 800, 10000.0f, .rotary_dim = 300, .offset = 9},
     {2, 33, 3, 10, 30, 10000.0f, .interleaved = 1},

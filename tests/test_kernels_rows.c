@@ -1,6 +1,6 @@
-/* Rows with a label: the list of them, and rows gathered and put back. */
+/* Rows with a label: the list of them, and rows gathered and put back; and the mean of a sample's rows. */
 #define SUPPORT_CARD
-#include "kernels_support.h"
+#include "half_support.h"
 
 enum { ROWS_IGNORED = -100, ROWS_MAX = 129 };
 static const float betas[] = {0.0f, 1.0f, 0.5f};
@@ -97,8 +97,85 @@ static void test_moves(void **state)
     each_matrix(check_moves);
 }
 
+/* ---- The mean of tokens ----------------------------------------------------------------------- */
+
+typedef struct Samples {
+    int64_t batch, seq, c;
+    int32_t mask[ROWS_MAX * 3];
+} Samples;
+
+/* Rows of three samples: one with all, one with some, one with none. */
+static void fill_mask(Samples *s)
+{
+    for (int64_t i = 0; i < s->batch * s->seq; i++)
+        s->mask[i] = i < s->seq || (i < 2 * s->seq && i % 3 == 1);
+}
+
+static void check_mean(const Kernels *k, int64_t rows, int64_t c, int threads)
+{
+    Samples s = {.batch = 3, .seq = rows, .c = c};
+    int64_t n = 3 * rows * c;
+    float *x = take_random(n, 2), *dy = take_random(3 * c, 1);
+    fill_mask(&s);
+    for (int masked = 0; masked < 2; masked++) {
+        const int32_t *mask = masked ? s.mask : NULL;
+        float *y = take(3 * c, NAN), *expected = take(3 * c, NAN), *scale = take(3, NAN),
+              *same = take(3, NAN);
+        k->mean_tokens_forward(DTYPE_F32, 3, rows, c, x, mask, y, scale, on(threads));
+        plain()->mean_tokens_forward(DTYPE_F32, 3, rows, c, x, mask, expected, same, on(1));
+        assert_near("mean", 3 * c, y, expected, 1e-6);
+        assert_same("one over the tokens", 3, scale, same);
+        for (int64_t j = 0; masked && j < c; j++)
+            assert_true(y[2 * c + j] == 0);
+        for (int i = 0; i < 3; i++) {
+            float *dx = take_output(n, betas[i]), *dx_expected = take_copy(n, dx);
+            k->mean_tokens_backward(DTYPE_F32, 3, rows, c, mask, scale, dy, betas[i], dx, on(threads));
+            plain()->mean_tokens_backward(DTYPE_F32, 3, rows, c, mask, same, dy, betas[i], dx_expected,
+                                          on(1));
+            assert_near("mean dx", n, dx, dx_expected, 1e-6);
+        }
+    }
+}
+
+static void check_mean_half(const Kernels *k, int64_t rows, int64_t c, int threads)
+{
+    Samples s = {.batch = 3, .seq = rows, .c = c};
+    int64_t n = 3 * rows * c;
+    Half x = take_random_half(n, 2), dy = take_random_half(3 * c, 1), y = take_output_half(3 * c, 0);
+    float *scale = take(3, NAN);
+    fill_mask(&s);
+    k->mean_tokens_forward(half_type, 3, rows, c, x.half, s.mask, y.half, scale, on(threads));
+    k->mean_tokens_forward(DTYPE_F32, 3, rows, c, x.wide, s.mask, y.wide, scale, on(threads));
+    assert_rounded("mean", y);
+    for (int i = 0; i < 2; i++) {
+        Half dx = take_output_half(n, betas[i]);
+        k->mean_tokens_backward(half_type, 3, rows, c, s.mask, scale, dy.half, betas[i], dx.half,
+                                on(threads));
+        k->mean_tokens_backward(DTYPE_F32, 3, rows, c, s.mask, scale, dy.wide, betas[i], dx.wide,
+                                on(threads));
+        assert_rounded("mean dx", dx);
+    }
+}
+
+/* Columns of several blocks. */
+static void check_wide_mean(const Kernels *k, int threads)
+{
+    check_mean(k, 3, 2049, threads);
+    release();
+    check_mean(k, 17, 1024, threads);
+}
+
+static void test_mean(void **state)
+{
+    (void)state;
+    each_matrix(check_mean);
+    each_table(check_wide_mean);
+    each_half_matrix(check_mean_half);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_list), cmocka_unit_test(test_moves)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_list), cmocka_unit_test(test_moves),
+                                       cmocka_unit_test(test_mean)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

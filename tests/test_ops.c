@@ -94,6 +94,18 @@ static void test_norm_shapes(void **state)
     assert_refused(ERROR_ARGUMENT, tensor_layer_norm(x, five, i32(SHAPE(5)), 0), "layer_norm", "bias", "f32");
 }
 
+static void test_mean_tokens_shapes(void **state)
+{
+    (void)state;
+    Tensor *tokens = f32(SHAPE(2, 3, 4));
+    assert_refused(ERROR_SHAPE, tensor_mean_tokens(f32(SHAPE(9, 12)), NULL), "mean_tokens", "(9,12)");
+    assert_refused(ERROR_SHAPE, tensor_mean_tokens(tokens, i32(SHAPE(3, 2))), "mean_tokens", "(2,3)",
+                   "(3,2)");
+    assert_refused(ERROR_ARGUMENT, tensor_mean_tokens(tokens, f32(SHAPE(2, 3))), "mean_tokens", "mask",
+                   "i32");
+    assert_non_null(tensor_mean_tokens(tokens, i32(SHAPE(2, 3))));
+}
+
 static void test_elementwise_shapes(void **state)
 {
     (void)state;
@@ -107,6 +119,10 @@ static void test_elementwise_shapes(void **state)
                    "3 is not even");
     assert_refused(ERROR_ARGUMENT, tensor_gated_packed(b, (TensorActivation)-1), "gated_packed", "-1");
     assert_refused(ERROR_ARGUMENT, tensor_gated_packed(i32(SHAPE(2, 2)), TENSOR_SILU), "gated_packed", "f32");
+    assert_refused(ERROR_SHAPE, tensor_gate_rows(a, b), "gate_rows", "(2,3)", "(3,2)");
+    assert_refused(ERROR_SHAPE, tensor_gate_rows(a, f32(SHAPE(2))), "gate_rows", "(2,1)", "(2)");
+    assert_refused(ERROR_ARGUMENT, tensor_gate_rows(whole, f32(SHAPE(2, 1))), "gate_rows", "x", "f32");
+    assert_refused(ERROR_ARGUMENT, tensor_gate_rows(a, i32(SHAPE(2, 1))), "gate_rows", "gate", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_softcap(whole, 2), "softcap", "f32");
     assert_refused(ERROR_ARGUMENT, tensor_softcap(a, -2), "softcap", "-2", "above 0");
     assert_refused(ERROR_ARGUMENT, tensor_softcap(a, NAN), "softcap", "nan");
@@ -177,6 +193,9 @@ static void test_attention_shapes(void **state)
     assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at -1");
     o = (AttentionOptions){.heads = 4, .scale = INFINITY};
     assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "scaled by inf");
+    o = (AttentionOptions){.heads = 4, .kv_heads = 2, .by_head = 1};
+    assert_refused(ERROR_ARGUMENT, tensor_attention_packed(f32(SHAPE(2, 3, 16)), &o), "attention",
+                   "as many key-value heads as heads, not 2 and 4");
     o = (AttentionOptions){.heads = 4, .softcap = NAN};
     assert_refused(ERROR_ARGUMENT, tensor_attention(q, q, q, &o), "attention", "capped at nan");
     o = (AttentionOptions){.heads = 4};
@@ -316,12 +335,15 @@ static void test_null_gives_null(void **state)
         tensor_gated_packed(no, TENSOR_GELU),
         tensor_swiglu(no, x),
         tensor_swiglu(x, no),
+        tensor_gate_rows(no, x),
+        tensor_gate_rows(x, no),
         tensor_rope(no, 1, 1),
         tensor_rope_with(no, &(RopeOptions){.heads = 1, .theta = 1}),
         tensor_add_rows_from(no, x, 1, 1),
         tensor_add_rows_from(x, no, 1, 1),
         tensor_last(no),
         tensor_first(no),
+        tensor_mean_tokens(no, x),
         tensor_attention_cached(no, x, x, x, 0, &o),
         tensor_attention_cached(x, x, x, no, 0, &o),
         tensor_attention_cached(x, x, x, x, 0, NULL),
@@ -521,6 +543,7 @@ int main(void)
         TEST(test_adapter_shapes),
         TEST(test_table_shapes),
         TEST(test_norm_shapes),
+        TEST(test_mean_tokens_shapes),
         TEST(test_elementwise_shapes),
         TEST(test_attention_shapes),
         TEST(test_other_shapes),

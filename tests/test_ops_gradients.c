@@ -97,6 +97,19 @@ static Tensor *run_activation(const Case *c, Tensor **in)
     return functions[c->a](in[0]);
 }
 
+static Tensor *run_gate_rows(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_gate_rows(in[0], in[1]);
+}
+
+/* The gate is the row itself. */
+static Tensor *run_gate_rows_same(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_gate_rows(in[0], in[0]);
+}
+
 static Tensor *run_swiglu(const Case *c, Tensor **in)
 {
     (void)c;
@@ -142,6 +155,14 @@ static Tensor *run_rope_part(const Case *c, Tensor **in)
                               .scaling = {.kind = ROPE_SCALING_YARN, .factor = 4, .original_max_seq = 64}});
 }
 
+/* Query and key of each of c->a heads, and a value that passes. */
+static Tensor *run_rope_by_head(const Case *c, Tensor **in)
+{
+    return tensor_rope_with(
+        in[0], &(RopeOptions){
+                   .heads = 2 * c->a, .theta = 100, .head_dim = c->b, .group = 2, .rotary_dim = (int)c->f});
+}
+
 static AttentionOptions attention_options(const Case *c)
 {
     return (AttentionOptions){
@@ -176,6 +197,13 @@ static Tensor *run_attention_key_is_value(const Case *c, Tensor **in)
 static Tensor *run_attention_packed(const Case *c, Tensor **in)
 {
     AttentionOptions options = attention_options(c);
+    return tensor_attention_packed(in[0], &options);
+}
+
+static Tensor *run_attention_by_head(const Case *c, Tensor **in)
+{
+    AttentionOptions options = attention_options(c);
+    options.by_head = 1;
     return tensor_attention_packed(in[0], &options);
 }
 
@@ -223,6 +251,16 @@ static Tensor *run_last(const Case *c, Tensor **in)
 {
     (void)c;
     return tensor_last(in[0]);
+}
+
+/* With a: tokens from number a + the sample's on are padding. */
+static Tensor *run_mean_tokens(const Case *c, Tensor **in)
+{
+    Shape x = tensor_shape(in[0]);
+    Tensor *mask = c->a ? tensor_zeros(DTYPE_I32, SHAPE(x.dim[0], x.dim[1]), MEM_INPUT) : NULL;
+    for (int64_t i = 0; mask && i < x.dim[0] * x.dim[1]; i++)
+        tensor_i32(mask)[i] = i % x.dim[1] < c->a - i / x.dim[1];
+    return tensor_mean_tokens(in[0], mask);
 }
 
 static Tensor *run_first(const Case *c, Tensor **in)
@@ -349,6 +387,9 @@ static const Case cases[] = {
     {"gated_packed gelu_tanh", run_gated_packed, {S(34), NONE, NONE}, 2, TENSOR_GELU_TANH, 0, 0, 0},
     {"gated_packed silu", run_gated_packed, {S(5, 2), NONE, NONE}, 2, TENSOR_SILU, 0, 0, 0},
     {"gated_packed relu", run_gated_packed, {S(3, 6), NONE, NONE}, 3, TENSOR_RELU, 0, 0, 1},
+    {"gate_rows", run_gate_rows, {S(2, 3, 7), S(2, 3, 1), NONE}, 2, 0, 0, 0, 0},
+    {"gate_rows of one", run_gate_rows, {S(17), S(1), NONE}, 2, 0, 0, 0, 0},
+    {"gate_rows same", run_gate_rows_same, {S(5, 1), NONE, NONE}, 2, 0, 0, 0, 0},
     {"softcap", run_softcap, {S(3, 7), NONE, NONE}, 3, 0, 0, 2, 0},
     {"softcap beyond", run_softcap, {S(2, 2, 5), NONE, NONE}, 3, 0, 0, 0.5f, 0},
     {"swiglu same", run_swiglu_same, {S(3, 11), NONE, NONE}, 2, 0, 0, 0, 0},
@@ -357,6 +398,7 @@ static const Case cases[] = {
     {"rope from 5", run_rope, {S(2, 3, 12), NONE, NONE}, 1, 3, 5, 100, 0},
     {"rope of a part", run_rope_part, {S(2, 3, 8), NONE, NONE}, 1, 2, 0, 2, 0},
     {"rope of q and k beside v", run_rope_part, {S(2, 3, 17), NONE, NONE}, 1, 3, 0, 0, 0},
+    {"rope of q and k of each head", run_rope_by_head, {S(2, 3, 24), NONE, NONE}, 1, 2, 4, 2, 0},
     {"rope of neighbours", run_rope_part, {S(1, 7, 9), NONE, NONE}, 1, 2, 1, 4, 0},
     {"attention flash causal", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 10, 0, 0},
     {"attention eager causal", run_attention, {S(2, 5, 6), S(2, 5, 6), S(2, 5, 6)}, 1.5, 2, 110, 0, 0},
@@ -393,6 +435,9 @@ static const Case cases[] = {
     {"attention packed eager window", run_attention_packed, {S(1, 5, 15), NONE, NONE}, 1.5, 3, 20111, 0, 0},
     {"attention packed flash", run_attention_packed, {S(2, 3, 18), NONE, NONE}, 1.5, 2, 10, 0, 0},
     {"attention packed eager", run_attention_packed, {S(2, 3, 9), NONE, NONE}, 1.5, 3, 1100, 0, 0},
+    {"attention by head flash", run_attention_by_head, {S(2, 3, 18), NONE, NONE}, 1.5, 2, 10, 0, 0},
+    {"attention by head eager", run_attention_by_head, {S(2, 3, 9), NONE, NONE}, 1.5, 3, 1100, 0, 0},
+    {"attention by head window", run_attention_by_head, {S(1, 5, 24), NONE, NONE}, 1.5, 2, 20010, 1.5f, 0},
     {"add", run_add, {S(3, 7), S(3, 7), NONE}, 1, 0, 0, 0, 0},
     {"add same", run_add_same, {S(3, 7), NONE, NONE}, 1, 0, 0, 0, 0},
     {"mul", run_mul, {S(3, 7), S(3, 7), NONE}, 1, 0, 0, 0, 0},
@@ -403,6 +448,9 @@ static const Case cases[] = {
     {"last", run_last, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
     {"last of two", run_last, {S(3, 2, 1), NONE, NONE}, 1, 0, 0, 0, 0},
     {"first", run_first, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
+    {"mean_tokens", run_mean_tokens, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
+    {"mean_tokens masked", run_mean_tokens, {S(3, 5, 7), NONE, NONE}, 1, 4, 0, 0, 0},
+    {"mean_tokens of a sample without any", run_mean_tokens, {S(3, 5, 2), NONE, NONE}, 1, 2, 0, 0, 0},
     {"first of two", run_first, {S(3, 2, 7), NONE, NONE}, 1, 0, 0, 0, 0},
     {"sum", run_sum, {S(2, 3, 5), NONE, NONE}, 1, 0, 0, 0, 0},
     {"mean", run_mean, {S(31), NONE, NONE}, 1, 0, 0, 0, 0},

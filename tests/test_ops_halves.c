@@ -57,6 +57,12 @@ static Tensor *run_gated_packed(const Case *c, Tensor **in)
     return tensor_gated_packed(in[0], (TensorActivation)c->a);
 }
 
+static Tensor *run_gate_rows(const Case *c, Tensor **in)
+{
+    (void)c;
+    return tensor_gate_rows(in[0], in[1]);
+}
+
 static Tensor *run_softcap(const Case *c, Tensor **in)
 {
     return tensor_softcap(in[0], c->f);
@@ -126,6 +132,16 @@ static Tensor *run_last(const Case *c, Tensor **in)
     return tensor_last(in[0]);
 }
 
+/* The second sample ends with padding. */
+static Tensor *run_mean_tokens(const Case *c, Tensor **in)
+{
+    Shape x = tensor_shape(in[0]);
+    Tensor *mask = c->a ? tensor_zeros(DTYPE_I32, SHAPE(x.dim[0], x.dim[1]), MEM_INPUT) : NULL;
+    for (int64_t i = 0; mask && i < x.dim[0] * x.dim[1]; i++)
+        tensor_i32(mask)[i] = i < x.dim[1] + 2 || i >= 2 * x.dim[1];
+    return tensor_mean_tokens(in[0], mask);
+}
+
 static Tensor *run_first(const Case *c, Tensor **in)
 {
     (void)c;
@@ -167,6 +183,7 @@ static const Case cases[] = {
     {"gated relu", run_gated, {S(7, 3), S(7, 3)}, 0, TENSOR_RELU, 0},
     {"gated_packed silu", run_gated_packed, {S(31, 134)}, 0, TENSOR_SILU, 0},
     {"gated_packed gelu_tanh", run_gated_packed, {S(2, 3, 10)}, 0, TENSOR_GELU_TANH, 0},
+    {"gate_rows", run_gate_rows, {S(2, 9, 65), S(2, 9, 1)}, 0, 0, 0},
     {"softcap", run_softcap, {S(3, 7, 11)}, 0, 0, 0.4f},
     {"rope", run_rope, {S(2, 3, 12)}, 0, 3, 10000},
     {"rope of a part", run_rope_part, {S(2, 3, 19)}, 0, 3, 10000},
@@ -183,6 +200,8 @@ static const Case cases[] = {
     {"cross_entropy capped", run_cross_entropy, {S(7, 101)}, 0, 1, 0.25f},
     {"last", run_last, {S(3, 5, 17)}, 0, 0, 0},
     {"first", run_first, {S(3, 5, 17)}, 0, 0, 0},
+    {"mean_tokens", run_mean_tokens, {S(3, 5, 17)}, 0, 0, 0},
+    {"mean_tokens masked", run_mean_tokens, {S(3, 5, 17)}, 0, 1, 0},
     {"sum", run_sum, {S(2, 3, 5)}, 0, 0, 0},
     {"mean", run_mean, {S(31)}, 0, 0, 0},
 };

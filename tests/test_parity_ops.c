@@ -99,6 +99,16 @@ static Tensor *run_gated_packed(Case *c)
     return tensor_gated_packed(c->in[0], activation(c->text));
 }
 
+static Tensor *run_gate_rows(Case *c)
+{
+    return tensor_gate_rows(c->in[0], c->in[1]);
+}
+
+static Tensor *run_mean_tokens(Case *c)
+{
+    return tensor_mean_tokens(c->in[0], number(c, "masked") ? c->in[1] : NULL);
+}
+
 static Tensor *run_softcap(Case *c)
 {
     return tensor_softcap(c->in[0], real(c, "cap"));
@@ -190,6 +200,8 @@ static const struct Op {
     {"swiglu", run_swiglu},
     {"gated", run_gated},
     {"gated_packed", run_gated_packed},
+    {"gate_rows", run_gate_rows},
+    {"mean_tokens", run_mean_tokens},
     {"softcap", run_softcap},
     {"add", run_add},
     {"mul", run_mul},

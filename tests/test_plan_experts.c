@@ -9,7 +9,8 @@ static void mixtures(void **state)
                                         "fp16-mixed", NULL,         NULL};
     for (int i = 0; i < 28; i++) {
         int rest = i / 7;
-        Case c = {.family = i % 2 ? MODEL_QWEN3_MOE : MODEL_MIXTRAL,
+        static const ModelFamily families[] = {MODEL_MIXTRAL, MODEL_QWEN3_MOE, MODEL_QWEN2_MOE};
+        Case c = {.family = families[i % 3],
                   .balance = rest & 1 ? 0.1f : 0,
                   .checkpoint = rest >> 1,
                   .accumulate = i % 3 ? 1 : 3,

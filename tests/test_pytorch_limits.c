@@ -42,6 +42,10 @@ static const char *const recorded[] = {
     "split_streams",
     "expandable_alone",
     "everything",
+    "collect_full_2.6",
+    "roundup_list_2.6",
+    "roundup_rest_2.6",
+    "everything_2.6",
 };
 
 /* ---- PyTorch's own allocator ----------------------------------------------------------------- */
@@ -57,7 +61,7 @@ typedef struct Run {
 static void run_begin(Run *run, const char *name)
 {
     char path[128], text[256];
-    PytorchAllocatorOptions options = {0};
+    PytorchAllocatorOptions options = {.as_2_6 = strstr(name, "_2.6") != NULL};
     *run = (Run){.name = name, .line = 2};
     snprintf(path, sizeof path, FIXTURES "%s.gz", name);
     run->file = gzopen(path, "rb");
@@ -331,6 +335,7 @@ static void any_options(void **state)
             .garbage_collection_threshold = (x >> 21) % 4 * 0.4,
             .roundup_power2_divisions = {x >> 23, x >> 25, x >> 5, UINT32_MAX},
             .expandable_segments = x >> 31,
+            .as_2_6 = x >> 4 & 1,
         };
         PytorchReplay *r = estimate_pytorch_create(&options);
         assert_non_null(r);
@@ -410,6 +415,11 @@ static void settings_are_read(void **state)
     o = settings("roundup_power2_divisions:[4:2,16:8,>:1]");
     static const uint32_t wanted[] = {2, 2, 2, 0, 8, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
     assert_memory_equal(o.roundup_power2_divisions, wanted, sizeof wanted);
+    o.as_2_6 = 1;
+    assert_int_equal(estimate_pytorch_settings("roundup_power2_divisions:[4:2,16:8,>:1]", &o, NULL, 0), 0);
+    assert_int_equal(o.roundup_power2_divisions[4], 1); /* "16" too */
+    assert_int_equal(o.roundup_power2_divisions[3], 0);
+    assert_int_equal(o.as_2_6, 1);
     o = settings("roundup_power2_divisions:[1048576:4]");
     for (int i = 0; i < PYTORCH_ROUNDUP_INTERVALS; i++)
         assert_int_equal(o.roundup_power2_divisions[i], 4);

@@ -233,9 +233,9 @@ static void test_dropout_and_checkpoints(void **state)
 static void test_tied(void **state)
 {
     (void)state;
-    static const ModelFamily families[] = {MODEL_LLAMA,      MODEL_GPT2,       MODEL_BERT,
-                                           MODEL_OLMO2,      MODEL_GRANITE,    MODEL_ROBERTA,
-                                           MODEL_DISTILBERT, MODEL_MODERNBERT, MODEL_MIXTRAL};
+    static const ModelFamily families[] = {MODEL_LLAMA,   MODEL_GPT2,    MODEL_BERT,       MODEL_OLMO2,
+                                           MODEL_GRANITE, MODEL_ROBERTA, MODEL_DISTILBERT, MODEL_MODERNBERT,
+                                           MODEL_MIXTRAL, MODEL_GPT_NEOX};
     for (size_t i = 0; i < COUNT(families); i++)
         for (int stages = 2; stages <= 3; stages++) {
             Job job = job_of(stages, 3, RANKS_1F1B);

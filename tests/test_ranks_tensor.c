@@ -85,9 +85,10 @@ static Module *model_of(const Job *job)
     ModelPreset preset = preset_of_text(&job->setting, job->tied);
     if (nn_family(job->setting.family)->decoder) {
         LlamaConfig *c = &preset.config.llama;
+        int neox = job->setting.family == MODEL_GPT_NEOX;
         c->heads = 8;
-        c->kv_heads = 4;
-        c->qkv_bias = c->o_bias = c->mlp_bias = job->tied && job->setting.family == MODEL_LLAMA;
+        c->kv_heads = neox ? 8 : 4;
+        c->qkv_bias = c->o_bias = c->mlp_bias = neox || (job->tied && job->setting.family == MODEL_LLAMA);
     }
     nn_set_weights(&(Weights){.quantized = job->quantized, .frozen = job->quantized != 0});
     Module *model = nn_model(&preset);
@@ -270,14 +271,15 @@ static Setting setting_of(int i)
                                        {.family = MODEL_GRANITE},
                                        {.family = MODEL_ROBERTA, .dropout = 0.1f},
                                        {.family = MODEL_DISTILBERT, .dropout = 0.1f},
-                                       {.family = MODEL_MODERNBERT}};
+                                       {.family = MODEL_MODERNBERT},
+                                       {.family = MODEL_GPT_NEOX}};
     return settings[i];
 }
 
 static void test_ranks_are_one_process(void **state)
 {
     (void)state;
-    for (int i = 0; i < 11; i++)
+    for (int i = 0; i < 12; i++)
         for (int tensor = 2; tensor <= (i < 5 ? 4 : 2); tensor += 2)
             assert_equal_to_one((Job){.setting = setting_of(i),
                                       .ranks = tensor,

@@ -178,14 +178,15 @@ static Setting setting_of(int i)
                                        {.family = MODEL_BERT, .dropout = 0.1f},
                                        {.family = MODEL_ROBERTA, .dropout = 0.1f},
                                        {.family = MODEL_DISTILBERT},
-                                       {.family = MODEL_MODERNBERT}};
+                                       {.family = MODEL_MODERNBERT},
+                                       {.family = MODEL_GPT_NEOX}};
     return settings[i];
 }
 
 static void test_ranks_are_one_process(void **state)
 {
     (void)state;
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 7; i++)
         for (int strategy = i < 3 ? RANKS_DDP : RANKS_ZERO3; strategy <= RANKS_ZERO3; strategy++)
             for (int ranks = 2; ranks <= (i < 3 ? MOST_RANKS : 2); ranks++)
                 assert_equal_to_one((Job){.setting = setting_of(i),
@@ -212,7 +213,9 @@ static void test_experts(void **state)
     (void)state;
     for (int strategy = RANKS_DDP; strategy <= RANKS_ZERO3; strategy++)
         for (int ranks = 2; ranks <= 3; ranks++)
-            assert_equal_to_one((Job){.setting = {.family = ranks == 2 ? MODEL_MIXTRAL : MODEL_QWEN3_MOE,
+            assert_equal_to_one((Job){.setting = {.family = ranks == 3                ? MODEL_QWEN3_MOE
+                                                            : strategy == RANKS_ZERO2 ? MODEL_MIXTRAL
+                                                                                      : MODEL_QWEN2_MOE,
                                                   .checkpoint = strategy & 1},
                                       .strategy = (RankStrategy)strategy,
                                       .ranks = ranks,

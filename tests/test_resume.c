@@ -37,7 +37,9 @@ static const Case cases[] = {
     {MODEL_BERT, "adam", .clip = 1, .accumulate = 2, .keep = 1, .precision = "fp16-mixed"},
     {MODEL_LLAMA, "adamw", .accumulate = 2, .pattern = "cc", .selective = 1, .precision = "bf16-autocast"},
     {MODEL_GPT2, "rmsprop", .dropout = 0.1f, .accumulate = 1, .precision = "fp16-autocast"},
+    {MODEL_GPT_NEOX, "adamw", .clip = 1, .accumulate = 2, .pattern = "c+", .selective = 1},
     {MODEL_MIXTRAL, "adamw", .clip = 1, .accumulate = 2, .pattern = "c+"},
+    {MODEL_QWEN2_MOE, "adamw", .accumulate = 1, .pattern = "c+"},
     {MODEL_QWEN3_MOE, "adam", .accumulate = 1, .in_backward = 1, .precision = "bf16-mixed"},
 };
 

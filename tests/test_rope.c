@@ -199,6 +199,37 @@ static void test_fused(void **state)
                 assert_float_equal(g[row * ALL + i], 1, 0);
 }
 
+/* q, k and v side by side in each head: what q and k turn to alone, to the bit, and v stays. */
+static void test_by_head(void **state)
+{
+    (void)state;
+    enum { T = 5, H = 3, D = 6, ROW = H * D, ALL = 3 * ROW };
+    Tensor *x = leaf(SHAPE(2, T, ALL), 3, 1),
+           *part[2] = {leaf(SHAPE(2, T, ROW), 1, 1), leaf(SHAPE(2, T, ROW), 1, 1)};
+    for (int i = 0; i < 2 * T * H; i++)
+        for (int k = 0; k < 2; k++)
+            memcpy(tensor_f32(part[k]) + i * D, tensor_f32(x) + (3 * i + k) * D, D * sizeof(float));
+    RopeOptions o = {.heads = 2 * H, .theta = 100, .head_dim = D, .group = 2, .rotary_dim = 4};
+    Tensor *made = tensor_scale(x, 1);
+    const float *data = tensor_f32(made);
+    Tensor *y = tensor_keep(tensor_rope_with(tensor_donate(made), &o));
+    assert_ptr_equal(tensor_f32(y), data);
+    o.heads = H;
+    o.group = 0;
+    for (int k = 0; k < 2; k++) {
+        const float *alone = tensor_f32(tensor_keep(tensor_rope_with(part[k], &o)));
+        for (int i = 0; i < 2 * T * H; i++)
+            assert_memory_equal(data + (3 * i + k) * D, alone + i * D, D * sizeof(float));
+    }
+    for (int i = 0; i < 2 * T * H; i++)
+        assert_memory_equal(data + (3 * i + 2) * D, tensor_f32(x) + (3 * i + 2) * D, D * sizeof(float));
+    tensor_backward(tensor_sum(y));
+    const float *g = grad_f32(x);
+    for (int i = 0; i < 2 * T * ALL; i++)
+        if (i % (3 * D) >= 2 * D || i % D >= 4)
+            assert_float_equal(g[i], 1, 0);
+}
+
 /* ---- What is refused ------------------------------------------------------------------------- */
 
 static void test_shapes(void **state)
@@ -224,6 +255,11 @@ static void test_shapes(void **state)
          "head of 6 elements an even number can turn, from 2 on, not 8"},
         {{.heads = 2, .theta = 1, .rotary_dim = -2}, "not -2"},
         {{.heads = INT_MAX, .theta = 1, .head_dim = INT_MAX}, "do not fit"},
+        {{.heads = 4, .theta = 1, .head_dim = 2, .group = 3}, "groups of 3 of its 4 heads of 2"},
+        {{.heads = 4, .theta = 1, .head_dim = 2, .group = -2}, "groups of -2"},
+        {{.heads = 3, .theta = 1, .head_dim = 2, .group = 6}, "groups of 6"},
+        {{.heads = 5, .theta = 1, .head_dim = 2, .group = 1}, "as many columns behind each"},
+        {{.heads = 4, .theta = 1, .head_dim = 2, .group = 1, .rotary_dim = 4}, "not 4"},
     };
     for (size_t i = 0; i < COUNT(bad); i++)
         assert_refused(ERROR_SHAPE, tensor_rope_with(x, &bad[i].options), bad[i].says);
@@ -286,8 +322,8 @@ static void test_bad_scaling(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_stretches), TEST(test_lengths), TEST(test_no_stretch),
-        TEST(test_fused),     TEST(test_shapes),  TEST(test_bad_scaling),
+        TEST(test_stretches), TEST(test_lengths), TEST(test_no_stretch),  TEST(test_fused),
+        TEST(test_by_head),   TEST(test_shapes),  TEST(test_bad_scaling),
     };
     return cmocka_run_group_tests_name("rope", tests, NULL, NULL);
 }

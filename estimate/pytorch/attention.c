@@ -66,7 +66,8 @@ static TorchTensor *by_tokens_or_copy(Torch *t, const char *op, const TorchTenso
 static void flash_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
     static const char op[] = "aten::_scaled_dot_product_flash_attention_backward";
-    TorchTensor *gradient = by_tokens_or_copy(t, op, g[0]), *output = by_tokens_or_copy(t, op, node->saved[3]);
+    TorchTensor *gradient = by_tokens_or_copy(t, op, g[0]),
+                *output = by_tokens_or_copy(t, op, node->saved[3]);
     const TorchShape *q = &node->saved[0]->shape, *k = &node->saved[1]->shape;
     int64_t B = q->size[0], H = q->size[1], S = q->size[2], D = q->size[3], KV = k->size[1], L = k->size[2];
     int64_t rows = up_to(S, 128);
@@ -122,7 +123,8 @@ static TorchTensor *flash(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     torch_save(t, node, 0, q);
     torch_save(t, node, 1, k);
     torch_save(t, node, 2, v);
-    int64_t B = q->shape.size[0], H = q->shape.size[1], S = q->shape.size[2], D = q->shape.size[3], L = k->shape.size[2];
+    int64_t B = q->shape.size[0], H = q->shape.size[1], S = q->shape.size[2], D = q->shape.size[3],
+            L = k->shape.size[2];
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, torch_iterate(q->shape.type, 1, &q)));
     TorchTensor *lse = torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, S}));
     int64_t splits = dropout > 0 ? 1 : flash_splits(t, B, H, S, L, D);
@@ -159,8 +161,8 @@ static TorchTensor *padded_flash(Torch *t, TorchTensor *q, TorchTensor *k, Torch
 
 /* ---- Memory-efficient attention (…/cuda/mem_eff_attention) ------------------------------------- */
 
-/* What a block of the backward kernel takes of the scores, and whether it sums the gradients of keys and values in
- * memory, in fp32. */
+/* What a block of the backward kernel takes of the scores, and whether it sums the gradients of keys and
+ * values in memory, in fp32. */
 typedef struct Tile {
     int64_t rows, columns;
     int sums;
@@ -224,7 +226,8 @@ static void efficient_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     torch_leave(t, frame, NULL);
 }
 
-static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *bias, double dropout)
+static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *bias,
+                              double dropout)
 {
     static const char op[] = "aten::_scaled_dot_product_efficient_attention";
     TorchNode *node = torch_node(t, op, efficient_back, 3, (TorchTensor *[]){q, k, v});
@@ -239,7 +242,8 @@ static TorchTensor *efficient(Torch *t, TorchTensor *q, TorchTensor *k, TorchTen
     for (int i = 0; dropout <= 0 && !t->dialect->torch->no_seed && i < 2; i++)
         random[i] = torch_empty(t, op, torch_shape(TORCH_I64, 1, &one));
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, op, by_tokens(q->shape.type, B, H, S, D)));
-    TorchTensor *lse = torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, node ? up_to(S, 32) : 0}));
+    TorchTensor *lse =
+        torch_empty(t, op, torch_shape(TORCH_F32, 3, (int64_t[]){B, H, node ? up_to(S, 32) : 0}));
     if (D > 128 && q->shape.type != TORCH_F32) /* more than a block's registers hold: the output's sums */
         torch_scratch(t, op, 4 * B * H * S * D);
     torch_save(t, node, 4, y);
@@ -304,8 +308,8 @@ static TorchTensor *repeated(Torch *t, TorchTensor *x, int64_t times)
 }
 
 /* In fp32, and without autocast. The sum with the mask is made in place. */
-static TorchTensor *math(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int causal,
-                         double dropout)
+static TorchTensor *math(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                         int causal, double dropout)
 {
     size_t frame = torch_frame(t);
     TorchType type = q->shape.type, autocast = t->autocast;
@@ -336,7 +340,8 @@ static TorchTensor *math(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *
 typedef enum Kernel { FLASH, EFFICIENT, MATH } Kernel;
 
 /* sdp_utils.cpp's select_sdp_backend. cuDNN's kernel is not among them. */
-static Kernel kernel_of(const Torch *t, const TorchTensor *q, const TorchTensor *k, const TorchTensor *mask, double dropout)
+static Kernel kernel_of(const Torch *t, const TorchTensor *q, const TorchTensor *k, const TorchTensor *mask,
+                        double dropout)
 {
     int capability = t->card->capability, small = capability > 80 && capability < 90; /* sm_86, sm_89 */
     int half = q->shape.type != TORCH_F32;
@@ -349,8 +354,8 @@ static Kernel kernel_of(const Torch *t, const TorchTensor *q, const TorchTensor 
     return D % unit || (q->shape.type == TORCH_BF16 && capability < 80) ? MATH : EFFICIENT;
 }
 
-TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int causal,
-                             double dropout)
+TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                             int causal, double dropout)
 {
     size_t frame = torch_frame(t);
     if (t->evaluating)
@@ -363,9 +368,15 @@ TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTens
     q = torch_name(t, torch_autocast(t, q));
     TorchTensor *y, *numbers = numbers_of(t, mask, q->shape.type);
     switch (kernel_of(t, q, k, mask, dropout)) {
-    case FLASH: y = padded_flash(t, q, k, v, dropout); break;
-    case EFFICIENT: y = efficient(t, q, k, v, aligned(t, numbers), dropout); break;
-    default: y = math(t, q, k, v, numbers, causal && !mask, dropout); break;
+    case FLASH:
+        y = padded_flash(t, q, k, v, dropout);
+        break;
+    case EFFICIENT:
+        y = efficient(t, q, k, v, aligned(t, numbers), dropout);
+        break;
+    default:
+        y = math(t, q, k, v, numbers, causal && !mask, dropout);
+        break;
     }
     return torch_leave(t, frame, y);
 }

@@ -13,11 +13,14 @@ static const TorchFamily *family_of(PytorchFamily family)
 
 static TorchType weights_of(const PytorchJob *job)
 {
-    static const TorchType types[] = {
-        [PYTORCH_WEIGHTS_FP32] = TORCH_F32, [PYTORCH_WEIGHTS_BF16] = TORCH_BF16, [PYTORCH_WEIGHTS_FP16] = TORCH_F16};
+    static const TorchType types[] = {[PYTORCH_WEIGHTS_FP32] = TORCH_F32,
+                                      [PYTORCH_WEIGHTS_BF16] = TORCH_BF16,
+                                      [PYTORCH_WEIGHTS_FP16] = TORCH_F16};
     if (job->weights)
         return types[job->weights];
-    return job->precision == PYTORCH_BF16 ? TORCH_BF16 : job->precision == PYTORCH_FP16 ? TORCH_F16 : TORCH_F32;
+    return job->precision == PYTORCH_BF16   ? TORCH_BF16
+           : job->precision == PYTORCH_FP16 ? TORCH_F16
+                                            : TORCH_F32;
 }
 
 static void clear(TorchJob *job)

@@ -24,8 +24,8 @@ static void all_ones(Torch *t, int64_t batch, int64_t seq)
     torch_drop(t, sum);
 }
 
-/* find_packed_sequence_indices: where the positions do not go up by one, another sequence begins. `kept`: it does not
- * look whether there is one sequence only, and its numbers become part of the mask. */
+/* find_packed_sequence_indices: where the positions do not go up by one, another sequence begins. `kept`: it
+ * does not look whether there is one sequence only, and its numbers become part of the mask. */
 static void packed(Torch *t, int64_t batch, int64_t seq, int kept)
 {
     size_t frame = torch_frame(t);
@@ -102,7 +102,8 @@ static TorchTensor *indexed(Torch *t, TorchType type, int64_t batch, int64_t que
     int64_t seq = queries * keys;
     TorchTensor *rows = seq > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL;
     TorchTensor *columns = batch > 1 ? fresh(t, "aten::index", TORCH_I64, batch, seq, 1) : NULL;
-    TorchTensor *y = torch_empty(t, "aten::index", torch_shape(type, 4, (int64_t[]){batch, 1, queries, keys}));
+    TorchTensor *y =
+        torch_empty(t, "aten::index", torch_shape(type, 4, (int64_t[]){batch, 1, queries, keys}));
     torch_drop(t, rows);
     torch_drop(t, columns);
     return y;
@@ -122,7 +123,8 @@ static TorchTensor *in_one_sequence(Torch *t, int64_t batch, int64_t seq, Rule *
     TorchTensor *all = ones(t, seq);
     TorchTensor *first = both(t, all, rule(t, seq, window));
     TorchTensor *query = indexed(t, TORCH_I64, batch, seq, 1), *key = indexed(t, TORCH_I64, batch, 1, seq);
-    TorchTensor *same = torch_empty(t, "aten::eq", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, seq, seq}));
+    TorchTensor *same =
+        torch_empty(t, "aten::eq", torch_shape(TORCH_BOOL, 4, (int64_t[]){batch, 1, seq, seq}));
     torch_drop(t, query);
     torch_drop(t, key);
     return both(t, first, same);

@@ -15,6 +15,8 @@ static const char *problem(const PytorchJob *job)
         return "GPT-2's eager attention in this version of transformers";
     if (job->quantize != PYTORCH_PLAIN && era->no_quantized)
         return "loading quantised weights in this version of transformers";
+    if (job->model.labels == 1)
+        return "a classifier of one class, which is a regression";
     if (job->hold && job->script == PYTORCH_TRAINER)
         return "outputs that Trainer would hold, which it does not";
     if (job->evaluate && job->script != PYTORCH_TRAINER)

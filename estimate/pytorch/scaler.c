@@ -20,11 +20,13 @@ TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss)
     return torch_mul(t, loss, job->scaler[0]);
 }
 
-/* scaler.unscale_(optimizer): 1 / scale in double precision, and whether a gradient was infinite, for each device */
+/* scaler.unscale_(optimizer): 1 / scale in double precision, and whether a gradient was infinite, for each
+ * device */
 void torch_unscale(TorchJob *job)
 {
     Torch *t = &job->torch;
-    TorchTensor *wide = number(t, "aten::_to_copy", TORCH_I64), *inverse = number(t, "aten::reciprocal", TORCH_I64);
+    TorchTensor *wide = number(t, "aten::_to_copy", TORCH_I64),
+                *inverse = number(t, "aten::reciprocal", TORCH_I64);
     torch_drop(t, wide);
     TorchTensor *scale = number(t, "aten::_to_copy", TORCH_F32);
     torch_drop(t, inverse);

@@ -278,6 +278,7 @@ void torch_trainer(TorchJob *job)
     job->batch = a->batch;
     job->seq = a->seq;
     torch_phase(job, PYTORCH_MAKE_OPTIMIZER, 0, 0);
+    torch_empty_cache(t); /* Accelerator.free_memory */
     trainer.losses = torch_leaf(t, "aten::_to_copy", PYTORCH_BUFFER, torch_shape(TORCH_F32, 0, NULL), 0);
     for (int step = 0; step < a->steps; step++) {
         train_step(job, &trainer, step);

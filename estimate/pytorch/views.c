@@ -100,8 +100,9 @@ TorchTensor *torch_transpose(Torch *t, TorchTensor *x, int a, int b)
 
 static void expand_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
-    d[0] = torch_sum_to(t, g[0], &(TorchShape){.dims = (int)node->n[5],
-                                               .size = {node->n[0], node->n[1], node->n[2], node->n[3], node->n[4]}});
+    d[0] = torch_sum_to(t, g[0],
+                        &(TorchShape){.dims = (int)node->n[5],
+                                      .size = {node->n[0], node->n[1], node->n[2], node->n[3], node->n[4]}});
 }
 
 TorchTensor *torch_expand(Torch *t, TorchTensor *x, int dims, const int64_t *size)

@@ -104,7 +104,7 @@ typedef struct SortArguments {
 enum { ROPE_PAIRS = 64 };
 typedef struct RopeArguments {
     int64_t ld, behind;
-    int batch, seq, heads, head_dim, half, inverse, interleaved, passes, offset, first, pairs, aligned;
+    int batch, seq, heads, head_dim, group, half, inverse, interleaved, passes, offset, first, pairs, aligned;
     const void *x;
     void *y;
     float beta, scale, frequency[ROPE_PAIRS];
@@ -129,6 +129,26 @@ typedef struct RowsArguments {
     float beta;
     void *y;
 } RowsArguments;
+
+/* x sigmoid(gate), and gradients. aligned: every row of x, dy, y and dx begins on 16 bytes. */
+typedef struct GateRowsArguments {
+    int64_t rows, c;
+    int aligned;
+    float beta_x, beta_gate;
+    const void *x, *gate, *dy;
+    void *y, *dx, *dgate;
+} GateRowsArguments;
+
+/* The mean of a sample's tokens. aligned: every row of dy and dx begins on 16 bytes. */
+typedef struct MeanTokensArguments {
+    int64_t batch, seq, c;
+    int aligned;
+    float beta;
+    const void *x, *dy;
+    const int32_t *mask;
+    void *y, *dx;
+    float *scale;
+} MeanTokensArguments;
 
 typedef struct ConvertArguments {
     int64_t n;

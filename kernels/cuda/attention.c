@@ -4,11 +4,6 @@
 enum { TILE = 64, COLUMNS = 128, ATTENTION_THREADS = 256 };   /* as in attention.h */
 enum { MMA_QUERIES = 128, MMA_ROWS = 64, MMA_THREADS = 128 }; /* as in attention_mma.h */
 
-static HeadStrides strides(const AttentionDims *d, int64_t ld)
-{
-    return (HeadStrides){d->seq * ld, d->head_dim, ld};
-}
-
 static int64_t rows(const AttentionDims *d)
 {
     return (int64_t)d->batch * d->heads * d->seq;
@@ -43,10 +38,10 @@ static AttentionArguments arguments(const AttentionDims *d, const void *q, const
     AttentionArguments a = {.d = *d, .q = q, .k = k, .v = v, .keys = d->seq};
     a.d.past = 0;
     a.chunks = (d->head_dim + COLUMNS - 1) / COLUMNS;
-    a.at_q = strides(d, d->ldq);
-    a.at_k = strides(d, d->ldk);
-    a.at_v = strides(d, d->ldv);
-    a.at_o = strides(d, d->ldo);
+    a.at_q = cuda_attention_strides(d, d->ldq);
+    a.at_k = cuda_attention_strides(d, d->ldk);
+    a.at_v = cuda_attention_strides(d, d->ldv);
+    a.at_o = (HeadStrides){d->seq * d->ldo, d->head_dim, d->ldo};
     a.pieces = pieces(&a);
     return a;
 }
@@ -146,9 +141,9 @@ static void backward(AttentionArguments *a, const void *out, const void *dout, v
     a->o = out;
     a->dout = dout;
     a->dq = dq, a->dk = dk, a->dv = dv;
-    a->at_dq = strides(d, d->lddq);
-    a->at_dk = strides(d, d->lddk);
-    a->at_dv = strides(d, d->lddv);
+    a->at_dq = cuda_attention_strides(d, d->lddq);
+    a->at_dk = cuda_attention_strides(d, d->lddk);
+    a->at_dv = cuda_attention_strides(d, d->lddv);
     a->delta = workspace;
     a->pieces = pieces(a);
     LAUNCH(run, CUDA_attention_delta + cuda_typed(d->type), (rows(d) + warps - 1) / warps, 1, 1,

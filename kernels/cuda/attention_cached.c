@@ -22,12 +22,11 @@ static int part_of(int keys)
 static AttentionArguments arguments(const AttentionDims *d)
 {
     AttentionArguments a = {.d = *d, .keys = d->past + d->seq};
-    int64_t size = d->head_dim;
     a.d.causal = 1;
     a.d.key_mask = NULL;
     a.chunks = (d->head_dim + COLUMNS - 1) / COLUMNS;
-    a.at_q = (HeadStrides){d->seq * d->ldq, size, d->ldq};
-    a.at_o = (HeadStrides){d->seq * d->ldo, size, d->ldo};
+    a.at_q = cuda_attention_strides(d, d->ldq);
+    a.at_o = (HeadStrides){d->seq * d->ldo, d->head_dim, d->ldo};
     return a;
 }
 
@@ -38,8 +37,8 @@ void cuda_attention_append(const AttentionDims *d, const void *k, const void *v,
     a.k = k;
     a.v = v;
     a.cache = cache;
-    a.at_k = (HeadStrides){d->seq * d->ldk, d->head_dim, d->ldk};
-    a.at_v = (HeadStrides){d->seq * d->ldv, d->head_dim, d->ldv};
+    a.at_k = cuda_attention_strides(d, d->ldk);
+    a.at_v = cuda_attention_strides(d, d->ldv);
     int64_t n = (int64_t)2 * d->batch * d->kv_heads * d->seq * d->head_dim;
     LAUNCH(run, CUDA_attention_append, cuda_blocks(n), 1, 1, CUDA_THREADS, a);
 }
@@ -52,8 +51,8 @@ void cuda_attention_unroll(const AttentionDims *d, const void *k, const void *v,
     a.v = v;
     a.cache = (void *)(uintptr_t)cache; /* read */
     a.out = rows;
-    a.at_k = (HeadStrides){d->seq * d->ldk, d->head_dim, d->ldk};
-    a.at_v = (HeadStrides){d->seq * d->ldv, d->head_dim, d->ldv};
+    a.at_k = cuda_attention_strides(d, d->ldk);
+    a.at_v = cuda_attention_strides(d, d->ldv);
     int64_t old = least(d->past, d->window - 1);
     int64_t n = (int64_t)2 * d->batch * d->kv_heads * (old + d->seq) * d->head_dim;
     LAUNCH(run, CUDA_attention_unroll, cuda_blocks(n), 1, 1, CUDA_THREADS, a);

@@ -12,6 +12,7 @@ void cuda_rope(const RopeDims *d, DType type, const void *x, float beta, void *y
                        .seq = d->seq,
                        .heads = d->heads,
                        .head_dim = d->head_dim,
+                       .group = rope_group(d),
                        .half = half,
                        .inverse = d->inverse,
                        .interleaved = d->interleaved,
@@ -21,7 +22,7 @@ void cuda_rope(const RopeDims *d, DType type, const void *x, float beta, void *y
                        .scale = rope_scale(d),
                        .y = y};
     a.aligned = !d->interleaved && half % 8 == 0 && d->head_dim % 8 == 0 && d->ld % 8 == 0 &&
-                ((uintptr_t)x | (uintptr_t)y) % 16 == 0;
+                (a.group == d->heads || d->behind % 8 == 0) && ((uintptr_t)x | (uintptr_t)y) % 16 == 0;
     a.passes = (x != y || beta != 0.0f) && (d->behind > 0 || d->head_dim > 2 * half);
     for (; a.first < half && d->batch > 0; a.first += ROPE_PAIRS, a.passes = 0) {
         a.pairs = half - a.first < ROPE_PAIRS ? half - a.first : ROPE_PAIRS;

@@ -7,12 +7,18 @@ DEVICE void TYPED(rope_pass)(const RopeArguments *a, int64_t at, int64_t from, i
         STORE(a->y, i, a->beta != 0.0f ? LOAD(a->x, i) + a->beta * LOAD(a->y, i) : LOAD(a->x, i));
 }
 
+/* The column with which head h begins. */
+DEVICE int64_t TYPED(rope_head)(const RopeArguments *a, int h)
+{
+    return (int64_t)h * a->head_dim + h / a->group * a->behind;
+}
+
 /* Pairs of neighbours, one a thread. */
 DEVICE void TYPED(rope_beside)(const RopeArguments *a, int64_t at, const float *cosine, const float *sine)
 {
     for (int k = (int)THREAD.x; k < a->heads * a->pairs; k += (int)BLOCK_SIZE.x) {
         int pair = k % a->pairs;
-        int64_t i = at + (int64_t)(k / a->pairs) * a->head_dim + 2 * (a->first + pair);
+        int64_t i = at + TYPED(rope_head)(a, k / a->pairs) + 2 * (a->first + pair);
         float x1 = LOAD(a->x, i), x2 = LOAD(a->x, i + 1);
         float left = x1 * cosine[pair] - x2 * sine[pair], right = x2 * cosine[pair] + x1 * sine[pair];
         STORE(a->y, i, a->beta != 0.0f ? left + a->beta * LOAD(a->y, i) : left);
@@ -26,7 +32,7 @@ DEVICE void TYPED(rope_apart)(const RopeArguments *a, int64_t row, const float *
     int step = a->aligned ? PACK : 1, packs = a->pairs / step;
     for (int k = (int)THREAD.x; k < a->heads * packs; k += (int)BLOCK_SIZE.x) {
         int pair = k % packs * step;
-        int64_t at = row + (int64_t)(k / packs) * a->head_dim + a->first + pair;
+        int64_t at = row + TYPED(rope_head)(a, k / packs) + a->first + pair;
         float x1[PACK], x2[PACK], y1[PACK], y2[PACK];
         LOAD8(a->x, at, 0, step, a->aligned, x1);
         LOAD8(a->x, at + a->half, 0, step, a->aligned, x2);
@@ -66,6 +72,7 @@ GLOBAL(TYPED(rope), 128, RopeArguments)
     if (!a.passes)
         return;
     for (int h = 0; h < a.heads; h++)
-        TYPED(rope_pass)(&a, at, (int64_t)h * a.head_dim + 2 * a.half, a.head_dim - 2 * a.half);
-    TYPED(rope_pass)(&a, at, (int64_t)a.heads * a.head_dim, a.behind);
+        TYPED(rope_pass)(&a, at, TYPED(rope_head)(&a, h) + 2 * a.half, a.head_dim - 2 * a.half);
+    for (int h = a.group - 1; h < a.heads; h += a.group)
+        TYPED(rope_pass)(&a, at, TYPED(rope_head)(&a, h) + a.head_dim, a.behind);
 }

@@ -1,4 +1,5 @@
-/* Rows with a label, side by side. */
+/* Rows with a label, side by side; rows that a number gates; and the mean of a sample's rows. */
+#include "activation.h"
 #include "row.h"
 
 /* A value of 16 bit, or a half of another one. */

@@ -38,6 +38,22 @@ static void write_again(const IoModel *model)
     }
 }
 
+/* What is read is read as the same with io_find_model_near; and what that takes beside it is a model. */
+static void read_near(const char *path, int failed)
+{
+    IoModel near;
+    int refused = io_find_model_near(path, &near) != 0;
+    fuzz_agree(refused);
+    fuzz_check(failed || (!refused && !near.approximate.type), "what is read is approximate");
+    if (refused || !near.approximate.type || layers(&near.preset) > 8)
+        return;
+    Module *made = nn_model(&near.preset);
+    fuzz_agree(!made);
+    fuzz_check(!made || nn_parameter_count(made) + near.approximate.parameters > 0,
+               "fewer than no parameters");
+    fuzz_check(near.approximate.kept >= 0, "less than nothing is kept");
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     IoModel model;
@@ -55,6 +71,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_begin(0);
     if (!failed)
         write_again(&model);
+    fuzz_end();
+    fuzz_begin(1);
+    read_near(fuzz_put("source/config.json", data, size), failed);
     fuzz_end();
     return 0;
 }

@@ -108,7 +108,13 @@ def config():
                  {"model_type": "mistral", "sliding_window": 8, "bos_token_id": 1, "x_token_id": 2},
                  {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
                  {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]},
+                 {"model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 500, "use_parallel_residual": False, "hidden_act": "gelu_fast"},
+                 {"model_type": "gpt_neox", "rope_parameters": {"rope_type": "linear", "factor": 2, "partial_rotary_factor": 0.25, "rope_theta": 9}},
                  {"model_type": "mixtral", "num_local_experts": 4, "router_aux_loss_coef": 0.1, "output_router_logits": True},
+                 {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8, "attention_bias": True},
+                 {"model_type": "stablelm", "use_parallel_residual": True, "qk_layernorm": True, "hidden_dropout": 0.1},
+                 {"model_type": "exaone4", "sliding_window": 8, "sliding_window_pattern": 2}, {"model_type": "olmo", "clip_qkv": 8.0},
+                 {"model_type": "qwen2_moe", "num_experts": 4, "num_experts_per_tok": 2, "shared_expert_intermediate_size": 8, "use_sliding_window": True, "max_window_layers": 2},
                  {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [0, 7], "decoder_sparse_step": 2},
                  {"model_type": "qwen2", "layer_types": ["full_attention", "x"]}, {"model_type": "qwen2", "layer_types": [1]}):
         yield json.dumps({**llama, **more}).encode()

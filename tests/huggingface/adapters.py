@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM,
-                          MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig,
-                          Qwen3MoeForCausalLM)
+                          MixtralConfig, MixtralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig,
+                          Qwen2MoeForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM)
 
 TOLERANCE = 2e-5
 SMALL = {'vocab_size': 61, 'max_position_embeddings': 64, 'initializer_range': 0.1}
@@ -32,6 +32,11 @@ def mixtral():
     return MixtralForCausalLM(MixtralConfig(**LLAMA, num_local_experts=4))
 
 
+def qwen2_moe():
+    return Qwen2MoeForCausalLM(Qwen2MoeConfig(**LLAMA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=20,
+                                              shared_expert_intermediate_size=24, mlp_only_layers=[1]))
+
+
 def qwen3_moe():
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**LLAMA, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=20,
                                               norm_topk_prob=True, mlp_only_layers=[1]))
@@ -39,7 +44,7 @@ def qwen3_moe():
 
 def decoder(name, **more):
     """A class of decoders.py's kind, by the beginning of its name."""
-    small = {**LLAMA, 'pad_token_id': 0, **more}
+    small = {k: v for k, v in {**LLAMA, 'pad_token_id': 0, **more}.items() if v is not None}
     return lambda: getattr(transformers, name + 'ForCausalLM')(
         getattr(transformers, ('Gemma3Text' if name == 'Gemma3' else name) + 'Config')(**small))
 
@@ -66,12 +71,17 @@ CASES = [
     # (all-linear adapts experts too, as parameters: that is refused.)
     ('mixtral, attention', mixtral, {'target_modules': ['q_proj', 'k_proj', 'v_proj', 'o_proj'], 'r': 3}),
     ('qwen3_moe, some layers', qwen3_moe, {'target_modules': ['q_proj', 'k_proj'], 'layers_to_transform': [0, 2]}),
+    ('qwen2_moe, the shared expert and its gate', qwen2_moe,
+     {'target_modules': ['q_proj', 'gate_proj', 'up_proj', 'down_proj', 'shared_expert_gate'], 'r': 3}),
     ('qwen3, all-linear', decoder('Qwen3', head_dim=12), {'target_modules': 'all-linear', 'r': 3}),
     ('smollm3, some layers', decoder('SmolLM3'), {'target_modules': ['o_proj', 'gate_proj'], 'layers_to_transform': [1]}),
     ('olmo2, all-linear', decoder('Olmo2'), {'target_modules': 'all-linear'}),
     ('granite, all-linear', decoder('Granite', attention_multiplier=0.2, residual_multiplier=0.3),
      {'target_modules': 'all-linear'}),
     ('phi3, fused projections', decoder('Phi3'), {'target_modules': ['qkv_proj', 'gate_up_proj', 'down_proj'], 'r': 3}),
+    ('gpt_neox, all-linear', decoder('GPTNeoX', num_key_value_heads=None, rotary_pct=0.5), {'target_modules': 'all-linear', 'r': 3}),
+    ('gpt_neox, by default, a whole head', decoder('GPTNeoX', num_key_value_heads=None, use_parallel_residual=False),
+     {'modules_to_save': ['lm_head']}),
     ('gemma2, all-linear', decoder('Gemma2', head_dim=12, sliding_window=8, query_pre_attn_scalar=12),
      {'target_modules': 'all-linear'}),
     ('gemma3, all-linear', decoder('Gemma3', head_dim=12, sliding_window=8), {'target_modules': 'all-linear', 'r': 2}),

@@ -501,6 +501,7 @@ def main():
     check_rounding()
     check_families()
     sizes.check_sizes(check, BUILD)
+    sizes.check_near(check, BUILD)
     check_published()
     adapters.check_adapters(check, driver, worst, random_inputs)
     encoders.check_encoders(check, BUILD, driver, worst, compare, randomised)

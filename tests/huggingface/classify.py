@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForMaskedLM,
                           BertForSequenceClassification, DistilBertConfig, DistilBertForMaskedLM,
-                          DistilBertForSequenceClassification, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM,
+                          DistilBertForSequenceClassification, ModernBertConfig, ModernBertForMaskedLM,
+                          ModernBertForSequenceClassification, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM,
                           RobertaForSequenceClassification, XLMRobertaConfig, XLMRobertaForSequenceClassification)
 
 TOLERANCE = 2e-5
@@ -85,7 +86,21 @@ def distilbert(labels):
                          attention_dropout=0.0, seq_classif_dropout=0.0, attn_implementation='eager', **labels))
 
 
-FAMILIES = [('bert', bert), ('roberta', roberta), ('distilbert', distilbert), ('xlm-roberta', xlm_roberta)]
+MODERN = dict(num_hidden_layers=3, num_attention_heads=4, intermediate_size=40, local_attention=8, pad_token_id=0,
+              attn_implementation='eager')
+
+
+def modernbert(labels, **more):
+    return ModernBertForSequenceClassification(
+        ModernBertConfig(vocab_size=97, hidden_size=48, max_position_embeddings=40, **MODERN, **more, **labels))
+
+
+def modernbert_mean(labels):
+    return modernbert(labels, classifier_pooling='mean', classifier_bias=True, norm_bias=True)
+
+
+FAMILIES = [('bert', bert), ('roberta', roberta), ('distilbert', distilbert), ('modernbert', modernbert),
+            ('modernbert, the mean of tokens', modernbert_mean), ('xlm-roberta', xlm_roberta)]
 
 
 def random_inputs(model, rows=6, length=40, seed=5):
@@ -229,6 +244,10 @@ def checkpoint(kind, folder, masked, seed=3, **labels):
         config = DistilBertConfig(vocab_size=vocab, dim=48, n_layers=2, n_heads=4, hidden_dim=80, max_position_embeddings=40,
                                   dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0, **labels)
         model = DistilBertForMaskedLM(config) if masked else DistilBertForSequenceClassification(config)
+    elif kind == 'modernbert':
+        config = ModernBertConfig(vocab_size=vocab, hidden_size=48, max_position_embeddings=40, classifier_pooling='mean',
+                                  **MODERN, **labels)
+        model = ModernBertForMaskedLM(config) if masked else ModernBertForSequenceClassification(config)
     else:
         config = RobertaConfig(**small, max_position_embeddings=42, type_vocab_size=1, pad_token_id=1, **labels)
         model = RobertaForMaskedLM(config) if masked else RobertaForSequenceClassification(config)
@@ -280,6 +299,8 @@ def check_commands(folder):
     check_command('bert', True, two, 40, {}, 'pairs')
     check_command('bert', True, tabs, 24, {}, 'tabs, two numbers')
     check_command('distilbert', True, two, 17, {}, 'pairs, cut')
+    check_command('modernbert', True, two, 17, {}, 'pairs, cut')
+    check_command('modernbert', False, one, 40, NAMES, 'the names of a classifier')
     check_command('roberta', True, one, 33, {}, 'names of labels')
     check_command('roberta', True, two, 18, {}, 'pairs, cut')
     check_command('roberta', False, two, 40, {'num_labels': 3}, 'a classifier\'s pairs')
@@ -302,7 +323,8 @@ def check_adapter(name, make):
         base.save_pretrained(directory)
         save_file(inputs, given)
         model = get_peft_model(base, LoraConfig(task_type='SEQ_CLS', r=3, lora_alpha=5, init_lora_weights=False,
-                                                target_modules=['q_lin', 'v_lin'] if name == 'distilbert' else ['query', 'value']))
+                                                target_modules={'distilbert': ['q_lin', 'v_lin'], 'modernbert': ['Wqkv', 'Wo']}.get(
+                                                    name, ['query', 'value'])))
         with torch.no_grad():
             for n, p in model.named_parameters():
                 if 'modules_to_save' in n:
@@ -335,7 +357,7 @@ def main():
     torch.set_num_threads(1)
     for name, make in FAMILIES:
         check_model(name, make)
-    for name, make in FAMILIES[:3]:
+    for name, make in FAMILIES[:4]:
         check_adapter(name, make)
     with tempfile.TemporaryDirectory() as folder:
         check_commands(folder)

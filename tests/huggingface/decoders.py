@@ -1,9 +1,10 @@
 """Decoders made of Llama's parts, as cases for check.py and generate.py: a name, transformers' class, a configuration."""
 from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig,
-                          GemmaForCausalLM, GraniteConfig, GraniteForCausalLM, MinistralConfig,
+                          GemmaForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, GraniteConfig, GraniteForCausalLM, MinistralConfig,
                           MinistralForCausalLM, MistralConfig, MistralForCausalLM,
                           MixtralConfig, MixtralForCausalLM, Olmo2Config, Olmo2ForCausalLM, Olmo3Config,
-                          Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Olmo3ForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM,
+                          Qwen2MoeConfig, Qwen2MoeForCausalLM, Qwen3Config,
                           Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
                           SmolLM3Config, SmolLM3ForCausalLM)
 
@@ -60,6 +61,15 @@ def cases():
         **SMALL, head_dim=12, sliding_window=16, rope_scaling={'rope_type': 'linear', 'factor': 8.0},
         rope_theta=5000.0, rope_local_base_freq=300.0,
         layer_types=['sliding_attention', 'full_attention', 'full_attention'])
+    neox = {k: v for k, v in SMALL.items() if k != 'num_key_value_heads'}
+    yield 'gpt_neox', GPTNeoXForCausalLM, GPTNeoXConfig(**neox)
+    yield 'gpt_neox, one branch after the other, without biases', GPTNeoXForCausalLM, GPTNeoXConfig(
+        **{**neox, 'num_attention_heads': 4}, use_parallel_residual=False, attention_bias=False, rotary_pct=0.5,
+        rotary_emb_base=500, layer_norm_eps=1e-3)
+    yield 'gpt_neox, tied, whole heads turn, GELU by tanh', GPTNeoXForCausalLM, GPTNeoXConfig(
+        **neox, tie_word_embeddings=True, rotary_pct=1.0, hidden_act='gelu_fast')
+    yield 'gpt_neox, stretched positions, one head', GPTNeoXForCausalLM, GPTNeoXConfig(
+        **{**neox, 'num_attention_heads': 1}, rope_scaling={'rope_type': 'linear', 'factor': 2.5})
     yield 'mixtral', MixtralForCausalLM, MixtralConfig(**SMALL, num_local_experts=5)
     yield 'mixtral, tied, one expert a token', MixtralForCausalLM, MixtralConfig(
         **SMALL, num_local_experts=3, num_experts_per_tok=1, tie_word_embeddings=True, head_dim=12)
@@ -73,3 +83,12 @@ def cases():
     yield 'qwen3_moe, balanced, weights that do not sum to 1', Qwen3MoeForCausalLM, Qwen3MoeConfig(
         **SMALL, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20, norm_topk_prob=False,
         output_router_logits=True, router_aux_loss_coef=0.1)
+    yield 'qwen2_moe', Qwen2MoeForCausalLM, Qwen2MoeConfig(
+        **SMALL, num_experts=7, num_experts_per_tok=3, moe_intermediate_size=20, shared_expert_intermediate_size=36)
+    yield 'qwen2_moe, dense layers, a window, no biases', Qwen2MoeForCausalLM, Qwen2MoeConfig(
+        **{**SMALL, 'num_hidden_layers': 4}, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=28,
+        shared_expert_intermediate_size=12, norm_topk_prob=True, qkv_bias=False, mlp_only_layers=[2],
+        decoder_sparse_step=1, use_sliding_window=True, sliding_window=9, max_window_layers=3)
+    yield 'qwen2_moe, balanced, tied', Qwen2MoeForCausalLM, Qwen2MoeConfig(
+        **SMALL, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20, shared_expert_intermediate_size=40,
+        decoder_sparse_step=2, tie_word_embeddings=True, output_router_logits=True, router_aux_loss_coef=0.1)

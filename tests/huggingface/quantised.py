@@ -12,7 +12,7 @@ from adapters import draw, loss_of, ours_name
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BitsAndBytesConfig, GPT2Config,
-                          GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM)
+                          GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM)
 
 TOLERANCE = 2e-5
 SMALL = {'vocab_size': 61, 'max_position_embeddings': 64, 'initializer_range': 0.1}
@@ -26,6 +26,11 @@ def llama():
 def gpt2():
     return GPT2LMHeadModel(GPT2Config(vocab_size=61, n_embd=64, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0,
                                       embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=0.1))
+
+
+def gpt_neox():
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                                            num_attention_heads=4))
 
 
 def bert():
@@ -43,6 +48,8 @@ CASES = [
     ('llama, nf4 stored as bf16', llama, four_bits(bnb_4bit_use_double_quant=True, bnb_4bit_quant_storage=torch.bfloat16)),
     ('llama, nf4 but for two kinds of modules', llama, four_bits(llm_int8_skip_modules=['lm_head', 'v_proj', 'model.layers.1.mlp'])),
     ('gpt2, nf4', gpt2, four_bits(bnb_4bit_use_double_quant=True)),
+    ('gpt_neox, nf4', gpt_neox, four_bits(bnb_4bit_use_double_quant=True)),
+    ('gpt_neox, int8', gpt_neox, BitsAndBytesConfig(load_in_8bit=True)),
     ('bert, nf4', bert, four_bits(bnb_4bit_use_double_quant=True)),
     ('llama, int8', llama, BitsAndBytesConfig(load_in_8bit=True)),
 ]

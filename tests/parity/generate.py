@@ -279,11 +279,34 @@ def parts_cases(cases):
                   eps=1e-6, plus=1)
 
 
+def gate_rows_cases(cases):
+    for shape in ((1, 1), (7, 31), (2, 17, 33)):
+        gate = cases.floats(*shape[:-1], 1, scale=6.0)
+        special = np.array([0.0, -0.0, 30.0, -30.0, 100.0, -100.0], np.float32)[:gate.size // 2]
+        gate.reshape(-1)[:special.size] = special
+        cases.add('gate_rows', {'x': cases.floats(*shape), 'gate': gate}, lambda x, gate: x * torch.sigmoid(gate))
+
+
+def mean_tokens_cases(cases):
+    for batch, seq, width, masked in ((1, 1, 1, 0), (2, 7, 31, 0), (3, 5, 17, 1), (2, 17, 33, 1)):
+        inputs = {'x': cases.floats(batch, seq, width)}
+        if masked:
+            inputs['mask'] = cases.ids(batch, seq, below=2)
+            inputs['mask'][:, 0] = 1
+
+        def compute(x, mask=None):
+            if mask is None:
+                return x.mean(1)
+            return (x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+        cases.add('mean_tokens', inputs, compute, masked=masked)
+
+
 def write_ops(path):
     writer = Writer(path)
     cases = Cases(writer)
     for group in (linear_cases, embedding_cases, norm_cases, elementwise_cases, rope_cases, attention_cases,
-                  window_cases, cross_entropy_cases, tanh_cases, gated_cases, parts_cases):
+                  window_cases, cross_entropy_cases, tanh_cases, gated_cases, parts_cases,
+                  gate_rows_cases, mean_tokens_cases):
         group(cases)
     writer.write()
 

@@ -27,8 +27,11 @@ _brim_value()
         mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -d -- "$typed")
         ;;
     --card) _brim_words "$typed" "$(_brim_column "$program" gpus)" ;;
-    --checkpoint) _brim_words "$typed" "none blocks selective selective+blocks auto" ;;
-    --attention) _brim_words "$typed" "flash eager" ;;
+    --checkpoint) _brim_words "$typed" "none blocks selective selective+blocks auto reentrant" ;;
+    --attention) _brim_words "$typed" "flash eager sdpa" ;;
+    --framework) _brim_words "$typed" "brim pytorch" ;;
+    --script) _brim_words "$typed" "trainer loop" ;;
+    --kbit-prepare) _brim_words "$typed" "off on" ;;
     --resize-vocab) _brim_words "$typed" auto ;;
     --gather) _brim_words "$typed" "op block next" ;;
     --transport) _brim_words "$typed" "mpi nccl" ;;

@@ -1,0 +1,305 @@
+/* --framework pytorch: what plan and fit say of a job of PyTorch, and what they refuse. */
+#include "cli_support.h"
+
+#define TINY "llama-tiny", "--framework", "pytorch", "--batch", "2", "--seq", "64"
+
+static json_t *json_of(Outcome *outcome, int code)
+{
+    return parse(expect_code(outcome, code)->out);
+}
+
+static const json_t *pytorch_of(const json_t *root)
+{
+    return json_object_get(root, "pytorch");
+}
+
+static void has(const Outcome *o, const char *text)
+{
+    if (!strstr(o->out, text))
+        fail_msg("no '%s' in\n%s", text, o->out);
+}
+
+/* ---- plan ------------------------------------------------------------------------------------ */
+
+static void the_peak_is_taken_apart(void **state)
+{
+    (void)state;
+    json_t *root = json_of(RUN("plan", TINY, "--precision", "bf16", "--json"), 0), *value;
+    const json_t *p = pytorch_of(root);
+    const char *key;
+    json_int_t kinds = 0, live = 0, requested = integer_at(p, "requested_bytes");
+    size_t i;
+    json_object_foreach(json_object_get(p, "at_peak"), key, value) kinds += json_integer_value(value);
+    json_array_foreach(json_object_get(p, "live_at_peak"), i, value) live += integer_at(value, "bytes");
+    assert_int_equal(kinds, requested);
+    assert_int_equal(live, requested);
+    assert_true(integer_at(p, "allocated_bytes") >= requested);
+    assert_true(integer_at(p, "reserved_bytes") >= integer_at(p, "allocated_bytes"));
+    assert_true(json_is_true(json_object_get(p, "predicted")));
+    assert_true(json_is_null(json_object_get(p, "verdict")));
+    assert_string_equal(json_string_value(json_object_get(json_object_get(p, "versions"), "torch")), "2.15");
+    assert_true(integer_at(json_object_get(p, "peak_at"), "bytes") > 0);
+    assert_true(integer_at(json_object_get(json_object_get(root, "brim"), "memory"), "needs_bytes") > 0);
+    json_decref(root);
+}
+
+static void it_says_what_it_is(void **state)
+{
+    (void)state;
+    const Outcome *o = expect_code(RUN("plan", TINY, "--precision", "bf16", "--card", "h200"), 0);
+    static const char *const lines[] = {
+        "llama-tiny  6,123,168 parameters  bf16  AdamW, foreach  batch 2 x seq 64  sdpa attention  Trainer\n",
+        "PREDICTED for torch 2.15, transformers 5.24 on NVIDIA H200 141GB, compute capability 9.0; no card "
+        "has "
+        "confirmed it.\n",
+        "h200 has 139.80 GiB; the context takes 0.25-0.45 assumed: 139.35 GiB are left.\nIt fits:",
+        "WHAT PYTORCH'S PEAK HAS MORE",
+        "BY LAYER AT THE PEAK",
+        "MOMENTS",
+    };
+    for (size_t i = 0; i < COUNT(lines); i++)
+        has(o, lines[i]);
+    has(expect_code(RUN("plan", TINY), 0), "a card of compute capability 8.0 (assumed: --card names one)");
+}
+
+/* Each is another job, so its figures are others; and each is said in the first line. */
+static void options_are_of_the_job(void **state)
+{
+    (void)state;
+    static const char *const trials[][3] = {
+        {"--optimizer", "adamw-fused", "AdamW, fused"},
+        {"--optimizer", "sgd", "  SGD  "},
+        {"--attention", "eager", "eager attention"},
+        {"--checkpoint", "blocks", "layers recomputed"},
+        {"--checkpoint", "reentrant", "(reentrant)"},
+        {"--precision", "bf16-autocast", "bf16-autocast"},
+        {"--lora", "r=8", "LoRA r 8"},
+        {"--accumulate", "3", "seq 64 x 3"},
+        {"--batch", "5", "batch 5"},
+        {"--longest", "33", "seq 33"},
+        {"--script", "loop", "a plain loop"},
+        {"--evaluate", "2", "that evaluates 2 batches"},
+        {"--versions", "torch=2.11", "torch 2.11"},
+        {"--weights", "bf16", "bf16"},
+    };
+    static char usual[1 << 16];
+    const Outcome *o = expect_code(RUN("plan", "llama-tiny", "--framework", "pytorch", "--seq", "64"), 0);
+    snprintf(usual, sizeof usual, "%s", strstr(o->out, "reserved "));
+    for (size_t i = 0; i < COUNT(trials); i++) {
+        o = expect_code(
+            RUN("plan", "llama-tiny", "--framework", "pytorch", "--seq", "64", trials[i][0], trials[i][1]),
+            0);
+        has(o, trials[i][2]);
+        if (!strcmp(usual, strstr(o->out, "reserved ")))
+            fail_msg("%s %s changes no figure", trials[i][0], trials[i][1]);
+    }
+}
+
+static void clipping_is_said(void **state)
+{
+    (void)state;
+    assert_null(strstr(expect_code(RUN("plan", TINY), 0)->out, "no clipping"));
+    has(expect_code(RUN("plan", TINY, "--clip", "0"), 0), "no clipping");
+}
+
+/* Of a QLoRA's job. */
+static void quantised_models_are_prepared_or_not(void **state)
+{
+    (void)state;
+    json_int_t bytes[2];
+    for (int on = 0; on < 2; on++) {
+        json_t *root = json_of(RUN("plan", TINY, "--lora", "r=8", "--quantize", "nf4", "--weights", "bf16",
+                                   "--kbit-prepare", on ? "on" : "off", "--json"),
+                               0);
+        bytes[on] = integer_at(json_object_get(pytorch_of(root), "at_peak"), "frozen_parameters");
+        json_decref(root);
+    }
+    assert_true(bytes[1] > bytes[0] + 512 * 256 * 2);
+}
+
+static void the_verdict_decides_the_code(void **state)
+{
+    (void)state;
+    json_t *root = json_of(RUN("plan", TINY, "--json"), 0);
+    json_int_t allocated = integer_at(pytorch_of(root), "allocated_bytes"),
+               reserved = integer_at(pytorch_of(root), "reserved_bytes");
+    const json_int_t limits[] = {reserved, allocated - 1};
+    json_decref(root);
+    for (int i = 0; i < 2; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "%lld", (long long)limits[i]);
+        root = json_of(RUN("plan", TINY, "--json", "--budget", text), i);
+        const json_t *v = json_object_get(pytorch_of(root), "verdict");
+        assert_string_equal(json_string_value(json_object_get(v, "answer")), i ? "too-large" : "fits");
+        assert_int_equal(integer_at(v, "limit_bytes"), limits[i]);
+        assert_int_equal(json_is_null(json_object_get(v, "fails_at")), !i);
+        json_decref(root);
+    }
+    Outcome *o = expect_code(
+        RUN("plan", "llama-3.1-8b", "--framework", "pytorch", "--precision", "bf16", "--card", "t4"), 1);
+    has(o, "It does not fit: the ");
+    has(o, "It runs out of memory at ");
+}
+
+/* ---- fit ------------------------------------------------------------------------------------- */
+
+static void cells_are_the_largest_that_fit(void **state)
+{
+    (void)state;
+    json_t *root = json_of(
+        RUN("fit", TINY, "--precision", "bf16", "--memory", "400MiB", "--reserve", "100MiB", "--json"), 0);
+    const json_t *card = json_array_get(json_object_get(pytorch_of(root), "cards"), 0);
+    json_int_t batch = integer_at(card, "largest_batch"), seq = integer_at(card, "longest_seq");
+    assert_true(batch > 2 && seq > 64);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(card, "context_bytes"), "source")),
+                        "given");
+    json_decref(root);
+    for (int more = 0; more < 2; more++) {
+        char text[32];
+        snprintf(text, sizeof text, "%lld", (long long)batch + more);
+        expect_code(RUN("plan", "llama-tiny", "--framework", "pytorch", "--precision", "bf16", "--seq", "64",
+                        "--batch", text, "--budget", "300MiB"),
+                    more);
+    }
+}
+
+static void every_card_has_a_row(void **state)
+{
+    (void)state;
+    Outcome *o = expect_code(RUN("fit", TINY, "--card", "t4,v100-32,h200"), 1);
+    has(o, "v100-32: Tesla V100 32GB has compute capability 7.0, which there are no rules for");
+    has(o, "PREDICTED");
+    has(o, "0.25-0.45 assumed");
+    expect_code(RUN("fit", TINY, "--card", "t4,h200"), 0);
+    json_t *root = json_of(RUN("fit", TINY, "--card", "v100-32", "--json"), 1);
+    assert_non_null(json_object_get(json_array_get(json_object_get(pytorch_of(root), "cards"), 0), "error"));
+    json_decref(root);
+}
+
+/* All cards of the table, for a model that people have; the limit is far beyond what it takes. */
+static void a_table_is_quick(void **state)
+{
+    (void)state;
+    Outcome *o = RUN("fit", "llama-3.1-8b", "--framework", "pytorch", "--precision", "bf16", "--batch", "1",
+                     "--seq", "2048");
+    expect_code(o, 1);
+    if (o->processor_seconds > 6)
+        fail_msg("%.1f seconds", o->processor_seconds);
+}
+
+/* ---- What is refused ------------------------------------------------------------------------- */
+
+static void refusals_name_what_and_why(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arguments[7], *says;
+    } trials[] = {
+        {{"--loss-chunk", "16"}, "--loss-chunk means nothing beside --framework pytorch: transformers' loss"},
+        {{"--ranks", "2"}, "--ranks means nothing beside --framework pytorch: a job of one process"},
+        {{"--device", "cuda"}, "--device means nothing beside --framework pytorch"},
+        {{"--init", "x"}, "--init means nothing beside --framework pytorch"},
+        {{"--optimizer-in-backward"}, "--optimizer-in-backward means nothing"},
+        {{"--data", "x"}, "no data are read"},
+        {{"--attention", "flash"},
+         "the flash-attn package is not predicted; sdpa takes PyTorch's own flash kernel"},
+        {{"--precision", "bf16-mixed"}, "are DeepSpeed's and Megatron's"},
+        {{"--precision", "bf16-states32"}, "fp32 states beside bf16 weights are Megatron's"},
+        {{"--precision", "tf32"}, "the memory is that of fp32"},
+        {{"--precision", "int4"},
+         "--precision must be one of fp32, bf16, fp16, bf16-autocast, fp16-autocast"},
+        {{"--script", "unsloth"}, "Unsloth's kernels are not predicted"},
+        {{"--script", "liger"}, "Liger's kernels are not predicted"},
+        {{"--script", "compile"}, "torch.compile is not predicted"},
+        {{"--script", "dpo"}, "trainers of reinforcement learning are not predicted"},
+        {{"--script", "x"}, "--script must be one of trainer, loop"},
+        {{"--optimizer", "lion"}, "--optimizer must be one of adamw, adamw-fused"},
+        {{"--checkpoint", "selective"}, "--checkpoint selective is brim's"},
+        {{"--checkpoint", "2"}, "--checkpoint 2 is brim's"},
+        {{"--versions", "torch=1.0"},
+         "--versions torch=1.0: there are no rules for these; there are for torch=2.15"},
+        {{"--versions", "jax=1"}, "there are no rules for these"},
+        {{"--quantize", "nf4"}, "--quantize nf4 needs --lora"},
+        {{"--kbit-prepare", "on"}, "--kbit-prepare on needs --quantize"},
+        {{"--kbit-prepare", "yes"}, "--kbit-prepare must be one of off, on"},
+        {{"--weights", "bf16", "--precision", "fp32"}, "--weights bf16 excludes --precision fp32"},
+        {{"--metrics"}, "--metrics needs --evaluate N"},
+        {{"--hold-outputs"}, "outputs that Trainer would hold"},
+        {{"--evaluate", "1", "--script", "loop"}, "an evaluation of a loop of one's own"},
+        {{"--optimizer", "sgd", "--weight-decay", "0.1"},
+         "--weight-decay beside --optimizer sgd is not predicted"},
+        {{"--card", "v100-32"},
+         "has compute capability 7.0, which there are no rules for: there are for 7.5"},
+        {{"--card", "t4,h200"}, "a plan is for one card"},
+        {{"--card", "nonsense"}, "no card is called 'nonsense'"},
+        {{"--lora", "targets=nonsense"}, "there are no rules for adapters of nonsense"},
+        {{"--framework", "jax"}, "--framework must be one of brim, pytorch"},
+    };
+    for (size_t i = 0; i < COUNT(trials); i++) {
+        const char *arguments[16] = {"", "plan", "llama-tiny", "--framework", "pytorch"};
+        int count = 5;
+        for (int k = 0; trials[i].arguments[k]; k++)
+            arguments[count++] = trials[i].arguments[k];
+        Outcome *o = run_command(arguments);
+        if (o->code != 2 || !strstr(o->err, trials[i].says) || o->out[0])
+            fail_msg("%s: code %d, '%s', without '%s'", trials[i].arguments[0], o->code, o->err,
+                     trials[i].says);
+    }
+}
+
+static void families_are_those_of_the_rules(void **state)
+{
+    (void)state;
+    static const char *const known[] = {"llama-3.2-1b",    "qwen2.5-0.5b", "qwen3-8b",
+                                        "mistral-7b-v0.1", "gpt2",         "bert-base"};
+    static const struct {
+        const char *model, *says;
+    } others[] = {{"gemma-2-2b", "there are for Llama, Qwen2, Qwen3, Mistral, GPT-2 and BERT"},
+                  {"mixtral-8x7b", "mixtures of experts, whose loop depends on the data"},
+                  {"mlp", "this family"}};
+    for (size_t i = 0; i < COUNT(known); i++)
+        expect_code(RUN("plan", known[i], "--framework", "pytorch", "--batch", "1", "--json"), 0);
+    for (size_t i = 0; i < COUNT(others); i++) {
+        const Outcome *o = expect_code(RUN("plan", others[i].model, "--framework", "pytorch"), 2);
+        assert_non_null(strstr(o->err, others[i].says));
+    }
+}
+
+/* What PyTorch has and brim has not is refused without it. */
+static void they_belong_to_pytorch(void **state)
+{
+    (void)state;
+    static const char *const trials[][3] = {
+        {"--attention", "sdpa", "--attention sdpa is PyTorch's"},
+        {"--checkpoint", "reentrant", "--checkpoint reentrant is PyTorch's"},
+        {"--longest", "9", "--longest 9 needs --framework pytorch"},
+        {"--versions", "torch=2.15", "needs --framework pytorch"},
+        {"--script", "loop", "--script loop needs --framework pytorch"},
+        {"--reserve", "2GiB", "--reserve belongs to `brim fit`"}};
+    for (size_t i = 0; i < COUNT(trials); i++) {
+        const Outcome *o = expect_code(RUN("plan", "llama-tiny", trials[i][0], trials[i][1]), 2);
+        if (!strstr(o->err, trials[i][2]))
+            fail_msg("'%s' without '%s'", o->err, trials[i][2]);
+    }
+    expect_code(RUN("plan", "llama-tiny", "--framework", "brim", "--attention", "flash"), 0);
+    expect_code(RUN("train", "llama-tiny", "--framework", "pytorch"), 2);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_peak_is_taken_apart),
+        cmocka_unit_test(it_says_what_it_is),
+        cmocka_unit_test(options_are_of_the_job),
+        cmocka_unit_test(clipping_is_said),
+        cmocka_unit_test(quantised_models_are_prepared_or_not),
+        cmocka_unit_test(the_verdict_decides_the_code),
+        cmocka_unit_test(cells_are_the_largest_that_fit),
+        cmocka_unit_test(every_card_has_a_row),
+        cmocka_unit_test(a_table_is_quick),
+        cmocka_unit_test(refusals_name_what_and_why),
+        cmocka_unit_test(families_are_those_of_the_rules),
+        cmocka_unit_test(they_belong_to_pytorch),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
