@@ -9,7 +9,8 @@ static const TorchEra torch_2_15 = {.version = "2.15"}, torch_2_11 = {.version =
 static const TransformersEra transformers_5_24 = {.version = "5.24"},
                              transformers_5_17 = {.version = "5.17",
                                                   .rope_by_product = 1,
-                                                  .cache_of_keys = 1},
+                                                  .cache_of_keys = 1,
+                                                  .items_undivided = 1},
                              transformers_4_57 = {.version = "4.57",
                                                   .rope_by_product = 1,
                                                   .cache_of_keys = 1,
@@ -21,7 +22,12 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
                                                   .gpt2_masks = 1,
                                                   .cache_positions = 1,
                                                   .masks_by_vmap = 1,
-                                                  .always_packed = 1};
+                                                  .always_packed = 1,
+                                                  .items_undivided = 1,
+                                                  .counts_all_labels = 1,
+                                                  .items_gathered = 1,
+                                                  .loss_is_new = 1,
+                                                  .trainer_caches = 1};
 
 /* The pairs that were traced (tests/pytorch/), the newest first. */
 static const PytorchDialect dialects[] = {

@@ -26,6 +26,13 @@ typedef struct TransformersEra {
                           row */
     int no_window_number; /* DynamicSlidingWindowLayer: its window's size stays on the host */
     int cache_of_keys;    /* DynamicLayer: the cache of values begins as an empty tensor of the keys' type */
+    /* Trainer */
+    int items_undivided;   /* _get_num_items_in_batch: whole numbers, of every rank */
+    int counts_all_labels; /* _get_num_items_in_batch: of causal models too, the first of a row with the
+                              others */
+    int items_gathered;    /* _get_num_items_in_batch: gathered and summed, on one rank too */
+    int loss_is_new;       /* _inner_training_loop: tr_loss = tr_loss + tr_loss_step; clipping can be off */
+    int trainer_caches;    /* Trainer.__init__: use_cache stays the model's */
     /* What there are no rules for yet. */
     int no_bert, no_gpt2_eager, no_quantized;
 } TransformersEra;

@@ -51,6 +51,32 @@ TorchTensor *torch_model(TorchJob *job, TorchTensor *ids, TorchTensor *labels, T
     return loss;
 }
 
+void torch_update(TorchJob *job, int step, int clip, TorchTensor **norm)
+{
+    Torch *t = &job->torch;
+    const PytorchJob *a = job->asked;
+    int scaled = a->precision == PYTORCH_AUTOCAST_FP16;
+    torch_phase(job, PYTORCH_CLIP, step, 0);
+    job->unscaled = scaled && (clip || a->optimizer != PYTORCH_ADAMW_FUSED);
+    if (job->unscaled)
+        torch_unscale(job);
+    TorchTensor *total = clip ? torch_clip(job) : NULL;
+    if (norm && total) {
+        total->loose = 0;
+        torch_drop(t, *norm);
+        *norm = total;
+    } else
+        torch_used(t, total);
+    torch_phase(job, PYTORCH_STEP, step, 0);
+    if (scaled && !job->unscaled)
+        torch_look_for_infinite(job);
+    torch_step(job);
+    if (scaled)
+        torch_scaler_update(job);
+    torch_phase(job, PYTORCH_ZERO, step, 0);
+    torch_zero(job);
+}
+
 void torch_loop(TorchJob *job)
 {
     Torch *t = &job->torch;
@@ -85,19 +111,6 @@ void torch_loop(TorchJob *job)
             torch_backward(t, root, one);
             torch_leave(t, frame, NULL);
         }
-        torch_phase(job, PYTORCH_CLIP, step, 0);
-        job->unscaled = scaled && (a->clip > 0 || a->optimizer != PYTORCH_ADAMW_FUSED);
-        if (job->unscaled)
-            torch_unscale(job);
-        TorchTensor *norm = a->clip > 0 ? torch_clip(job) : NULL;
-        torch_used(t, norm);
-        torch_phase(job, PYTORCH_STEP, step, 0);
-        if (scaled && !job->unscaled)
-            torch_look_for_infinite(job);
-        torch_step(job);
-        if (scaled)
-            torch_scaler_update(job);
-        torch_phase(job, PYTORCH_ZERO, step, 0);
-        torch_zero(job);
+        torch_update(job, step, a->clip > 0, NULL);
     }
 }

@@ -67,8 +67,10 @@ static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int 
 {
     Torch *t = &job->torch;
     const PytorchModel *m = &job->asked->model;
-    int shifted = !m->labels && m->family != PYTORCH_GPT2 && m->family != PYTORCH_BERT;
-    TorchTensor *sum = NULL;
+    const TransformersEra *era = t->dialect->transformers;
+    int shifted =
+        !era->counts_all_labels && !m->labels && m->family != PYTORCH_GPT2 && m->family != PYTORCH_BERT;
+    TorchTensor *sum = NULL; /* the caller's */
     for (int i = 0; i < batches; i++) {
         TorchShape shape = samples[i * TENSORS + LABELS]->shape;
         shape.size[shape.dims - 1] -= shifted;
@@ -81,9 +83,11 @@ static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int 
         assign(t, &sum, number(t, "aten::add", TORCH_I64));
         torch_drop(t, count);
     }
-    TorchTensor *items = number(t, "aten::div", TORCH_F32);
-    torch_drop(t, sum);
-    return items;
+    if (era->items_gathered)
+        assign(t, &sum, number(t, "aten::sum", TORCH_I64));
+    if (!era->items_undivided)
+        assign(t, &sum, number(t, "aten::div", TORCH_F32));
+    return sum;
 }
 
 /* ---- Training -------------------------------------------------------------------------------- */
@@ -134,38 +138,23 @@ static TorchTensor *training_step(TorchJob *job, TorchTensor *const *inputs, Tor
     return torch_leave(t, frame, torch_alias(t, loss)); /* loss.detach() */
 }
 
-/* torch.isnan(tr_loss_step) or torch.isinf(tr_loss_step); it is added in place. */
-static void check_loss(Torch *t, const TorchTensor *loss)
+/* torch.isnan(tr_loss_step) or torch.isinf(tr_loss_step), and the sum of losses: in place, but in old
+ * versions */
+static void add_loss(Torch *t, const TorchTensor *loss, TorchTensor **losses)
 {
     torch_scratch(t, "aten::isnan", torch_bytes(TORCH_BOOL));
     TorchTensor *absolute = number(t, "aten::abs", loss->shape.type);
     torch_scratch(t, "aten::isinf", torch_bytes(TORCH_BOOL));
     torch_drop(t, absolute);
-}
-
-/* The norm is computed without clipping too. */
-static void update(TorchJob *job, Trainer *trainer, int step)
-{
-    Torch *t = &job->torch;
-    int scaled = job->asked->precision == PYTORCH_AUTOCAST_FP16;
-    torch_phase(job, PYTORCH_CLIP, step, 0);
-    assign(t, &trainer->norm, NULL);
-    job->unscaled = scaled;
-    if (scaled)
-        torch_unscale(job);
-    assign(t, &trainer->norm, torch_clip(job));
-    torch_phase(job, PYTORCH_STEP, step, 0);
-    torch_step(job);
-    if (scaled)
-        torch_scaler_update(job);
-    torch_phase(job, PYTORCH_ZERO, step, 0);
-    torch_zero(job);
+    if (t->dialect->transformers->loss_is_new)
+        assign(t, losses, number(t, "aten::add", TORCH_F32));
 }
 
 static void train_step(TorchJob *job, Trainer *trainer, int step)
 {
     Torch *t = &job->torch;
     const PytorchJob *a = job->asked;
+    int loss_is_new = t->dialect->transformers->loss_is_new;
     size_t old = job->sample_count;
     torch_phase(job, PYTORCH_DATA, step, 0);
     for (int micro = 0; micro < a->accumulate; micro++)
@@ -175,9 +164,12 @@ static void train_step(TorchJob *job, Trainer *trainer, int step)
     for (int micro = 0; micro < a->accumulate; micro++) {
         TorchTensor *const *inputs = job->samples + (size_t)micro * TENSORS;
         assign(t, &trainer->loss, training_step(job, inputs, trainer->items, step, micro));
-        check_loss(t, trainer->loss);
+        add_loss(t, trainer->loss, &trainer->losses);
     }
-    update(job, trainer, step);
+    if (!loss_is_new)
+        assign(t, &trainer->norm, NULL);
+    torch_update(job, step, a->clip > 0 || !loss_is_new,
+                 &trainer->norm); /* the norm is computed without clipping too */
     if (a->logging && due(step, a->logging))
         torch_scratch(t, "aten::mean", torch_bytes(TORCH_F32));
 }
@@ -209,7 +201,7 @@ static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3])
 {
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
-    TorchTensor *items = torch_name(t, count_items(job, inputs, 1));
+    TorchTensor *items = count_items(job, inputs, 1);
     TorchTensor *loss = torch_name(t, compute_loss(job, inputs, items)), *logits = NULL, *labels = NULL;
     TorchTensor *mean = number(t, "aten::mean", loss->shape.type);
     if (job->asked->metrics) {
@@ -217,6 +209,7 @@ static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3])
         labels = torch_again(inputs[LABELS]);
     }
     torch_release(job, 0, job->held_count);
+    torch_drop(t, items);
     torch_leave(t, frame, NULL);
     assign(t, &kept[0].last, mean);
     assign(t, &kept[1].last, logits);
