@@ -1,10 +1,12 @@
 #include "dialect_.h"
 
-static const TorchEra torch_2_15 = {.version = "2.15"}, torch_2_11 = {.version = "2.11",
-                                                                      .keeps_workspace = 1,
-                                                                      .norm_by_chunks = 1,
-                                                                      .no_seed = 1,
-                                                                      .no_fp32_gqa = 1};
+static const TorchEra torch_2_15 = {.version = "2.15", .outer_by_triton = 1},
+                      torch_2_11 = {.version = "2.11",
+                                    .keeps_workspace = 1,
+                                    .norm_by_chunks = 1,
+                                    .no_seed = 1,
+                                    .no_fp32_gqa = 1,
+                                    .no_int8 = 1};
 
 static const TransformersEra transformers_5_24 = {.version = "5.24"},
                              transformers_5_17 = {.version = "5.17",

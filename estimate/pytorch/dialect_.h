@@ -11,7 +11,9 @@ typedef struct TorchEra {
     int norm_by_chunks;  /* ForeachReduceOp.cu: tensors x their most chunks of numbers, and no list of offsets
                           */
     int no_seed; /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
-    int no_fp32_gqa; /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
+    int no_fp32_gqa;     /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
+    int outer_by_triton; /* _native/ops/bmm_outer_product: products of columns and rows take no cuBLAS */
+    int no_int8;         /* there are no rules for it yet */
 } TorchEra;
 
 /* transformers' eras. */
