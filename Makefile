@@ -74,7 +74,7 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
         tokenizers notebook lessons pictures bench bench-decode bench-attention bench-products bench-experts bench-tuning bench-ranks hosts accuracy soak valgrind demo \
         install uninstall deps clean help format stand-in cuda check-cuda gpu-tests gpu-pack \
-        gpu-stand-in mpi nccl
+        gpu-stand-in mpi nccl pytorch-traces
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -325,6 +325,10 @@ pictures: cli
 huggingface: $(BUILD)/tests/huggingface/driver $(BUILD)/tests/huggingface/writer $(BUILD)/brim
 	@sh tests/huggingface/run $(BUILD)
 
+# The moves of PyTorch's allocator recorded again without a card, and compared with the fixtures: tests/pytorch/README.md.
+pytorch-traces:
+	@sh tests/pytorch/run $(BUILD) $(ARGS)
+
 # What docs/notebook.md shows, run with pandas.
 notebook: cli
 	@sh tests/notebook/run $(BUILD)
@@ -411,6 +415,7 @@ help:
 	@echo "make lessons    the figures in docs/lessons, measured again"
 	@echo "make pictures   the pictures in docs/lessons, drawn again (headless Chromium)"
 	@echo "make huggingface  checkpoints in and out, logits, gradients, written texts, against transformers itself"
+	@echo "make pytorch-traces  what PyTorch's allocator does, recorded without a card; ARGS=\"--only llama --jobs 2\""
 	@echo "make notebook   what docs/notebook.md shows, run with pandas"
 	@echo "make tokenizers every tokenizer against the Python package; ARGS=--speed"
 	@echo "make fuzz       each parser fuzzed with clang's libFuzzer; SECONDS=60 each, TARGET=\"cli idx\" for some, JOBS=2"

@@ -11,7 +11,7 @@ enum { MOST_THREADS = 128, MOST_SAMPLE = 160 }; /* of a context; of Training.gen
 static const Flag flags[] = {
     {"--model", FLAG_NAME, AT(model), "NAME", .help = "one of `brim models`, or a config.json (llama-tiny)"},
     {"--approximate", FLAG_SWITCH, AT(approximate), NULL,
-     .help = "plan a family that is not read as one near it", .only = "plan compare fit"},
+     .help = "an unread family as a near one", .only = "plan compare fit"},
     {"--init", FLAG_TEXT, AT(init), "PATH", .help = "start from these weights: directory or .safetensors"},
     {"--init-partial", FLAG_SWITCH, AT(init_partial), NULL,
      .help = "allow missing and extra weights in --init"},
@@ -173,7 +173,7 @@ static const Flag flags[] = {
     {"--cards", FLAG_TEXT, AT(card_counts), "N,…", .help = "so many together: data, tensor, stages",
      .only = "fit"},
     {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
-    {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of a card, for the context (1GiB)",
+    {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for the context (1GiB)",
      .zero = 1, .only = "fit plan"},
     {"--json", FLAG_SWITCH, AT(json), NULL, .help = "print one JSON object with exact bytes"},
     {"--quiet", FLAG_SWITCH, AT(quiet), NULL, .help = "print no step lines"},

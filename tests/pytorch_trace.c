@@ -96,7 +96,9 @@ static int model(const char *text, PytorchModel *m)
     m->window = family == PYTORCH_MISTRAL ? whole(c, "sliding_window", 0) : 0;
     m->tied = json_is_true(json_object_get(c, "tie_word_embeddings"));
     m->dropout = real(c, gpt2 ? "resid_pdrop" : "hidden_dropout_prob");
-    m->attention_dropout = real(c, gpt2 ? "attn_pdrop" : family == PYTORCH_BERT ? "attention_probs_dropout_prob" : "attention_dropout");
+    m->attention_dropout = real(c, gpt2                     ? "attn_pdrop"
+                                   : family == PYTORCH_BERT ? "attention_probs_dropout_prob"
+                                                            : "attention_dropout");
     json_decref(c);
     return family < 0;
 }
@@ -116,26 +118,57 @@ static int pick(const char *text, const Word *words, int *out)
     return 1;
 }
 
-static const Word precisions[] = {{"fp32", PYTORCH_FP32}, {"bf16", PYTORCH_BF16}, {"fp16", PYTORCH_FP16},
-                                  {"bf16-autocast", PYTORCH_AUTOCAST_BF16}, {"fp16-autocast", PYTORCH_AUTOCAST_FP16}, {0}};
-static const Word weights[] = {{"fp32", PYTORCH_WEIGHTS_FP32}, {"bf16", PYTORCH_WEIGHTS_BF16}, {"fp16", PYTORCH_WEIGHTS_FP16}, {0}};
+static const Word precisions[] = {{"fp32", PYTORCH_FP32},
+                                  {"bf16", PYTORCH_BF16},
+                                  {"fp16", PYTORCH_FP16},
+                                  {"bf16-autocast", PYTORCH_AUTOCAST_BF16},
+                                  {"fp16-autocast", PYTORCH_AUTOCAST_FP16},
+                                  {0}};
+static const Word weights[] = {
+    {"fp32", PYTORCH_WEIGHTS_FP32}, {"bf16", PYTORCH_WEIGHTS_BF16}, {"fp16", PYTORCH_WEIGHTS_FP16}, {0}};
 static const Word attentions[] = {{"sdpa", PYTORCH_SDPA}, {"eager", PYTORCH_EAGER}, {0}};
-static const Word optimizers[] = {{"adamw", PYTORCH_ADAMW}, {"adamw-fused", PYTORCH_ADAMW_FUSED}, {"adamw-loop", PYTORCH_ADAMW_SINGLE},
-                                  {"sgd", PYTORCH_SGD}, {"sgd-momentum", PYTORCH_SGD_MOMENTUM}, {"adamw8bit", PYTORCH_ADAMW_8BIT},
-                                  {"paged-adamw8bit", PYTORCH_ADAMW_8BIT_PAGED}, {"none", PYTORCH_NO_OPTIMIZER}, {0}};
-static const Word checkpoints[] = {{"none", PYTORCH_KEEP}, {"no-reentrant", PYTORCH_CHECKPOINT}, {"reentrant", PYTORCH_CHECKPOINT_REENTRANT}, {0}};
+static const Word optimizers[] = {{"adamw", PYTORCH_ADAMW},
+                                  {"adamw-fused", PYTORCH_ADAMW_FUSED},
+                                  {"adamw-loop", PYTORCH_ADAMW_SINGLE},
+                                  {"sgd", PYTORCH_SGD},
+                                  {"sgd-momentum", PYTORCH_SGD_MOMENTUM},
+                                  {"adamw8bit", PYTORCH_ADAMW_8BIT},
+                                  {"paged-adamw8bit", PYTORCH_ADAMW_8BIT_PAGED},
+                                  {"none", PYTORCH_NO_OPTIMIZER},
+                                  {0}};
+static const Word checkpoints[] = {{"none", PYTORCH_KEEP},
+                                   {"no-reentrant", PYTORCH_CHECKPOINT},
+                                   {"reentrant", PYTORCH_CHECKPOINT_REENTRANT},
+                                   {0}};
 static const Word masks[] = {{"none", 0}, {"ones", 1}, {"padding", 2}, {0}};
-static const Word quantizations[] = {{"none", PYTORCH_PLAIN}, {"nf4", PYTORCH_NF4}, {"nf4-single", PYTORCH_NF4_SINGLE}, {"int8", PYTORCH_INT8}, {0}};
+static const Word quantizations[] = {{"none", PYTORCH_PLAIN},
+                                     {"nf4", PYTORCH_NF4},
+                                     {"nf4-single", PYTORCH_NF4_SINGLE},
+                                     {"int8", PYTORCH_INT8},
+                                     {0}};
 static const Word scripts[] = {{"loop", PYTORCH_LOOP}, {"trainer", PYTORCH_TRAINER}, {0}};
 static const Word switches[] = {{"off", 0}, {"on", 1}, {0}};
-static const Word cards[] = {{"t4", 75}, {"a100", 80}, {"rtx3090", 86}, {"rtx4090", 89}, {"h100", 90}, {"h200", 90}, {0}};
+static const Word cards[] = {{"t4", 75},   {"a100", 80}, {"rtx3090", 86}, {"rtx4090", 89}, {"h100", 90},
+                             {"h200", 90}, {0}};
 
 static int targets(const char *text)
 {
-    static const Word words[] = {{"q_proj", PYTORCH_Q}, {"k_proj", PYTORCH_K}, {"v_proj", PYTORCH_V}, {"o_proj", PYTORCH_O},
-                                 {"gate_proj", PYTORCH_GATE}, {"up_proj", PYTORCH_UP}, {"down_proj", PYTORCH_DOWN},
-                                 {"c_attn", PYTORCH_C_ATTN}, {"c_proj", PYTORCH_C_PROJ}, {"c_fc", PYTORCH_C_FC}, {"query", PYTORCH_QUERY},
-                                 {"key", PYTORCH_KEY}, {"value", PYTORCH_VALUE}, {"dense", PYTORCH_DENSE}, {"all-linear", PYTORCH_ALL_LINEAR}, {0}};
+    static const Word words[] = {{"q_proj", PYTORCH_Q},
+                                 {"k_proj", PYTORCH_K},
+                                 {"v_proj", PYTORCH_V},
+                                 {"o_proj", PYTORCH_O},
+                                 {"gate_proj", PYTORCH_GATE},
+                                 {"up_proj", PYTORCH_UP},
+                                 {"down_proj", PYTORCH_DOWN},
+                                 {"c_attn", PYTORCH_C_ATTN},
+                                 {"c_proj", PYTORCH_C_PROJ},
+                                 {"c_fc", PYTORCH_C_FC},
+                                 {"query", PYTORCH_QUERY},
+                                 {"key", PYTORCH_KEY},
+                                 {"value", PYTORCH_VALUE},
+                                 {"dense", PYTORCH_DENSE},
+                                 {"all-linear", PYTORCH_ALL_LINEAR},
+                                 {0}};
     int all = 0, one;
     char copy[256];
     snprintf(copy, sizeof copy, "%s", text);
@@ -212,7 +245,13 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
 
 int trace_job(const Trace *trace, PytorchJob *job)
 {
-    *job = (PytorchJob){.precision = PYTORCH_BF16, .capability = 90, .batch = 3, .seq = 56, .accumulate = 1, .steps = 2, .clip = 1.0,
+    *job = (PytorchJob){.precision = PYTORCH_BF16,
+                        .capability = 90,
+                        .batch = 3,
+                        .seq = 56,
+                        .accumulate = 1,
+                        .steps = 2,
+                        .clip = 1.0,
                         .lora_targets = 127};
     if (model(trace->config, &job->model))
         return 1;
@@ -220,7 +259,9 @@ int trace_job(const Trace *trace, PytorchJob *job)
         char wanted[80];
         PytorchVersions v = estimate_pytorch_versions(estimate_pytorch_dialect_at(i));
         snprintf(wanted, sizeof wanted, "torch=%s.", v.torch);
-        if (!*trace->versions || (strstr(trace->versions, wanted) && (snprintf(wanted, sizeof wanted, "transformers=%s.", v.transformers), strstr(trace->versions, wanted))))
+        if (!*trace->versions || (strstr(trace->versions, wanted) &&
+                                  (snprintf(wanted, sizeof wanted, "transformers=%s.", v.transformers),
+                                   strstr(trace->versions, wanted))))
             job->dialect = estimate_pytorch_dialect_at(i);
     }
     if (!job->dialect) {
@@ -244,9 +285,9 @@ int trace_job(const Trace *trace, PytorchJob *job)
 
 typedef struct Compare {
     const Trace *trace;
-    size_t at;         /* in the trace */
-    uint64_t allocs;   /* so far */
-    long events;       /* that were equal */
+    size_t at;               /* in the trace */
+    uint64_t allocs;         /* so far */
+    long events;             /* that were equal */
     uint64_t freed[1 << 12]; /* that are pending on our side */
     size_t pending;
     char last[8][160];
@@ -322,15 +363,16 @@ static int event(void *user, const PytorchEvent *e)
     if (e->action == PYTORCH_MARK || e->action == PYTORCH_EMPTY_CACHE)
         return 0;
     if (e->action == PYTORCH_FREE) {
-        snprintf(text, sizeof text, "f %llu (%llu)", (unsigned long long)e->serial, (unsigned long long)e->bytes);
+        snprintf(text, sizeof text, "f %llu (%llu)", (unsigned long long)e->serial,
+                 (unsigned long long)e->bytes);
         note(c, text);
         if (c->pending < 1 << 12)
             c->freed[c->pending++] = e->serial;
         c->events++;
         return 0;
     }
-    snprintf(text, sizeof text, "a %llu #%llu %s layer %d %s phase %d", (unsigned long long)e->bytes, (unsigned long long)e->serial,
-             e->op, e->layer, e->module ? e->module : "-", e->phase);
+    snprintf(text, sizeof text, "a %llu #%llu %s layer %d %s phase %d", (unsigned long long)e->bytes,
+             (unsigned long long)e->serial, e->op, e->layer, e->module ? e->module : "-", e->phase);
     int stop = settle(c);
     if (stop) {
         note(c, text);

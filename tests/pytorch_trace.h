@@ -23,7 +23,8 @@ typedef struct Trace {
 int trace_read(const char *path, Trace *trace); /* plain or .gz; 0 when it is read */
 void trace_free(Trace *trace);
 int trace_job(const Trace *trace, PytorchJob *job); /* 0, or 1: flags or a model that are not predicted */
-/* The number of events until the first difference; -1: none. `out`, which may be NULL, is shown both around it. */
+/* The number of events until the first difference; -1: none. `out`, which may be NULL, is shown both around
+ * it. */
 long trace_compare(const Trace *trace, const PytorchJob *job, FILE *out);
 
 #endif

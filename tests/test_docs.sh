@@ -36,7 +36,7 @@ for command in $(cat "$work/commands"); do
 done
 cat "$work"/help-* | sort -u >"$work/help-options"
 sed -n 's/^\.It Fl -\([a-z0-9-]*\).*/--\1/p' docs/brim.1 | sort -u >"$work/page-options"
-sed -n '/^\.Sh DESCRIPTION/,/^\.Sh OPTIONS/s/^\.It Cm \([a-z]*\).*/\1/p' docs/brim.1 | sort >"$work/page-commands"
+sed -n '/^\.Sh DESCRIPTION/,/^\.Sh OPTIONS/s/^\.It Cm \([a-z]*\).*/\1/p' docs/brim.1 | sort -u >"$work/page-commands"
 
 check "the page has the options of the command" same "$work/options" "$work/page-options"
 check "the page has the commands" same "$work/commands" "$work/page-commands"

@@ -1,5 +1,5 @@
-/* What PyTorch allocates, predicted, beside traces of unmodified PyTorch (tests/pytorch/): event by event, then the
- * peaks that PyTorch's own allocator counted. BRIM_TRACES names another folder of traces. */
+/* What PyTorch allocates, predicted, beside traces of unmodified PyTorch (tests/pytorch/): event by event,
+ * then the peaks that PyTorch's own allocator counted. BRIM_TRACES names another folder of traces. */
 #include <glob.h>
 
 #include "../estimate/pytorch/summary.h"
@@ -53,10 +53,11 @@ static int same_peaks(const Trace *trace, const PytorchJob *job)
     if (books.peak_requested == trace->peak_requested && books.peak_allocated == trace->peak_allocated &&
         books.peak_reserved == trace->peak_reserved)
         return 0;
-    print_error("%s: requested %llu, allocated %llu, reserved %llu; PyTorch has %llu, %llu, %llu\n", trace->name,
-                (unsigned long long)books.peak_requested, (unsigned long long)books.peak_allocated,
-                (unsigned long long)books.peak_reserved, (unsigned long long)trace->peak_requested,
-                (unsigned long long)trace->peak_allocated, (unsigned long long)trace->peak_reserved);
+    print_error("%s: requested %llu, allocated %llu, reserved %llu; PyTorch has %llu, %llu, %llu\n",
+                trace->name, (unsigned long long)books.peak_requested,
+                (unsigned long long)books.peak_allocated, (unsigned long long)books.peak_reserved,
+                (unsigned long long)trace->peak_requested, (unsigned long long)trace->peak_allocated,
+                (unsigned long long)trace->peak_reserved);
     return 1;
 }
 

@@ -22,7 +22,8 @@ static TorchNode *accumulator(Torch *t, TorchTensor *leaf)
     return leaf->node = node;
 }
 
-TorchNode *torch_node(Torch *t, const char *name, TorchBackward *backward, int count, TorchTensor *const *inputs)
+TorchNode *torch_node(Torch *t, const char *name, TorchBackward *backward, int count,
+                      TorchTensor *const *inputs)
 {
     int wanted = 0;
     for (int i = 0; i < count; i++)
@@ -273,7 +274,8 @@ static void run_node(Torch *t, TorchNode *node)
         unpack(t, node);
         t->place = node->place;
         node->backward(t, node, g, d);
-        for (int i = 0; i < TORCH_SAVED; i++) /* what was recomputed is the function's own, and dies with it */
+        for (int i = 0; i < TORCH_SAVED;
+             i++) /* what was recomputed is the function's own, and dies with it */
             if (node->segment[i]) {
                 torch_drop(t, node->saved[i]);
                 node->saved[i] = NULL;
@@ -401,14 +403,17 @@ static TorchTensor *reentrant(Torch *t, TorchSegment *call, TorchTensor *x)
     return torch_made(t, node, 0, y);
 }
 
-TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, TorchTensor *const *also,
-                              int positional, int is_reentrant)
+TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x,
+                              TorchTensor *const *also, int positional, int is_reentrant)
 {
     if (!t->grad_mode)
         return function(t, user, x);
     TorchSegment *segment = torch_new_segment(t);
-    *segment = (TorchSegment){
-        .function = function, .user = user, .place = t->place, .autocast = t->autocast, .first = (int)t->kept_count};
+    *segment = (TorchSegment){.function = function,
+                              .user = user,
+                              .place = t->place,
+                              .autocast = t->autocast,
+                              .first = (int)t->kept_count};
     for (int i = 0; i < TORCH_ALSO; i++)
         segment->also[i] = also[i] ? torch_again(also[i]) : NULL;
     segment->positional = positional;

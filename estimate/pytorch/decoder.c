@@ -90,12 +90,13 @@ static TorchTensor *repeat_kv(Torch *t, TorchTensor *x, int64_t repeats)
 }
 
 /* eager_attention_forward; the scores leave by `weights`, a loose tensor. */
-static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int64_t repeats,
-                          double dropout, TorchTensor **weights)
+static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                          int64_t repeats, double dropout, TorchTensor **weights)
 {
     size_t frame = torch_frame(t);
     TorchType type = q->shape.type;
-    TorchTensor *keys = torch_name(t, repeat_kv(t, k, repeats)), *values = torch_name(t, repeat_kv(t, v, repeats));
+    TorchTensor *keys = torch_name(t, repeat_kv(t, k, repeats)),
+                *values = torch_name(t, repeat_kv(t, v, repeats));
     TorchTensor *w = torch_name(t, torch_scale(t, torch_matmul(t, q, torch_transpose(t, keys, 2, 3))));
     if (mask)
         w = torch_rebind(t, w, torch_add(t, w, mask));
@@ -117,8 +118,8 @@ static void hold_window(TorchJob *job)
 }
 
 /* sdpa_attention_forward: beside a mask, keys and values are repeated. */
-static TorchTensor *sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int64_t repeats,
-                         double dropout)
+static TorchTensor *sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                         int64_t repeats, double dropout)
 {
     size_t frame = torch_frame(t);
     if (mask && repeats > 1) {
@@ -143,9 +144,11 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     q = torch_name(t, torch_transpose(t, l->q_norm ? torch_rms_norm(t, q, l->q_norm) : q, 1, 2));
     TorchTensor *k = torch_view(t, torch_project(job, &l->k, x), 4, keys);
     k = torch_name(t, torch_transpose(t, l->k_norm ? torch_rms_norm(t, k, l->k_norm) : k, 1, 2));
-    TorchTensor *v = torch_name(t, torch_transpose(t, torch_view(t, torch_project(job, &l->v, x), 4, keys), 1, 2));
+    TorchTensor *v =
+        torch_name(t, torch_transpose(t, torch_view(t, torch_project(job, &l->v, x), 4, keys), 1, 2));
     size_t inner = torch_frame(t); /* apply_rotary_pos_emb's */
-    TorchTensor *cos = torch_name(t, torch_unsqueeze(t, d->cos, 1)), *sin = torch_name(t, torch_unsqueeze(t, d->sin, 1));
+    TorchTensor *cos = torch_name(t, torch_unsqueeze(t, d->cos, 1)),
+                *sin = torch_name(t, torch_unsqueeze(t, d->sin, 1));
     TorchTensor *q2 = torch_name(t, rotary(t, q, cos, sin)), *k2 = rotary(t, k, cos, sin);
     torch_carry(q2);
     torch_leave(t, inner, NULL);
@@ -154,7 +157,8 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     torch_delete(t, q);
     torch_delete(t, k);
     if (d->caches) {
-        if (m->window && !t->dialect->transformers->no_window_number) /* the cache layer's copy of the window's size */
+        if (m->window &&
+            !t->dialect->transformers->no_window_number) /* the cache layer's copy of the window's size */
             hold_window(job);
         TorchType type = t->dialect->transformers->cache_of_keys ? k2->shape.type : v->shape.type;
         TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k2));

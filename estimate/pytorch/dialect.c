@@ -1,14 +1,15 @@
 #include "dialect_.h"
 
-static const TorchEra torch_2_15 = {.version = "2.15"},
-                      torch_2_11 = {.version = "2.11",
-                                    .keeps_workspace = 1,
-                                    .norm_by_chunks = 1,
-                                    .no_seed = 1,
-                                    .no_fp32_gqa = 1};
+static const TorchEra torch_2_15 = {.version = "2.15"}, torch_2_11 = {.version = "2.11",
+                                                                      .keeps_workspace = 1,
+                                                                      .norm_by_chunks = 1,
+                                                                      .no_seed = 1,
+                                                                      .no_fp32_gqa = 1};
 
 static const TransformersEra transformers_5_24 = {.version = "5.24"},
-                             transformers_5_17 = {.version = "5.17", .rope_by_product = 1, .cache_of_keys = 1},
+                             transformers_5_17 = {.version = "5.17",
+                                                  .rope_by_product = 1,
+                                                  .cache_of_keys = 1},
                              transformers_4_57 = {.version = "4.57",
                                                   .rope_by_product = 1,
                                                   .cache_of_keys = 1,
@@ -29,13 +30,49 @@ static const PytorchDialect dialects[] = {
     {&torch_2_15, &transformers_4_57},
 };
 
-/* c10's getCUDABlasLtWorkspaceSize and parseChosenWorkspaceSize: 32 MiB on sm_90, else 4096 x 2 + 16 x 8 KiB… */
+/* c10's getCUDABlasLtWorkspaceSize and parseChosenWorkspaceSize: 32 MiB on sm_90, else 4096 x 2 + 16 x 8 KiB…
+ */
 static const PytorchCard cards[] = {
-    {.capability = 75, .processors = 40, .threads = 1024, .shared = 65536, .sort_tile = 2816, .unique_tile = 320, .workspace = 8519680, .lt_workspace = 1 << 20},
-    {.capability = 80, .processors = 108, .threads = 2048, .shared = 166912, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
-    {.capability = 86, .processors = 82, .threads = 1536, .shared = 101376, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
-    {.capability = 89, .processors = 128, .threads = 1536, .shared = 101376, .sort_tile = 3840, .unique_tile = 1344, .workspace = 8519680, .lt_workspace = 1 << 20},
-    {.capability = 90, .processors = 132, .threads = 2048, .shared = 232448, .sort_tile = 4608, .unique_tile = 4928, .workspace = 32 << 20, .lt_workspace = 1 << 20},
+    {.capability = 75,
+     .processors = 40,
+     .threads = 1024,
+     .shared = 65536,
+     .sort_tile = 2816,
+     .unique_tile = 320,
+     .workspace = 8519680,
+     .lt_workspace = 1 << 20},
+    {.capability = 80,
+     .processors = 108,
+     .threads = 2048,
+     .shared = 166912,
+     .sort_tile = 3840,
+     .unique_tile = 1344,
+     .workspace = 8519680,
+     .lt_workspace = 1 << 20},
+    {.capability = 86,
+     .processors = 82,
+     .threads = 1536,
+     .shared = 101376,
+     .sort_tile = 3840,
+     .unique_tile = 1344,
+     .workspace = 8519680,
+     .lt_workspace = 1 << 20},
+    {.capability = 89,
+     .processors = 128,
+     .threads = 1536,
+     .shared = 101376,
+     .sort_tile = 3840,
+     .unique_tile = 1344,
+     .workspace = 8519680,
+     .lt_workspace = 1 << 20},
+    {.capability = 90,
+     .processors = 132,
+     .threads = 2048,
+     .shared = 232448,
+     .sort_tile = 4608,
+     .unique_tile = 4928,
+     .workspace = 32 << 20,
+     .lt_workspace = 1 << 20},
 };
 
 const PytorchDialect *torch_dialect(void)

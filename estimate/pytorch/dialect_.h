@@ -8,9 +8,10 @@
 typedef struct TorchEra {
     const char *version;
     int keeps_workspace; /* CUDABlas.cpp: cuBLAS' workspace stays, one a thread, instead of one a product */
-    int norm_by_chunks;  /* ForeachReduceOp.cu: tensors x their most chunks of numbers, and no list of offsets */
-    int no_seed;         /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
-    int no_fp32_gqa;     /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
+    int norm_by_chunks;  /* ForeachReduceOp.cu: tensors x their most chunks of numbers, and no list of offsets
+                          */
+    int no_seed; /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
+    int no_fp32_gqa; /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
 } TorchEra;
 
 /* transformers' eras. */
@@ -18,12 +19,13 @@ typedef struct TransformersEra {
     const char *version;
     int rope_by_product; /* LlamaRotaryEmbedding: (inv_freq @ positions).transpose(1, 2), in fp32 */
     int one_inv_freq;    /* LlamaRotaryEmbedding.__init__: original_inv_freq is no buffer */
-    int gpt2_masks;      /* GPT2Attention.__init__: a causal mask of all positions, and a number, are buffers */
+    int gpt2_masks; /* GPT2Attention.__init__: a causal mask of all positions, and a number, are buffers */
     int cache_positions; /* LlamaModel.forward: positions are torch.arange(past, past + seq), without a sum */
     int masks_by_vmap;   /* masking_utils.py: masks by torch.vmap; padding is looked at by mask.all() */
-    int always_packed;   /* find_packed_sequence_indices: without a cache a mask is made even of one sequence a row */
+    int always_packed; /* find_packed_sequence_indices: without a cache a mask is made even of one sequence a
+                          row */
     int no_window_number; /* DynamicSlidingWindowLayer: its window's size stays on the host */
-    int cache_of_keys;   /* DynamicLayer: the cache of values begins as an empty tensor of the keys' type */
+    int cache_of_keys;    /* DynamicLayer: the cache of values begins as an empty tensor of the keys' type */
     /* What there are no rules for yet. */
     int no_bert, no_gpt2_eager, no_quantized;
 } TransformersEra;
@@ -43,7 +45,8 @@ struct PytorchCard {
 const PytorchDialect *torch_dialect(void); /* the newest */
 const PytorchCard *torch_card(int capability);
 
-/* bitsandbytes' _gemm_4bit_use_custom_cuda: whether M rows of x times an (N, K) weight are a kernel of its own. */
+/* bitsandbytes' _gemm_4bit_use_custom_cuda: whether M rows of x times an (N, K) weight are a kernel of its
+ * own. */
 int torch_nf4_kernel(const PytorchCard *card, TorchType type, int64_t M, int64_t N, int64_t K);
 
 #endif

@@ -13,13 +13,16 @@ static const TorchFamily *family_of(PytorchFamily family)
 
 static TorchType weights_of(const PytorchJob *job)
 {
-    static const TorchType types[] = {
-        [PYTORCH_WEIGHTS_FP32] = TORCH_F32, [PYTORCH_WEIGHTS_BF16] = TORCH_BF16, [PYTORCH_WEIGHTS_FP16] = TORCH_F16};
+    static const TorchType types[] = {[PYTORCH_WEIGHTS_FP32] = TORCH_F32,
+                                      [PYTORCH_WEIGHTS_BF16] = TORCH_BF16,
+                                      [PYTORCH_WEIGHTS_FP16] = TORCH_F16};
     if (job->script == PYTORCH_TRAINER && job->lora_rank && job->kbit_prepare && !job->quantize)
         return TORCH_F32; /* prepare_model_for_kbit_training casts them before Trainer moves the model */
     if (job->weights)
         return types[job->weights];
-    return job->precision == PYTORCH_BF16 ? TORCH_BF16 : job->precision == PYTORCH_FP16 ? TORCH_F16 : TORCH_F32;
+    return job->precision == PYTORCH_BF16   ? TORCH_BF16
+           : job->precision == PYTORCH_FP16 ? TORCH_F16
+                                            : TORCH_F32;
 }
 
 static void clear(TorchJob *job)
@@ -44,7 +47,8 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     job->weights = weights_of(asked);
     if (asked->script == PYTORCH_TRAINER && !asked->quantize && asked->lora_rank && asked->kbit_prepare)
         job->weights = TORCH_F32; /* prepared before it comes to the card */
-    job->caches = asked->checkpoint == PYTORCH_KEEP && asked->script == PYTORCH_LOOP; /* Trainer sets use_cache */
+    job->caches =
+        asked->checkpoint == PYTORCH_KEEP && asked->script == PYTORCH_LOOP; /* Trainer sets use_cache */
     job->torch.visit = visit;
     job->torch.user = user;
     job->torch.dialect = asked->dialect ? asked->dialect : torch_dialect();

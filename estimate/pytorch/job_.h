@@ -41,28 +41,29 @@ struct TorchJob {
     const PytorchJob *asked;
     const TorchFamily *family;
     PytorchCard card;
-    TorchType weights; /* the parameters' type */
-    int64_t batch, seq; /* of this micro-batch */
-    int caches;         /* the model's output keeps keys and values */
-    TorchTensor *items; /* num_items_in_batch: the loss is a sum divided by it; NULL: a mean */
+    TorchType weights;     /* the parameters' type */
+    int64_t batch, seq;    /* of this micro-batch */
+    int caches;            /* the model's output keeps keys and values */
+    TorchTensor *items;    /* num_items_in_batch: the loss is a sum divided by it; NULL: a mean */
     TorchTensor **samples; /* Trainer's batches of a step: ids, labels and mask of each */
     size_t sample_count, sample_capacity;
     TorchTensor **parameters; /* that are trained */
     size_t parameter_count, parameter_capacity;
-    const char *list; /* what the layers' names begin with: "model.layers" */
+    const char *list;              /* what the layers' names begin with: "model.layers" */
     TorchEntry *entries, **sorted; /* sorted: by name, where they are loaded */
     size_t entry_count, entry_capacity, sorted_capacity;
     TorchAdapter *adapters, **last_adapter;
     TorchTensor *copied[2], *copies[2]; /* a classifier's weight and bias, and what PEFT trains instead */
-    int dynamic_map; /* bitsandbytes has made its 8-bit map */
-    TorchTensor **states; /* of the optimizer */
+    int dynamic_map;                    /* bitsandbytes has made its 8-bit map */
+    TorchTensor **states;               /* of the optimizer */
     size_t state_count, state_capacity;
-    int maps; /* of bitsandbytes' optimizer */
+    int maps;    /* of bitsandbytes' optimizer */
     void *model; /* the family's own */
     size_t model_bytes;
     int unscaled; /* the gradients, before the optimizer's step */
-    TorchTensor *scaler[2], *found; /* GradScaler's scale and count; whether this step's gradients are infinite */
-    TorchTensor **held;   /* what the model's output keeps: the cache, the logits */
+    TorchTensor *scaler[2],
+        *found;         /* GradScaler's scale and count; whether this step's gradients are infinite */
+    TorchTensor **held; /* what the model's output keeps: the cache, the logits */
     size_t held_count, held_capacity;
 };
 
@@ -74,16 +75,17 @@ TorchTensor *torch_parameter(TorchJob *job, const char *name, int dims, const in
 TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t *size);
 /* "self_attn.q_proj": adapted where it is a target, quantized with the model. */
 TorchLinear torch_make_linear(TorchJob *job, const char *name, int64_t in, int64_t out, int bias);
-TorchLinear torch_make_conv(TorchJob *job, const char *name, int64_t in, int64_t out);         /* Conv1D, with bias */
+TorchLinear torch_make_conv(TorchJob *job, const char *name, int64_t in, int64_t out); /* Conv1D, with bias */
 TorchLinear torch_make_head(TorchJob *job, const char *name, int64_t in, int64_t out, int bias); /* neither */
-TorchNorm torch_make_norm(TorchJob *job, const char *name, int64_t size);                      /* of a LayerNorm */
+TorchNorm torch_make_norm(TorchJob *job, const char *name, int64_t size); /* of a LayerNorm */
 /* Lists the parameter that was made last before the entries from `place` on. */
 void torch_parameter_first(TorchJob *job, size_t place);
 void torch_train(TorchJob *job);                   /* lists the parameters that are trained */
 void torch_trained(TorchJob *job, TorchTensor *x); /* one more */
 TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, TorchTensor *x);
 /* Checkpointed where it is asked; `also` and `positional` as in torch_checkpoint. */
-TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also, int positional);
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also,
+                         int positional);
 TorchTensor *torch_conv(Torch *t, const TorchLinear *conv, TorchTensor *x);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
@@ -100,13 +102,15 @@ TorchTensor *torch_bidirectional_mask(TorchJob *job, TorchTensor *given, TorchTy
 /* Keeps x for as long as the model's output lives. */
 void torch_hold(TorchJob *job, TorchTensor *x);
 
-/* from_pretrained's part, where the model is quantized on its way to the card; prepare_model_for_kbit_training. */
+/* from_pretrained's part, where the model is quantized on its way to the card;
+ * prepare_model_for_kbit_training. */
 void torch_load(TorchJob *job);
 void torch_prepare(TorchJob *job);
 
 /* adapters.c: get_peft_model, and what its layers add to a projection. */
 void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t in, int64_t out);
-void torch_copy_head(TorchJob *job, TorchLinear *head); /* modules_to_save: classifiers are trained as copies */
+void torch_copy_head(TorchJob *job,
+                     TorchLinear *head); /* modules_to_save: classifiers are trained as copies */
 void torch_adapt(TorchJob *job);
 /* enable_input_require_grads: the embedding's output is a leaf that wants its gradient. */
 TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded);

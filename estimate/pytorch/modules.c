@@ -43,12 +43,14 @@ TorchTensor *torch_norm(Torch *t, const char *module, const TorchNorm *norm, Tor
 
 /* ---- Layers ---------------------------------------------------------------------------------- */
 
-TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also, int positional)
+TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, TorchTensor *const *also,
+                         int positional)
 {
     PytorchCheckpoint how = job->asked->checkpoint;
     if (how == PYTORCH_KEEP)
         return layer(&job->torch, job, x);
-    return torch_checkpoint(&job->torch, layer, job, x, also, positional, how == PYTORCH_CHECKPOINT_REENTRANT);
+    return torch_checkpoint(&job->torch, layer, job, x, also, positional,
+                            how == PYTORCH_CHECKPOINT_REENTRANT);
 }
 
 /* ---- Loss ------------------------------------------------------------------------------------ */

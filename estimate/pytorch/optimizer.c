@@ -247,7 +247,8 @@ static void update(TorchJob *job, int group, int first)
 void torch_step(TorchJob *job)
 {
     int first = !job->state_count, groups = job->asked->script == PYTORCH_TRAINER ? 2 : 1;
-    int fused = job->asked->optimizer == PYTORCH_ADAMW_FUSED; /* is given the sum over devices of what was found */
+    int fused =
+        job->asked->optimizer == PYTORCH_ADAMW_FUSED; /* is given the sum over devices of what was found */
     TorchTensor *found = job->found && fused ? number(&job->torch, "aten::add", TORCH_F32) : NULL;
     TorchTensor *scale = found && !job->unscaled ? number(&job->torch, "aten::mul", TORCH_F32) : NULL;
     for (int group = 0; group < groups; group++)

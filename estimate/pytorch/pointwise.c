@@ -287,7 +287,8 @@ static void add_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d
 
 TorchTensor *torch_add(Torch *t, TorchTensor *a, TorchTensor *b)
 {
-    return made_of_two(t, "aten::add", torch_node(t, "aten::add", add_back, 2, (TorchTensor *[]){a, b}), a, b);
+    return made_of_two(t, "aten::add", torch_node(t, "aten::add", add_back, 2, (TorchTensor *[]){a, b}), a,
+                       b);
 }
 
 /* other before self, as the generated code has it */
@@ -336,7 +337,8 @@ TorchTensor *torch_sum_to(Torch *t, TorchTensor *x, const TorchShape *shape)
     }
     TorchTensor *y = torch_empty(t, "aten::sum", kept);
     int last = shape->dims && shape->size[shape->dims - 1] == 1 && x->shape.size[x->shape.dims - 1] != 1;
-    torch_reduction_scratch(t, torch_count(&kept), torch_count(&x->shape) / torch_count(&kept), last, x->shape.type);
+    torch_reduction_scratch(t, torch_count(&kept), torch_count(&x->shape) / torch_count(&kept), last,
+                            x->shape.type);
     torch_used(t, x);
     return y;
 }

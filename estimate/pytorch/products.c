@@ -156,7 +156,8 @@ static TorchTensor *addmm(Torch *t, TorchTensor *bias, TorchTensor *a, TorchTens
     if (torch_wants(node, 1))
         torch_save(t, node, 1, b);
     int64_t size[] = {a->shape.size[0], b->shape.size[1]};
-    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::addmm", torch_shape(a->shape.type, 2, size)));
+    TorchTensor *y =
+        torch_made(t, node, 0, torch_empty(t, "aten::addmm", torch_shape(a->shape.type, 2, size)));
     workspace(t, 1); /* the bias is cublasLt's epilogue */
     torch_used(t, bias);
     torch_used(t, a);

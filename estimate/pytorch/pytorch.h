@@ -1,8 +1,9 @@
-/* pytorch: what a training job of PyTorch, transformers, PEFT and bitsandbytes allocates on a GPU, event by event.
+/* pytorch: what a training job of PyTorch, transformers, PEFT and bitsandbytes allocates on a GPU, event by
+ * event.
  *
- * No GPU, no Python: the job's operations run on an eager PyTorch without data (torch_.h), and what they ask of
- * PyTorch's caching allocator is given to a visitor, in order. estimate/pytorch_allocator.h makes of it what PyTorch
- * allocates and reserves.
+ * No GPU, no Python: the job's operations run on an eager PyTorch without data (torch_.h), and what they ask
+ * of PyTorch's caching allocator is given to a visitor, in order. estimate/pytorch_allocator.h makes of it
+ * what PyTorch allocates and reserves.
  */
 #ifndef BRIM_PYTORCH_H
 #define BRIM_PYTORCH_H
@@ -33,7 +34,13 @@ typedef struct PytorchModel {
     int64_t labels;                    /* classes; 0: a language model */
 } PytorchModel;
 
-typedef enum PytorchPrecision { PYTORCH_FP32, PYTORCH_BF16, PYTORCH_FP16, PYTORCH_AUTOCAST_BF16, PYTORCH_AUTOCAST_FP16 } PytorchPrecision;
+typedef enum PytorchPrecision {
+    PYTORCH_FP32,
+    PYTORCH_BF16,
+    PYTORCH_FP16,
+    PYTORCH_AUTOCAST_BF16,
+    PYTORCH_AUTOCAST_FP16
+} PytorchPrecision;
 typedef enum PytorchAttention { PYTORCH_SDPA, PYTORCH_EAGER } PytorchAttention;
 typedef enum PytorchOptimizer {
     PYTORCH_ADAMW, /* foreach, PyTorch's default */
@@ -45,9 +52,23 @@ typedef enum PytorchOptimizer {
     PYTORCH_ADAMW_8BIT_PAGED,
     PYTORCH_NO_OPTIMIZER
 } PytorchOptimizer;
-typedef enum PytorchWeights { PYTORCH_OF_PRECISION, PYTORCH_WEIGHTS_FP32, PYTORCH_WEIGHTS_BF16, PYTORCH_WEIGHTS_FP16 } PytorchWeights;
-typedef enum PytorchQuantize { PYTORCH_PLAIN, PYTORCH_NF4, PYTORCH_NF4_SINGLE, PYTORCH_INT8 } PytorchQuantize; /* NF4: its scales too */
-typedef enum PytorchCheckpoint { PYTORCH_KEEP, PYTORCH_CHECKPOINT, PYTORCH_CHECKPOINT_REENTRANT } PytorchCheckpoint;
+typedef enum PytorchWeights {
+    PYTORCH_OF_PRECISION,
+    PYTORCH_WEIGHTS_FP32,
+    PYTORCH_WEIGHTS_BF16,
+    PYTORCH_WEIGHTS_FP16
+} PytorchWeights;
+typedef enum PytorchQuantize {
+    PYTORCH_PLAIN,
+    PYTORCH_NF4,
+    PYTORCH_NF4_SINGLE,
+    PYTORCH_INT8
+} PytorchQuantize; /* NF4: its scales too */
+typedef enum PytorchCheckpoint {
+    PYTORCH_KEEP,
+    PYTORCH_CHECKPOINT,
+    PYTORCH_CHECKPOINT_REENTRANT
+} PytorchCheckpoint;
 typedef enum PytorchScript { PYTORCH_LOOP, PYTORCH_TRAINER } PytorchScript;
 
 /* The projections that LoRA adapts, by the names that transformers gives them. */
@@ -86,16 +107,16 @@ typedef struct PytorchJob {
     int processors;                /* multiprocessors of the card; 0: as many as the usual one has */
     int64_t batch, seq;
     int accumulate, steps;
-    double clip; /* 0: no clipping */
-    int mask;    /* 0: none given, 1: of ones, 2: with padding */
+    double clip;        /* 0: no clipping */
+    int mask;           /* 0: none given, 1: of ones, 2: with padding */
     int keep_gradients; /* zero_grad(set_to_none=False) */
-    int hold;    /* a loop that keeps `outputs` */
+    int hold;           /* a loop that keeps `outputs` */
     int lora_rank, lora_targets, lora_in_base_type;
     double lora_dropout;
     int kbit_prepare;
     /* Of Trainer: batches of an evaluation; whether compute_metrics is given, so that it keeps
-     * logits and labels; eval_accumulation_steps, logging_steps and save_steps, 0: none; eval_steps, 0: once, after
-     * the last step. */
+     * logits and labels; eval_accumulation_steps, logging_steps and save_steps, 0: none; eval_steps, 0: once,
+     * after the last step. */
     int evaluate, metrics, eval_accumulation, logging, save, evaluate_steps;
     int64_t evaluate_batch; /* 0: that of training */
 } PytorchJob;
@@ -128,7 +149,8 @@ typedef enum PytorchPhase {
     PYTORCH_PHASES
 } PytorchPhase;
 
-/* PYTORCH_MARK: the storage is of another kind from here on; PYTORCH_EMPTY_CACHE: torch.cuda.empty_cache(). */
+/* PYTORCH_MARK: the storage is of another kind from here on; PYTORCH_EMPTY_CACHE: torch.cuda.empty_cache().
+ */
 typedef enum PytorchAction { PYTORCH_ALLOC, PYTORCH_FREE, PYTORCH_MARK, PYTORCH_EMPTY_CACHE } PytorchAction;
 
 typedef struct PytorchEvent {
@@ -155,8 +177,8 @@ PytorchVersions estimate_pytorch_versions(const PytorchDialect *dialect); /* NUL
 /* The compute capabilities that there are rules for, ascending; 0 past the end. */
 int estimate_pytorch_capability_at(int i);
 
-/* Whether there are rules for all of the job. Returns 0; or 1 and in `why` what there are none for, without a full
- * stop. */
+/* Whether there are rules for all of the job. Returns 0; or 1 and in `why` what there are none for, without a
+ * full stop. */
 int estimate_pytorch_refuses(const PytorchJob *job, char *why, size_t size);
 
 /* All events of the job. Returns 0; what the visitor returned; -1 without host memory. */

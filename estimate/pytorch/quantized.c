@@ -247,7 +247,8 @@ static TorchTensor *int8_product(Torch *t, const TorchQuantized *q, int64_t rows
     if (q->in % 4) {
         TorchTensor *left = torch_empty(t, "aten::_to_copy", torch_shape(TORCH_F32, 2, in));
         TorchTensor *right = torch_empty(t, "aten::_to_copy", torch_shape(TORCH_F32, 2, all));
-        torch_drop(t, torch_cast(t, torch_matmul(t, left, torch_transpose(t, right, 0, 1)), TORCH_I32)); /* autocast's */
+        torch_drop(t, torch_cast(t, torch_matmul(t, left, torch_transpose(t, right, 0, 1)),
+                                 TORCH_I32)); /* autocast's */
     }
     TorchTensor *y =
         torch_empty(t, "bitsandbytes::int8_mm_dequant", torch_shape(TORCH_F16, 2, sums->shape.size));

@@ -22,8 +22,8 @@ static int64_t power_below(int64_t n)
     return p;
 }
 
-/* As setReduceConfig of ATen/native/cuda/Reduce.cuh: where blocks share an output, they meet in global memory.
- * `fast`: the reduced dimension is the one that lies together; `bytes` of what is summed. */
+/* As setReduceConfig of ATen/native/cuda/Reduce.cuh: where blocks share an output, they meet in global
+ * memory. `fast`: the reduced dimension is the one that lies together; `bytes` of what is summed. */
 static void scratch(Torch *t, int64_t outputs, int64_t reduced, int fast, int bytes)
 {
     int64_t vector = fast ? 1 : outputs % 4 == 0 ? 4 : outputs % 2 == 0 ? 2 : 1, threads = 512 / vector;
@@ -46,7 +46,8 @@ static void scratch(Torch *t, int64_t outputs, int64_t reduced, int fast, int by
         blocks = up(values, 256);
     if (blocks < 2)
         return;
-    TorchTensor *partial = torch_bytes_of(t, "reduction", bytes * outputs * blocks * (fast ? 1 : width * vector));
+    TorchTensor *partial =
+        torch_bytes_of(t, "reduction", bytes * outputs * blocks * (fast ? 1 : width * vector));
     torch_scratch(t, "reduction", 4 * grid);
     torch_drop(t, partial);
 }
@@ -69,7 +70,8 @@ void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fas
         scratch(t, outputs, reduced, fast, 4);
         return;
     }
-    TorchTensor *sums = torch_bytes_of(t, "reduction", bytes < 4 ? 4 * outputs : 0); /* which 16 bits cannot hold */
+    TorchTensor *sums =
+        torch_bytes_of(t, "reduction", bytes < 4 ? 4 * outputs : 0); /* which 16 bits cannot hold */
     in_halves(t, outputs, reduced, bytes);
     torch_drop(t, sums);
 }
@@ -212,11 +214,13 @@ static TorchTensor *nll(Torch *t, TorchTensor *x, TorchTensor *labels)
     return loss;
 }
 
-/* logits (rows, classes), labels (rows). Under autocast the logarithms keep their type, and the loss is in fp32. */
+/* logits (rows, classes), labels (rows). Under autocast the logarithms keep their type, and the loss is in
+ * fp32. */
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels)
 {
     size_t frame = torch_frame(t);
-    TorchTensor *p = softmax(t, "aten::_log_softmax", "aten::_log_softmax_backward_data", logits, logits->shape.type, 1);
+    TorchTensor *p =
+        softmax(t, "aten::_log_softmax", "aten::_log_softmax_backward_data", logits, logits->shape.type, 1);
     p = torch_full(t, torch_name(t, p));
     return torch_leave(t, frame, nll(t, p, labels));
 }
@@ -286,7 +290,8 @@ static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     torch_scratch(t, op, torch_scan_bytes(segments, TORCH_SCAN_TILE));
     numbers(t, 1);
     numbers(t, parts);
-    if (segments < 4 * t->card->processors && parts > 4 * segments) { /* long segments: added to at once, in fp32 */
+    if (segments < 4 * t->card->processors &&
+        parts > 4 * segments) { /* long segments: added to at once, in fp32 */
         numbers(t, parts);
         torch_scratch(t, op, shape.type == TORCH_F32 ? 0 : 4 * vocab * width);
     } else {
@@ -309,7 +314,8 @@ TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids)
     size[ids->shape.dims] = weight->shape.size[1];
     TorchShape shape = torch_shape(weight->shape.type, ids->shape.dims + 1, size);
     int64_t count = torch_count(&ids->shape), stride;
-    TorchTensor *rows = torch_viewable(&ids->shape, 1, &count, &stride) ? NULL : copy_of(t, "aten::embedding", ids);
+    TorchTensor *rows =
+        torch_viewable(&ids->shape, 1, &count, &stride) ? NULL : copy_of(t, "aten::embedding", ids);
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::embedding", shape));
     torch_drop(t, rows);
     torch_used(t, ids);
@@ -328,7 +334,8 @@ static int64_t norm_blocks(const Torch *t, int64_t rows, int64_t width)
 static void layer_norm_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
     static const char op[] = "aten::native_layer_norm_backward";
-    TorchShape row = node->saved[1]->shape, shape = torch_shape(g[0]->shape.type, g[0]->shape.dims, g[0]->shape.size);
+    TorchShape row = node->saved[1]->shape,
+               shape = torch_shape(g[0]->shape.type, g[0]->shape.dims, g[0]->shape.size);
     if (torch_wants(node, 0))
         d[0] = torch_empty(t, op, shape);
     for (int i = 1; i < 3; i++)
@@ -354,7 +361,8 @@ static void layer_norm_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTen
 
 static TorchTensor *layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias)
 {
-    TorchNode *node = torch_node(t, "aten::native_layer_norm", layer_norm_back, 3, (TorchTensor *[]){x, weight, bias});
+    TorchNode *node =
+        torch_node(t, "aten::native_layer_norm", layer_norm_back, 3, (TorchTensor *[]){x, weight, bias});
     torch_save(t, node, 0, x);
     torch_save(t, node, 1, weight);
     torch_save(t, node, 2, bias);

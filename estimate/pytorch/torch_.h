@@ -1,13 +1,14 @@
 /* torch: an eager PyTorch without data.
  *
- * Tensors have sizes, strides, types and reference counts; operations record nodes of a graph; backward runs them
- * in autograd's order. No value exists. What comes out are the allocations and frees that PyTorch asks of its
- * caching allocator, in order. Each operation is written as PyTorch's own: what it allocates, what its node saves
- * (tools/autograd/derivatives.yaml), and its derivative in terms of the same operations.
+ * Tensors have sizes, strides, types and reference counts; operations record nodes of a graph; backward runs
+ * them in autograd's order. No value exists. What comes out are the allocations and frees that PyTorch asks
+ * of its caching allocator, in order. Each operation is written as PyTorch's own: what it allocates, what its
+ * node saves (tools/autograd/derivatives.yaml), and its derivative in terms of the same operations.
  *
- * Ownership follows Python's. A new tensor is loose: the operation that takes it drops it when it has run, as an
- * expression's temporary. torch_name gives a tensor to the current frame: it lives until torch_delete, torch_rebind
- * or the end of the frame, as a local variable does. A function's result leaves its frame by torch_leave.
+ * Ownership follows Python's. A new tensor is loose: the operation that takes it drops it when it has run, as
+ * an expression's temporary. torch_name gives a tensor to the current frame: it lives until torch_delete,
+ * torch_rebind or the end of the frame, as a local variable does. A function's result leaves its frame by
+ * torch_leave.
  *
  * Host memory comes from chunks that the Torch owns. Without memory everything ends by longjmp to torch_run.
  */
@@ -23,7 +24,16 @@
 enum { TORCH_SCAN_TILE = 896 };
 enum { TORCH_ALSO = 4, TORCH_DIMS = 5, TORCH_EDGES = 4, TORCH_SAVED = 9, TORCH_OUTPUTS = 3 };
 
-typedef enum TorchType { TORCH_F32, TORCH_BF16, TORCH_F16, TORCH_I64, TORCH_I32, TORCH_U8, TORCH_I8, TORCH_BOOL } TorchType;
+typedef enum TorchType {
+    TORCH_F32,
+    TORCH_BF16,
+    TORCH_F16,
+    TORCH_I64,
+    TORCH_I32,
+    TORCH_U8,
+    TORCH_I8,
+    TORCH_BOOL
+} TorchType;
 
 typedef struct Torch Torch;
 typedef struct TorchTensor TorchTensor;
@@ -52,16 +62,17 @@ struct TorchTensor {
     TorchShape shape;
     TorchStorage *storage;
     int refs, loose, needs_grad;
-    int asked; /* a leaf because requires_grad_ was called on it: its node holds it, not it the node */
-    int view; /* holds its storage twice: for itself, and for its base, which autograd keeps */
+    int asked;       /* a leaf because requires_grad_ was called on it: its node holds it, not it the node */
+    int view;        /* holds its storage twice: for itself, and for its base, which autograd keeps */
     TorchNode *node; /* what made it; of a leaf: what accumulates its gradient */
     int output;      /* which output of the node */
     TorchTensor *grad;
-    TorchPlace place; /* of a leaf: where it was made */
+    TorchPlace place;  /* of a leaf: where it was made */
     TorchTensor *next; /* of the spare ones */
 };
 
-/* Computes the gradients `d` of the node's inputs from those of its outputs. `g[i]` may be NULL: undefined. */
+/* Computes the gradients `d` of the node's inputs from those of its outputs. `g[i]` may be NULL: undefined.
+ */
 typedef void TorchBackward(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d);
 
 typedef struct TorchEdge {
@@ -117,7 +128,7 @@ struct Torch {
     PytorchEvent event; /* the stamps of the next event */
     uint64_t serials, orders;
     int grad_mode, evaluating, stopped, casting; /* stopped: recomputation has all that it needs */
-    TorchType autocast;              /* TORCH_F32: off */
+    TorchType autocast;                          /* TORCH_F32: off */
     TorchSegment *packing, *replaying;
     int replayed, again; /* again: a checkpoint runs its function once more */
     TorchPlace place;
@@ -136,7 +147,8 @@ struct Torch {
     TorchSegment *spare_segments;
     void *chunks;
     size_t chunk_used;
-    TorchTensor *workspace[2][2]; /* of the forward and the backward thread; cuBLAS' and cublasLt's, where they stay */
+    TorchTensor *
+        workspace[2][2]; /* of the forward and the backward thread; cuBLAS' and cublasLt's, where they stay */
     int in_backward;
     int stop;       /* what the visitor returned */
     jmp_buf failed; /* 1: no host memory; 2: the visitor stopped it */
@@ -144,7 +156,7 @@ struct Torch {
 
 /* ---- storage.c: chunks, storages, tensors, frames -------------------------------------------- */
 
-void *torch_take(Torch *t, size_t bytes);                                                  /* zeros; until torch_clear */
+void *torch_take(Torch *t, size_t bytes); /* zeros; until torch_clear */
 void *torch_grow(Torch *t, void *items, size_t *capacity, size_t count, size_t bytes); /* never NULL */
 TorchNode *torch_new_node(Torch *t);
 TorchSegment *torch_new_segment(Torch *t);
@@ -161,9 +173,10 @@ int torch_same_size(const TorchShape *a, const TorchShape *b);
 TorchTensor *torch_empty(Torch *t, const char *op, TorchShape shape); /* allocates; loose */
 TorchTensor *torch_bytes_of(Torch *t, const char *op, int64_t bytes); /* a loose tensor of bytes */
 TorchTensor *torch_alias(Torch *t, const TorchTensor *x);             /* same storage, no graph; loose */
-TorchTensor *torch_again(TorchTensor *x);                             /* the same tensor: one reference more */
-void torch_based(TorchTensor *x);                                     /* x is a view of another */
-TorchTensor *torch_leaf(Torch *t, const char *op, PytorchKind kind, TorchShape shape, int needs_grad); /* named by nobody: owned */
+TorchTensor *torch_again(TorchTensor *x); /* the same tensor: one reference more */
+void torch_based(TorchTensor *x);         /* x is a view of another */
+TorchTensor *torch_leaf(Torch *t, const char *op, PytorchKind kind, TorchShape shape,
+                        int needs_grad);                             /* named by nobody: owned */
 TorchTensor *torch_meta(Torch *t, TorchShape shape, int needs_grad); /* of the meta device; owned */
 /* x.data = a new tensor of this shape and type */
 void torch_set_data(Torch *t, const char *op, TorchTensor *x, TorchShape shape, PytorchKind kind);
@@ -177,7 +190,8 @@ size_t torch_frame(Torch *t);
 TorchTensor *torch_name(Torch *t, TorchTensor *x);
 void torch_delete(Torch *t, TorchTensor *x);
 TorchTensor *torch_rebind(Torch *t, TorchTensor *old, TorchTensor *x); /* names x, then deletes old */
-/* A second result of a frame: torch_carry before torch_leave, torch_arrive after it gives the tensor, loose. */
+/* A second result of a frame: torch_carry before torch_leave, torch_arrive after it gives the tensor, loose.
+ */
 TorchTensor *torch_carry(TorchTensor *x);
 TorchTensor *torch_arrive(TorchTensor *x);
 TorchTensor *torch_leave(Torch *t, size_t frame, TorchTensor *result); /* NULL is fine */
@@ -185,16 +199,17 @@ TorchTensor *torch_leave(Torch *t, size_t frame, TorchTensor *result); /* NULL i
 /* ---- autograd.c ------------------------------------------------------------------------------ */
 
 /* A node for an operation of these inputs; NULL where no gradient is wanted. */
-TorchNode *torch_node(Torch *t, const char *name, TorchBackward *backward, int count, TorchTensor *const *inputs);
+TorchNode *torch_node(Torch *t, const char *name, TorchBackward *backward, int count,
+                      TorchTensor *const *inputs);
 void torch_save(Torch *t, TorchNode *node, int slot, TorchTensor *x); /* node and x may be NULL */
 TorchTensor *torch_made(Torch *t, TorchNode *node, int output, TorchTensor *y);
 void torch_free_node(Torch *t, TorchNode *node);
 int torch_wants(const TorchNode *node, int input);
 void torch_backward(Torch *t, TorchTensor *loss, TorchTensor *gradient); /* both stay the caller's */
-/* `also` (TORCH_ALSO tensors or NULL) are held as long as the segment; the first `positional` are arguments, which
- * the reentrant kind saves, and not keywords. */
-TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x, TorchTensor *const *also,
-                              int positional, int reentrant);
+/* `also` (TORCH_ALSO tensors or NULL) are held as long as the segment; the first `positional` are arguments,
+ * which the reentrant kind saves, and not keywords. */
+TorchTensor *torch_checkpoint(Torch *t, TorchFunction *function, void *user, TorchTensor *x,
+                              TorchTensor *const *also, int positional, int reentrant);
 
 /* ---- views.c --------------------------------------------------------------------------------- */
 
@@ -219,11 +234,11 @@ TorchShape torch_iterate(TorchType type, int count, TorchTensor *const *inputs);
 TorchTensor *torch_cast(Torch *t, TorchTensor *x, TorchType type);
 TorchTensor *torch_add(Torch *t, TorchTensor *a, TorchTensor *b);
 TorchTensor *torch_mul(Torch *t, TorchTensor *a, TorchTensor *b);
-TorchTensor *torch_scale(Torch *t, TorchTensor *x);  /* x times a number */
+TorchTensor *torch_scale(Torch *t, TorchTensor *x); /* x times a number */
 void torch_scale_in_place(Torch *t, TorchTensor *x);
-TorchTensor *torch_divide(Torch *t, TorchTensor *x); /* x divided by a number */
+TorchTensor *torch_divide(Torch *t, TorchTensor *x);                    /* x divided by a number */
 TorchTensor *torch_divide_by(Torch *t, TorchTensor *x, TorchTensor *y); /* y without gradient */
-TorchTensor *torch_plus(Torch *t, TorchTensor *x);   /* x plus a number */
+TorchTensor *torch_plus(Torch *t, TorchTensor *x);                      /* x plus a number */
 TorchTensor *torch_pow(Torch *t, TorchTensor *x, double exponent);
 TorchTensor *torch_neg(Torch *t, TorchTensor *x);
 TorchTensor *torch_rsqrt(Torch *t, TorchTensor *x);
@@ -244,10 +259,12 @@ TorchTensor *torch_safe_softmax(Torch *t, TorchTensor *x); /* 0 where a whole ro
 TorchTensor *torch_cross_entropy(Torch *t, TorchTensor *logits, TorchTensor *labels);
 TorchTensor *torch_embedding(Torch *t, TorchTensor *weight, TorchTensor *ids);
 TorchTensor *torch_layer_norm(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
-void torch_whole_scratch(Torch *t, int64_t count, int bytes); /* of a contiguous tensor to one value of so many bytes */
+void torch_whole_scratch(Torch *t, int64_t count,
+                         int bytes); /* of a contiguous tensor to one value of so many bytes */
 /* CUB's temporary storage for a scan, of which a block takes `tile` elements: of sums, TORCH_SCAN_TILE. */
 int64_t torch_scan_bytes(int64_t count, int64_t tile);
-/* Of a sum to so many outputs, each of `reduced` elements of the type; `fast`: the reduced ones lie together. */
+/* Of a sum to so many outputs, each of `reduced` elements of the type; `fast`: the reduced ones lie together.
+ */
 void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fast, TorchType type);
 
 /* ---- products.c ------------------------------------------------------------------------------ */
@@ -255,7 +272,8 @@ void torch_reduction_scratch(Torch *t, int64_t outputs, int64_t reduced, int fas
 TorchTensor *torch_mm(Torch *t, TorchTensor *a, TorchTensor *b);
 TorchTensor *torch_addmm(Torch *t, TorchTensor *bias, TorchTensor *a, TorchTensor *b);
 TorchTensor *torch_bmm(Torch *t, TorchTensor *a, TorchTensor *b);
-TorchTensor *torch_matmul(Torch *t, TorchTensor *a, TorchTensor *b); /* of as many dimensions, or b a matrix */
+TorchTensor *torch_matmul(Torch *t, TorchTensor *a,
+                          TorchTensor *b); /* of as many dimensions, or b a matrix */
 TorchTensor *torch_linear(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTensor *bias);
 TorchTensor *torch_autocast(Torch *t, TorchTensor *x); /* x in autocast's type, by its cache */
 TorchTensor *torch_full(Torch *t, TorchTensor *x);     /* x in fp32 where autocast is on */
@@ -264,7 +282,7 @@ void torch_autocast_end(Torch *t);                     /* empties the cache */
 /* ---- attention.c ----------------------------------------------------------------------------- */
 
 /* q (B,H,S,D), k, v (B,KV,S,D); mask (B,1,S,S) or NULL: causal, or all where `causal` is 0. */
-TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask, int causal,
-                             double dropout);
+TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                             int causal, double dropout);
 
 #endif

@@ -65,9 +65,13 @@ TorchTensor *torch_view(Torch *t, TorchTensor *x, int dims, const int64_t *size)
     return viewed(t, x, "aten::view", dims, size);
 }
 
+/* Autograd does not count it as a view: it keeps no base. */
 TorchTensor *torch_unsafe_view(Torch *t, TorchTensor *x, int dims, const int64_t *size)
 {
-    return viewed(t, x, "aten::_unsafe_view", dims, size);
+    TorchTensor *y = viewed(t, x, "aten::_unsafe_view", dims, size);
+    y->view = 0;
+    y->storage->refs--;
+    return y;
 }
 
 TorchTensor *torch_reshape(Torch *t, TorchTensor *x, int dims, const int64_t *size)
@@ -75,7 +79,7 @@ TorchTensor *torch_reshape(Torch *t, TorchTensor *x, int dims, const int64_t *si
     int64_t stride[TORCH_DIMS];
     if (torch_viewable(&x->shape, dims, size, stride))
         return viewed(t, x, "aten::view", dims, size);
-    return viewed(t, torch_clone(t, x, 1), "aten::_unsafe_view", dims, size);
+    return torch_unsafe_view(t, torch_clone(t, x, 1), dims, size);
 }
 
 /* ---- Dimensions ------------------------------------------------------------------------------ */
@@ -100,8 +104,9 @@ TorchTensor *torch_transpose(Torch *t, TorchTensor *x, int a, int b)
 
 static void expand_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {
-    d[0] = torch_sum_to(t, g[0], &(TorchShape){.dims = (int)node->n[5],
-                                               .size = {node->n[0], node->n[1], node->n[2], node->n[3], node->n[4]}});
+    d[0] = torch_sum_to(t, g[0],
+                        &(TorchShape){.dims = (int)node->n[5],
+                                      .size = {node->n[0], node->n[1], node->n[2], node->n[3], node->n[4]}});
 }
 
 TorchTensor *torch_expand(Torch *t, TorchTensor *x, int dims, const int64_t *size)
