@@ -89,12 +89,16 @@ static int choose_cards(PytorchFit *fit)
 
 /* ---- Needs ----------------------------------------------------------------------------------- */
 
+/* From the second micro-batch on all ask for the same; a plan has them all. */
+enum { MICRO_BATCHES = 3 };
+
 static int job_at(const PytorchFit *fit, const FitCard *c, int batch, int seq, PytorchJob *job,
                   LeverText *why)
 {
     Options o = *fit->options;
     o.batch = batch;
     o.seq = seq;
+    o.accumulate = o.accumulate < MICRO_BATCHES ? o.accumulate : MICRO_BATCHES;
     return pytorch_job_or(&o, c->card, job, why);
 }
 

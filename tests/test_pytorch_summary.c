@@ -249,6 +249,27 @@ static void nothing_fits_in_nothing(void **state)
     assert_int_equal(verdict_at(&job, &b, UINT64_MAX).answer, PYTORCH_FITS);
 }
 
+/* More steps and more micro-batches ask for nothing new: what is planned of two steps holds for all, and a
+ * search may have three micro-batches for any number. */
+static void what_repeats_needs_no_more(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        PytorchJob job = job_of(&cases[i]), longer;
+        PytorchBooks b, more;
+        job.accumulate = 3;
+        assert_int_equal(estimate_pytorch_peaks(&job, NULL, &b), 0);
+        longer = job;
+        longer.steps = 5;
+        assert_int_equal(estimate_pytorch_peaks(&longer, NULL, &more), 0);
+        assert_int_equal(more.peak_requested, b.peak_requested);
+        longer = job;
+        longer.accumulate = 9;
+        assert_int_equal(estimate_pytorch_peaks(&longer, NULL, &more), 0);
+        assert_int_equal(more.peak_requested, b.peak_requested);
+    }
+}
+
 /* ---- Options, names, refusals ---------------------------------------------------------------- */
 
 static void settings_of_the_allocator_count(void **state)
@@ -340,10 +361,11 @@ static void every_allocation_may_fail(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(parts_sum_to_the_peak),           cmocka_unit_test(kinds_are_what_the_job_has),
-        cmocka_unit_test(verdicts_are_those_of_a_replay),  cmocka_unit_test(nothing_fits_in_nothing),
-        cmocka_unit_test(settings_of_the_allocator_count), cmocka_unit_test(everything_has_a_name),
-        cmocka_unit_test(what_has_no_rules_is_refused),    cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(parts_sum_to_the_peak),          cmocka_unit_test(kinds_are_what_the_job_has),
+        cmocka_unit_test(verdicts_are_those_of_a_replay), cmocka_unit_test(nothing_fits_in_nothing),
+        cmocka_unit_test(what_repeats_needs_no_more),     cmocka_unit_test(settings_of_the_allocator_count),
+        cmocka_unit_test(everything_has_a_name),          cmocka_unit_test(what_has_no_rules_is_refused),
+        cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
