@@ -89,6 +89,8 @@ void torch_loop(TorchJob *job)
     for (int step = 0; step < a->steps; step++) {
         for (int micro = 0; micro < a->accumulate; micro++) {
             torch_phase(job, PYTORCH_DATA, step, micro);
+            if (a->length_count)
+                job->seq = a->lengths[(step * a->accumulate + micro) % a->length_count];
             ids = torch_rebind(t, ids, torch_batch(job));
             labels = torch_rebind(t, labels, torch_labels(job));
             if (a->mask)
@@ -112,5 +114,7 @@ void torch_loop(TorchJob *job)
             torch_leave(t, frame, NULL);
         }
         torch_update(job, step, a->clip > 0, NULL);
+        if (a->hold == PYTORCH_HOLD_STEP)
+            torch_release(job, 0, job->held_count);
     }
 }
