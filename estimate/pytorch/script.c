@@ -86,16 +86,18 @@ void torch_loop(TorchJob *job)
             torch_leave(t, frame, NULL);
         }
         torch_phase(job, PYTORCH_CLIP, step, 0);
-        job->unscaled = scaled && (a->clip > 0 || a->optimizer != PYTORCH_ADAMW_FUSED);
+        int updated =
+            scaled && a->optimizer != PYTORCH_NO_OPTIMIZER; /* the scaler unscales an optimizer's gradients */
+        job->unscaled = updated && (a->clip > 0 || a->optimizer != PYTORCH_ADAMW_FUSED);
         if (job->unscaled)
             torch_unscale(job);
         TorchTensor *norm = a->clip > 0 ? torch_clip(job) : NULL;
         torch_used(t, norm);
         torch_phase(job, PYTORCH_STEP, step, 0);
-        if (scaled && !job->unscaled)
+        if (updated && !job->unscaled)
             torch_look_for_infinite(job);
         torch_step(job);
-        if (scaled)
+        if (updated)
             torch_scaler_update(job);
         torch_phase(job, PYTORCH_ZERO, step, 0);
         torch_zero(job);
