@@ -55,7 +55,8 @@ void torch_update(TorchJob *job, int step, int clip, TorchTensor **norm)
 {
     Torch *t = &job->torch;
     const PytorchJob *a = job->asked;
-    int scaled = a->precision == PYTORCH_AUTOCAST_FP16;
+    /* the scaler unscales an optimizer's gradients */
+    int scaled = a->precision == PYTORCH_AUTOCAST_FP16 && a->optimizer != PYTORCH_NO_OPTIMIZER;
     torch_phase(job, PYTORCH_CLIP, step, 0);
     job->unscaled = scaled && (clip || a->optimizer != PYTORCH_ADAMW_FUSED);
     if (job->unscaled)
