@@ -1,6 +1,7 @@
 /* What PyTorch allocates, predicted, beside traces of unmodified PyTorch (tests/pytorch/): event by event,
  * then the peaks that PyTorch's own allocator counted. BRIM_TRACES names another folder of traces. */
 #include <glob.h>
+#include <math.h>
 
 #include "../estimate/pytorch/summary.h"
 #include "pytorch_trace.h"
@@ -73,6 +74,24 @@ static int same_peaks(const Trace *trace, const PytorchJob *job)
     return 1;
 }
 
+static int near(uint64_t a, uint64_t b, double part)
+{
+    return fabs((double)a - (double)b) <= part * (double)b;
+}
+
+/* A quantised model of several files is loaded by several threads, so that its blocks lie otherwise: what is
+ * requested is equal, and the rest is near. */
+static int same_sizes(const Trace *trace, const PytorchJob *job)
+{
+    PytorchBooks books;
+    if (job->quantize == PYTORCH_PLAIN)
+        return same_peaks(trace, job);
+    assert_int_equal(estimate_pytorch_peaks(job, NULL, &books), 0);
+    return books.peak_requested != trace->peak_requested ||
+           !near(books.peak_allocated, trace->peak_allocated, 0.001) ||
+           !near(books.peak_reserved, trace->peak_reserved, 0.01);
+}
+
 static void compare(const char *name, size_t least, int (*each)(const Trace *trace, const PytorchJob *job))
 {
     Found found = traces(name, each);
@@ -97,7 +116,7 @@ static void every_peak_is_predicted(void **state)
     compare("held-out", 58, same_peaks);
     compare("torch-2.11", 29, same_peaks);
     compare("transformers-4.57", 22, same_peaks);
-    compare("sizes", 18, same_peaks);
+    compare("sizes", 18, same_sizes);
 }
 
 /* A trace that is not the job's is told apart: the comparison above can fail. */
