@@ -89,7 +89,8 @@ static int choose_cards(PytorchFit *fit)
 
 /* ---- Needs ----------------------------------------------------------------------------------- */
 
-/* From the second micro-batch on all ask for the same; a plan has them all. */
+/* From the second micro-batch on all ask for the same; a plan has them all. Trainer has the batches of a
+ * whole step on the card. */
 enum { MICRO_BATCHES = 3 };
 
 static int job_at(const PytorchFit *fit, const FitCard *c, int batch, int seq, PytorchJob *job,
@@ -98,7 +99,8 @@ static int job_at(const PytorchFit *fit, const FitCard *c, int batch, int seq, P
     Options o = *fit->options;
     o.batch = batch;
     o.seq = seq;
-    o.accumulate = o.accumulate < MICRO_BATCHES ? o.accumulate : MICRO_BATCHES;
+    if (pytorch_script(&o)->value == PYTORCH_LOOP && o.accumulate > MICRO_BATCHES)
+        o.accumulate = MICRO_BATCHES;
     return pytorch_job_or(&o, c->card, job, why);
 }
 

@@ -266,7 +266,10 @@ static void what_repeats_needs_no_more(void **state)
         longer = job;
         longer.accumulate = 9;
         assert_int_equal(estimate_pytorch_peaks(&longer, NULL, &more), 0);
-        assert_int_equal(more.peak_requested, b.peak_requested);
+        if (job.script == PYTORCH_LOOP) /* Trainer has the batches of a whole step on the card */
+            assert_int_equal(more.peak_requested, b.peak_requested);
+        else
+            assert_true(more.peak_requested > b.peak_requested);
     }
 }
 
