@@ -15,6 +15,10 @@ static const char *problem(const PytorchJob *job)
         return "GPT-2's eager attention in this version of transformers";
     if (job->quantize != PYTORCH_PLAIN && era->no_quantized)
         return "loading quantised weights in this version of transformers";
+    if (job->model.family == PYTORCH_QWEN3 && era->no_qwen3)
+        return "Qwen3 in this version of transformers";
+    if (job->model.labels && era->no_classes)
+        return "classifiers in this version of transformers";
     if (job->model.labels == 1)
         return "a classifier of one class, which is a regression";
     if (job->hold && job->script == PYTORCH_TRAINER)
