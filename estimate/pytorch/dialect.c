@@ -1,11 +1,12 @@
 #include "dialect_.h"
 
-static const TorchEra torch_2_15 = {.version = "2.15"}, torch_2_11 = {.version = "2.11",
-                                                                      .keeps_workspace = 1,
-                                                                      .norm_by_chunks = 1,
-                                                                      .no_seed = 1,
-                                                                      .no_outer_product = 1,
-                                                                      .no_fp32_gqa = 1};
+static const TorchEra torch_2_15 = {.version = "2.15"},
+                      torch_2_11 = {.version = "2.11",
+                                    .keeps_workspace = 1,
+                                    .norm_by_chunks = 1,
+                                    .no_seed = 1,
+                                    .no_outer_product = 1,
+                                    .no_fp32_gqa = 1};
 
 static const TransformersEra transformers_5_24 = {.version = "5.24"},
                              transformers_5_17 = {.version = "5.17",
@@ -48,9 +49,7 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
 
 /* The pairs that were traced (tests/pytorch/), the newest first. */
 static const PytorchDialect dialects[] = {
-    {&torch_2_15, &transformers_5_24},
-    {&torch_2_11, &transformers_5_17},
-    {&torch_2_15, &transformers_4_57},
+    {&torch_2_15, &transformers_5_24}, {&torch_2_11, &transformers_5_17}, {&torch_2_15, &transformers_4_57},
     {&torch_2_15, &transformers_4_48},
 };
 

@@ -51,24 +51,21 @@ static TorchTensor *unmask(const Maker *m, TorchTensor *mask)
 
 /* ---- Decoders -------------------------------------------------------------------------------- */
 
-/* arange(keys) > positions, and with a window whatever lies before it */
+/* arange(keys) > positions, and with a window whatever lies before it; both named in the caller's frame */
 static TorchTensor *masked(const Maker *m, int64_t window)
 {
     Torch *t = m->t;
-    size_t frame = torch_frame(t);
     TorchTensor *places = line(m, "aten::arange", m->keys);
     TorchTensor *after = torch_name(t, square(m, "aten::gt", TORCH_BOOL));
     torch_drop(t, places);
-    if (window) {
-        places = line(m, "aten::arange", m->keys);
-        TorchTensor *from = line(m, "aten::sub", m->queries);
-        torch_name(t, square(m, "aten::le", TORCH_BOOL)); /* sliding_attend_mask */
-        torch_drop(t, places);
-        torch_drop(t, from);
-    }
-    torch_carry(after);
-    torch_leave(t, frame, NULL);
-    return torch_arrive(after);
+    if (!window)
+        return after;
+    places = line(m, "aten::arange", m->keys);
+    TorchTensor *from = line(m, "aten::sub", m->queries);
+    torch_name(t, square(m, "aten::le", TORCH_BOOL)); /* sliding_attend_mask */
+    torch_drop(t, places);
+    torch_drop(t, from);
+    return after;
 }
 
 /* _prepare_4d_causal_attention_mask_with_cache_position */
@@ -78,11 +75,11 @@ static TorchTensor *with_positions(const Maker *m, int given, int64_t window, in
     size_t frame = torch_frame(t);
     TorchTensor *mask = torch_name(t, square(m, "aten::full", m->type));
     if (slides) {
-        torch_name(t, masked(m, window)); /* diagonal_attend_mask */
+        masked(m, window); /* diagonal_attend_mask, a local variable */
     } else {
         if (m->queries != 1)
             mask = torch_rebind(t, mask, square(m, "aten::triu", m->type));
-        torch_drop(t, masked(m, 0));
+        torch_delete(t, masked(m, 0));
     }
     mask = torch_rebind(t, mask, expanded(m, mask));
     if (given) { /* what the padding hides too, in a copy */
