@@ -275,11 +275,14 @@ static TorchTensor *numbers_of(Torch *t, TorchTensor *mask, TorchType type)
 /* The rows of a mask of numbers begin at multiples of 16 bytes. */
 static TorchTensor *aligned(Torch *t, TorchTensor *mask)
 {
-    int64_t columns = mask ? mask->shape.size[3] : 0;
-    if (columns % 8 == 0)
+    int even = 1;
+    for (int i = 0; mask && i < 3; i++)
+        even &= mask->shape.stride[i] % 8 == 0;
+    if (even)
         return mask;
+    int64_t columns = mask->shape.size[3];
     TorchShape wide = torch_shape(mask->shape.type, 4, mask->shape.size);
-    wide.size[3] = up_to(columns, 8);
+    wide.size[3] = columns + 8 - columns % 8; /* pad_bias: always more */
     TorchTensor *y = torch_empty(t, "aten::constant_pad_nd", torch_shape(mask->shape.type, 4, wide.size));
     torch_used(t, mask);
     return torch_slice(t, y, 3, 0, columns);
@@ -363,6 +366,8 @@ TorchTensor *torch_attention(Torch *t, TorchTensor *q, TorchTensor *k, TorchTens
     torch_name(t, q);
     torch_name(t, k);
     torch_name(t, v);
+    if (mask)
+        mask = torch_autocast(t, mask);
     v = torch_name(t, torch_autocast(t, v)); /* arguments are evaluated from the right */
     k = torch_name(t, torch_autocast(t, k));
     q = torch_name(t, torch_autocast(t, q));

@@ -79,24 +79,14 @@ static TorchTensor *rotary(Torch *t, TorchTensor *x, TorchTensor *cos, TorchTens
     return torch_add(t, a, b);
 }
 
-static TorchTensor *repeat_kv(Torch *t, TorchTensor *x, int64_t repeats)
-{
-    if (repeats == 1)
-        return x;
-    const TorchShape *s = &x->shape;
-    int64_t wide[] = {s->size[0], s->size[1], repeats, s->size[2], s->size[3]};
-    int64_t flat[] = {s->size[0], s->size[1] * repeats, s->size[2], s->size[3]};
-    return torch_reshape(t, torch_expand(t, torch_unsqueeze(t, x, 2), 5, wide), 4, flat);
-}
-
 /* eager_attention_forward; the scores leave by `weights`, a loose tensor. */
 static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
                           int64_t repeats, double dropout, TorchTensor **weights)
 {
     size_t frame = torch_frame(t);
     TorchType type = q->shape.type;
-    TorchTensor *keys = torch_name(t, repeat_kv(t, k, repeats)),
-                *values = torch_name(t, repeat_kv(t, v, repeats));
+    TorchTensor *keys = torch_name(t, torch_repeat_kv(t, k, repeats)),
+                *values = torch_name(t, torch_repeat_kv(t, v, repeats));
     TorchTensor *w = torch_name(t, torch_scale(t, torch_matmul(t, q, torch_transpose(t, keys, 2, 3))));
     if (mask)
         w = torch_rebind(t, w, torch_add(t, w, mask));
@@ -115,19 +105,6 @@ static void hold_window(TorchJob *job)
     TorchTensor *size = torch_empty(&job->torch, "aten::_to_copy", torch_shape(TORCH_I64, 0, NULL));
     torch_hold(job, size);
     torch_drop(&job->torch, size);
-}
-
-/* sdpa_attention_forward: beside a mask, keys and values are repeated. */
-static TorchTensor *sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
-                         int64_t repeats, double dropout)
-{
-    size_t frame = torch_frame(t);
-    if (mask && repeats > 1) {
-        k = torch_name(t, repeat_kv(t, k, repeats));
-        v = torch_name(t, repeat_kv(t, v, repeats));
-    }
-    TorchTensor *y = torch_name(t, torch_attention(t, q, k, v, mask, 1, dropout));
-    return torch_leave(t, frame, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
 }
 
 static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, TorchTensor **weights)
@@ -156,7 +133,10 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     torch_name(t, k2);
     torch_delete(t, q);
     torch_delete(t, k);
-    if (d->caches) {
+    if (d->caches && t->dialect->transformers->cache_as_it_is) {
+        torch_hold(job, k2);
+        torch_hold(job, v);
+    } else if (d->caches) {
         if (m->window &&
             !t->dialect->transformers->no_window_number) /* the cache layer's copy of the window's size */
             hold_window(job);
@@ -174,7 +154,7 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     if (job->asked->attention == PYTORCH_EAGER)
         y = eager(t, q2, k2, v, d->mask, m->heads / m->kv_heads, dropout, weights);
     else
-        y = sdpa(t, q2, k2, v, d->mask, m->heads / m->kv_heads, dropout);
+        y = torch_sdpa(t, q2, k2, v, d->mask, m->heads / m->kv_heads, dropout);
     y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){B, S, m->heads * m->head_dim}));
     y = torch_rebind(t, y, torch_project(job, &l->o, y));
     y = torch_leave(t, frame, y);
@@ -257,7 +237,16 @@ static void rope(TorchJob *job, TorchTensor *positions, TorchType type)
     torch_name(t, angles);
     TorchTensor *twice[] = {angles, angles};
     TorchTensor *all = torch_name(t, torch_cat(t, 2, 2, twice));
-    TorchTensor *cos = wave(t, "aten::cos", all), *sin = wave(t, "aten::sin", all);
+    TorchTensor *cos, *sin;
+    if (t->dialect->transformers->waves_together) {
+        cos = torch_name(t, torch_wave(t, "aten::cos", all));
+        sin = torch_name(t, torch_wave(t, "aten::sin", all));
+        cos = torch_rebind(t, cos, torch_scale(t, cos));
+        sin = torch_rebind(t, sin, torch_scale(t, sin));
+    } else {
+        cos = wave(t, "aten::cos", all);
+        sin = wave(t, "aten::sin", all);
+    }
     cos = torch_carry(torch_cast(t, cos, type));
     sin = torch_carry(torch_cast(t, sin, type));
     torch_leave(t, frame, NULL);
@@ -271,6 +260,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     Torch *t = &job->torch;
     const PytorchJob *asked = job->asked;
     Decoder *d = job->model;
+    const TransformersEra *era = t->dialect->transformers;
     size_t frame = torch_frame(t);
     int64_t S = ids->shape.size[1];
     TorchPlace up = torch_enter(t, "embed_tokens");
@@ -286,10 +276,12 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     rope(job, positions, h->shape.type);
     for (int64_t i = 0; i < asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
-        TorchTensor *kept[TORCH_ALSO] = {d->cos, d->sin, d->mask, positions};
-        h = torch_rebind(t, h, torch_layer(job, layer, h, kept, 0));
+        TorchTensor *kept[TORCH_ALSO] = {d->mask, positions, d->cos, d->sin};
+        h = torch_rebind(t, h, torch_layer(job, layer, h, kept, era->positional_layers ? 2 : 0));
     }
     t->place = up;
+    if (era->layers_in_tuples)
+        torch_name(t, h);
     h = torch_rebind(t, h, normed(t, "norm", h, d->norm));
     return torch_leave(t, frame, h);
 }

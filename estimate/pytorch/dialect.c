@@ -1,12 +1,12 @@
 #include "dialect_.h"
 
-static const TorchEra torch_2_15 = {.version = "2.15", .outer_by_triton = 1},
-                      torch_2_11 = {.version = "2.11",
-                                    .keeps_workspace = 1,
-                                    .norm_by_chunks = 1,
-                                    .no_seed = 1,
-                                    .no_fp32_gqa = 1,
-                                    .no_int8 = 1};
+static const TorchEra torch_2_15 = {.version = "2.15"}, torch_2_11 = {.version = "2.11",
+                                                                      .keeps_workspace = 1,
+                                                                      .norm_by_chunks = 1,
+                                                                      .no_seed = 1,
+                                                                      .no_outer_product = 1,
+                                                                      .no_fp32_gqa = 1,
+                                                                      .no_int8 = 1};
 
 static const TransformersEra transformers_5_24 = {.version = "5.24"},
                              transformers_5_17 = {.version = "5.17",
@@ -29,13 +29,37 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
                                                   .counts_all_labels = 1,
                                                   .items_gathered = 1,
                                                   .loss_is_new = 1,
-                                                  .trainer_caches = 1};
+                                                  .trainer_caches = 1},
+                             transformers_4_48 = {.version = "4.48",
+                                                  .rope_by_product = 1,
+                                                  .waves_together = 1,
+                                                  .one_inv_freq = 1,
+                                                  .no_window_number = 1,
+                                                  .cache_as_it_is = 1,
+                                                  .repeats_keys = 1,
+                                                  .copies_heads = 1,
+                                                  .layers_in_tuples = 1,
+                                                  .positional_layers = 1,
+                                                  .moved_logits = 1,
+                                                  .gpt2_masks = 1,
+                                                  .gpt2_positions_first = 1,
+                                                  .gpt2_queries_first = 1,
+                                                  .gpt2_plain_loss = 1,
+                                                  .cache_positions = 1,
+                                                  .masks_of_numbers = 1,
+                                                  .no_bert = 1,
+                                                  .no_gpt2_eager = 1,
+                                                  .no_quantized = 1,
+                                                  .no_qwen3 = 1,
+                                                  .no_classes = 1,
+                                                  .no_trainer = 1};
 
 /* The pairs that were traced (tests/pytorch/), the newest first. */
 static const PytorchDialect dialects[] = {
     {&torch_2_15, &transformers_5_24},
     {&torch_2_11, &transformers_5_17},
     {&torch_2_15, &transformers_4_57},
+    {&torch_2_15, &transformers_4_48},
 };
 
 /* c10's getCUDABlasLtWorkspaceSize and parseChosenWorkspaceSize: 32 MiB on sm_90, else 4096 x 2 + 16 x 8 KiB…

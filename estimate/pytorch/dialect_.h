@@ -11,23 +11,35 @@ typedef struct TorchEra {
     int norm_by_chunks;  /* ForeachReduceOp.cu: tensors x their most chunks of numbers, and no list of offsets
                           */
     int no_seed; /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
-    int no_fp32_gqa;     /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
-    int outer_by_triton; /* _native/ops/bmm_outer_product: products of columns and rows take no cuBLAS */
-    int no_int8;         /* there are no rules for it yet */
+    int no_outer_product; /* _native/ops/bmm_outer_product: columns by rows are cuBLAS' work, not Triton's */
+    int no_fp32_gqa;      /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
+    int no_int8;          /* there are no rules for it yet */
 } TorchEra;
 
 /* transformers' eras. */
 typedef struct TransformersEra {
     const char *version;
     int rope_by_product; /* LlamaRotaryEmbedding: (inv_freq @ positions).transpose(1, 2), in fp32 */
+    int waves_together;  /* LlamaRotaryEmbedding: cosines and sines are made before either is scaled */
     int one_inv_freq;    /* LlamaRotaryEmbedding.__init__: original_inv_freq is no buffer */
     int gpt2_masks; /* GPT2Attention.__init__: a causal mask of all positions, and a number, are buffers */
     int cache_positions; /* LlamaModel.forward: positions are torch.arange(past, past + seq), without a sum */
     int masks_by_vmap;   /* masking_utils.py: masks by torch.vmap; padding is looked at by mask.all() */
     int always_packed; /* find_packed_sequence_indices: without a cache a mask is made even of one sequence a
                           row */
-    int no_window_number; /* DynamicSlidingWindowLayer: its window's size stays on the host */
-    int cache_of_keys;    /* DynamicLayer: the cache of values begins as an empty tensor of the keys' type */
+    int no_window_number;  /* DynamicSlidingWindowLayer: its window's size stays on the host */
+    int cache_of_keys;     /* DynamicLayer: the cache of values begins as an empty tensor of the keys' type */
+    int cache_as_it_is;    /* DynamicCache.update: the first keys and values are kept, not copied */
+    int repeats_keys;      /* sdpa_attention_forward: keys and values are repeated even without a mask */
+    int copies_heads;      /* sdpa_attention_forward: queries, keys and values are made contiguous */
+    int layers_in_tuples;  /* LlamaModel.forward: layer_outputs keeps what the last layer gave */
+    int positional_layers; /* LlamaModel.forward: checkpoints take mask and positions as arguments */
+    int moved_logits;      /* ForCausalLMLoss: the logits are cut by one and copied, not the labels padded */
+    int gpt2_positions_first; /* GPT2Model.forward: the positions are made before the embedding */
+    int gpt2_queries_first;   /* GPT2Attention.forward: heads are made of queries, then keys and values */
+    int gpt2_plain_loss;      /* GPT2LMHeadModel.forward: a loss of its own, in the logits' type */
+    int masks_of_numbers; /* LlamaModel._update_causal_mask: masks are made of numbers, without masking_utils
+                           */
     /* Trainer */
     int items_undivided;   /* _get_num_items_in_batch: whole numbers, of every rank */
     int counts_all_labels; /* _get_num_items_in_batch: of causal models too, the first of a row with the
@@ -36,7 +48,8 @@ typedef struct TransformersEra {
     int loss_is_new;       /* _inner_training_loop: tr_loss = tr_loss + tr_loss_step; clipping can be off */
     int trainer_caches;    /* Trainer.__init__: use_cache stays the model's */
     /* What there are no rules for yet. */
-    int no_bert, no_gpt2_eager, no_quantized;
+    int no_bert, no_gpt2_eager, no_quantized, no_classes, no_trainer;
+    int no_qwen3; /* it has no such family */
 } TransformersEra;
 
 struct PytorchDialect {

@@ -94,10 +94,16 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     torch_split(t, torch_project(job, &l->attention, x), 2, D, 3, parts);
     for (int i = 0; i < 3; i++)
         torch_name(t, parts[i]);
-    TorchTensor *k = torch_rebind(t, parts[1], heads(t, m, parts[1]));
-    TorchTensor *v = torch_rebind(t, parts[2], heads(t, m, parts[2]));
-    TorchTensor *q = torch_rebind(t, parts[0], heads(t, m, parts[0]));
-    if (g->caches) {
+    int first = t->dialect->transformers->gpt2_queries_first ? 0 : 1;
+    for (int i = 0; i < 3; i++) {
+        TorchTensor *part = parts[(first + i) % 3];
+        parts[(first + i) % 3] = torch_rebind(t, part, heads(t, m, part));
+    }
+    TorchTensor *q = parts[0], *k = parts[1], *v = parts[2];
+    if (g->caches && t->dialect->transformers->cache_as_it_is) {
+        torch_hold(job, k);
+        torch_hold(job, v);
+    } else if (g->caches) {
         TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k)),
                     *all_values = torch_name(t, torch_cat(t, 2, 1, &v));
         torch_delete(t, k);
@@ -110,8 +116,7 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     if (job->asked->attention == PYTORCH_EAGER)
         y = eager(t, q, k, v, g->mask, m->attention_dropout, weights);
     else
-        y = torch_make_contiguous(
-            t, torch_transpose(t, torch_attention(t, q, k, v, g->mask, 1, m->attention_dropout), 1, 2));
+        y = torch_sdpa(t, q, k, v, g->mask, 1, m->attention_dropout);
     y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){B, S, D}));
     y = torch_rebind(t, y, torch_project(job, &l->projection, y));
     y = torch_rebind(t, y, torch_dropout(t, y, m->dropout));
@@ -182,6 +187,12 @@ static void look_for_padding(Torch *t, const TorchTensor *ids)
     torch_drop(t, found);
 }
 
+static TorchTensor *positions_of(Torch *t, int64_t seq)
+{
+    TorchTensor *row = torch_positions(t, seq);
+    return torch_name(t, torch_unsqueeze(t, row, 0));
+}
+
 static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
 {
     Torch *t = &job->torch;
@@ -191,11 +202,13 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     int64_t S = ids->shape.size[1];
     if (asked->model.labels && !mask)
         look_for_padding(t, ids);
+    const TransformersEra *era = t->dialect->transformers;
+    TorchTensor *positions = era->gpt2_positions_first ? positions_of(t, S) : NULL;
     TorchPlace up = torch_enter(t, "wte");
     TorchTensor *embedded = torch_name(t, torch_ask_gradient(job, torch_embedding(t, g->tokens, ids)));
     t->place = up;
-    TorchTensor *row = torch_positions(t, S);
-    TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
+    if (!positions)
+        positions = positions_of(t, S);
     t->place.module = "wpe";
     TorchTensor *placed = torch_name(t, torch_embedding(t, g->positions, positions));
     t->place = up;
@@ -207,10 +220,14 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     h = torch_rebind(t, h, torch_dropout(t, h, asked->model.dropout));
     for (int64_t i = 0; i < asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
-        h = torch_rebind(t, h,
-                         torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){g->mask, positions}, 1));
+        h = torch_rebind(
+            t, h,
+            torch_layer(job, layer, h,
+                        (TorchTensor *[TORCH_ALSO]){g->mask, era->positional_layers ? NULL : positions}, 1));
     }
     t->place = up;
+    if (era->layers_in_tuples)
+        torch_name(t, h);
     h = torch_rebind(t, h, torch_norm(t, "ln_f", &g->norm, h));
     return torch_leave(t, frame, h);
 }

@@ -89,6 +89,10 @@ TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, To
 TorchTensor *torch_conv(Torch *t, const TorchLinear *conv, TorchTensor *x);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
+TorchTensor *torch_repeat_kv(Torch *t, TorchTensor *x, int64_t repeats);
+/* sdpa_attention_forward: beside a mask, keys and values are repeated. */
+TorchTensor *torch_sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                        int64_t repeats, double dropout);
 /* A decoder's head: over words, tied to the embedding where the model says so, or over classes. */
 TorchLinear torch_decoder_head(TorchJob *job, TorchTensor *embedding);
 TorchTensor *torch_head_loss(TorchJob *job, const TorchLinear *head, TorchTensor *h, TorchTensor *labels);
@@ -97,6 +101,7 @@ TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *
 TorchTensor *torch_positions(Torch *t, int64_t seq);
 /* NULL: attention's own causal rule is enough. */
 TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
+TorchTensor *torch_number_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window);
 /* NULL: nothing is masked. */
 TorchTensor *torch_bidirectional_mask(TorchJob *job, TorchTensor *given, TorchType type);
 /* Keeps x for as long as the model's output lives. */

@@ -171,6 +171,8 @@ TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type
     size_t frame = torch_frame(t);
     int64_t batch = job->batch, seq = job->seq;
     int eager = job->asked->attention == PYTORCH_EAGER, padded = job->asked->mask == 2;
+    if (t->dialect->transformers->masks_of_numbers)
+        return torch_number_mask(job, given, type, window);
     int looks = !given && !caches, packs = looks && t->dialect->transformers->always_packed;
     if (given)
         torch_name(t, torch_empty(t, "aten::_to_copy", torch_shape(TORCH_BOOL, 2, (int64_t[]){batch, seq})));

@@ -63,10 +63,32 @@ void torch_hold(TorchJob *job, TorchTensor *x)
     job->held[job->held_count++] = x;
 }
 
+/* The logits are cut by one and copied, as the labels are. `own`: GPT-2's loss, in the logits' type. */
+static TorchTensor *loss_of_moved(TorchJob *job, TorchTensor *logits, TorchTensor *labels, int own)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    int64_t seq = labels->shape.size[1], vocab = job->asked->model.vocab;
+    int64_t flat = labels->shape.size[0] * (seq - 1), rows[] = {flat, vocab};
+    TorchTensor *x = torch_name(t, own ? logits : torch_cast(t, logits, TORCH_F32));
+    TorchTensor *moved = torch_name(t, torch_make_contiguous(t, torch_slice(t, x, 1, 0, seq - 1)));
+    TorchTensor *next = torch_name(t, torch_make_contiguous(t, torch_slice(t, labels, 1, 1, seq)));
+    moved = torch_rebind(t, moved, torch_view(t, moved, 2, rows));
+    next = torch_rebind(t, next, torch_view(t, next, 1, &flat));
+    TorchTensor *loss = torch_name(t, torch_cross_entropy(t, moved, next));
+    if (job->items && !own)
+        loss = torch_rebind(t, loss, torch_divide_by(t, loss, job->items));
+    return torch_leave(t, frame, loss);
+}
+
 /* ForCausalLMLoss: the labels are padded by one and moved, not the logits. */
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels)
 {
     Torch *t = &job->torch;
+    const TransformersEra *era = t->dialect->transformers;
+    if (era->moved_logits)
+        return loss_of_moved(job, logits, labels,
+                             era->gpt2_plain_loss && job->asked->model.family == PYTORCH_GPT2);
     size_t frame = torch_frame(t);
     int64_t batch = labels->shape.size[0], seq = labels->shape.size[1], vocab = job->asked->model.vocab;
     TorchTensor *x = torch_name(t, torch_cast(t, logits, TORCH_F32));
@@ -86,4 +108,34 @@ TorchTensor *torch_positions(Torch *t, int64_t seq)
 {
     TorchTensor *x = torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &seq));
     return t->dialect->transformers->cache_positions ? x : torch_plus(t, x);
+}
+
+/* ---- Attention ------------------------------------------------------------------------------- */
+
+TorchTensor *torch_repeat_kv(Torch *t, TorchTensor *x, int64_t repeats)
+{
+    if (repeats == 1)
+        return x;
+    const TorchShape *s = &x->shape;
+    int64_t wide[] = {s->size[0], s->size[1], repeats, s->size[2], s->size[3]};
+    int64_t flat[] = {s->size[0], s->size[1] * repeats, s->size[2], s->size[3]};
+    return torch_reshape(t, torch_expand(t, torch_unsqueeze(t, x, 2), 5, wide), 4, flat);
+}
+
+TorchTensor *torch_sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                        int64_t repeats, double dropout)
+{
+    const TransformersEra *era = t->dialect->transformers;
+    size_t frame = torch_frame(t);
+    if ((mask || era->repeats_keys) && repeats > 1) {
+        k = torch_name(t, torch_repeat_kv(t, k, repeats));
+        v = torch_name(t, torch_repeat_kv(t, v, repeats));
+    }
+    if (era->copies_heads) {
+        q = torch_name(t, torch_make_contiguous(t, q));
+        k = torch_name(t, torch_make_contiguous(t, k));
+        v = torch_name(t, torch_make_contiguous(t, v));
+    }
+    TorchTensor *y = torch_name(t, torch_attention(t, q, k, v, mask, 1, dropout));
+    return torch_leave(t, frame, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
 }

@@ -193,7 +193,7 @@ TorchTensor *torch_bmm(Torch *t, TorchTensor *a, TorchTensor *b)
         torch_save(t, node, 1, b);
     int64_t size[] = {a->shape.size[0], a->shape.size[1], b->shape.size[2]};
     TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::bmm", torch_shape(a->shape.type, 3, size)));
-    if (!t->dialect->torch->outer_by_triton || a->shape.size[2] != 1)
+    if (a->shape.size[2] != 1 || t->dialect->torch->no_outer_product)
         workspace(t, 0);
     torch_used(t, a);
     torch_used(t, b);
