@@ -6,7 +6,16 @@ static const TorchEra torch_2_15 = {.version = "2.15"},
                                     .norm_by_chunks = 1,
                                     .no_seed = 1,
                                     .no_outer_product = 1,
-                                    .no_fp32_gqa = 1};
+                                    .no_fp32_gqa = 1},
+                      torch_2_6 = {.version = "2.6",
+                                   .keeps_workspace = 1,
+                                   .lt_workspace_once = 1,
+                                   .norm_by_chunks = 1,
+                                   .no_seed = 1,
+                                   .no_flash_seed = 1,
+                                   .no_outer_product = 1,
+                                   .no_fp32_gqa = 1,
+                                   .slices_all = 1};
 
 static const TransformersEra transformers_5_24 = {.version = "5.24"},
                              transformers_5_17 = {.version = "5.17",
@@ -50,7 +59,7 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
 /* The pairs that were traced (tests/pytorch/), the newest first. */
 static const PytorchDialect dialects[] = {
     {&torch_2_15, &transformers_5_24}, {&torch_2_11, &transformers_5_17}, {&torch_2_15, &transformers_4_57},
-    {&torch_2_15, &transformers_4_48},
+    {&torch_2_15, &transformers_4_48}, {&torch_2_6, &transformers_4_48},
 };
 
 /* c10's getCUDABlasLtWorkspaceSize and parseChosenWorkspaceSize: 32 MiB on sm_90, else 4096 x 2 + 16 x 8 KiB…

@@ -7,10 +7,14 @@
 /* PyTorch's eras. A field that is 0 is as in the newest. */
 typedef struct TorchEra {
     const char *version;
-    int keeps_workspace; /* CUDABlas.cpp: cuBLAS' workspace stays, one a thread, instead of one a product */
-    int norm_by_chunks;  /* ForeachReduceOp.cu: tensors x their most chunks of numbers, and no list of offsets
-                          */
+    int keeps_workspace;   /* CUDABlas.cpp: cuBLAS' workspace stays, one a thread, instead of one a product */
+    int lt_workspace_once; /* CUDABlas.cpp, gemm_and_bias: cublasLt's workspace is one a product all the same
+                            */
+    int norm_by_chunks; /* ForeachReduceOp.cu: tensors x their most chunks of numbers, and no list of offsets
+                         */
     int no_seed; /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
+    int no_flash_seed; /* flash_api.cpp, mha_fwd: seed and offset are on the host */
+    int slices_all; /* python_variable_indexing.cpp, applySlicing: x[:] is a slice too, with a derivative */
     int no_outer_product; /* _native/ops/bmm_outer_product: columns by rows are cuBLAS' work, not Triton's */
     int no_fp32_gqa;      /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
 } TorchEra;

@@ -89,6 +89,8 @@ TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, To
 TorchTensor *torch_conv(Torch *t, const TorchLinear *conv, TorchTensor *x);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
+/* x[:], of these dimensions: the tensor itself, or what takes memory in the backward pass only. */
+TorchTensor *torch_all_of(Torch *t, TorchTensor *x, int from, int to);
 TorchTensor *torch_repeat_kv(Torch *t, TorchTensor *x, int64_t repeats);
 /* sdpa_attention_forward: beside a mask, keys and values are repeated. */
 TorchTensor *torch_sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
