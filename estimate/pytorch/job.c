@@ -47,11 +47,12 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     job->weights = weights_of(asked);
     if (asked->script == PYTORCH_TRAINER && !asked->quantize && asked->lora_rank && asked->kbit_prepare)
         job->weights = TORCH_F32; /* prepared before it comes to the card */
-    job->caches =
-        asked->checkpoint == PYTORCH_KEEP && asked->script == PYTORCH_LOOP; /* Trainer sets use_cache */
+    job->torch.dialect = asked->dialect ? asked->dialect : torch_dialect();
+    job->caches = asked->checkpoint == PYTORCH_KEEP &&
+                  (asked->script == PYTORCH_LOOP ||
+                   job->torch.dialect->transformers->trainer_caches); /* Trainer sets use_cache */
     job->torch.visit = visit;
     job->torch.user = user;
-    job->torch.dialect = asked->dialect ? asked->dialect : torch_dialect();
     job->card = *torch_card(asked->capability);
     if (asked->processors)
         job->card.processors = asked->processors;

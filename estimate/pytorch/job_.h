@@ -45,6 +45,7 @@ struct TorchJob {
     int64_t batch, seq;    /* of this micro-batch */
     int caches;            /* the model's output keeps keys and values */
     TorchTensor *items;    /* num_items_in_batch: the loss is a sum divided by it; NULL: a mean */
+    int counted;           /* it is a number on the host */
     TorchTensor **samples; /* Trainer's batches of a step: ids, labels and mask of each */
     size_t sample_count, sample_capacity;
     TorchTensor **parameters; /* that are trained */

@@ -77,8 +77,8 @@ static TorchTensor *loss_of_moved(TorchJob *job, TorchTensor *logits, TorchTenso
     moved = torch_rebind(t, moved, torch_view(t, moved, 2, rows));
     next = torch_rebind(t, next, torch_view(t, next, 1, &flat));
     TorchTensor *loss = torch_name(t, torch_cross_entropy(t, moved, next));
-    if (job->items && !own)
-        loss = torch_rebind(t, loss, torch_divide_by(t, loss, job->items));
+    if (job->counted && !own)
+        loss = torch_rebind(t, loss, torch_divide(t, loss));
     return torch_leave(t, frame, loss);
 }
 

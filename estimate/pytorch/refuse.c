@@ -19,6 +19,10 @@ static const char *problem(const PytorchJob *job)
         return "Qwen3 in this version of transformers";
     if (job->model.labels && era->no_classes)
         return "classifiers in this version of transformers";
+    if (job->model.family == PYTORCH_GPT2 && job->script == PYTORCH_TRAINER && era->no_gpt2_trainer)
+        return "GPT-2 under Trainer in this version of transformers";
+    if (job->evaluate && era->no_evaluation)
+        return "evaluations in this version of transformers";
     if (job->model.labels == 1)
         return "a classifier of one class, which is a regression";
     if (job->hold && job->script == PYTORCH_TRAINER)
