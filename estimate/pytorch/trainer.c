@@ -247,7 +247,7 @@ static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3])
     TorchTensor *loss = torch_name(t, compute_loss(job, inputs, items)), *logits = NULL, *labels = NULL;
     TorchTensor *mean = number(t, "aten::mean", loss->shape.type);
     if (job->asked->metrics) {
-        logits = torch_again(job->held[0]);
+        logits = torch_again(job->held[job->caches ? job->held_count - 1 : 0]); /* after the cache */
         labels = torch_again(inputs[LABELS]);
     }
     torch_release(job, 0, job->held_count);
