@@ -43,16 +43,21 @@ typedef struct TransformersEra {
     int gpt2_plain_loss;      /* GPT2LMHeadModel.forward: a loss of its own, in the logits' type */
     int masks_of_numbers; /* LlamaModel._update_causal_mask: masks are made of numbers, without masking_utils
                            */
-    int items_of_all;     /* Trainer.get_batch_samples: the labels that are not moved are counted */
-    int items_gathered;   /* Trainer._get_num_items_in_batch: gather(count).sum() */
-    int items_undivided;  /* Trainer._get_num_items_in_batch: the count is not divided by devices */
-    int items_on_host;    /* Trainer.get_batch_samples: the sum of a list, and a number */
-    int loss_of_one;      /* Trainer.compute_loss: the loss is not multiplied by the number of processes */
-    int losses_anew;      /* Trainer._inner_training_loop: tr_loss + tr_loss_step is a new tensor */
-    int norm_stays;       /* Trainer._inner_training_loop: grad_norm lives until there is another */
-    int trainer_caches;   /* Trainer.train: use_cache stays as the model has it */
+    int bert_looks_for_padding; /* BertModel.forward: warn_if_padding_and_no_attention_mask */
+    int bert_types_as_they_are; /* BertEmbeddings.forward: token_type_ids are not gathered by positions */
+    int bert_adds_in_place;     /* BertEmbeddings.forward: embeddings += position_embeddings */
+    int bert_masks_of_numbers;  /* BertModel.forward: masks of numbers, and one of ones where none is given */
+    int items_of_all;           /* Trainer.get_batch_samples: the labels that are not moved are counted */
+    int items_gathered;         /* Trainer._get_num_items_in_batch: gather(count).sum() */
+    int items_undivided;        /* Trainer._get_num_items_in_batch: the count is not divided by devices */
+    int items_on_host;          /* Trainer.get_batch_samples: the sum of a list, and a number */
+    int loss_of_one;    /* Trainer.compute_loss: the loss is not multiplied by the number of processes */
+    int losses_anew;    /* Trainer._inner_training_loop: tr_loss + tr_loss_step is a new tensor */
+    int norm_stays;     /* Trainer._inner_training_loop: grad_norm lives until there is another */
+    int trainer_caches; /* Trainer.train: use_cache stays as the model has it */
     /* What there are no rules for yet. */
-    int no_bert, no_gpt2_eager, no_quantized, no_classes, no_gpt2_trainer, no_evaluation;
+    int no_bert_eager, no_bert_trainer, no_gpt2_eager, no_quantized, no_classes, no_gpt2_trainer,
+        no_evaluation;
     int no_qwen3; /* it has no such family */
 } TransformersEra;
 

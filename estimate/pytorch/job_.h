@@ -100,11 +100,16 @@ TorchTensor *torch_sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v
 TorchLinear torch_decoder_head(TorchJob *job, TorchTensor *embedding);
 TorchTensor *torch_head_loss(TorchJob *job, const TorchLinear *head, TorchTensor *h, TorchTensor *labels);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
+/* warn_if_padding_and_no_attention_mask, which a classifier's padding token asks for: the first and the last
+ * ids */
+void torch_look_for_padding(Torch *t, const TorchTensor *ids);
 /* The positions from 0: torch.arange(seq) + the cache's length, or cache_position. Loose. */
 TorchTensor *torch_positions(Torch *t, int64_t seq);
 /* NULL: attention's own causal rule is enough. */
 TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
 TorchTensor *torch_number_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window);
+/* _prepare_4d_attention_mask_for_sdpa, of a mask that is there. */
+TorchTensor *torch_number_mask_of_all(TorchJob *job, TorchTensor *given, TorchType type);
 /* NULL: nothing is masked. */
 TorchTensor *torch_bidirectional_mask(TorchJob *job, TorchTensor *given, TorchType type);
 /* Keeps x for as long as the model's output lives. */

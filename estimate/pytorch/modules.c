@@ -20,6 +20,20 @@ TorchTensor *torch_conv(Torch *t, const TorchLinear *c, TorchTensor *x)
     return torch_leave(t, frame, torch_view(t, y, 3, (int64_t[]){B, S, out}));
 }
 
+/* ---- Tokens ---------------------------------------------------------------------------------- */
+
+void torch_look_for_padding(Torch *t, const TorchTensor *ids)
+{
+    int64_t ends[] = {ids->shape.size[0], 2};
+    TorchTensor *places = torch_bytes_of(t, "aten::_to_copy", 16);
+    TorchTensor *found = torch_empty(t, "aten::index", torch_shape(TORCH_I64, 2, ends));
+    torch_drop(t, places);
+    TorchTensor *equal = torch_empty(t, "aten::eq", torch_shape(TORCH_BOOL, 2, ends));
+    torch_scratch(t, "aten::any", 1);
+    torch_drop(t, equal);
+    torch_drop(t, found);
+}
+
 /* ---- Norm ------------------------------------------------------------------------------------ */
 
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight)

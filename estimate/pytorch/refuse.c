@@ -9,8 +9,10 @@ static const char *problem(const PytorchJob *job)
     const TransformersEra *era = (job->dialect ? job->dialect : torch_dialect())->transformers;
     if (job->model.family >= PYTORCH_FAMILIES)
         return "this family";
-    if (job->model.family == PYTORCH_BERT && era->no_bert)
-        return "BERT in this version of transformers";
+    if (job->model.family == PYTORCH_BERT && job->attention == PYTORCH_EAGER && era->no_bert_eager)
+        return "BERT's eager attention in this version of transformers";
+    if (job->model.family == PYTORCH_BERT && job->script == PYTORCH_TRAINER && era->no_bert_trainer)
+        return "BERT under Trainer in this version of transformers";
     if (job->model.family == PYTORCH_GPT2 && job->attention == PYTORCH_EAGER && era->no_gpt2_eager)
         return "GPT-2's eager attention in this version of transformers";
     if (job->quantize != PYTORCH_PLAIN && era->no_quantized)
