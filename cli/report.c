@@ -13,32 +13,10 @@
 #include "cli.h"
 #include "report_.h"
 
-typedef int (*Export)(const RunRecord *run, FILE *out);
-/* Of one log or two, which it reads itself. */
-typedef int (*Page)(FILE *out, const char *const *paths, int count, char *error, size_t size);
-
-static int write_page(FILE *out, const char *const *paths, int count, char *error, size_t size)
-{
-    return report_html(out, paths, count, &estimate_pytorch_page, error, size);
-}
-
-static const struct {
-    const char *name, *help;
-    Export write; /* one of the two */
-    Page page;
-} outputs[] = {
-    {"--html", "a page for a browser; of two logs, one over the other", .page = write_page},
-    {"--torch-snapshot", "for PyTorch's memory viewer (pytorch.org/memory_viz)",
-     .write = report_torch_snapshot},
-    {"--trace", "for Perfetto (ui.perfetto.dev) and chrome://tracing", .write = report_chrome_trace},
-    {"--massif", "for ms_print and massif-visualizer", .write = report_massif},
-    {"--csv", "the events of set-up and two steps, a line each", .write = report_events_csv},
-    {"--jsonl", "the same as JSON objects", .write = report_events_jsonl},
-};
-enum { OUTPUTS = sizeof outputs / sizeof outputs[0], LOGS = 2 };
+enum { LOGS = 2 };
 
 typedef struct Request {
-    const char *logs[LOGS], *files[OUTPUTS];
+    const char *logs[LOGS], *files[REPORT_OUTPUTS];
     int log_count, exports, pages, json;
     char **predict; /* what stands behind --predict; NULL: it is not there */
     int predict_count;
@@ -54,19 +32,10 @@ static int refuse(const char *format, const char *a)
     return EXIT_USAGE;
 }
 
-void report_outputs_help(FILE *out)
-{
-    fprintf(out, "\noutputs:\n");
-    for (int i = 0; i < OUTPUTS; i++) {
-        int columns = fprintf(out, "  %s FILE", outputs[i].name);
-        fprintf(out, "%*s %s\n", 26 - columns, "", outputs[i].help);
-    }
-}
-
 static const char *output_name(int i, const void *user)
 {
     (void)user;
-    return i < OUTPUTS ? outputs[i].name : NULL;
+    return i < REPORT_OUTPUTS ? report_outputs[i].name : NULL;
 }
 
 static int unknown_output(const char *argument)
@@ -98,24 +67,24 @@ static int parse(Request *request, int argc, char **argv)
             request->predict_count = argc - i - 1;
             break;
         }
-        while (output < OUTPUTS &&
-               (strlen(outputs[output].name) != length || strncmp(outputs[output].name, argv[i], length)))
+        while (output < REPORT_OUTPUTS && (strlen(report_outputs[output].name) != length ||
+                                           strncmp(report_outputs[output].name, argv[i], length)))
             output++;
-        if (output == OUTPUTS)
+        if (output == REPORT_OUTPUTS)
             return unknown_output(argv[i]);
         if (!equals && i + 1 == argc)
             return refuse("%s needs a file to write", argv[i]);
         request->files[output] = equals ? equals + 1 : argv[++i];
-        request->exports += outputs[output].write != NULL;
-        request->pages += outputs[output].page != NULL;
+        request->exports += report_outputs[output].write != NULL;
+        request->pages += report_outputs[output].page != NULL;
     }
     if (!request->log_count)
         return refuse("which log? Give the file that `brim train --log FILE` wrote%s", "");
     if (request->log_count > 1 && request->exports)
         return refuse("'%s' is one log too many for these outputs, which show one run", request->logs[1]);
-    for (int i = 0; i < OUTPUTS * request->log_count; i++)
-        if (same_file(request->files[i % OUTPUTS], request->logs[i / OUTPUTS]))
-            return refuse("%s would be written over the log", request->files[i % OUTPUTS]);
+    for (int i = 0; i < REPORT_OUTPUTS * request->log_count; i++)
+        if (same_file(request->files[i % REPORT_OUTPUTS], request->logs[i / REPORT_OUTPUTS]))
+            return refuse("%s would be written over the log", request->files[i % REPORT_OUTPUTS]);
     return EXIT_DONE;
 }
 
@@ -123,9 +92,9 @@ static int parse(Request *request, int argc, char **argv)
 
 typedef struct Filling {
     const RunRecord *run;
-    Export write;
+    ReportExport write;
     const Request *request;
-    Page page;
+    ReportPage page;
 } Filling;
 
 /* And says where it went. */
@@ -134,7 +103,7 @@ static int write_output(const Request *request, int output, IoFill fill, Filling
     const char *path = request->files[output];
     if (io_write_file(path, fill, filling))
         return say_error();
-    printf("%s is written%s\n", path, outputs[output].page ? "; open it in a browser" : "");
+    printf("%s is written%s\n", path, report_outputs[output].page ? "; open it in a browser" : "");
     return EXIT_DONE;
 }
 
@@ -151,9 +120,10 @@ static int write_exports(const RunRecord *run, const Request *request)
         fprintf(stderr, "brim: note: %s: %s\n", run->path, run->notes.names[i]);
     if (!run->event_count)
         return EXIT_NO; /* the notes said so */
-    for (int i = 0; i < OUTPUTS && !status; i++)
-        if (request->files[i] && outputs[i].write)
-            status = write_output(request, i, fill_export, &(Filling){.run = run, .write = outputs[i].write});
+    for (int i = 0; i < REPORT_OUTPUTS && !status; i++)
+        if (request->files[i] && report_outputs[i].write)
+            status = write_output(request, i, fill_export,
+                                  &(Filling){.run = run, .write = report_outputs[i].write});
     return status;
 }
 
@@ -274,10 +244,10 @@ int command_report(int argc, char **argv)
     if (!status && request.json)
         return refuse("%s is no memory snapshot, of which --json is; --jsonl FILE has a log's events",
                       request.logs[0]);
-    for (int i = 0; i < OUTPUTS && !status; i++)
-        if (request.files[i] && outputs[i].page)
+    for (int i = 0; i < REPORT_OUTPUTS && !status; i++)
+        if (request.files[i] && report_outputs[i].page)
             status = write_output(&request, i, fill_page,
-                                  &(Filling){.request = &request, .page = outputs[i].page});
+                                  &(Filling){.request = &request, .page = report_outputs[i].page});
     if (status || (request.pages && !request.exports))
         return status;
     return read_and_report(&request);

@@ -24,6 +24,18 @@ void print_run(const RunRecord *run, const char *indent);
 void print_summary(const RunRecord *run, const RunRanks *ranks);
 /* Both side by side, and what B has more or less than A. */
 void print_difference(const RunRecord *a, const RunRecord *b);
+typedef int (*ReportExport)(const RunRecord *run, FILE *out);
+/* Of one log or two, which it reads itself. */
+typedef int (*ReportPage)(FILE *out, const char *const *paths, int count, char *error, size_t size);
+
+typedef struct ReportOutput {
+    const char *name, *help;
+    ReportExport write; /* one of the two */
+    ReportPage page;
+} ReportOutput;
+enum { REPORT_OUTPUTS = 6 };
+extern const ReportOutput report_outputs[REPORT_OUTPUTS];
+
 /* All of `brim report` for a memory snapshot of PyTorch, beside what is predicted of a job where one is
  * given; what the command returns. */
 int report_snapshot(const char *path, int json, const PytorchJob *job);

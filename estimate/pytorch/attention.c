@@ -130,9 +130,10 @@ static TorchTensor *flash(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     int64_t splits = dropout > 0 ? 1 : flash_splits(t, B, H, S, L, D);
     TorchTensor *sums = torch_bytes_of(t, op, splits > 1 ? 4 * splits * B * H * S : 0);
     TorchTensor *outputs = torch_bytes_of(t, op, splits > 1 ? 4 * splits * B * H * S * rounded_head(D) : 0);
-    TorchTensor *seed = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){2}));
-    TorchTensor *unused = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){1}));
-    if (dropout > 0) {
+    int random = !t->dialect->torch->no_flash_seed;
+    TorchTensor *seed = random ? torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){2})) : NULL;
+    TorchTensor *unused = random ? torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){1})) : NULL;
+    if (random && dropout > 0) {
         TorchTensor *drawn = torch_empty(t, op, torch_shape(TORCH_I64, 1, (int64_t[]){2}));
         torch_drop(t, seed);
         seed = drawn;
@@ -141,8 +142,8 @@ static TorchTensor *flash(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     torch_drop(t, outputs);
     torch_save(t, node, 3, y);
     save_and_drop(t, node, 4, lse);
-    save_and_drop(t, node, 5, seed);
-    save_and_drop(t, node, 6, unused);
+    for (int i = 0; random && i < 2; i++)
+        save_and_drop(t, node, 5 + i, i ? unused : seed);
     torch_used(t, q);
     torch_used(t, k);
     torch_used(t, v);

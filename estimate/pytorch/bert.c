@@ -203,16 +203,22 @@ static TorchTensor *embeddings(TorchJob *job, TorchTensor *ids)
     Torch *t = &job->torch;
     Bert *b = job->model;
     int64_t B = ids->shape.size[0], S = ids->shape.size[1];
+    const TransformersEra *era = t->dialect->transformers;
     size_t frame = torch_frame(t);
     TorchPlace up = torch_enter(t, "embeddings");
     TorchTensor *positions = torch_name(t, torch_slice(t, b->position_ids, 1, 0, S));
-    TorchTensor *gathered = torch_empty(t, "aten::gather", torch_shape(TORCH_I64, 2, (int64_t[]){1, S}));
-    TorchTensor *types = torch_name(t, torch_expand(t, torch_name(t, gathered), 2, (int64_t[]){B, S}));
+    TorchTensor *row = era->bert_types_as_they_are
+                           ? torch_slice(t, b->type_ids, 1, 0, S)
+                           : torch_empty(t, "aten::gather", torch_shape(TORCH_I64, 2, (int64_t[]){1, S}));
+    TorchTensor *types = torch_name(t, torch_expand(t, torch_name(t, row), 2, (int64_t[]){B, S}));
     TorchTensor *words = torch_name(t, torch_ask_gradient(job, torch_embedding(t, b->words, ids)));
     TorchTensor *typed = torch_name(t, torch_embedding(t, b->types, types));
     TorchTensor *h = torch_name(t, torch_add(t, words, typed));
     TorchTensor *placed = torch_name(t, torch_embedding(t, b->positions, positions));
-    h = torch_rebind(t, h, torch_add(t, h, placed));
+    if (era->bert_adds_in_place)
+        torch_add_in_place(t, h, placed);
+    else
+        h = torch_rebind(t, h, torch_add(t, h, placed));
     h = torch_rebind(t, h, torch_layer_norm(t, h, b->norm.weight, b->norm.bias));
     h = torch_rebind(t, h, torch_dropout(t, h, job->asked->model.dropout));
     h = torch_leave(t, frame, h);
@@ -227,7 +233,7 @@ static TorchTensor *pooled(TorchJob *job, TorchTensor *h)
     Bert *b = job->model;
     size_t frame = torch_frame(t);
     TorchPlace up = torch_enter(t, "pooler");
-    TorchTensor *first = torch_name(t, torch_select(t, h, 1));
+    TorchTensor *first = torch_name(t, torch_select(t, torch_all_of(t, h, 0, 1), 1)); /* h[:, 0] */
     TorchTensor *y = torch_name(t, torch_project(job, &b->pooler, first));
     y = torch_leave(t, frame, torch_rebind(t, y, torch_tanh(t, y)));
     t->place = up;
@@ -240,7 +246,14 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask, Tor
     Torch *t = &job->torch;
     Bert *b = job->model;
     size_t frame = torch_frame(t);
+    const TransformersEra *era = t->dialect->transformers;
+    if (era->bert_looks_for_padding && !mask)
+        torch_look_for_padding(t, ids);
     TorchTensor *embedded = torch_name(t, embeddings(job, ids));
+    if (era->bert_masks_of_numbers && !mask) { /* torch.ones, which hides nothing */
+        TorchTensor *ones = torch_empty(t, "aten::ones", torch_shape(TORCH_F32, 2, ids->shape.size));
+        mask = torch_name(t, ones);
+    }
     b->mask = torch_bidirectional_mask(job, mask, embedded->shape.type);
     if (b->mask)
         torch_name(t, b->mask);

@@ -173,20 +173,6 @@ static TorchTensor *layer(Torch *t, void *user, TorchTensor *x)
 
 /* ---- The model ------------------------------------------------------------------------------- */
 
-/* warn_if_padding_and_no_attention_mask, which a classifier's padding token asks for: the first and the last
- * ids */
-static void look_for_padding(Torch *t, const TorchTensor *ids)
-{
-    int64_t ends[] = {ids->shape.size[0], 2};
-    TorchTensor *places = torch_bytes_of(t, "aten::_to_copy", 16);
-    TorchTensor *found = torch_empty(t, "aten::index", torch_shape(TORCH_I64, 2, ends));
-    torch_drop(t, places);
-    TorchTensor *equal = torch_empty(t, "aten::eq", torch_shape(TORCH_BOOL, 2, ends));
-    torch_scratch(t, "aten::any", 1);
-    torch_drop(t, equal);
-    torch_drop(t, found);
-}
-
 static TorchTensor *positions_of(Torch *t, int64_t seq)
 {
     TorchTensor *row = torch_positions(t, seq);
@@ -201,7 +187,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     size_t frame = torch_frame(t);
     int64_t S = ids->shape.size[1];
     if (asked->model.labels && !mask)
-        look_for_padding(t, ids);
+        torch_look_for_padding(t, ids);
     const TransformersEra *era = t->dialect->transformers;
     TorchTensor *positions = era->gpt2_positions_first ? positions_of(t, S) : NULL;
     TorchPlace up = torch_enter(t, "wte");

@@ -85,6 +85,8 @@ TorchTensor *torch_head_loss(TorchJob *job, const TorchLinear *head, TorchTensor
     int64_t classed = job->asked->model.labels;
     size_t frame = torch_frame(t);
     TorchPlace up = torch_enter(t, classed ? "score" : "lm_head");
+    if (!classed && job->asked->model.family != PYTORCH_GPT2)
+        h = torch_all_of(t, h, 0, 3); /* hidden_states[:, slice(0, None), :] */
     TorchTensor *logits = torch_name(t, torch_project(job, head, h));
     t->place.module = "loss";
     if (!classed)

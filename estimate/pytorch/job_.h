@@ -45,6 +45,7 @@ struct TorchJob {
     int64_t batch, seq;    /* of this micro-batch */
     int caches;            /* the model's output keeps keys and values */
     TorchTensor *items;    /* num_items_in_batch: the loss is a sum divided by it; NULL: a mean */
+    int counted;           /* it is a number on the host */
     TorchTensor **samples; /* Trainer's batches of a step: ids, labels and mask of each */
     size_t sample_count, sample_capacity;
     TorchTensor **parameters; /* that are trained */
@@ -89,6 +90,8 @@ TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, To
 TorchTensor *torch_conv(Torch *t, const TorchLinear *conv, TorchTensor *x);
 TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
+/* x[:], of these dimensions: the tensor itself, or what takes memory in the backward pass only. */
+TorchTensor *torch_all_of(Torch *t, TorchTensor *x, int from, int to);
 TorchTensor *torch_repeat_kv(Torch *t, TorchTensor *x, int64_t repeats);
 /* sdpa_attention_forward: beside a mask, keys and values are repeated. */
 TorchTensor *torch_sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
@@ -97,11 +100,16 @@ TorchTensor *torch_sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v
 TorchLinear torch_decoder_head(TorchJob *job, TorchTensor *embedding);
 TorchTensor *torch_head_loss(TorchJob *job, const TorchLinear *head, TorchTensor *h, TorchTensor *labels);
 TorchTensor *torch_causal_loss(TorchJob *job, TorchTensor *logits, TorchTensor *labels);
+/* warn_if_padding_and_no_attention_mask, which a classifier's padding token asks for: the first and the last
+ * ids */
+void torch_look_for_padding(Torch *t, const TorchTensor *ids);
 /* The positions from 0: torch.arange(seq) + the cache's length, or cache_position. Loose. */
 TorchTensor *torch_positions(Torch *t, int64_t seq);
 /* NULL: attention's own causal rule is enough. */
 TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
 TorchTensor *torch_number_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window);
+/* _prepare_4d_attention_mask_for_sdpa, of a mask that is there. */
+TorchTensor *torch_number_mask_of_all(TorchJob *job, TorchTensor *given, TorchType type);
 /* NULL: nothing is masked. */
 TorchTensor *torch_bidirectional_mask(TorchJob *job, TorchTensor *given, TorchType type);
 /* Keeps x for as long as the model's output lives. */

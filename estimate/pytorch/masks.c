@@ -195,6 +195,8 @@ TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type
 TorchTensor *torch_bidirectional_mask(TorchJob *job, TorchTensor *given, TorchType type)
 {
     Torch *t = &job->torch;
+    if (given && t->dialect->transformers->bert_masks_of_numbers)
+        return torch_number_mask_of_all(job, given, type);
     if (!given)
         return NULL;
     size_t frame = torch_frame(t);

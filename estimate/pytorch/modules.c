@@ -20,6 +20,20 @@ TorchTensor *torch_conv(Torch *t, const TorchLinear *c, TorchTensor *x)
     return torch_leave(t, frame, torch_view(t, y, 3, (int64_t[]){B, S, out}));
 }
 
+/* ---- Tokens ---------------------------------------------------------------------------------- */
+
+void torch_look_for_padding(Torch *t, const TorchTensor *ids)
+{
+    int64_t ends[] = {ids->shape.size[0], 2};
+    TorchTensor *places = torch_bytes_of(t, "aten::_to_copy", 16);
+    TorchTensor *found = torch_empty(t, "aten::index", torch_shape(TORCH_I64, 2, ends));
+    torch_drop(t, places);
+    TorchTensor *equal = torch_empty(t, "aten::eq", torch_shape(TORCH_BOOL, 2, ends));
+    torch_scratch(t, "aten::any", 1);
+    torch_drop(t, equal);
+    torch_drop(t, found);
+}
+
 /* ---- Norm ------------------------------------------------------------------------------------ */
 
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight)
@@ -71,13 +85,14 @@ static TorchTensor *loss_of_moved(TorchJob *job, TorchTensor *logits, TorchTenso
     int64_t seq = labels->shape.size[1], vocab = job->asked->model.vocab;
     int64_t flat = labels->shape.size[0] * (seq - 1), rows[] = {flat, vocab};
     TorchTensor *x = torch_name(t, own ? logits : torch_cast(t, logits, TORCH_F32));
-    TorchTensor *moved = torch_name(t, torch_make_contiguous(t, torch_slice(t, x, 1, 0, seq - 1)));
+    TorchTensor *cut = torch_all_of(t, torch_slice(t, x, 1, 0, seq - 1), 2, 3); /* [..., :-1, :] */
+    TorchTensor *moved = torch_name(t, torch_make_contiguous(t, cut));
     TorchTensor *next = torch_name(t, torch_make_contiguous(t, torch_slice(t, labels, 1, 1, seq)));
     moved = torch_rebind(t, moved, torch_view(t, moved, 2, rows));
     next = torch_rebind(t, next, torch_view(t, next, 1, &flat));
     TorchTensor *loss = torch_name(t, torch_cross_entropy(t, moved, next));
-    if (job->items && !own)
-        loss = torch_rebind(t, loss, torch_divide_by(t, loss, job->items));
+    if (job->counted && !own)
+        loss = torch_rebind(t, loss, torch_divide(t, loss));
     return torch_leave(t, frame, loss);
 }
 
@@ -112,6 +127,13 @@ TorchTensor *torch_positions(Torch *t, int64_t seq)
 
 /* ---- Attention ------------------------------------------------------------------------------- */
 
+TorchTensor *torch_all_of(Torch *t, TorchTensor *x, int from, int to)
+{
+    for (int i = from; t->dialect->torch->slices_all && i < to; i++)
+        x = torch_slice(t, x, i, 0, x->shape.size[i]);
+    return x;
+}
+
 TorchTensor *torch_repeat_kv(Torch *t, TorchTensor *x, int64_t repeats)
 {
     if (repeats == 1)
@@ -119,7 +141,8 @@ TorchTensor *torch_repeat_kv(Torch *t, TorchTensor *x, int64_t repeats)
     const TorchShape *s = &x->shape;
     int64_t wide[] = {s->size[0], s->size[1], repeats, s->size[2], s->size[3]};
     int64_t flat[] = {s->size[0], s->size[1] * repeats, s->size[2], s->size[3]};
-    return torch_reshape(t, torch_expand(t, torch_unsqueeze(t, x, 2), 5, wide), 4, flat);
+    x = torch_all_of(t, torch_unsqueeze(t, torch_all_of(t, x, 0, 2), 2), 3, 5);
+    return torch_reshape(t, torch_expand(t, x, 5, wide), 4, flat);
 }
 
 TorchTensor *torch_sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,

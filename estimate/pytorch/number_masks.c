@@ -153,6 +153,12 @@ static int ignored(TorchJob *job, TorchTensor *given, int64_t window)
     return job->asked->mask != 2;
 }
 
+TorchTensor *torch_number_mask_of_all(TorchJob *job, TorchTensor *given, TorchType type)
+{
+    Maker m = {&job->torch, job->batch, job->seq, job->seq, type};
+    return ignored(job, given, 0) ? NULL : hidden(&m);
+}
+
 TorchTensor *torch_number_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window)
 {
     Torch *t = &job->torch;

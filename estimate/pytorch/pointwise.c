@@ -291,6 +291,18 @@ TorchTensor *torch_add(Torch *t, TorchTensor *a, TorchTensor *b)
                        b);
 }
 
+/* x += y, of the same size: the memory stays. */
+void torch_add_in_place(Torch *t, TorchTensor *x, TorchTensor *y)
+{
+    TorchNode *node = torch_node(t, "aten::add", add_back, 2, (TorchTensor *[]){x, y}), *old = x->node;
+    if (node) {
+        torch_made(t, node, 0, x);
+        if (old)
+            torch_free_node(t, old);
+    }
+    torch_used(t, y);
+}
+
 /* other before self, as the generated code has it */
 static void mul_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
 {

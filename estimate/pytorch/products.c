@@ -52,7 +52,11 @@ static void workspace(Torch *t, int lt)
         torch_drop(t, once);
         return;
     }
-    for (int i = 0; i <= lt; i++) { /* cublasLt's comes with a handle of cuBLAS, which has its own */
+    int once = lt && t->dialect->torch->lt_workspace_once;
+    TorchTensor *first = once ? torch_bytes_of(t, names[1], bytes[1]) : NULL;
+    if (once)
+        torch_mark(t, first, PYTORCH_WORKSPACE);
+    for (int i = 0; i <= lt - once; i++) { /* cublasLt's comes with a handle of cuBLAS, which has its own */
         TorchTensor **kept = &t->workspace[t->in_backward > 0][i];
         if (*kept)
             continue;
@@ -60,6 +64,7 @@ static void workspace(Torch *t, int lt)
         (*kept)->loose = 0;
         torch_mark(t, *kept, PYTORCH_WORKSPACE);
     }
+    torch_drop(t, first);
 }
 
 /* ---- Matrices -------------------------------------------------------------------------------- */

@@ -9,20 +9,24 @@ static const char *problem(const PytorchJob *job)
     const TransformersEra *era = (job->dialect ? job->dialect : torch_dialect())->transformers;
     if (job->model.family >= PYTORCH_FAMILIES)
         return "this family";
-    if (job->model.family == PYTORCH_BERT && era->no_bert)
-        return "BERT in this version of transformers";
+    if (job->model.family == PYTORCH_BERT && job->attention == PYTORCH_EAGER && era->no_bert_eager)
+        return "BERT's eager attention in this version of transformers";
+    if (job->model.family == PYTORCH_BERT && job->script == PYTORCH_TRAINER && era->no_bert_trainer)
+        return "BERT under Trainer in this version of transformers";
     if (job->model.family == PYTORCH_GPT2 && job->attention == PYTORCH_EAGER && era->no_gpt2_eager)
         return "GPT-2's eager attention in this version of transformers";
     if (job->quantize == PYTORCH_INT8 && (job->dialect ? job->dialect : torch_dialect())->torch->no_int8)
         return "LLM.int8 in this version of torch";
-    if (job->script == PYTORCH_TRAINER && era->no_trainer)
-        return "Trainer in this version of transformers";
     if (job->quantize != PYTORCH_PLAIN && era->no_quantized)
         return "loading quantised weights in this version of transformers";
     if (job->model.family == PYTORCH_QWEN3 && era->no_qwen3)
         return "Qwen3 in this version of transformers";
     if (job->model.labels && era->no_classes)
         return "classifiers in this version of transformers";
+    if (job->model.family == PYTORCH_GPT2 && job->script == PYTORCH_TRAINER && era->no_gpt2_trainer)
+        return "GPT-2 under Trainer in this version of transformers";
+    if (job->evaluate && era->no_evaluation)
+        return "evaluations in this version of transformers";
     if (job->model.labels == 1)
         return "a classifier of one class, which is a regression";
     if (job->hold && job->script == PYTORCH_TRAINER)

@@ -233,6 +233,7 @@ int torch_viewable(const TorchShape *x, int dims, const int64_t *size, int64_t *
 TorchShape torch_iterate(TorchType type, int count, TorchTensor *const *inputs); /* TensorIterator's output */
 TorchTensor *torch_cast(Torch *t, TorchTensor *x, TorchType type);
 TorchTensor *torch_add(Torch *t, TorchTensor *a, TorchTensor *b);
+void torch_add_in_place(Torch *t, TorchTensor *x, TorchTensor *y);
 TorchTensor *torch_mul(Torch *t, TorchTensor *a, TorchTensor *b);
 TorchTensor *torch_scale(Torch *t, TorchTensor *x); /* x times a number */
 void torch_scale_in_place(Torch *t, TorchTensor *x);

@@ -62,31 +62,52 @@ static void unload(TorchJob *job, size_t from, size_t to)
     job->sample_count = kept;
 }
 
-/* _get_num_items_in_batch: labels.ne(-100).sum() of each batch, their sum, and its division by one device. */
-static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int batches)
+/* labels.ne(-100).sum() */
+static TorchTensor *count_labels(TorchJob *job, const TorchTensor *labels)
 {
     Torch *t = &job->torch;
     const PytorchModel *m = &job->asked->model;
+    int shifted = !t->dialect->transformers->items_of_all && !m->labels && m->family != PYTORCH_GPT2 &&
+                  m->family != PYTORCH_BERT;
+    TorchShape shape = labels->shape;
+    shape.size[shape.dims - 1] -= shifted;
+    TorchTensor *counted = torch_empty(t, "aten::ne", torch_shape(TORCH_BOOL, shape.dims, shape.size));
+    TorchTensor *count = number(t, "aten::sum", TORCH_I64);
+    TorchTensor *whole = torch_bytes_of(t, "aten::sum", torch_count(&shape) * torch_bytes(TORCH_I64));
+    torch_whole_scratch(t, torch_count(&shape), torch_bytes(TORCH_I64));
+    torch_drop(t, whole);
+    torch_drop(t, counted);
+    return count;
+}
+
+/* _get_num_items_in_batch: what each batch counts, their sum, and its division by one device. Before, the sum
+ * was that of a list, and a number on the host: NULL. */
+static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int batches)
+{
+    Torch *t = &job->torch;
     const TransformersEra *era = t->dialect->transformers;
-    int shifted =
-        !era->counts_all_labels && !m->labels && m->family != PYTORCH_GPT2 && m->family != PYTORCH_BERT;
-    TorchTensor *sum = NULL; /* the caller's */
+    size_t frame = torch_frame(t);
+    TorchTensor *sum = NULL;
     for (int i = 0; i < batches; i++) {
-        TorchShape shape = samples[i * TENSORS + LABELS]->shape;
-        shape.size[shape.dims - 1] -= shifted;
-        TorchTensor *counted = torch_empty(t, "aten::ne", torch_shape(TORCH_BOOL, shape.dims, shape.size));
-        TorchTensor *count = number(t, "aten::sum", TORCH_I64);
-        TorchTensor *whole = torch_bytes_of(t, "aten::sum", torch_count(&shape) * torch_bytes(TORCH_I64));
-        torch_whole_scratch(t, torch_count(&shape), torch_bytes(TORCH_I64));
-        torch_drop(t, whole);
-        torch_drop(t, counted);
+        TorchTensor *count = count_labels(job, samples[i * TENSORS + LABELS]);
+        if (era->items_on_host) {
+            torch_name(t, count);
+            continue;
+        }
         assign(t, &sum, number(t, "aten::add", TORCH_I64));
         torch_drop(t, count);
     }
-    if (era->items_gathered)
+    for (int i = 0; era->items_on_host && i < batches; i++)
+        assign(t, &sum, number(t, "aten::add", TORCH_I64));
+    torch_leave(t, frame, NULL);
+    if (era->items_on_host)
+        assign(t, &sum, NULL);
+    else if (era->items_gathered)
         assign(t, &sum, number(t, "aten::sum", TORCH_I64));
-    if (!era->items_undivided)
+    else if (!era->items_undivided)
         assign(t, &sum, number(t, "aten::div", TORCH_F32));
+    if (sum)
+        sum->loose = 1;
     return sum;
 }
 
@@ -99,8 +120,10 @@ static void convert_outputs(TorchJob *job)
     size_t count = job->held_count;
     if (job->asked->precision != PYTORCH_AUTOCAST_BF16 && job->asked->precision != PYTORCH_AUTOCAST_FP16)
         return;
-    for (size_t i = 0; i < count; i++) {
-        TorchTensor *x = job->held[i], *y = torch_floating(x->shape.type) ? torch_cast(t, x, TORCH_F32) : x;
+    for (size_t i = 0; i < count; i++) { /* a cache is no tensor, and stays as it is */
+        int kept = job->caches && i + 1 < count;
+        TorchTensor *x = job->held[i],
+                    *y = !kept && torch_floating(x->shape.type) ? torch_cast(t, x, TORCH_F32) : x;
         torch_hold(job, y);
         if (y != x)
             torch_drop(t, owned(y));
@@ -112,9 +135,11 @@ static void convert_outputs(TorchJob *job)
 static TorchTensor *compute_loss(TorchJob *job, TorchTensor *const *inputs, TorchTensor *items)
 {
     job->items = items;
+    job->counted = job->torch.dialect->transformers->items_on_host;
     TorchTensor *loss = torch_model(job, inputs[IDS], inputs[LABELS], inputs[MASK]);
     convert_outputs(job);
-    torch_scale_in_place(&job->torch, loss);
+    if (!job->torch.dialect->transformers->loss_of_one)
+        torch_scale_in_place(&job->torch, loss);
     return loss;
 }
 
@@ -138,23 +163,39 @@ static TorchTensor *training_step(TorchJob *job, TorchTensor *const *inputs, Tor
     return torch_leave(t, frame, torch_alias(t, loss)); /* loss.detach() */
 }
 
-/* torch.isnan(tr_loss_step) or torch.isinf(tr_loss_step), and the sum of losses: in place, but in old
- * versions */
-static void add_loss(Torch *t, const TorchTensor *loss, TorchTensor **losses)
+/* torch.isnan(tr_loss_step) or torch.isinf(tr_loss_step); it is added in place. */
+static void check_loss(Torch *t, const TorchTensor *loss)
 {
     torch_scratch(t, "aten::isnan", torch_bytes(TORCH_BOOL));
     TorchTensor *absolute = number(t, "aten::abs", loss->shape.type);
     torch_scratch(t, "aten::isinf", torch_bytes(TORCH_BOOL));
     torch_drop(t, absolute);
-    if (t->dialect->transformers->loss_is_new)
-        assign(t, losses, number(t, "aten::add", TORCH_F32));
+}
+
+/* The norm is computed without clipping too. */
+static void update(TorchJob *job, Trainer *trainer, int step)
+{
+    Torch *t = &job->torch;
+    int scaled = job->asked->precision == PYTORCH_AUTOCAST_FP16;
+    torch_phase(job, PYTORCH_CLIP, step, 0);
+    if (!t->dialect->transformers->norm_stays)
+        assign(t, &trainer->norm, NULL);
+    job->unscaled = scaled;
+    if (scaled)
+        torch_unscale(job);
+    assign(t, &trainer->norm, torch_clip(job));
+    torch_phase(job, PYTORCH_STEP, step, 0);
+    torch_step(job);
+    if (scaled)
+        torch_scaler_update(job);
+    torch_phase(job, PYTORCH_ZERO, step, 0);
+    torch_zero(job);
 }
 
 static void train_step(TorchJob *job, Trainer *trainer, int step)
 {
     Torch *t = &job->torch;
     const PytorchJob *a = job->asked;
-    int loss_is_new = t->dialect->transformers->loss_is_new;
     size_t old = job->sample_count;
     torch_phase(job, PYTORCH_DATA, step, 0);
     for (int micro = 0; micro < a->accumulate; micro++)
@@ -164,12 +205,11 @@ static void train_step(TorchJob *job, Trainer *trainer, int step)
     for (int micro = 0; micro < a->accumulate; micro++) {
         TorchTensor *const *inputs = job->samples + (size_t)micro * TENSORS;
         assign(t, &trainer->loss, training_step(job, inputs, trainer->items, step, micro));
-        add_loss(t, trainer->loss, &trainer->losses);
+        check_loss(t, trainer->loss);
+        if (t->dialect->transformers->losses_anew)
+            assign(t, &trainer->losses, number(t, "aten::add", TORCH_F32));
     }
-    if (!loss_is_new)
-        assign(t, &trainer->norm, NULL);
-    torch_update(job, step, a->clip > 0 || !loss_is_new,
-                 &trainer->norm); /* the norm is computed without clipping too */
+    update(job, trainer, step);
     if (a->logging && due(step, a->logging))
         torch_scratch(t, "aten::mean", torch_bytes(TORCH_F32));
 }
@@ -202,14 +242,15 @@ static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3])
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
     TorchTensor *items = count_items(job, inputs, 1);
+    if (items)
+        torch_name(t, items);
     TorchTensor *loss = torch_name(t, compute_loss(job, inputs, items)), *logits = NULL, *labels = NULL;
     TorchTensor *mean = number(t, "aten::mean", loss->shape.type);
     if (job->asked->metrics) {
-        logits = torch_again(job->held[0]);
+        logits = torch_again(job->held[job->caches ? job->held_count - 1 : 0]); /* after the cache */
         labels = torch_again(inputs[LABELS]);
     }
     torch_release(job, 0, job->held_count);
-    torch_drop(t, items);
     torch_leave(t, frame, NULL);
     assign(t, &kept[0].last, mean);
     assign(t, &kept[1].last, logits);
