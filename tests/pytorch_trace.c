@@ -253,7 +253,8 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
         job->hold = PYTORCH_HOLD_LOOP, *used = 1;
     else if (!strcmp(name, "--lengths"))
         lengths(job, value);
-    else if (strcmp(name, "--model") && strcmp(name, "--set") && strcmp(name, "--dropout"))
+    else if (strcmp(name, "--model") && strcmp(name, "--total") && strcmp(name, "--set") &&
+             strcmp(name, "--dropout"))
         bad = 1;
     return bad;
 }

@@ -89,7 +89,7 @@ static int same_sizes(const Trace *trace, const PytorchJob *job)
     assert_int_equal(estimate_pytorch_peaks(job, NULL, &books), 0);
     return books.peak_requested != trace->peak_requested ||
            !near(books.peak_allocated, trace->peak_allocated, 0.001) ||
-           !near(books.peak_reserved, trace->peak_reserved, 0.01);
+           !near(books.peak_reserved, trace->peak_reserved, 0.03);
 }
 
 static void compare(const char *name, size_t least, int (*each)(const Trace *trace, const PytorchJob *job))
@@ -120,7 +120,7 @@ static void every_peak_is_predicted(void **state)
     compare("transformers-4.57", 30, same_peaks);
     compare("transformers-4.48", 20, same_peaks);
     compare("torch-2.6", 30, same_peaks);
-    compare("sizes", 18, same_sizes);
+    compare("sizes", 22, same_sizes);
 }
 
 /* A trace that is not the job's is told apart: the comparison above can fail. */
