@@ -1,7 +1,7 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.9.0
-SOVERSION := 8
+VERSION := 0.10.0
+SOVERSION := 9
 PREFIX  ?= /usr/local
 SAN     ?=
 DEBUG   ?=

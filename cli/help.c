@@ -143,13 +143,15 @@ static const Help pages[] = {
      "output it prints a summary, of two logs what they differ in and what that\n"
      "changed. It names what a log has lost. --html takes one log or two.\n"
      "A memory snapshot of PyTorch (torch.cuda.memory._dump_snapshot) is shown the\n"
-     "same way; nothing in it is executed.",
+     "same way; nothing in it is executed. --predict OPTIONS, last, lays beside it\n"
+     "what `plan --framework pytorch OPTIONS` predicts, and names the first event that\n"
+     "differs.",
      "--json",
      .examples = "  brim train --steps 20 --log run.jsonl\n"
                  "  brim report plain.jsonl recomputed.jsonl\n"
                  "  brim report run.jsonl --html run.html\n"
                  "  brim report plain.jsonl recomputed.jsonl --html both.html\n"
-                 "  brim report snapshot.pickle\n",
+                 "  brim report snapshot.pickle --predict gpt2 --batch 4 --script loop\n",
      .more = report_outputs_help},
     {"help", "the page of a command or of a group below; or `words`",
      "Without a name: the commands, and the groups of options. With the name of one\n"

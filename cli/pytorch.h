@@ -24,6 +24,8 @@ const PytorchChoice *pytorch_optimizer(const Options *o);
 const PytorchChoice *pytorch_script(const Options *o);
 const PytorchDialect *pytorch_dialect(const Options *o);
 
+/* That of --card, or NULL without one; 0, or EXIT_USAGE after saying why there is none. */
+int pytorch_one_card(const Options *o, const Card **card);
 /* The job on such a card; NULL: on the one that is assumed. 0, or EXIT_USAGE after saying why not. */
 int pytorch_job(const Options *o, const Card *card, PytorchJob *job);
 /* The same, without a word: 0, or 1 with the reason in `why`. */

@@ -23,7 +23,7 @@ typedef struct FitCard {
 
 /* What has been replayed: cards of as many multiprocessors and the same capability need the same. */
 typedef struct FitNeed {
-    int capability, processors, batch, seq;
+    int capability, processors, batch, seq, accumulate;
     PytorchBooks books;
 } FitNeed;
 
@@ -36,7 +36,7 @@ typedef struct FitLine {
 typedef struct PytorchFit {
     const Options *options;
     FitCard cards[FIT_CARDS];
-    int count, failed, seq_step, max_seq;
+    int count, failed, searching, seq_step, max_seq;
     FitNeed memo[FIT_MEMO];
     int memos;
     FitLine line[2]; /* of batches, of lengths */
@@ -89,12 +89,18 @@ static int choose_cards(PytorchFit *fit)
 
 /* ---- Needs ----------------------------------------------------------------------------------- */
 
+/* From the second micro-batch on all ask for the same, but that Trainer brings the inputs of all to the card
+ * at once. So a search has a few, and what it finds is replayed with all. */
+enum { MICRO_BATCHES = 3 };
+
 static int job_at(const PytorchFit *fit, const FitCard *c, int batch, int seq, PytorchJob *job,
                   LeverText *why)
 {
     Options o = *fit->options;
     o.batch = batch;
     o.seq = seq;
+    if (fit->searching && o.accumulate > MICRO_BATCHES)
+        o.accumulate = MICRO_BATCHES;
     return pytorch_job_or(&o, c->card, job, why);
 }
 
@@ -104,11 +110,11 @@ static const PytorchBooks *books_at(PytorchFit *fit, const PytorchJob *job)
     for (int i = 0; i < fit->memos; i++) {
         const FitNeed *n = &fit->memo[i];
         if (n->capability == job->capability && n->processors == job->processors && n->batch == job->batch &&
-            n->seq == job->seq)
+            n->seq == job->seq && n->accumulate == job->accumulate)
             return &n->books;
     }
     FitNeed *n = &fit->memo[fit->memos < FIT_MEMO ? fit->memos++ : FIT_MEMO - 1];
-    *n = (FitNeed){job->capability, job->processors, (int)job->batch, (int)job->seq, {0}};
+    *n = (FitNeed){job->capability, job->processors, (int)job->batch, (int)job->seq, job->accumulate, {0}};
     if (estimate_pytorch_peaks(job, NULL, &n->books)) {
         fit->failed = 1;
         return NULL;
@@ -195,6 +201,19 @@ static int largest(PytorchFit *fit, const FitCard *c, int by_seq, int most)
     return low;
 }
 
+static int confirmed(PytorchFit *fit, const FitCard *c, int by_seq, int most)
+{
+    const PytorchBooks *books;
+    fit->searching = fit->options->accumulate > MICRO_BATCHES;
+    int found = largest(fit, c, by_seq, most), all = fit->searching;
+    fit->searching = 0;
+    while (all && found && !fit->failed &&
+           !(by_seq ? fits_at(fit, c, fit->options->batch, found * fit->seq_step, &books)
+                    : fits_at(fit, c, found, fit->options->seq, &books)))
+        found--;
+    return found;
+}
+
 static int fill(PytorchFit *fit, FitCard *c)
 {
     const Options *o = fit->options;
@@ -205,8 +224,8 @@ static int fill(PytorchFit *fit, FitCard *c)
     if (!books || estimate_pytorch_verdict(&job, NULL, books, c->limit, &c->verdict))
         return -1;
     c->books = *books;
-    c->batch = largest(fit, c, 0, MOST_BATCH);
-    c->seq = fit->seq_step * largest(fit, c, 1, fit->max_seq / fit->seq_step);
+    c->batch = confirmed(fit, c, 0, MOST_BATCH);
+    c->seq = fit->seq_step * confirmed(fit, c, 1, fit->max_seq / fit->seq_step);
     return fit->failed ? -1 : 0;
 }
 

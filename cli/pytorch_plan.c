@@ -23,9 +23,9 @@ static void plan_brim(PytorchPlan *p)
     p->parameters = training.parameters;
 }
 
-static int choose_card(PytorchPlan *p)
+int pytorch_one_card(const Options *o, const Card **card)
 {
-    const Options *o = p->options;
+    *card = NULL;
     if (o->memories)
         return usage(
             "--memory belongs to `brim fit`; `brim plan` takes --budget SIZE for what PyTorch may reserve");
@@ -34,8 +34,8 @@ static int choose_card(PytorchPlan *p)
     if (strchr(o->cards, ','))
         return usage("--card %s: a plan is for one card; `brim fit --framework pytorch` takes several",
                      o->cards);
-    p->card = device_card(o->cards);
-    return p->card ? 0 : usage("--card: %s", device_card_unknown(o->cards).text);
+    *card = device_card(o->cards);
+    return *card ? 0 : usage("--card: %s", device_card_unknown(o->cards).text);
 }
 
 static int judge(PytorchPlan *p)
@@ -176,7 +176,7 @@ int command_plan_pytorch(const Options *o)
     static PytorchPlan plan;
     PytorchPlan *p = &plan;
     plan = (PytorchPlan){.options = o};
-    if (choose_card(p) || pytorch_job(o, p->card, &p->job))
+    if (pytorch_one_card(o, &p->card) || pytorch_job(o, p->card, &p->job))
         return EXIT_USAGE;
     if (estimate_pytorch_summary(&p->job, NULL, &p->summary) || judge(p)) {
         estimate_pytorch_summary_free(&p->summary);

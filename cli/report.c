@@ -40,6 +40,8 @@ enum { OUTPUTS = sizeof outputs / sizeof outputs[0], LOGS = 2 };
 typedef struct Request {
     const char *logs[LOGS], *files[OUTPUTS];
     int log_count, exports, pages, json;
+    char **predict; /* what stands behind --predict; NULL: it is not there */
+    int predict_count;
 } Request;
 
 /* ---- Arguments ------------------------------------------------------------------------------- */
@@ -90,6 +92,11 @@ static int parse(Request *request, int argc, char **argv)
         if (!strcmp(argv[i], "--json")) {
             request->json = 1;
             continue;
+        }
+        if (!strcmp(argv[i], "--predict")) {
+            request->predict = argv + i + 1;
+            request->predict_count = argc - i - 1;
+            break;
         }
         while (output < OUTPUTS &&
                (strlen(outputs[output].name) != length || strncmp(outputs[output].name, argv[i], length)))
@@ -246,8 +253,13 @@ static int shows_snapshot(const Request *request, int *status)
         *status = refuse("%s is a memory snapshot of PyTorch, which is shown alone", snapshot);
     else if (request->exports || request->pages)
         *status = refuse("%s is a memory snapshot of PyTorch: these outputs show a run's log", snapshot);
-    else
-        *status = report_snapshot(snapshot, request->json);
+    else {
+        PytorchJob job;
+        *status =
+            request->predict ? report_predict_job(request->predict_count, request->predict, &job) : EXIT_DONE;
+        if (!*status)
+            *status = report_snapshot(snapshot, request->json, request->predict ? &job : NULL);
+    }
     return 1;
 }
 
@@ -257,6 +269,8 @@ int command_report(int argc, char **argv)
     int status = parse(&request, argc, argv);
     if (!status && shows_snapshot(&request, &status))
         return status;
+    if (!status && request.predict)
+        return refuse("%s is no memory snapshot of PyTorch, which --predict lies beside", request.logs[0]);
     if (!status && request.json)
         return refuse("%s is no memory snapshot, of which --json is; --jsonl FILE has a log's events",
                       request.logs[0]);

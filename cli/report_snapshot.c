@@ -346,7 +346,7 @@ static json_t *peak_json(const Shown *shown)
                      seconds_at(s, peak->event), "annotation", json_text(annotation));
 }
 
-static void print_json(const Shown *shown)
+static void print_json(const Shown *shown, json_t *predicted)
 {
     const TorchSnapshot *s = shown->snapshot;
     const TorchPeak *peak = &shown->peak;
@@ -372,12 +372,14 @@ static void print_json(const Shown *shown)
     json_object_set_new(snapshot, "places", groups_json(&peak->places, JSON_MOST));
     json_object_set_new(snapshot, "largest", largest_json(shown));
     json_object_set_new(snapshot, "timeline", timeline_json(s));
+    if (predicted)
+        json_object_set_new(root, "predicted", predicted);
     json_print(root);
 }
 
 /* ---- The command ----------------------------------------------------------------------------- */
 
-int report_snapshot(const char *path, int json)
+int report_snapshot(const char *path, int json, const PytorchJob *job)
 {
     TorchSnapshot snapshot;
     Shown shown = {.path = path, .snapshot = &snapshot};
@@ -387,16 +389,21 @@ int report_snapshot(const char *path, int json)
         report_torch_free(&snapshot);
         return EXIT_NO;
     }
+    json_t *beside = NULL;
     int failed = report_torch_peak(&snapshot, &shown.peak);
-    if (failed)
-        complain("%s: out of host memory", path);
-    else {
+    if (!failed && job && json)
+        failed = report_predict(&snapshot, job, &beside);
+    if (!failed) {
         shown.replayed = replay(&snapshot, &shown.peak);
         if (json)
-            print_json(&shown);
+            print_json(&shown, beside);
         else
             print_snapshot(&shown);
+        if (job && !json)
+            failed = report_predict(&snapshot, job, NULL);
     }
+    if (failed)
+        complain("%s: out of host memory", path);
     report_torch_peak_free(&shown.peak);
     report_torch_free(&snapshot);
     return failed ? EXIT_NO : EXIT_DONE;

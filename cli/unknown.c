@@ -58,6 +58,13 @@ static const Word words[] = {
     {"--fused --fused-optimizer ",
      "every optimizer is one pass already; --optimizer-in-backward updates in backward"},
     {"--compile --torch-compile ", "brim's kernels are compiled already; there is nothing to turn on"},
+    {"--liger --use-liger-kernel --liger-kernel --unsloth ",
+     "the kernels of Liger and Unsloth are not predicted by --framework pytorch; brim's own loss in pieces "
+     "is "
+     "--loss-chunk"},
+    {"--pytorch --torch --hf --transformers ",
+     "what PyTorch would need is --framework pytorch, of `brim plan` "
+     "and `brim fit`"},
     {"--learning-rate --max-lr --peak-lr ", "the learning rate is --lr"},
     {"--batch-size --micro-batch --micro-batch-size --per-device-train-batch-size --bs ",
      "the samples of a micro-batch are --batch"},

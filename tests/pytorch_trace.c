@@ -178,6 +178,15 @@ static int targets(const char *text)
     return all;
 }
 
+static void lengths(PytorchJob *job, const char *text)
+{
+    while (*text && job->length_count < PYTORCH_LENGTHS) {
+        char *end;
+        job->lengths[job->length_count++] = strtol(text, &end, 10);
+        text = *end ? end + 1 : end;
+    }
+}
+
 static int flag(PytorchJob *job, const char *name, const char *value, int *used)
 {
     int v = 0, bad = 0;
@@ -236,8 +245,14 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
         job->model.labels = 2;
     else if (!strcmp(name, "--zero-keep"))
         job->keep_gradients = *used = 1;
+    else if (!strcmp(name, "--peaks"))
+        *used = 1;
+    else if (!strcmp(name, "--hold") && value && !strcmp(value, "step"))
+        job->hold = PYTORCH_HOLD_STEP;
     else if (!strcmp(name, "--hold"))
-        job->hold = *used = 1;
+        job->hold = PYTORCH_HOLD_LOOP, *used = 1;
+    else if (!strcmp(name, "--lengths"))
+        lengths(job, value);
     else if (strcmp(name, "--model") && strcmp(name, "--set") && strcmp(name, "--dropout"))
         bad = 1;
     return bad;
@@ -264,10 +279,8 @@ int trace_job(const Trace *trace, PytorchJob *job)
                                    strstr(trace->versions, wanted))))
             job->dialect = estimate_pytorch_dialect_at(i);
     }
-    if (!job->dialect) {
-        fprintf(stderr, "%s: %s\n", trace->name, trace->versions);
+    if (!job->dialect)
         return 1;
-    }
     char copy[512], *words[64] = {NULL}, *save;
     int count = 0, used;
     snprintf(copy, sizeof copy, "%s", trace->flags);

@@ -41,7 +41,7 @@ installed_files()
 # Headers that brim.h does not include (*_.h and others), kernels and sources stay at home; modes do not depend on who built.
 only_public_files()
 {
-    for file in bin/brim lib/libbrim.a lib/libbrim.so lib/libbrim.so.8 lib/pkgconfig/brim.pc include/brim/brim.h \
+    for file in bin/brim lib/libbrim.a lib/libbrim.so lib/libbrim.so.9 lib/pkgconfig/brim.pc include/brim/brim.h \
         share/man/man1/brim.1 share/bash-completion/completions/brim \
         share/zsh/site-functions/_brim share/doc/brim/LICENSE share/doc/brim/docs/memory.md share/doc/brim/examples/llama.c; do
         [ -e "$prefix/$file" ] || { echo "missing $file"; return 1; }
@@ -183,7 +183,7 @@ check "libbrim.so exports brim_* only" foreign_symbols -D --defined-only "$prefi
 check "libbrim.a exports brim_* only" foreign_symbols -g --defined-only "$prefix/lib/libbrim.a"
 check "libbrim.so has what headers declare" declared_is_defined -D --defined-only "$prefix/lib/libbrim.so"
 check "libbrim.a has what headers declare" declared_is_defined -g --defined-only "$prefix/lib/libbrim.a"
-check "soname" sh -c "readelf -d '$prefix/lib/libbrim.so' | grep -q 'SONAME.*libbrim.so.8\]'"
+check "soname" sh -c "readelf -d '$prefix/lib/libbrim.so' | grep -q 'SONAME.*libbrim.so.9\]'"
 check "DESTDIR" staged_is_the_same
 check "uninstall" run_make uninstall PREFIX="$prefix"
 check "nothing is left" nothing_left "$prefix"

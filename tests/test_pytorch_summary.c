@@ -249,6 +249,30 @@ static void nothing_fits_in_nothing(void **state)
     assert_int_equal(verdict_at(&job, &b, UINT64_MAX).answer, PYTORCH_FITS);
 }
 
+/* More steps ask for nothing new: what is planned of two holds for all. Nor do more micro-batches, but for
+ * the inputs, which Trainer brings to the card together. */
+static void what_repeats_needs_no_more(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        PytorchJob job = job_of(&cases[i]), longer;
+        PytorchBooks b, more;
+        job.accumulate = 3;
+        assert_int_equal(estimate_pytorch_peaks(&job, NULL, &b), 0);
+        longer = job;
+        longer.steps = 5;
+        assert_int_equal(estimate_pytorch_peaks(&longer, NULL, &more), 0);
+        if (more.peak_requested != b.peak_requested)
+            fail_msg("%s: steps", cases[i].name);
+        longer = job;
+        longer.accumulate = 9;
+        assert_int_equal(estimate_pytorch_peaks(&longer, NULL, &more), 0);
+        uint64_t inputs = UINT64_C(6) * 3 * 8 * (uint64_t)(job.batch * job.seq);
+        if (more.peak_requested != b.peak_requested + (job.script == PYTORCH_TRAINER ? inputs : 0))
+            fail_msg("%s: micro-batches", cases[i].name);
+    }
+}
+
 /* ---- Options, names, refusals ---------------------------------------------------------------- */
 
 static void settings_of_the_allocator_count(void **state)
@@ -340,10 +364,11 @@ static void every_allocation_may_fail(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(parts_sum_to_the_peak),           cmocka_unit_test(kinds_are_what_the_job_has),
-        cmocka_unit_test(verdicts_are_those_of_a_replay),  cmocka_unit_test(nothing_fits_in_nothing),
-        cmocka_unit_test(settings_of_the_allocator_count), cmocka_unit_test(everything_has_a_name),
-        cmocka_unit_test(what_has_no_rules_is_refused),    cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(parts_sum_to_the_peak),          cmocka_unit_test(kinds_are_what_the_job_has),
+        cmocka_unit_test(verdicts_are_those_of_a_replay), cmocka_unit_test(nothing_fits_in_nothing),
+        cmocka_unit_test(what_repeats_needs_no_more),     cmocka_unit_test(settings_of_the_allocator_count),
+        cmocka_unit_test(everything_has_a_name),          cmocka_unit_test(what_has_no_rules_is_refused),
+        cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -90,6 +90,14 @@ enum {
     PYTORCH_ALL_LINEAR = (1 << 14) - 1
 };
 
+typedef enum PytorchHold {
+    PYTORCH_HOLD_NONE,
+    PYTORCH_HOLD_LOOP, /* until the next forward pass has replaced them */
+    PYTORCH_HOLD_STEP  /* until the step ends */
+} PytorchHold;
+
+enum { PYTORCH_LENGTHS = 16 };
+
 typedef struct PytorchDialect PytorchDialect; /* versions of torch and transformers; a row of the table */
 typedef struct PytorchCard PytorchCard;       /* compute capability; a row of the table */
 
@@ -106,11 +114,13 @@ typedef struct PytorchJob {
     int capability;                /* 90: sm_90; one of estimate_pytorch_capability_at */
     int processors;                /* multiprocessors of the card; 0: as many as the usual one has */
     int64_t batch, seq;
+    int64_t lengths[PYTORCH_LENGTHS]; /* of micro-batches in turn, in place of seq; a loop's */
+    int length_count;
     int accumulate, steps;
     double clip;        /* 0: no clipping */
     int mask;           /* 0: none given, 1: of ones, 2: with padding */
     int keep_gradients; /* zero_grad(set_to_none=False) */
-    int hold;           /* a loop that keeps `outputs` */
+    PytorchHold hold;   /* whether a loop of one's own keeps `outputs` */
     int lora_rank, lora_targets, lora_in_base_type;
     double lora_dropout;
     int kbit_prepare;

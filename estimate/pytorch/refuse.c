@@ -15,6 +15,8 @@ static const char *problem(const PytorchJob *job)
         return "BERT under Trainer in this version of transformers";
     if (job->model.family == PYTORCH_GPT2 && job->attention == PYTORCH_EAGER && era->no_gpt2_eager)
         return "GPT-2's eager attention in this version of transformers";
+    if (job->quantize == PYTORCH_INT8 && (job->dialect ? job->dialect : torch_dialect())->torch->no_int8)
+        return "LLM.int8 in this version of torch";
     if (job->quantize != PYTORCH_PLAIN && era->no_quantized)
         return "loading quantised weights in this version of transformers";
     if (job->model.family == PYTORCH_QWEN3 && era->no_qwen3)

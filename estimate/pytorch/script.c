@@ -51,6 +51,33 @@ TorchTensor *torch_model(TorchJob *job, TorchTensor *ids, TorchTensor *labels, T
     return loss;
 }
 
+void torch_update(TorchJob *job, int step, int clip, TorchTensor **norm)
+{
+    Torch *t = &job->torch;
+    const PytorchJob *a = job->asked;
+    /* the scaler unscales an optimizer's gradients */
+    int scaled = a->precision == PYTORCH_AUTOCAST_FP16 && a->optimizer != PYTORCH_NO_OPTIMIZER;
+    torch_phase(job, PYTORCH_CLIP, step, 0);
+    job->unscaled = scaled && (clip || a->optimizer != PYTORCH_ADAMW_FUSED);
+    if (job->unscaled)
+        torch_unscale(job);
+    TorchTensor *total = clip ? torch_clip(job) : NULL;
+    if (norm && total) {
+        total->loose = 0;
+        torch_drop(t, *norm);
+        *norm = total;
+    } else
+        torch_used(t, total);
+    torch_phase(job, PYTORCH_STEP, step, 0);
+    if (scaled && !job->unscaled)
+        torch_look_for_infinite(job);
+    torch_step(job);
+    if (scaled)
+        torch_scaler_update(job);
+    torch_phase(job, PYTORCH_ZERO, step, 0);
+    torch_zero(job);
+}
+
 void torch_loop(TorchJob *job)
 {
     Torch *t = &job->torch;
@@ -63,6 +90,8 @@ void torch_loop(TorchJob *job)
     for (int step = 0; step < a->steps; step++) {
         for (int micro = 0; micro < a->accumulate; micro++) {
             torch_phase(job, PYTORCH_DATA, step, micro);
+            if (a->length_count)
+                job->seq = a->lengths[(step * a->accumulate + micro) % a->length_count];
             ids = torch_rebind(t, ids, torch_batch(job));
             labels = torch_rebind(t, labels, torch_labels(job));
             if (a->mask)
@@ -85,19 +114,8 @@ void torch_loop(TorchJob *job)
             torch_backward(t, root, one);
             torch_leave(t, frame, NULL);
         }
-        torch_phase(job, PYTORCH_CLIP, step, 0);
-        job->unscaled = scaled && (a->clip > 0 || a->optimizer != PYTORCH_ADAMW_FUSED);
-        if (job->unscaled)
-            torch_unscale(job);
-        TorchTensor *norm = a->clip > 0 ? torch_clip(job) : NULL;
-        torch_used(t, norm);
-        torch_phase(job, PYTORCH_STEP, step, 0);
-        if (scaled && !job->unscaled)
-            torch_look_for_infinite(job);
-        torch_step(job);
-        if (scaled)
-            torch_scaler_update(job);
-        torch_phase(job, PYTORCH_ZERO, step, 0);
-        torch_zero(job);
+        torch_update(job, step, a->clip > 0, NULL);
+        if (a->hold == PYTORCH_HOLD_STEP)
+            torch_release(job, 0, job->held_count);
     }
 }

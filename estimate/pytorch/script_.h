@@ -9,6 +9,9 @@ void torch_phase(TorchJob *job, PytorchPhase phase, int step, int micro);
 void torch_release(TorchJob *job, size_t from, size_t to);
 TorchTensor *torch_batch(TorchJob *job);  /* ids, or a mask; loose */
 TorchTensor *torch_labels(TorchJob *job); /* as many, or a class a row; loose */
+/* Clipping where `clip`, the optimizer's step, zeroing. The norm becomes *norm, or goes at once where that is
+ * NULL. */
+void torch_update(TorchJob *job, int step, int clip, TorchTensor **norm);
 /* The model's loss, under autocast where it is asked; loose. */
 TorchTensor *torch_model(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask);
 

@@ -221,7 +221,7 @@ const char *estimate_pytorch_phase_name(PytorchPhase phase)
         [PYTORCH_DATA] = "data",         [PYTORCH_FORWARD] = "forward",
         [PYTORCH_BACKWARD] = "backward", [PYTORCH_CLIP] = "clip",
         [PYTORCH_STEP] = "step",         [PYTORCH_ZERO] = "zero_grad",
-        [PYTORCH_EVALUATE] = "evaluate"};
+        [PYTORCH_EVALUATE] = "evaluate", [PYTORCH_SAVE] = "save"};
     return phase < PYTORCH_PHASES ? names[phase] : "";
 }
 

@@ -43,6 +43,7 @@ def arguments():
     parser.add_argument('--ops', action='store_true', help='a second run names the operation of each event')
     parser.add_argument('--plain', action='store_true', help='traces as text, not compressed')
     parser.add_argument('--check', default='', help='a folder of traces to compare with')
+    parser.add_argument('--known', action='store_true', help='only those that the folder of --check has')
     parser.add_argument('--jobs', type=int, default=1)
     parser.add_argument('one', nargs=argparse.REMAINDER, help='one configuration: its name and flags')
     return parser.parse_args()
@@ -56,6 +57,8 @@ def chosen(a):
             sys.exit(f'oracle: two configurations are called {name}')
     if a.only:
         lines = [l for l in lines if any(fnmatch.fnmatch(l[0], p) or p in l[0] or p == '=' + l[0] for p in a.only)]
+    if a.known:
+        lines = [l for l in lines if os.path.exists(os.path.join(a.check, l[0] + '.tr.gz'))]
     if a.part:
         first, _, every = a.part.rpartition('/')
         every = int(every)

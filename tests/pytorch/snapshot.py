@@ -18,6 +18,7 @@ STAND_IN = os.environ.get("BRIM_PYTORCH_STAND_IN", os.path.join(HERE, "../../bui
 SNAPSHOTS = {
     "whole": ({"stacks": "python"}, "", 0),
     "frames": ({"stacks": "all", "max_entries": 40}, "", 0),
+    "job": ({}, "", 0),
     "late": ({"stacks": "python", "max_entries": 60}, "expandable_segments:True", 6),
 }
 
@@ -37,8 +38,36 @@ def train(torch):
         pass
 
 
+JOB = ("--model llama --set vocab_size=97,hidden_size=64,intermediate_size=96,num_hidden_layers=1,num_attention_heads=4,"
+       "num_key_value_heads=2,max_position_embeddings=64 --batch 2 --seq 16 --steps 1")
+
+
+def make_job(path):
+    """A step of a job of job.py, recorded from the first parameter on: what `brim report --predict` lies beside."""
+    import job
+
+    a = job.parse(JOB.split())
+    job.prepare()
+    job.prepare_card(a.card)
+    import loop
+    import models
+    import torch
+
+    class Record:
+        def mark(self, phase):
+            pass
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.cuda.init()
+    torch.cuda.memory._record_memory_history(stacks="python", context=None, max_entries=100000)
+    loop.run(a, models.make(a), Record())
+    torch.cuda.memory._dump_snapshot(path)
+
+
 def make(name, path):
     """In the snapshot's own process."""
+    if name == "job":
+        return make_job(path)
     import torch
 
     options, _, before = SNAPSHOTS[name]
