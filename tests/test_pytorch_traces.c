@@ -107,8 +107,8 @@ static void every_event_is_predicted(void **state)
     compare("held-out", 64, same_events);
     compare("torch-2.11", 29, same_events);
     compare("transformers-4.57", 30, same_events);
-    compare("transformers-4.48", 32, same_events);
-    compare("torch-2.6", 33, same_events);
+    compare("transformers-4.48", 33, same_events);
+    compare("torch-2.6", 34, same_events);
 }
 
 static void every_peak_is_predicted(void **state)
@@ -118,8 +118,8 @@ static void every_peak_is_predicted(void **state)
     compare("held-out", 64, same_peaks);
     compare("torch-2.11", 29, same_peaks);
     compare("transformers-4.57", 30, same_peaks);
-    compare("transformers-4.48", 32, same_peaks);
-    compare("torch-2.6", 33, same_peaks);
+    compare("transformers-4.48", 33, same_peaks);
+    compare("torch-2.6", 34, same_peaks);
     compare("sizes", 18, same_sizes);
 }
 
