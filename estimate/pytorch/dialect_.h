@@ -14,9 +14,9 @@ typedef struct TorchEra {
                          */
     int no_seed; /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
     int no_flash_seed; /* flash_api.cpp, mha_fwd: seed and offset are on the host */
+    int no_int8;       /* there are no rules for it yet */
     int slices_all; /* python_variable_indexing.cpp, applySlicing: x[:] is a slice too, with a derivative */
     int no_outer_product; /* _native/ops/bmm_outer_product: columns by rows are cuBLAS' work, not Triton's */
-    int no_int8;          /* there are no rules for it yet */
     int no_fp32_gqa;      /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
 } TorchEra;
 
@@ -48,14 +48,15 @@ typedef struct TransformersEra {
     int bert_types_as_they_are; /* BertEmbeddings.forward: token_type_ids are not gathered by positions */
     int bert_adds_in_place;     /* BertEmbeddings.forward: embeddings += position_embeddings */
     int bert_masks_of_numbers;  /* BertModel.forward: masks of numbers, and one of ones where none is given */
-    int items_of_all;           /* Trainer.get_batch_samples: the labels that are not moved are counted */
-    int items_gathered;         /* Trainer._get_num_items_in_batch: gather(count).sum() */
-    int items_undivided;        /* Trainer._get_num_items_in_batch: the count is not divided by devices */
-    int items_on_host;          /* Trainer.get_batch_samples: the sum of a list, and a number */
-    int loss_of_one;    /* Trainer.compute_loss: the loss is not multiplied by the number of processes */
-    int losses_anew;    /* Trainer._inner_training_loop: tr_loss + tr_loss_step is a new tensor */
-    int norm_stays;     /* Trainer._inner_training_loop: grad_norm lives until there is another */
-    int trainer_caches; /* Trainer.train: use_cache stays as the model has it */
+    /* Trainer */
+    int items_undivided;   /* _get_num_items_in_batch: whole numbers, of every rank */
+    int counts_all_labels; /* _get_num_items_in_batch: of causal models too, the first of a row with the
+                              others */
+    int items_gathered;    /* _get_num_items_in_batch: gathered and summed, on one rank too */
+    int loss_is_new;       /* _inner_training_loop: tr_loss = tr_loss + tr_loss_step; clipping can be off */
+    int trainer_caches;    /* Trainer.__init__: use_cache stays the model's */
+    int items_on_host;     /* get_batch_samples: the sum of a list, and a number */
+    int loss_of_one;       /* compute_loss: the loss is not multiplied by the number of processes */
     /* What there are no rules for yet. */
     int no_bert_eager, no_bert_trainer, no_gpt2_eager, no_quantized, no_classes, no_gpt2_trainer,
         no_evaluation;

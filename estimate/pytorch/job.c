@@ -16,8 +16,6 @@ static TorchType weights_of(const PytorchJob *job)
     static const TorchType types[] = {[PYTORCH_WEIGHTS_FP32] = TORCH_F32,
                                       [PYTORCH_WEIGHTS_BF16] = TORCH_BF16,
                                       [PYTORCH_WEIGHTS_FP16] = TORCH_F16};
-    if (job->script == PYTORCH_TRAINER && job->lora_rank && job->kbit_prepare && !job->quantize)
-        return TORCH_F32; /* prepare_model_for_kbit_training casts them before Trainer moves the model */
     if (job->weights)
         return types[job->weights];
     return job->precision == PYTORCH_BF16   ? TORCH_BF16
@@ -47,12 +45,11 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     job->weights = weights_of(asked);
     if (asked->script == PYTORCH_TRAINER && !asked->quantize && asked->lora_rank && asked->kbit_prepare)
         job->weights = TORCH_F32; /* prepared before it comes to the card */
-    job->torch.dialect = asked->dialect ? asked->dialect : torch_dialect();
-    job->caches = asked->checkpoint == PYTORCH_KEEP &&
-                  (asked->script == PYTORCH_LOOP ||
-                   job->torch.dialect->transformers->trainer_caches); /* Trainer sets use_cache */
     job->torch.visit = visit;
     job->torch.user = user;
+    job->torch.dialect = asked->dialect ? asked->dialect : torch_dialect();
+    int caches = asked->script == PYTORCH_LOOP || job->torch.dialect->transformers->trainer_caches;
+    job->caches = caches && asked->checkpoint == PYTORCH_KEEP;
     job->card = *torch_card(asked->capability);
     if (asked->processors)
         job->card.processors = asked->processors;

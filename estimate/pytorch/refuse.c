@@ -21,8 +21,8 @@ static const char *problem(const PytorchJob *job)
         return "loading quantised weights in this version of transformers";
     if (job->model.family == PYTORCH_QWEN3 && era->no_qwen3)
         return "Qwen3 in this version of transformers";
-    if (job->model.labels && era->no_classes)
-        return "classifiers in this version of transformers";
+    if (job->model.labels && job->model.family != PYTORCH_BERT && era->no_classes)
+        return "a decoder that classifies in this version of transformers";
     if (job->model.family == PYTORCH_GPT2 && job->script == PYTORCH_TRAINER && era->no_gpt2_trainer)
         return "GPT-2 under Trainer in this version of transformers";
     if (job->evaluate && era->no_evaluation)

@@ -67,7 +67,7 @@ static TorchTensor *count_labels(TorchJob *job, const TorchTensor *labels)
 {
     Torch *t = &job->torch;
     const PytorchModel *m = &job->asked->model;
-    int shifted = !t->dialect->transformers->items_of_all && !m->labels && m->family != PYTORCH_GPT2 &&
+    int shifted = !t->dialect->transformers->counts_all_labels && !m->labels && m->family != PYTORCH_GPT2 &&
                   m->family != PYTORCH_BERT;
     TorchShape shape = labels->shape;
     shape.size[shape.dims - 1] -= shifted;
@@ -80,8 +80,8 @@ static TorchTensor *count_labels(TorchJob *job, const TorchTensor *labels)
     return count;
 }
 
-/* _get_num_items_in_batch: what each batch counts, their sum, and its division by one device. Before, the sum
- * was that of a list, and a number on the host: NULL. */
+/* _get_num_items_in_batch: what each batch counts, their sum, and its division by one device; the caller's.
+ * Before, the sum was that of a list, and a number on the host: NULL. */
 static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int batches)
 {
     Torch *t = &job->torch;
@@ -102,12 +102,10 @@ static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int 
     torch_leave(t, frame, NULL);
     if (era->items_on_host)
         assign(t, &sum, NULL);
-    else if (era->items_gathered)
+    if (sum && era->items_gathered)
         assign(t, &sum, number(t, "aten::sum", TORCH_I64));
-    else if (!era->items_undivided)
+    if (sum && !era->items_undivided)
         assign(t, &sum, number(t, "aten::div", TORCH_F32));
-    if (sum)
-        sum->loose = 1;
     return sum;
 }
 
@@ -163,39 +161,23 @@ static TorchTensor *training_step(TorchJob *job, TorchTensor *const *inputs, Tor
     return torch_leave(t, frame, torch_alias(t, loss)); /* loss.detach() */
 }
 
-/* torch.isnan(tr_loss_step) or torch.isinf(tr_loss_step); it is added in place. */
-static void check_loss(Torch *t, const TorchTensor *loss)
+/* torch.isnan(tr_loss_step) or torch.isinf(tr_loss_step), and the sum of losses: in place, but in old
+ * versions */
+static void add_loss(Torch *t, const TorchTensor *loss, TorchTensor **losses)
 {
     torch_scratch(t, "aten::isnan", torch_bytes(TORCH_BOOL));
     TorchTensor *absolute = number(t, "aten::abs", loss->shape.type);
     torch_scratch(t, "aten::isinf", torch_bytes(TORCH_BOOL));
     torch_drop(t, absolute);
-}
-
-/* The norm is computed without clipping too. */
-static void update(TorchJob *job, Trainer *trainer, int step)
-{
-    Torch *t = &job->torch;
-    int scaled = job->asked->precision == PYTORCH_AUTOCAST_FP16;
-    torch_phase(job, PYTORCH_CLIP, step, 0);
-    if (!t->dialect->transformers->norm_stays)
-        assign(t, &trainer->norm, NULL);
-    job->unscaled = scaled;
-    if (scaled)
-        torch_unscale(job);
-    assign(t, &trainer->norm, torch_clip(job));
-    torch_phase(job, PYTORCH_STEP, step, 0);
-    torch_step(job);
-    if (scaled)
-        torch_scaler_update(job);
-    torch_phase(job, PYTORCH_ZERO, step, 0);
-    torch_zero(job);
+    if (t->dialect->transformers->loss_is_new)
+        assign(t, losses, number(t, "aten::add", TORCH_F32));
 }
 
 static void train_step(TorchJob *job, Trainer *trainer, int step)
 {
     Torch *t = &job->torch;
     const PytorchJob *a = job->asked;
+    int loss_is_new = t->dialect->transformers->loss_is_new;
     size_t old = job->sample_count;
     torch_phase(job, PYTORCH_DATA, step, 0);
     for (int micro = 0; micro < a->accumulate; micro++)
@@ -205,11 +187,12 @@ static void train_step(TorchJob *job, Trainer *trainer, int step)
     for (int micro = 0; micro < a->accumulate; micro++) {
         TorchTensor *const *inputs = job->samples + (size_t)micro * TENSORS;
         assign(t, &trainer->loss, training_step(job, inputs, trainer->items, step, micro));
-        check_loss(t, trainer->loss);
-        if (t->dialect->transformers->losses_anew)
-            assign(t, &trainer->losses, number(t, "aten::add", TORCH_F32));
+        add_loss(t, trainer->loss, &trainer->losses);
     }
-    update(job, trainer, step);
+    if (!loss_is_new)
+        assign(t, &trainer->norm, NULL);
+    torch_update(job, step, a->clip > 0 || !loss_is_new,
+                 &trainer->norm); /* the norm is computed without clipping too */
     if (a->logging && due(step, a->logging))
         torch_scratch(t, "aten::mean", torch_bytes(TORCH_F32));
 }
@@ -242,8 +225,6 @@ static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3])
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
     TorchTensor *items = count_items(job, inputs, 1);
-    if (items)
-        torch_name(t, items);
     TorchTensor *loss = torch_name(t, compute_loss(job, inputs, items)), *logits = NULL, *labels = NULL;
     TorchTensor *mean = number(t, "aten::mean", loss->shape.type);
     if (job->asked->metrics) {
@@ -251,6 +232,7 @@ static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3])
         labels = torch_again(inputs[LABELS]);
     }
     torch_release(job, 0, job->held_count);
+    torch_drop(t, items);
     torch_leave(t, frame, NULL);
     assign(t, &kept[0].last, mean);
     assign(t, &kept[1].last, logits);

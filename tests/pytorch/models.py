@@ -219,7 +219,7 @@ def answer_reads(a):
     truth = {'find_packed_sequence_indices': '1'}
     for name in ('_ignore_causal_mask_sdpa', '_ignore_bidirectional_mask_sdpa', '_prepare_4d_attention_mask_for_sdpa',
                  '_prepare_4d_causal_attention_mask_for_sdpa', 'prepare_padding_mask'):
-        truth[name] = '1' if a.mask == 'ones' else '0'
+        truth[name] = '0' if a.mask == 'padding' else '1'
 
     def answering(function, byte):
         def wrapped(*args, **kwargs):
