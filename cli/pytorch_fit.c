@@ -282,18 +282,15 @@ static void print_notes(const PytorchFit *fit)
 static void print_fit(const PytorchFit *fit, const PytorchJob *job)
 {
     const Options *o = fit->options;
-    char largest_batch[32], longest[32];
     SayLine line = {""};
     line_add(&line, "%s  %.800s", o->model, pytorch_title(o, job).text);
     say_line(&line);
     printf("PREDICTED for %s; no card has confirmed it. GiB; the context's upper end counts.\n\n",
            pytorch_versions(job).text);
-    snprintf(largest_batch, sizeof largest_batch, "batch");
-    snprintf(longest, sizeof longest, "seq");
     printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "card", "memory", "context", "allocated",
            "reserved", "as asked", "largest", "longest");
-    printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "", "", "", "PREDICTED", "PREDICTED", "",
-           largest_batch, longest);
+    printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "", "", "", "PREDICTED", "PREDICTED", "", "batch",
+           "seq");
     for (int i = 0; i < fit->count; i++)
         print_row(fit, &fit->cards[i]);
     printf("\nFits: what PyTorch reserves is not more than the card has left. Fits, N flushes: what it "

@@ -6,10 +6,7 @@
 
 #include "../base/nearest_.h"
 #include "../base/printable_.h"
-#include "../report/exports.h"
-#include "../report/html.h"
 #include "../report/torch_snapshot_read.h"
-#include "../estimate/page_replay_.h"
 #include "cli.h"
 #include "report_.h"
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../memtrack/memtrack.h"
+#include "../memtrack/grow_.h"
 #include "cli.h"
 #include "pytorch.h"
 #include "report_.h"
@@ -40,23 +40,12 @@ typedef struct Match {
 
 /* ---- Both sequences -------------------------------------------------------------------------- */
 
-static int room(void **items, size_t *capacity, size_t count, size_t bytes)
-{
-    if (*items && count <= *capacity)
-        return 0;
-    size_t wanted = 2 * count + 62;
-    void *larger = memtrack_host_realloc(NULL, *items, *capacity * bytes, wanted * bytes);
-    if (!larger)
-        return -1;
-    *items = larger;
-    *capacity = wanted;
-    return 0;
-}
-
 static int add_made(Sequence *s, Made made)
 {
-    if (room((void **)&s->made, &s->capacity, s->count + 1, sizeof *s->made))
+    Made *all = memtrack_grow(s->made, &s->capacity, s->count + 1, sizeof *all);
+    if (!all)
         return -1;
+    s->made = all;
     made.frees = s->freed_count;
     s->made[s->count++] = made;
     return 0;
@@ -64,8 +53,10 @@ static int add_made(Sequence *s, Made made)
 
 static int add_freed(Sequence *s, uint64_t number)
 {
-    if (room((void **)&s->freed, &s->freed_capacity, s->freed_count + 1, sizeof *s->freed))
+    uint64_t *all = memtrack_grow(s->freed, &s->freed_capacity, s->freed_count + 1, sizeof *all);
+    if (!all)
         return -1;
+    s->freed = all;
     s->freed[s->freed_count++] = number;
     return 0;
 }

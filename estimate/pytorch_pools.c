@@ -1,25 +1,14 @@
 /* The replay's blocks: room for them, the pools of free ones, cutting and merging. */
 #include <string.h>
 
+#include "../memtrack/grow_.h"
 #include "pytorch_allocator_.h"
 
 /* ---- Room ------------------------------------------------------------------------------------ */
 
-/* The array with room for `count` items, moved or not; NULL without memory, and the array as it was. */
-static void *grow(void *items, size_t *capacity, size_t count, size_t item_bytes)
-{
-    if (items && count <= *capacity)
-        return items;
-    size_t wanted = 2 * count + 62;
-    void *larger = memtrack_host_realloc(NULL, items, *capacity * item_bytes, wanted * item_bytes);
-    if (larger)
-        *capacity = wanted;
-    return larger;
-}
-
 static int grow_pool(PytorchReplay *r, Pool *pool)
 {
-    int32_t *nodes = grow(pool->nodes, &pool->capacity, r->capacity, sizeof *nodes);
+    int32_t *nodes = memtrack_grow(pool->nodes, &pool->capacity, r->capacity, sizeof *nodes);
     if (!nodes)
         return -1;
     pool->nodes = nodes;
@@ -31,11 +20,12 @@ int estimate_pytorch_room_(PytorchReplay *r)
     /* The block's rest and a segment; of pages that are given back, the blocks before and behind them. */
     int pages = r->options.expandable_segments;
     size_t more = pages ? 8 + 2 * (r->free[0].count + r->free[1].count) : 2;
-    Node *nodes = grow(r->nodes, &r->capacity, r->count + more, sizeof *nodes);
+    Node *nodes = memtrack_grow(r->nodes, &r->capacity, r->count + more, sizeof *nodes);
     if (!nodes)
         return -1;
     r->nodes = nodes;
-    Segment *segments = grow(r->segments, &r->segment_capacity, r->segment_count + 3, sizeof *segments);
+    Segment *segments =
+        memtrack_grow(r->segments, &r->segment_capacity, r->segment_count + 3, sizeof *segments);
     if (!segments)
         return -1;
     r->segments = segments;
@@ -44,7 +34,7 @@ int estimate_pytorch_room_(PytorchReplay *r)
             return -1;
     if (!pages)
         return 0;
-    int32_t *flushing = grow(r->flushing, &r->flushing_capacity, r->capacity, sizeof *flushing);
+    int32_t *flushing = memtrack_grow(r->flushing, &r->flushing_capacity, r->capacity, sizeof *flushing);
     if (!flushing)
         return -1;
     r->flushing = flushing;

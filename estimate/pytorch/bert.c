@@ -1,5 +1,4 @@
 /* BERT, as transformers' modeling_bert.py writes it: for masked words, and for classes of sequences. */
-#include "../../memtrack/memtrack.h"
 #include "job_.h"
 
 typedef struct Layer {
@@ -56,10 +55,7 @@ static void make(TorchJob *job)
     Torch *t = &job->torch;
     const PytorchModel *m = &job->asked->model;
     int64_t D = m->hidden;
-    job->model_bytes = sizeof(Bert) + (size_t)m->layers * sizeof(Layer);
-    Bert *b = job->model = memtrack_host_calloc(NULL, job->model_bytes);
-    if (!b)
-        longjmp(t->failed, 1);
+    Bert *b = torch_make_model(job, sizeof(Bert) + (size_t)m->layers * sizeof(Layer));
     TorchPlace top = t->place;
     job->list = "bert.encoder.layer";
     make_embeddings(job, b);
@@ -108,10 +104,9 @@ static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     w = torch_rebind(t, w, torch_dropout(t, w, dropout));
     TorchTensor *y = torch_name(t, torch_matmul(t, w, v));
     y = torch_rebind(t, y, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
-    w->refs++; /* leaves beside the output */
+    torch_carry(w);
     y = torch_leave(t, frame, y);
-    w->loose = 1;
-    *weights = w;
+    *weights = torch_arrive(w);
     return y;
 }
 

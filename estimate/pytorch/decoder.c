@@ -1,7 +1,6 @@
 /* Llama, Qwen2, Qwen3 and Mistral, as transformers' modeling files write them. */
 #include <string.h>
 
-#include "../../memtrack/memtrack.h"
 #include "job_.h"
 
 typedef struct Layer {
@@ -13,7 +12,6 @@ typedef struct Decoder {
     TorchTensor *embedding, *norm, *frequencies[2];
     TorchLinear head;
     TorchTensor *cos, *sin, *mask; /* of this forward pass */
-    int caches;
     Layer layers[];
 } Decoder;
 
@@ -23,10 +21,7 @@ static void make(TorchJob *job)
     const PytorchModel *m = &job->asked->model;
     int64_t D = m->hidden, H = m->heads * m->head_dim, K = m->kv_heads * m->head_dim, F = m->intermediate;
     int bias = m->family == PYTORCH_QWEN2;
-    job->model_bytes = sizeof(Decoder) + (size_t)m->layers * sizeof(Layer);
-    Decoder *d = job->model = memtrack_host_calloc(NULL, job->model_bytes);
-    if (!d)
-        longjmp(t->failed, 1);
+    Decoder *d = torch_make_model(job, sizeof(Decoder) + (size_t)m->layers * sizeof(Layer));
     TorchPlace top = torch_enter(t, "embed_tokens");
     job->list = "model.layers";
     d->embedding = torch_parameter(job, "model.embed_tokens.weight", 2, (int64_t[]){m->vocab, D});
@@ -100,13 +95,6 @@ static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     return y;
 }
 
-static void hold_window(TorchJob *job)
-{
-    TorchTensor *size = torch_empty(&job->torch, "aten::_to_copy", torch_shape(TORCH_I64, 0, NULL));
-    torch_hold(job, size);
-    torch_drop(&job->torch, size);
-}
-
 static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, TorchTensor **weights)
 {
     Torch *t = &job->torch;
@@ -133,21 +121,7 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     torch_name(t, k2);
     torch_delete(t, q);
     torch_delete(t, k);
-    if (d->caches && t->dialect->transformers->cache_as_it_is) {
-        torch_hold(job, k2);
-        torch_hold(job, v);
-    } else if (d->caches) {
-        if (m->window &&
-            !t->dialect->transformers->no_window_number) /* the cache layer's copy of the window's size */
-            hold_window(job);
-        TorchType type = t->dialect->transformers->cache_of_keys ? k2->shape.type : v->shape.type;
-        TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k2));
-        TorchTensor *all_values = torch_name(t, torch_cat_as(t, type, 2, 1, &v));
-        torch_delete(t, k2);
-        torch_delete(t, v);
-        torch_hold(job, k2 = all_keys);
-        torch_hold(job, v = all_values);
-    }
+    torch_cache(job, &k2, &v);
     double dropout = m->attention_dropout;
     TorchTensor *y;
     *weights = NULL;
@@ -269,8 +243,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     TorchTensor *row = torch_positions(t, S);
     TorchTensor *positions = torch_name(t, torch_unsqueeze(t, row, 0));
     torch_name(t, h); /* inputs_embeds, which outlives the loop's name */
-    d->caches = job->caches;
-    d->mask = torch_causal_mask(job, mask, h->shape.type, asked->model.window, d->caches);
+    d->mask = torch_causal_mask(job, mask, h->shape.type, asked->model.window);
     if (d->mask)
         torch_name(t, d->mask);
     rope(job, positions, h->shape.type);

@@ -87,8 +87,11 @@ static const PytorchDialect dialects[] = {
     {&torch_2_15, &transformers_4_48}, {&torch_2_6, &transformers_4_48},
 };
 
-/* c10's getCUDABlasLtWorkspaceSize and parseChosenWorkspaceSize: 32 MiB on sm_90, else 4096 x 2 + 16 x 8 KiB…
- */
+/* CUB chooses the newest policy that is not newer than the card: 8.6 and 8.9 use those of 8.0. cuBLAS'
+ * own workspace is PyTorch's default: 2 x 4 MiB and 8 x 16 KiB, on sm_90 32 MiB. */
+#define TILES_8    .sort_tile = 3840, .unique_tile = 1344
+#define WORKSPACES .workspace = 2 * (4096 << 10) + 8 * (16 << 10), .lt_workspace = 1 << 20
+
 static const PytorchCard cards[] = {
     {.capability = 75,
      .processors = 40,
@@ -96,32 +99,10 @@ static const PytorchCard cards[] = {
      .shared = 65536,
      .sort_tile = 2816,
      .unique_tile = 320,
-     .workspace = 8519680,
-     .lt_workspace = 1 << 20},
-    {.capability = 80,
-     .processors = 108,
-     .threads = 2048,
-     .shared = 166912,
-     .sort_tile = 3840,
-     .unique_tile = 1344,
-     .workspace = 8519680,
-     .lt_workspace = 1 << 20},
-    {.capability = 86,
-     .processors = 82,
-     .threads = 1536,
-     .shared = 101376,
-     .sort_tile = 3840,
-     .unique_tile = 1344,
-     .workspace = 8519680,
-     .lt_workspace = 1 << 20},
-    {.capability = 89,
-     .processors = 128,
-     .threads = 1536,
-     .shared = 101376,
-     .sort_tile = 3840,
-     .unique_tile = 1344,
-     .workspace = 8519680,
-     .lt_workspace = 1 << 20},
+     WORKSPACES},
+    {.capability = 80, .processors = 108, .threads = 2048, .shared = 166912, TILES_8, WORKSPACES},
+    {.capability = 86, .processors = 82, .threads = 1536, .shared = 101376, TILES_8, WORKSPACES},
+    {.capability = 89, .processors = 128, .threads = 1536, .shared = 101376, TILES_8, WORKSPACES},
     {.capability = 90,
      .processors = 132,
      .threads = 2048,

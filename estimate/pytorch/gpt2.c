@@ -1,5 +1,4 @@
 /* GPT-2, as transformers' modeling_gpt2.py writes it. */
-#include "../../memtrack/memtrack.h"
 #include "job_.h"
 
 typedef struct Layer {
@@ -11,7 +10,6 @@ typedef struct Gpt2 {
     TorchTensor *tokens, *positions, *mask; /* the mask of this forward pass */
     TorchNorm norm;
     TorchLinear head;
-    int caches;
     Layer layers[];
 } Gpt2;
 
@@ -20,10 +18,7 @@ static void make(TorchJob *job)
     Torch *t = &job->torch;
     const PytorchModel *m = &job->asked->model;
     int64_t D = m->hidden;
-    job->model_bytes = sizeof(Gpt2) + (size_t)m->layers * sizeof(Layer);
-    Gpt2 *g = job->model = memtrack_host_calloc(NULL, job->model_bytes);
-    if (!g)
-        longjmp(t->failed, 1);
+    Gpt2 *g = torch_make_model(job, sizeof(Gpt2) + (size_t)m->layers * sizeof(Layer));
     TorchPlace top = torch_enter(t, "wte");
     job->list = "transformer.h";
     g->tokens = torch_parameter(job, "transformer.wte.weight", 2, (int64_t[]){m->vocab, D});
@@ -74,10 +69,9 @@ static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     w = torch_rebind(t, w, torch_dropout(t, w, dropout));
     TorchTensor *y = torch_name(t, torch_matmul(t, w, v));
     y = torch_rebind(t, y, torch_transpose(t, y, 1, 2));
-    w->refs++; /* leaves beside the output */
+    torch_carry(w);
     y = torch_leave(t, frame, y);
-    w->loose = 1;
-    *weights = w;
+    *weights = torch_arrive(w);
     return y;
 }
 
@@ -100,17 +94,7 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
         parts[(first + i) % 3] = torch_rebind(t, part, heads(t, m, part));
     }
     TorchTensor *q = parts[0], *k = parts[1], *v = parts[2];
-    if (g->caches && t->dialect->transformers->cache_as_it_is) {
-        torch_hold(job, k);
-        torch_hold(job, v);
-    } else if (g->caches) {
-        TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, &k)),
-                    *all_values = torch_name(t, torch_cat(t, 2, 1, &v));
-        torch_delete(t, k);
-        torch_delete(t, v);
-        torch_hold(job, k = all_keys);
-        torch_hold(job, v = all_values);
-    }
+    torch_cache(job, &k, &v);
     TorchTensor *y;
     *weights = NULL;
     if (job->asked->attention == PYTORCH_EAGER)
@@ -199,8 +183,7 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     TorchTensor *placed = torch_name(t, torch_embedding(t, g->positions, positions));
     t->place = up;
     TorchTensor *h = torch_name(t, torch_add(t, embedded, placed));
-    g->caches = job->caches;
-    g->mask = torch_causal_mask(job, mask, h->shape.type, 0, g->caches);
+    g->mask = torch_causal_mask(job, mask, h->shape.type, 0);
     if (g->mask)
         torch_name(t, g->mask);
     h = torch_rebind(t, h, torch_dropout(t, h, asked->model.dropout));

@@ -23,6 +23,7 @@ typedef struct TorchEntry {
     TorchQuantized *quantized;
     int buffer;
 } TorchEntry;
+
 typedef struct TorchNorm {
     TorchTensor *weight, *bias;
 } TorchNorm;
@@ -32,7 +33,7 @@ typedef struct TorchJob TorchJob;
 /* A family: makes its parameters, and computes the loss. */
 typedef struct TorchFamily {
     void (*make)(TorchJob *job);
-    /* The loss and, in `outputs`, what the model's output keeps besides; both named in the caller's frame. */
+    /* The loss, loose; what the model's output keeps besides is held (torch_hold). */
     TorchTensor *(*forward)(TorchJob *job, TorchTensor *ids, TorchTensor *labels, TorchTensor *mask);
 } TorchFamily;
 
@@ -68,6 +69,8 @@ struct TorchJob {
     size_t held_count, held_capacity;
 };
 
+/* The family's own struct, `bytes` of zeros, which the job owns. */
+void *torch_make_model(TorchJob *job, size_t bytes);
 extern const TorchFamily torch_decoder, torch_gpt2, torch_bert;
 
 TorchPlace torch_enter(Torch *t, const char *module); /* returns the place to go back to */
@@ -92,6 +95,9 @@ TorchTensor *torch_project(TorchJob *job, const TorchLinear *linear, TorchTensor
 TorchTensor *torch_rms_norm(Torch *t, TorchTensor *x, TorchTensor *weight);
 /* x[:], of these dimensions: the tensor itself, or what takes memory in the backward pass only. */
 TorchTensor *torch_all_of(Torch *t, TorchTensor *x, int from, int to);
+/* Puts a layer's named keys and values into the output's cache, where there is one, and gives what attention
+ * reads then. */
+void torch_cache(TorchJob *job, TorchTensor **keys, TorchTensor **values);
 TorchTensor *torch_repeat_kv(Torch *t, TorchTensor *x, int64_t repeats);
 /* sdpa_attention_forward: beside a mask, keys and values are repeated. */
 TorchTensor *torch_sdpa(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
@@ -106,7 +112,7 @@ void torch_look_for_padding(Torch *t, const TorchTensor *ids);
 /* The positions from 0: torch.arange(seq) + the cache's length, or cache_position. Loose. */
 TorchTensor *torch_positions(Torch *t, int64_t seq);
 /* NULL: attention's own causal rule is enough. */
-TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches);
+TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window);
 TorchTensor *torch_number_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window);
 /* _prepare_4d_attention_mask_for_sdpa, of a mask that is there. */
 TorchTensor *torch_number_mask_of_all(TorchJob *job, TorchTensor *given, TorchType type);

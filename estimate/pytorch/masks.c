@@ -165,7 +165,7 @@ static TorchTensor *as_numbers(Torch *t, TorchTensor *mask, TorchType type)
 }
 
 /* create_causal_mask and create_sliding_window_causal_mask. `window` is 0 without one. */
-TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window, int caches)
+TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type, int64_t window)
 {
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
@@ -173,7 +173,7 @@ TorchTensor *torch_causal_mask(TorchJob *job, TorchTensor *given, TorchType type
     int eager = job->asked->attention == PYTORCH_EAGER, padded = job->asked->mask == 2;
     if (t->dialect->transformers->masks_of_numbers)
         return torch_number_mask(job, given, type, window);
-    int looks = !given && !caches, packs = looks && t->dialect->transformers->always_packed;
+    int looks = !given && !job->caches, packs = looks && t->dialect->transformers->always_packed;
     if (given)
         torch_name(t, torch_empty(t, "aten::_to_copy", torch_shape(TORCH_BOOL, 2, (int64_t[]){batch, seq})));
     else if (looks)

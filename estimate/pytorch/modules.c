@@ -1,4 +1,5 @@
 /* Modules that families share, as transformers writes them. */
+#include "../../memtrack/memtrack.h"
 #include "job_.h"
 
 TorchPlace torch_enter(Torch *t, const char *module)
@@ -6,6 +7,15 @@ TorchPlace torch_enter(Torch *t, const char *module)
     TorchPlace old = t->place;
     t->place.module = module;
     return old;
+}
+
+void *torch_make_model(TorchJob *job, size_t bytes)
+{
+    job->model_bytes = bytes;
+    job->model = memtrack_host_calloc(NULL, bytes);
+    if (!job->model)
+        longjmp(job->torch.failed, 1);
+    return job->model;
 }
 
 /* ---- Conv1D --------------------------------------------------------------------------------- */
@@ -132,6 +142,35 @@ TorchTensor *torch_all_of(Torch *t, TorchTensor *x, int from, int to)
     for (int i = from; t->dialect->torch->slices_all && i < to; i++)
         x = torch_slice(t, x, i, 0, x->shape.size[i]);
     return x;
+}
+
+/* The copy that the cache's layer keeps of the window's size. */
+static void hold_window(TorchJob *job)
+{
+    TorchTensor *size = torch_empty(&job->torch, "aten::_to_copy", torch_shape(TORCH_I64, 0, NULL));
+    torch_hold(job, size);
+    torch_drop(&job->torch, size);
+}
+
+void torch_cache(TorchJob *job, TorchTensor **keys, TorchTensor **values)
+{
+    Torch *t = &job->torch;
+    const TransformersEra *era = t->dialect->transformers;
+    if (!job->caches)
+        return;
+    if (!era->cache_as_it_is) {
+        if (job->asked->model.window && !era->no_window_number)
+            hold_window(job);
+        TorchType type = (era->cache_of_keys ? *keys : *values)->shape.type;
+        TorchTensor *all_keys = torch_name(t, torch_cat(t, 2, 1, keys));
+        TorchTensor *all_values = torch_name(t, torch_cat_as(t, type, 2, 1, values));
+        torch_delete(t, *keys);
+        torch_delete(t, *values);
+        *keys = all_keys;
+        *values = all_values;
+    }
+    torch_hold(job, *keys);
+    torch_hold(job, *values);
 }
 
 TorchTensor *torch_repeat_kv(Torch *t, TorchTensor *x, int64_t repeats)

@@ -1,7 +1,7 @@
 /* Storages, tensors and frames: who holds what, and until when. */
 #include <string.h>
 
-#include "../../memtrack/memtrack.h"
+#include "../../memtrack/grow_.h"
 #include "torch_.h"
 
 enum { CHUNK = 1 << 16 };
@@ -37,13 +37,9 @@ void *torch_take(Torch *t, size_t bytes)
 
 void *torch_grow(Torch *t, void *items, size_t *capacity, size_t count, size_t bytes)
 {
-    if (items && count <= *capacity)
-        return items;
-    size_t wanted = 2 * count + 62;
-    void *larger = memtrack_host_realloc(NULL, items, *capacity * bytes, wanted * bytes);
+    void *larger = memtrack_grow(items, capacity, count, bytes);
     if (!larger)
         longjmp(t->failed, 1);
-    *capacity = wanted;
     return larger;
 }
 

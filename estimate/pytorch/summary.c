@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "../../memtrack/grow_.h"
+
 static const uint32_t NONE = UINT32_MAX;
 
 typedef struct Item {
@@ -24,20 +26,10 @@ typedef struct Pass {
 
 /* ---- Items ----------------------------------------------------------------------------------- */
 
-static void *grown(void *items, size_t *capacity, size_t count, size_t bytes)
-{
-    if (items && count <= *capacity)
-        return items;
-    size_t wanted = 2 * count + 62;
-    void *larger = memtrack_host_realloc(NULL, items, *capacity * bytes, wanted * bytes);
-    if (larger)
-        *capacity = wanted;
-    return larger;
-}
-
 static int put_item(Pass *p, const PytorchEvent *e)
 {
-    uint32_t *item_of = grown(p->item_of, &p->serial_capacity, (size_t)e->serial + 1, sizeof *item_of);
+    uint32_t *item_of =
+        memtrack_grow(p->item_of, &p->serial_capacity, (size_t)e->serial + 1, sizeof *item_of);
     if (!item_of)
         return -1;
     p->item_of = item_of;
@@ -45,7 +37,7 @@ static int put_item(Pass *p, const PytorchEvent *e)
         p->item_of[p->serials] = NONE;
     uint32_t at = p->spare;
     if (at == NONE) {
-        Item *items = grown(p->items, &p->capacity, p->count + 1, sizeof *items);
+        Item *items = memtrack_grow(p->items, &p->capacity, p->count + 1, sizeof *items);
         if (!items)
             return -1;
         p->items = items;
@@ -163,7 +155,7 @@ static int take_live(Pass *p)
         const Item *item = &p->items[at];
         if (item->born > s->peak_event || item->died <= s->peak_event)
             continue;
-        PytorchAllocation *live = grown(s->live, &s->live_room, s->live_count + 1, sizeof *live);
+        PytorchAllocation *live = memtrack_grow(s->live, &s->live_room, s->live_count + 1, sizeof *live);
         if (!live)
             return -1;
         s->live = live;
@@ -241,8 +233,6 @@ static int on_books(void *user, const PytorchEvent *e)
         return estimate_pytorch_empty_cache(b->replay);
     if (e->action == PYTORCH_FREE)
         return estimate_pytorch_free(b->replay, e->serial) ? -1 : 0;
-    if (e->action == PYTORCH_EMPTY_CACHE)
-        return estimate_pytorch_empty_cache(b->replay);
     int status = estimate_pytorch_alloc(b->replay, e->serial, e->bytes);
     if (status == PYTORCH_OUT_OF_MEMORY && b->failed)
         *b->failed = *e;

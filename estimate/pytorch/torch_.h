@@ -225,7 +225,6 @@ TorchTensor *torch_select(Torch *t, TorchTensor *x, int dim); /* one index of th
 void torch_split(Torch *t, TorchTensor *x, int dim, int64_t each, int count, TorchTensor **parts);
 TorchTensor *torch_make_contiguous(Torch *t, TorchTensor *x);
 TorchTensor *torch_clone(Torch *t, TorchTensor *x, int contiguous);
-TorchTensor *torch_detach(Torch *t, TorchTensor *x);
 int torch_viewable(const TorchShape *x, int dims, const int64_t *size, int64_t *stride);
 
 /* ---- pointwise.c ----------------------------------------------------------------------------- */

@@ -13,6 +13,25 @@ static TorchTensor *seen_as(Torch *t, TorchTensor *x, TorchNode *node, TorchShap
     return y;
 }
 
+/* For the backward pass: its sizes in n[0..4], its dimensions in n[5]. */
+static void remember_shape(TorchNode *node, const TorchShape *shape)
+{
+    if (!node)
+        return;
+    memcpy(node->n, shape->size, sizeof shape->size);
+    node->n[5] = shape->dims;
+}
+
+static TorchShape without_dim(TorchShape shape, int dim)
+{
+    shape.dims--;
+    for (int i = dim; i < shape.dims; i++) {
+        shape.size[i] = shape.size[i + 1];
+        shape.stride[i] = shape.stride[i + 1];
+    }
+    return shape;
+}
+
 /* ---- Size ------------------------------------------------------------------------------------ */
 
 /* As at::detail::computeStride: whether `x` can be seen with these sizes, and its strides then. */
@@ -53,10 +72,7 @@ static TorchTensor *viewed(Torch *t, TorchTensor *x, const char *name, int dims,
     TorchShape shape = torch_shape(x->shape.type, dims, size);
     torch_viewable(&x->shape, dims, size, shape.stride);
     TorchNode *node = torch_node(t, name, view_back, 1, &x);
-    if (node) {
-        memcpy(node->n, x->shape.size, sizeof x->shape.size);
-        node->n[5] = x->shape.dims;
-    }
+    remember_shape(node, &x->shape);
     return seen_as(t, x, node, shape);
 }
 
@@ -112,10 +128,7 @@ static void expand_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor 
 TorchTensor *torch_expand(Torch *t, TorchTensor *x, int dims, const int64_t *size)
 {
     TorchNode *node = torch_node(t, "aten::expand", expand_back, 1, &x);
-    if (node) {
-        memcpy(node->n, x->shape.size, sizeof x->shape.size);
-        node->n[5] = x->shape.dims;
-    }
+    remember_shape(node, &x->shape);
     TorchShape shape = torch_shape(x->shape.type, dims, size);
     int64_t next = 1;
     for (int i = dims - 1; i >= 0; i--) {
@@ -158,13 +171,7 @@ TorchTensor *torch_squeeze(Torch *t, TorchTensor *x, int dim)
     TorchNode *node = torch_node(t, "aten::squeeze", squeeze_back, 1, &x);
     if (node)
         node->n[0] = dim;
-    TorchShape shape = x->shape;
-    shape.dims--;
-    for (int i = dim; i < shape.dims; i++) {
-        shape.size[i] = shape.size[i + 1];
-        shape.stride[i] = shape.stride[i + 1];
-    }
-    return seen_as(t, x, node, shape);
+    return seen_as(t, x, node, without_dim(x->shape, dim));
 }
 
 /* ---- Parts ----------------------------------------------------------------------------------- */
@@ -182,10 +189,7 @@ static void slice_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor *
 TorchTensor *torch_slice(Torch *t, TorchTensor *x, int dim, int64_t from, int64_t to)
 {
     TorchNode *node = torch_node(t, "aten::slice", slice_back, 1, &x);
-    if (node) {
-        memcpy(node->n, x->shape.size, sizeof x->shape.size);
-        node->n[5] = x->shape.dims;
-    }
+    remember_shape(node, &x->shape);
     TorchShape shape = x->shape;
     shape.size[dim] = to - from;
     return seen_as(t, x, node, shape);
@@ -199,17 +203,8 @@ static void select_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor 
 TorchTensor *torch_select(Torch *t, TorchTensor *x, int dim)
 {
     TorchNode *node = torch_node(t, "aten::select", select_back, 1, &x);
-    if (node) {
-        memcpy(node->n, x->shape.size, sizeof x->shape.size);
-        node->n[5] = x->shape.dims;
-    }
-    TorchShape shape = x->shape;
-    shape.dims--;
-    for (int i = dim; i < shape.dims; i++) {
-        shape.size[i] = shape.size[i + 1];
-        shape.stride[i] = shape.stride[i + 1];
-    }
-    return seen_as(t, x, node, shape);
+    remember_shape(node, &x->shape);
+    return seen_as(t, x, node, without_dim(x->shape, dim));
 }
 
 /* A gradient that is not there is zeros. */
@@ -266,11 +261,4 @@ TorchTensor *torch_make_contiguous(Torch *t, TorchTensor *x)
     if (torch_contiguous(&x->shape)) /* the tensor itself */
         return x;
     return torch_clone(t, x, 1);
-}
-
-TorchTensor *torch_detach(Torch *t, TorchTensor *x)
-{
-    TorchTensor *y = torch_alias(t, x);
-    torch_used(t, x);
-    return y;
 }
