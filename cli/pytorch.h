@@ -10,6 +10,13 @@ int pytorch_framework(const Options *o);
 /* Refuses by name what means nothing there or is not predicted, and fills in what the library's own defaults
  * are. 0, or EXIT_USAGE after saying why. */
 int pytorch_check(Options *o, const Assignments *all);
+/* How long samples are: --seq, --longest, or what --data has, which is read; settles --seq and --batch. 0, or
+ * EXIT_USAGE after saying why not. (pytorch_data.c) */
+int pytorch_measure(Options *o, int seq_typed, int data_typed);
+/* Whether samples of a batch of so many are of different lengths, and padded. */
+int pytorch_pads(const Options *o, int batch);
+void pytorch_print_data(const Options *o); /* a few lines; none without --data */
+json_t *pytorch_data_json(const Options *o);
 /* What only PyTorch has, without --framework pytorch: 1 after saying so. */
 int pytorch_alone(const Options *o, const char *command);
 

@@ -214,6 +214,12 @@ static int confirmed(PytorchFit *fit, const FitCard *c, int by_seq, int most)
     return found;
 }
 
+/* --data may have fewer samples. */
+static int most_batch(const Options *o)
+{
+    return o->lengths.samples && o->lengths.samples < MOST_BATCH ? (int)o->lengths.samples : MOST_BATCH;
+}
+
 static int fill(PytorchFit *fit, FitCard *c)
 {
     const Options *o = fit->options;
@@ -224,7 +230,7 @@ static int fill(PytorchFit *fit, FitCard *c)
     if (!books || estimate_pytorch_verdict(&job, NULL, books, c->limit, &c->verdict))
         return -1;
     c->books = *books;
-    c->batch = confirmed(fit, c, 0, MOST_BATCH);
+    c->batch = confirmed(fit, c, 0, most_batch(o));
     c->seq = fit->seq_step * confirmed(fit, c, 1, fit->max_seq / fit->seq_step);
     return fit->failed ? -1 : 0;
 }
@@ -260,7 +266,10 @@ static void print_row(const PytorchFit *fit, const FitCard *c)
         return;
     }
     if (c->batch)
-        snprintf(batch, sizeof batch, "%d%s", c->batch, c->batch >= MOST_BATCH ? "+" : "");
+        snprintf(batch, sizeof batch, "%d%s", c->batch,
+                 c->batch < most_batch(fit->options) ? ""
+                 : c->batch < MOST_BATCH             ? " all"
+                                                     : "+");
     if (c->seq)
         snprintf(seq, sizeof seq, "%d%s", c->seq, c->seq + fit->seq_step > fit->max_seq ? " all" : "");
     printf("%-13s %7.2f  %-19s %10.2f %10.2f  %-16s %8s %12s\n", c->title, gib(c->bytes),
@@ -285,8 +294,10 @@ static void print_fit(const PytorchFit *fit, const PytorchJob *job)
     SayLine line = {""};
     line_add(&line, "%s  %.800s", o->model, pytorch_title(o, job).text);
     say_line(&line);
-    printf("PREDICTED for %s; no card has confirmed it. GiB; the context's upper end counts.\n\n",
+    printf("PREDICTED for %s; no card has confirmed it. GiB; the context's upper end counts.\n",
            pytorch_versions(job).text);
+    pytorch_print_data(o);
+    printf("\n");
     printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "card", "memory", "context", "allocated",
            "reserved", "as asked", "largest", "longest");
     printf("%-13s %7s  %-19s %10s %10s  %-16s %8s %12s\n", "", "", "", "PREDICTED", "PREDICTED", "", "batch",
@@ -326,9 +337,9 @@ static void print_json(const PytorchFit *fit, const PytorchJob *job)
     json_t *cards = json_array();
     for (int i = 0; i < fit->count; i++)
         json_array_append_new(cards, card_json(&fit->cards[i]));
-    json_print(json_pack("{s:s, s:i, s:i, s:{s:b, s:o, s:o}}", "model", o->model, "batch", o->batch, "seq",
-                         o->seq, "pytorch", "predicted", 1, "versions", pytorch_versions_json(job), "cards",
-                         cards));
+    json_print(json_pack("{s:s, s:i, s:i, s:{s:b, s:o, s:o, s:o}}", "model", o->model, "batch", o->batch,
+                         "seq", o->seq, "pytorch", "predicted", 1, "versions", pytorch_versions_json(job),
+                         "data", pytorch_data_json(o), "cards", cards));
 }
 
 /* ---- The command ----------------------------------------------------------------------------- */
@@ -342,9 +353,6 @@ int command_fit_pytorch(const Options *o)
     fit.seq_step = fit.max_seq >= 4096 ? 128 : fit.max_seq >= 512 ? 16 : 1;
     if (o->budget)
         return usage("--budget is for one job; `brim fit` takes sizes as --memory 8GiB,16GiB");
-    if (o->longest)
-        return usage(
-            "--longest N is for one length; `brim fit` finds the longest: leave it out, or plan with it");
     if (choose_cards(&fit) || pytorch_job(o, NULL, &job))
         return EXIT_USAGE;
     mallopt(M_TRIM_THRESHOLD, 1 << 30); /* a replay's memory is the next one's */

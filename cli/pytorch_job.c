@@ -210,7 +210,7 @@ int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverTex
                         .accumulate = o->accumulate,
                         .steps = STEPS,
                         .clip = (double)o->clip,
-                        .mask = o->longest && o->batch > 1                 ? PADDED
+                        .mask = pytorch_pads(o, o->batch)                  ? PADDED
                                 : pytorch_script(o)->value == PYTORCH_LOOP ? 0
                                                                            : FULL,
                         .hold = o->hold_outputs,
@@ -241,6 +241,9 @@ int pytorch_to_brim(const Options *o, const Card *card, double dropout, Options 
     brim->script = options_default.script;
     brim->kbit_prepare = options_default.kbit_prepare;
     brim->versions = NULL;
+    brim->data = "builtin"; /* rows of the length that decides */
+    brim->tokenizer = brim->invalid_utf8 = NULL;
+    brim->max_samples = 0;
     brim->hold_outputs = brim->longest = brim->evaluate = brim->eval_accumulation = brim->metrics = 0;
     brim->device = "cuda";
     brim->cards = card ? card->name : NULL;

@@ -200,7 +200,7 @@ static void refusals_name_what_and_why(void **state)
         {{"--device", "cuda"}, "--device means nothing beside --framework pytorch"},
         {{"--init", "x"}, "--init means nothing beside --framework pytorch"},
         {{"--optimizer-in-backward"}, "--optimizer-in-backward means nothing"},
-        {{"--data", "x"}, "no data are read"},
+        {{"--pack"}, "--pack means nothing beside --framework pytorch: packed rows bring"},
         {{"--attention", "flash"},
          "the flash-attn package is not predicted; sdpa takes PyTorch's own flash kernel"},
         {{"--precision", "bf16-mixed"}, "are DeepSpeed's and Megatron's"},
