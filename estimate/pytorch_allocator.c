@@ -256,6 +256,39 @@ PytorchReplay *estimate_pytorch_create(const PytorchAllocatorOptions *options)
     return r;
 }
 
+/* The array of the original becomes one of the copy's own, of the same capacity; NULL stays NULL. */
+static int copy_array(void *array, size_t bytes)
+{
+    void *old, *copy;
+    memcpy(&old, array, sizeof old);
+    copy = old ? memtrack_host_alloc(NULL, bytes) : NULL;
+    if (copy)
+        memcpy(copy, old, bytes);
+    memcpy(array, &copy, sizeof copy);
+    return old && !copy;
+}
+
+PytorchReplay *estimate_pytorch_copy(const PytorchReplay *replay, uint64_t limit)
+{
+    PytorchReplay *r = memtrack_host_alloc(NULL, sizeof *r);
+    if (!r)
+        return NULL;
+    *r = *replay;
+    r->options.limit = bounded(limit, 0, PYTORCH_LARGEST);
+    int failed = copy_array(&r->nodes, r->capacity * sizeof *r->nodes);
+    failed |= copy_array(&r->segments, r->segment_capacity * sizeof *r->segments);
+    failed |= copy_array(&r->slots, r->slot_count * sizeof *r->slots);
+    failed |= copy_array(&r->flushing, r->flushing_capacity * sizeof *r->flushing);
+    for (int i = 0; i < 2; i++) {
+        failed |= copy_array(&r->free[i].nodes, r->free[i].capacity * sizeof *r->free[i].nodes);
+        failed |= copy_array(&r->unmapped[i].nodes, r->unmapped[i].capacity * sizeof *r->unmapped[i].nodes);
+    }
+    if (!failed)
+        return r;
+    estimate_pytorch_destroy(r);
+    return NULL;
+}
+
 void estimate_pytorch_destroy(PytorchReplay *r)
 {
     if (!r)
