@@ -25,6 +25,8 @@ typedef struct FitCard {
 typedef struct FitNeed {
     int capability, processors, batch, seq, accumulate;
     PytorchBooks books;
+    uint64_t limit;
+    PytorchVerdict verdict; /* for the limit */
 } FitNeed;
 
 /* What is needed at two numbers of units; 0: not yet. */
@@ -104,43 +106,42 @@ static int job_at(const PytorchFit *fit, const FitCard *c, int batch, int seq, P
     return pytorch_job_or(&o, c->card, job, why);
 }
 
-/* NULL: there is no memory to replay it with. */
-static const PytorchBooks *books_at(PytorchFit *fit, const PytorchJob *job)
+/* What it needs, and its verdict for the limit; NULL: there is no memory to replay it with. */
+static const FitNeed *need_of(PytorchFit *fit, const PytorchJob *job, uint64_t limit)
 {
     for (int i = 0; i < fit->memos; i++) {
         const FitNeed *n = &fit->memo[i];
-        if (n->capability == job->capability && n->processors == job->processors && n->batch == job->batch &&
-            n->seq == job->seq && n->accumulate == job->accumulate)
-            return &n->books;
+        if (n->limit == limit && n->capability == job->capability && n->processors == job->processors &&
+            n->batch == job->batch && n->seq == job->seq && n->accumulate == job->accumulate)
+            return n;
     }
     FitNeed *n = &fit->memo[fit->memos < FIT_MEMO ? fit->memos++ : FIT_MEMO - 1];
-    *n = (FitNeed){job->capability, job->processors, (int)job->batch, (int)job->seq, job->accumulate, {0}};
-    if (estimate_pytorch_peaks(job, NULL, &n->books)) {
+    *n = (FitNeed){.capability = job->capability,
+                   .processors = job->processors,
+                   .batch = (int)job->batch,
+                   .seq = (int)job->seq,
+                   .accumulate = job->accumulate,
+                   .limit = limit};
+    if (estimate_pytorch_verdict(job, NULL, limit, &n->books, &n->verdict)) {
         fit->failed = 1;
         return NULL;
     }
-    return &n->books;
+    return n;
 }
 
 /* Whether it fits, and on an endless card its books; NULL where there are none. */
 static int fits_at(PytorchFit *fit, const FitCard *c, int batch, int seq, const PytorchBooks **out)
 {
     PytorchJob job;
-    PytorchVerdict verdict;
     LeverText why;
     *out = NULL;
     if (job_at(fit, c, batch, seq, &job, &why))
         return 0;
-    const PytorchBooks *books = *out = books_at(fit, &job);
-    if (!books)
+    const FitNeed *need = need_of(fit, &job, c->limit);
+    if (!need)
         return 0;
-    if (books->peak_allocated > c->limit || books->peak_reserved <= c->limit)
-        return books->peak_allocated <= c->limit;
-    if (estimate_pytorch_verdict(&job, NULL, books, c->limit, &verdict)) {
-        fit->failed = 1;
-        return 0;
-    }
-    return pytorch_fits(&verdict);
+    *out = &need->books;
+    return pytorch_fits(&need->verdict);
 }
 
 /* Where the line through two numbers of units reaches the limit: of what is allocated or of what is reserved,
@@ -226,10 +227,11 @@ static int fill(PytorchFit *fit, FitCard *c)
     PytorchJob job;
     if (job_at(fit, c, o->batch, o->seq, &job, &c->why))
         return 0;
-    const PytorchBooks *books = books_at(fit, &job);
-    if (!books || estimate_pytorch_verdict(&job, NULL, books, c->limit, &c->verdict))
+    const FitNeed *need = need_of(fit, &job, c->limit);
+    if (!need)
         return -1;
-    c->books = *books;
+    c->books = need->books;
+    c->verdict = need->verdict;
     c->batch = confirmed(fit, c, 0, most_batch(o));
     c->seq = fit->seq_step * confirmed(fit, c, 1, fit->max_seq / fit->seq_step);
     return fit->failed ? -1 : 0;

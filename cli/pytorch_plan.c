@@ -44,14 +44,15 @@ static int judge(PytorchPlan *p)
     p->context = pytorch_context(o, p->card);
     if (!p->card && !o->budget)
         return 0;
+    PytorchBooks books;
     p->limit = o->budget ? o->budget : p->card->bytes - p->context.high;
     p->has_verdict = 1;
-    if (estimate_pytorch_verdict(&p->job, NULL, &p->summary.books, p->limit, &p->verdict))
+    if (estimate_pytorch_verdict(&p->job, NULL, p->limit, &books, &p->verdict))
         return -1;
     if (o->budget || pytorch_fits(&p->verdict))
         return 0;
     uint64_t most = p->card->bytes - p->context.low;
-    return estimate_pytorch_verdict(&p->job, NULL, &p->summary.books, most, &p->at_most);
+    return estimate_pytorch_verdict(&p->job, NULL, most, &books, &p->at_most);
 }
 
 /* ---- As text --------------------------------------------------------------------------------- */

@@ -202,8 +202,32 @@ static void kinds_are_what_the_job_has(void **state)
 static PytorchVerdict verdict_at(const PytorchJob *job, const PytorchBooks *books, uint64_t limit)
 {
     PytorchVerdict v;
-    assert_int_equal(estimate_pytorch_verdict(job, NULL, books, limit, &v), 0);
+    PytorchBooks endless;
+    assert_int_equal(estimate_pytorch_verdict(job, NULL, limit, &endless, &v), 0);
+    assert_memory_equal(&endless, books, sizeof endless);
     return v;
+}
+
+static int until_it_fails(void *user, const PytorchEvent *e)
+{
+    PytorchReplay *replay = user;
+    if (e->action == PYTORCH_ALLOC)
+        return estimate_pytorch_alloc(replay, e->serial, e->bytes);
+    if (e->action == PYTORCH_FREE)
+        return estimate_pytorch_free(replay, e->serial);
+    return e->action == PYTORCH_EMPTY_CACHE ? estimate_pytorch_empty_cache(replay) : 0;
+}
+
+/* The books of a replay that has the limit from the first event on. */
+static PytorchBooks limited(const PytorchJob *job, uint64_t limit)
+{
+    PytorchAllocatorOptions options = {.limit = limit};
+    PytorchReplay *replay = estimate_pytorch_create(&options);
+    int status = estimate_pytorch_job(job, until_it_fails, replay);
+    PytorchBooks books = *estimate_pytorch_books(replay);
+    estimate_pytorch_destroy(replay);
+    assert_int_equal(status, books.ooms ? PYTORCH_OUT_OF_MEMORY : 0);
+    return books;
 }
 
 static int fails(const PytorchVerdict *v)
@@ -222,7 +246,9 @@ static void verdicts_are_those_of_a_replay(void **state)
         for (uint64_t limit = b.peak_reserved + 1; limit + (UINT64_C(4) << 20) > b.peak_allocated;
              limit -= UINT64_C(1) << 20) {
             PytorchVerdict v = verdict_at(&job, &b, limit);
+            PytorchBooks whole = limited(&job, limit);
             seen[v.answer]++;
+            assert_memory_equal(&v.books, &whole, sizeof whole);
             assert_true((v.answer == PYTORCH_FITS) == (b.peak_reserved <= limit));
             assert_true((v.answer == PYTORCH_TOO_LARGE) == (b.peak_allocated > limit) || !fails(&v));
             assert_int_equal(v.failed.bytes != 0, fails(&v));
@@ -331,10 +357,11 @@ static void what_has_no_rules_is_refused(void **state)
 static int fails_somewhere(const PytorchJob *job, uint64_t limit)
 {
     PytorchSummary s;
+    PytorchBooks books;
     PytorchVerdict v;
     if (estimate_pytorch_summary(job, NULL, &s))
         return 1;
-    int failed = estimate_pytorch_verdict(job, NULL, &s.books, limit, &v) != 0;
+    int failed = estimate_pytorch_verdict(job, NULL, limit, &books, &v) != 0;
     estimate_pytorch_summary_free(&s);
     return failed;
 }

@@ -77,13 +77,14 @@ typedef struct PytorchVerdict {
     PytorchAnswer answer;
     uint64_t flushes;    /* until the end, or until it fails */
     PytorchEvent failed; /* the request that fails; of PYTORCH_RUNS_OUT and PYTORCH_TOO_LARGE */
-    PytorchBooks books;  /* with the limit; of PYTORCH_FITS as given */
+    PytorchBooks books;  /* with the limit; for no bytes at all those of an endless card */
 } PytorchVerdict;
 
-/* For `limit` bytes: what a card has beside the context. `books` are those of estimate_pytorch_peaks for the
- * same job and options. Returns 0, or -1 without host memory. */
-int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOptions *options,
-                             const PytorchBooks *books, uint64_t limit, PytorchVerdict *out);
+/* For `limit` bytes: what a card has beside the context. One run of the job gives both the books on an
+ * endless card, which are those of estimate_pytorch_peaks, and the verdict. Where `options` have neither a
+ * limit nor a total, the total is the limit. Returns 0, or -1 without host memory. */
+int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOptions *options, uint64_t limit,
+                             PytorchBooks *endless, PytorchVerdict *out);
 
 #ifdef __cplusplus
 }

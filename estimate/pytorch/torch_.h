@@ -89,16 +89,17 @@ struct TorchNode {
     TorchTensor *saved[TORCH_SAVED];
     TorchSegment *segment[TORCH_SAVED]; /* the checkpointed segment that recomputes the slot */
     int slot[TORCH_SAVED];
-    TorchShape made[TORCH_OUTPUTS]; /* what each output was */
-    int64_t n[6];                   /* numbers that the derivative needs */
-    void *user;                     /* what else it needs */
-    TorchTensor *leaf;              /* of an accumulating node; not counted */
-    TorchTensor *context;           /* an attribute of a Python function's ctx: lives as long as the node */
-    TorchSegment *call;             /* of a reentrant checkpoint */
+    int slots;            /* how many of these may be in use */
+    int64_t n[6];         /* numbers that the derivative needs */
+    void *user;           /* what else it needs */
+    TorchTensor *leaf;    /* of an accumulating node; not counted */
+    TorchTensor *context; /* an attribute of a Python function's ctx: lives as long as the node */
+    TorchSegment *call;   /* of a reentrant checkpoint */
     TorchPlace place;
     int waits, seen;
     TorchTensor *g[TORCH_OUTPUTS];
-    TorchNode *next; /* of the spare ones, or of those to be freed */
+    TorchNode *next;                /* of the spare ones, or of those to be freed */
+    TorchShape made[TORCH_OUTPUTS]; /* what each output was; last, for it need not be zeros */
 };
 
 /* A function that checkpointing runs again; its arguments are kept. */
