@@ -37,6 +37,8 @@ int pytorch_one_card(const Options *o, const Card **card);
 int pytorch_job(const Options *o, const Card *card, PytorchJob *job);
 /* The same, without a word: 0, or 1 with the reason in `why`. */
 int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverText *why);
+/* What a job with a batch of so many is given as its attention mask. */
+int pytorch_mask(const Options *o, int batch);
 /* Whether there are rules for such a card. */
 int pytorch_knows(int capability);
 /* "7.5, 8.0, 8.6, 8.9 and 9.0" */

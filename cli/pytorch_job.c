@@ -171,6 +171,11 @@ LeverText pytorch_capabilities(void)
 
 enum { STEPS = 2, ASSUMED_CAPABILITY = 80, FULL = 1, PADDED = 2 };
 
+int pytorch_mask(const Options *o, int batch)
+{
+    return pytorch_pads(o, batch) ? PADDED : pytorch_script(o)->value == PYTORCH_LOOP ? 0 : FULL;
+}
+
 int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverText *why)
 {
     char problem[200];
@@ -210,9 +215,7 @@ int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverTex
                         .accumulate = o->accumulate,
                         .steps = STEPS,
                         .clip = (double)o->clip,
-                        .mask = pytorch_pads(o, o->batch)                  ? PADDED
-                                : pytorch_script(o)->value == PYTORCH_LOOP ? 0
-                                                                           : FULL,
+                        .mask = pytorch_mask(o, o->batch),
                         .hold = o->hold_outputs,
                         .evaluate = o->evaluate,
                         .metrics = o->metrics,
