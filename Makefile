@@ -58,7 +58,7 @@ KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.
 LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
 PAGE_JS  := $(foreach part,base log timeline ranks treemap allocators steps compare main,report/page/$(part).js)
-PAGE_INC := $(addprefix $(BUILD)/report/page/page.,html.inc css.inc js.inc)
+PAGE_INC := $(addprefix $(BUILD)/report/page/page.,html.inc css.inc js.inc pytorch.inc)
 CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
@@ -106,6 +106,8 @@ $(BUILD)/report/page/page.%.inc: report/page/page.%
 	@mkdir -p $(@D)
 	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
 $(BUILD)/report/page/page.js.inc: $(PAGE_JS)
+$(BUILD)/report/page/page.pytorch.inc: report/page/base.js report/page/pytorch.js
+$(BUILD)/report/page/page.js.inc $(BUILD)/report/page/page.pytorch.inc:
 	@mkdir -p $(@D)
 	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
 

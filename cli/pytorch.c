@@ -21,6 +21,10 @@ int pytorch_alone(const Options *o, const char *command)
         return usage(
             "--attention sdpa is PyTorch's, of --framework pytorch; brim's own, which keeps as little, is "
             "--attention flash");
+    if (o->html)
+        return usage(
+            "--html is of --framework pytorch; of brim's own, `brim plan --log FILE` writes a log, and "
+            "`brim report FILE --html PAGE` its page");
     if (!strcmp(command, "plan") && flag_given("--reserve", o))
         return usage("--reserve belongs to `brim fit`, and to --framework pytorch, whose context it is");
     if (o->checkpoint.reentrant)
@@ -37,7 +41,7 @@ static const char taken[] = " --framework --versions --script --kbit-prepare --h
                             "--accumulate --optimizer --clip --dropout --checkpoint --attention --weights "
                             "--quantize --precision --budget "
                             "--data --tokenizer --max-samples --invalid-utf8 "
-                            "--card --memory --reserve --json --lr --weight-decay --schedule --warmup "
+                            "--card --memory --reserve --html --json --lr --weight-decay --schedule --warmup "
                             "--steps --epochs --seed --threads ";
 
 static const struct {

@@ -285,25 +285,15 @@ static void print_more(ReportUnit unit, double bytes, const char *name, const ch
 
 void pytorch_print_more(const PytorchPlan *p)
 {
-    PytorchMore rows[PYTORCH_MORE];
-    int count = pytorch_more(p, rows);
+    PytorchDifference rows[PYTORCH_MORE + 3];
+    int count = pytorch_differences(p, rows);
     ReportUnit unit = unit_of(p);
     if (p->brim.status)
         return;
-    double all = (double)p->summary.requested - (double)p->brim.memory.stats.peak, rest = all,
-           gradients =
-               (double)p->summary.at_peak[PYTORCH_GRADIENT] - (double)brim_group(p, MEM_GROUP_GRADIENTS),
-           head = -(double)pytorch_brim_head(p);
+    double all = (double)p->summary.requested - (double)p->brim.memory.stats.peak;
     printf("\nWHAT PYTORCH'S PEAK HAS MORE, %s\n", unit.name);
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++)
         print_more(unit, (double)rows[i].bytes, rows[i].name, rows[i].why);
-        rest -= (double)rows[i].bytes;
-    }
-    if (gradients != 0) /* both have all of them sooner or later */
-        print_more(unit, gradients, "gradients", "the two peaks are at different moments");
-    if (head != 0)
-        print_more(unit, head, "brim's own logits and loss", "at its peak, in the type of its activations");
-    print_more(unit, rest - gradients - head, "other differences", "of all that both keep");
     printf("%-36s %+10.*f\n", "in all", unit.decimals, all / unit.bytes);
     print_places(p);
 }

@@ -1,4 +1,6 @@
 /* --framework pytorch: what plan and fit say of a job of PyTorch, and what they refuse. */
+#include <math.h>
+
 #include "cli_support.h"
 
 #define TINY "llama-tiny", "--framework", "pytorch", "--batch", "2", "--seq", "64"
@@ -141,6 +143,72 @@ static void the_verdict_decides_the_code(void **state)
     has(o, "It runs out of memory at ");
 }
 
+/* ---- Beside brim ----------------------------------------------------------------------------- */
+
+/* Each of them has a name, and with what is left over they are all of it. */
+static void differences_sum_to_the_difference(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arguments[12];
+        const char *has;
+        double rest; /* the most of the difference that has no name but "other" */
+    } trials[] = {
+        {{"gpt2", "--batch", "2", "--seq", "1024"}, "steps of GELU", 0.1},
+        {{"llama-3.2-1b", "--precision", "bf16", "--batch", "1", "--seq", "2048"}, "silu of the gate", 0.2},
+        {{"llama-3.2-1b", "--lora", "r=8", "--weights", "bf16", "--quantize", "nf4", "--kbit-prepare", "on",
+          "--checkpoint", "blocks"},
+         "hidden states in fp32",
+         0.1},
+    };
+    for (size_t i = 0; i < COUNT(trials); i++) {
+        const char *arguments[20] = {"", "plan"};
+        int count = 2;
+        for (int k = 0; k < 12 && trials[i].arguments[k]; k++)
+            arguments[count++] = trials[i].arguments[k];
+        arguments[count++] = "--framework";
+        arguments[count++] = "pytorch";
+        arguments[count++] = "--json";
+        json_t *root = json_of(run_command(arguments), 0);
+        const json_t *rows = json_object_get(pytorch_of(root), "differences"), *row;
+        json_int_t sum = 0, rest = 0,
+                   brim = integer_at(json_object_get(json_object_get(root, "brim"), "memory"), "peak_bytes");
+        size_t k;
+        int named = 0;
+        json_array_foreach(rows, k, row)
+        {
+            const char *name = json_string_value(json_object_get(row, "name"));
+            sum += integer_at(row, "bytes");
+            rest = integer_at(row, "bytes"); /* the last */
+            named |= !strcmp(name, trials[i].has);
+        }
+        json_int_t all = integer_at(pytorch_of(root), "requested_bytes") - brim;
+        assert_int_equal(sum, all);
+        assert_true(named);
+        assert_true(fabs((double)rest) < trials[i].rest * (double)all);
+        json_decref(root);
+    }
+}
+
+static void a_page_is_written(void **state)
+{
+    (void)state;
+    const char *path = in_folder("page.html");
+    char text[64] = "";
+    has(expect_code(RUN("plan", TINY, "--card", "h200", "--html", path), 0),
+        "page.html is written; open it in a browser\n");
+    FILE *page = fopen(path, "r");
+    assert_non_null(page);
+    assert_non_null(fgets(text, sizeof text, page));
+    assert_string_equal(text, "<!doctype html>\n");
+    fclose(page);
+    json_decref(json_of(RUN("plan", TINY, "--html", path, "--json"), 0));
+    Outcome *o = expect_code(RUN("plan", TINY, "--html", "/nowhere/page.html"), 1);
+    assert_non_null(strstr(o->err, "/nowhere/page.html"));
+    assert_non_null(strstr(expect_code(RUN("plan", "llama-tiny", "--html", path), 2)->err,
+                           "--html is of --framework pytorch; of brim's own"));
+}
+
 /* ---- What is refused ------------------------------------------------------------------------- */
 
 static void refusals_name_what_and_why(void **state)
@@ -248,9 +316,11 @@ int main(void)
         cmocka_unit_test(clipping_is_said),
         cmocka_unit_test(quantised_models_are_prepared_or_not),
         cmocka_unit_test(the_verdict_decides_the_code),
+        cmocka_unit_test(differences_sum_to_the_difference),
+        cmocka_unit_test(a_page_is_written),
         cmocka_unit_test(refusals_name_what_and_why),
         cmocka_unit_test(families_are_those_of_the_rules),
         cmocka_unit_test(they_belong_to_pytorch),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
