@@ -240,7 +240,7 @@ int pytorch_to_brim(const Options *o, const Card *card, double dropout, Options 
     brim->framework = options_default.framework;
     brim->script = options_default.script;
     brim->kbit_prepare = options_default.kbit_prepare;
-    brim->versions = NULL;
+    brim->versions = brim->alloc_conf = NULL;
     brim->hold_outputs = brim->longest = brim->evaluate = brim->eval_accumulation = brim->metrics = 0;
     brim->device = "cuda";
     brim->cards = card ? card->name : NULL;
@@ -303,6 +303,8 @@ LeverText pytorch_title(const Options *o, const PytorchJob *job)
                   job->model.dropout > 0 ? job->model.dropout : job->model.attention_dropout);
     if (!(o->clip > 0))
         lever_add(&out, "  no clipping");
+    if (o->alloc_conf)
+        lever_add(&out, "  %.200s", o->alloc_conf);
     return out;
 }
 

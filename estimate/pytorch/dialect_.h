@@ -16,6 +16,7 @@ typedef struct TorchEra {
     int no_flash_seed; /* flash_api.cpp, mha_fwd: seed and offset are on the host */
     int no_int8;       /* there are no rules for it yet */
     int slices_all; /* python_variable_indexing.cpp, applySlicing: x[:] is a slice too, with a derivative */
+    int old_allocator;    /* CUDAAllocatorConfig: as PytorchAllocatorOptions.as_2_6 says */
     int no_outer_product; /* _native/ops/bmm_outer_product: columns by rows are cuBLAS' work, not Triton's */
     int no_fp32_gqa;      /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
 } TorchEra;
