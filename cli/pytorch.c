@@ -37,6 +37,7 @@ static const char taken[] =
     "--evaluate --eval-accumulation --metrics --alloc-conf --model --lora --vocab --batch --seq "
     "--accumulate --optimizer --clip --dropout --checkpoint --attention --weights "
     "--quantize --precision --budget "
+    "--data --tokenizer --max-samples --invalid-utf8 "
     "--card --memory --reserve --json --lr --weight-decay --schedule --warmup "
     "--steps --epochs --seed --threads ";
 
@@ -61,8 +62,7 @@ static const struct {
     {" --inference --prefill ", "a training is predicted"},
     {" --textbook ", "the rules of thumb are beside brim's own plan: `brim plan --textbook`"},
     {" --log ", "a log is of brim's own plan"},
-    {" --data --pack --check-data --invalid-utf8 --max-samples --tokenizer ",
-     "no data are read: --seq N is how long samples are, --longest N the longest of them"},
+    {" --pack ", "packed rows bring position ids and masks of their own, which are not predicted"},
 };
 
 static int check_taken(const Assignments *all)
@@ -288,7 +288,5 @@ int pytorch_check(Options *o, const Assignments *all)
     if (o->weight_decay > 0 && !strncmp(o->optimizer, "sgd", 3))
         return usage("--weight-decay beside --optimizer %s is not predicted: it copies the gradients",
                      o->optimizer);
-    if (o->longest && (!o->seq || o->longest < o->seq))
-        o->seq = o->longest; /* the longer ones are cut at --seq */
     return 0;
 }

@@ -82,8 +82,10 @@ static void print_title_line(const PytorchPlan *p)
         line_add(&line, "  %s parameters", report_count(p->parameters).text);
     line_add(&line, "  %.800s", pytorch_title(p->options, &p->job).text);
     say_line(&line);
-    printf("PREDICTED for %s on %s; no card has confirmed it.\n\n", pytorch_versions(&p->job).text,
+    printf("PREDICTED for %s on %s; no card has confirmed it.\n", pytorch_versions(&p->job).text,
            on_what(p).text);
+    pytorch_print_data(p->options);
+    printf("\n");
 }
 
 static void print_verdict(const PytorchPlan *p)
@@ -174,6 +176,7 @@ static void print_json(const PytorchPlan *p)
     json_object_set_new(pytorch, "verdict",
                         p->has_verdict ? pytorch_verdict_json(&p->verdict, p->limit) : json_null());
     json_object_set_new(pytorch, "fits_with_expandable_segments", p->pages_help ? json_true() : json_null());
+    json_object_set_new(pytorch, "data", pytorch_data_json(p->options));
     json_t *brim = p->brim.status ? json_pack("{s:o}", "error", json_text(p->why_no_brim.text))
                                   : json_pack("{s:o}", "memory", json_memory(&p->brim.memory, NULL));
     json_print(json_pack("{s:s, s:I, s:i, s:i, s:o, s:o}", "model", p->options->model, "parameters",

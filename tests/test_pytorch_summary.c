@@ -199,12 +199,26 @@ static void kinds_are_what_the_job_has(void **state)
 
 /* ---- Verdicts -------------------------------------------------------------------------------- */
 
+/* The word alone is that of the verdict; and where it fits so are its books. */
+static void assert_same_word(const PytorchJob *job, uint64_t limit, const PytorchVerdict *v)
+{
+    PytorchBooks b;
+    int fits = estimate_pytorch_fits(job, NULL, limit, &b);
+    assert_int_equal(fits, v->answer == PYTORCH_FITS || v->answer == PYTORCH_FITS_TIGHT);
+    if (!fits)
+        return;
+    assert_int_equal(b.peak_allocated, v->books.peak_allocated);
+    assert_int_equal(b.peak_reserved, v->books.peak_reserved);
+    assert_int_equal(b.retries, v->flushes);
+}
+
 static PytorchVerdict verdict_at(const PytorchJob *job, const PytorchBooks *books, uint64_t limit)
 {
     PytorchVerdict v;
     PytorchBooks endless;
     assert_int_equal(estimate_pytorch_verdict(job, NULL, limit, &endless, &v), 0);
     assert_memory_equal(&endless, books, sizeof endless);
+    assert_same_word(job, limit, &v);
     return v;
 }
 
@@ -392,7 +406,7 @@ static int fails_somewhere(const PytorchJob *job, uint64_t limit)
         return 1;
     int failed = estimate_pytorch_verdict(job, NULL, limit, &books, &v) != 0;
     estimate_pytorch_summary_free(&s);
-    return failed;
+    return failed || estimate_pytorch_fits(job, NULL, limit, &books) < 0;
 }
 
 static void every_allocation_may_fail(void **state)

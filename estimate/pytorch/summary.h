@@ -87,6 +87,11 @@ typedef struct PytorchVerdict {
 int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOptions *options, uint64_t limit,
                              PytorchBooks *endless, PytorchVerdict *out);
 
+/* The same verdict as a word, sooner: 1 where it fits, 0 where not, -1 without host memory. `books` are those
+ * of the replay with the limit, up to where it fails; where they say no retries, those of an endless card. */
+int estimate_pytorch_fits(const PytorchJob *job, const PytorchAllocatorOptions *options, uint64_t limit,
+                          PytorchBooks *books);
+
 #ifdef __cplusplus
 }
 #endif
