@@ -147,6 +147,8 @@ static const Word quantizations[] = {{"none", PYTORCH_PLAIN},
                                      {"int8", PYTORCH_INT8},
                                      {0}};
 static const Word scripts[] = {{"loop", PYTORCH_LOOP}, {"trainer", PYTORCH_TRAINER}, {0}};
+static const Word parallels[] = {
+    {"none", PYTORCH_ALONE}, {"ddp", PYTORCH_DDP}, {"fsdp2", PYTORCH_FSDP2}, {0}};
 static const Word switches[] = {{"off", 0}, {"on", 1}, {0}};
 static const Word cards[] = {{"t4", 75},   {"a100", 80}, {"rtx3090", 86}, {"rtx4090", 89}, {"h100", 90},
                              {"h200", 90}, {0}};
@@ -245,6 +247,16 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
         job->model.labels = 2;
     else if (!strcmp(name, "--zero-keep"))
         job->keep_gradients = *used = 1;
+    else if (!strcmp(name, "--ranks"))
+        job->ranks = atoi(value);
+    else if (!strcmp(name, "--parallel"))
+        bad = pick(value, parallels, &v), job->parallel = (PytorchParallel)v;
+    else if (!strcmp(name, "--no-sync"))
+        job->no_sync = *used = 1;
+    else if (!strcmp(name, "--find-unused"))
+        job->find_unused = *used = 1;
+    else if (!strcmp(name, "--bucket-view"))
+        job->bucket_view = *used = 1;
     else if (!strcmp(name, "--peaks"))
         *used = 1;
     else if (!strcmp(name, "--hold") && value && !strcmp(value, "step"))

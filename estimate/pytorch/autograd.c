@@ -196,9 +196,7 @@ static void accumulate(Torch *t, TorchTensor *leaf, TorchTensor *g)
 {
     if (leaf->grad) { /* in place */
         torch_drop(t, g);
-        return;
-    }
-    if (g->refs == 1 && !memcmp(&g->shape, &leaf->shape, sizeof g->shape)) { /* taken, and detached */
+    } else if (g->refs == 1 && !memcmp(&g->shape, &leaf->shape, sizeof g->shape)) { /* taken, and detached */
         leaf->grad = torch_alias(t, g);
         leaf->grad->loose = 0;
         torch_drop(t, g);
@@ -208,6 +206,8 @@ static void accumulate(Torch *t, TorchTensor *leaf, TorchTensor *g)
         torch_drop(t, g);
     }
     torch_mark(t, leaf->grad, PYTORCH_GRADIENT);
+    if (t->accumulated)
+        t->accumulated(t->accumulated_user, leaf);
 }
 
 static void recompute(Torch *t, TorchSegment *segment);

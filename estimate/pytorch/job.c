@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "../../memtrack/memtrack.h"
-#include "job_.h"
+#include "ranks_.h"
 
 static const TorchFamily *family_of(PytorchFamily family)
 {
@@ -30,6 +30,8 @@ static void clear(TorchJob *job)
     memtrack_host_free(NULL, job->sorted, job->sorted_capacity * sizeof *job->sorted);
     memtrack_host_free(NULL, job->states, job->state_capacity * sizeof *job->states);
     memtrack_host_free(NULL, job->samples, job->sample_capacity * sizeof *job->samples);
+    torch_clear_ranks(job);
+    memtrack_host_free(NULL, job->buffers, job->buffer_capacity * sizeof *job->buffers);
     memtrack_host_free(NULL, job->held, job->held_capacity * sizeof *job->held);
     memtrack_host_free(NULL, job->model, job->model_bytes);
     torch_clear(&job->torch);

@@ -69,6 +69,7 @@ typedef enum PytorchCheckpoint {
     PYTORCH_CHECKPOINT,
     PYTORCH_CHECKPOINT_REENTRANT
 } PytorchCheckpoint;
+typedef enum PytorchParallel { PYTORCH_ALONE, PYTORCH_DDP, PYTORCH_FSDP2 } PytorchParallel;
 typedef enum PytorchScript { PYTORCH_LOOP, PYTORCH_TRAINER } PytorchScript;
 
 /* The projections that LoRA adapts, by the names that transformers gives them. */
@@ -129,6 +130,12 @@ typedef struct PytorchJob {
      * after the last step. */
     int evaluate, metrics, eval_accumulation, logging, save, evaluate_steps;
     int64_t evaluate_batch; /* 0: that of training */
+    /* Several ranks, of which the first is predicted. */
+    PytorchParallel parallel;
+    int ranks;
+    int no_sync;     /* a loop's: gradients are summed over the ranks in the last micro-batch alone */
+    int find_unused; /* DDP: find_unused_parameters */
+    int bucket_view; /* DDP: gradient_as_bucket_view */
 } PytorchJob;
 
 typedef enum PytorchKind {
@@ -141,7 +148,8 @@ typedef enum PytorchKind {
     PYTORCH_INPUT,
     PYTORCH_ACTIVATION, /* kept for backward */
     PYTORCH_WORKSPACE,
-    PYTORCH_CAST, /* autocast's copy of a weight */
+    PYTORCH_CAST,   /* autocast's copy of a weight */
+    PYTORCH_BUCKET, /* what ranks send and receive: DDP's buckets, FSDP2's gathered weights and gradients */
     PYTORCH_KINDS
 } PytorchKind;
 

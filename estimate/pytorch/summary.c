@@ -202,7 +202,8 @@ const char *estimate_pytorch_kind_name(PytorchKind kind)
                                                      [PYTORCH_INPUT] = "inputs",
                                                      [PYTORCH_ACTIVATION] = "activations",
                                                      [PYTORCH_WORKSPACE] = "workspaces",
-                                                     [PYTORCH_CAST] = "casts of weights"};
+                                                     [PYTORCH_CAST] = "casts of weights",
+                                                     [PYTORCH_BUCKET] = "buckets of ranks"};
     return kind < PYTORCH_KINDS ? names[kind] : "";
 }
 

@@ -150,6 +150,8 @@ struct Torch {
     TorchTensor *
         workspace[2][2]; /* of the forward and the backward thread; cuBLAS' and cublasLt's, where they stay */
     int in_backward;
+    void (*accumulated)(void *user, TorchTensor *leaf); /* after a leaf's gradient is there; NULL: nothing */
+    void *accumulated_user;
     int stop;       /* what the visitor returned */
     jmp_buf failed; /* 1: no host memory; 2: the visitor stopped it */
 };
