@@ -120,6 +120,24 @@ static void broadcast(TorchJob *job, TorchTensor *const *x, size_t count)
 
 /* ---- Buckets --------------------------------------------------------------------------------- */
 
+/* x.grad becomes a part of the bucket. */
+static void view_bucket(Torch *t, TorchTensor *x, const TorchBucket *bucket)
+{
+    torch_drop(t, x->grad);
+    x->grad = torch_alias(t, bucket->contents);
+    x->grad->shape = x->shape;
+    x->grad->loose = 0;
+}
+
+static TorchBucket *bucket_of(const TorchBuckets *b, const TorchTensor *x)
+{
+    for (size_t m = 0; m < b->member_count; m++)
+        for (size_t i = 0; b->members[m].x == x && i < b->count; i++)
+            if (b->items[i].number == b->members[m].bucket)
+                return &b->items[i];
+    return NULL;
+}
+
 /* Reducer::initialize_buckets. Gradients that are views of old buckets move to the new ones. */
 static void make_buckets(TorchJob *job)
 {
@@ -130,11 +148,8 @@ static void make_buckets(TorchJob *job)
         b->contents = flat(t, "aten::empty", b->bytes);
         for (size_t m = 0; job->asked->bucket_view && m < reduced->member_count; m++) {
             TorchTensor *x = reduced->members[m].x;
-            if (reduced->members[m].bucket != b->number || !x->grad)
-                continue;
-            torch_drop(t, x->grad);
-            x->grad = torch_alias(t, b->contents);
-            x->grad->loose = 0;
+            if (reduced->members[m].bucket == b->number && x->grad)
+                view_bucket(t, x, b);
         }
     }
 }
@@ -153,7 +168,7 @@ static void rebuild(TorchJob *job)
     TorchReducer *r = &job->reducer;
     size_t frame = torch_frame(t);
     TorchBuckets old = r->reduced;
-    if (r->rebuilt || !r->ready_count || job->asked->find_unused)
+    if (r->rebuilt || !r->ready_count || job->finds_unused)
         return;
     r->rebuilt = 1;
     assign(t, &r->sent, r->ready, r->ready_count, FIRST_BUCKET, BUCKET, 0);
@@ -172,19 +187,15 @@ static void accumulated(void *user, TorchTensor *leaf)
     TorchJob *job = user;
     Torch *t = &job->torch;
     TorchReducer *r = &job->reducer;
-    if (!job->synchronizes)
+    const TorchBucket *bucket = job->synchronizes ? bucket_of(&r->reduced, leaf) : NULL;
+    if (!bucket)
         return;
-    if (!r->rebuilt && !job->asked->find_unused) {
+    if (!r->rebuilt && !job->finds_unused) {
         r->ready = torch_grow(t, r->ready, &r->ready_capacity, r->ready_count + 1, sizeof *r->ready);
         r->ready[r->ready_count++] = leaf;
     }
-    for (size_t m = 0; job->asked->bucket_view && m < r->reduced.member_count; m++)
-        for (size_t i = 0; r->reduced.members[m].x == leaf && i < r->reduced.count; i++)
-            if (r->reduced.items[i].number == r->reduced.members[m].bucket) {
-                torch_drop(t, leaf->grad);
-                leaf->grad = torch_alias(t, r->reduced.items[i].contents);
-                leaf->grad->loose = 0;
-            }
+    if (job->asked->bucket_view)
+        view_bucket(t, leaf, bucket);
 }
 
 /* ---- The wrapper ----------------------------------------------------------------------------- */
@@ -202,15 +213,15 @@ void torch_ddp_wrap(TorchJob *job)
 {
     Torch *t = &job->torch;
     TorchReducer *r = &job->reducer;
-    int64_t first = job->asked->find_unused ? FIRST_BUCKET : INT64_MAX;
-    int64_t limit = job->asked->find_unused ? BUCKET : INT64_MAX;
+    int64_t first = job->finds_unused ? FIRST_BUCKET : INT64_MAX;
+    int64_t limit = job->finds_unused ? BUCKET : INT64_MAX;
     torch_list_states(job);
     verify(job);
     broadcast(job, job->all_states, job->all_state_count);
     assign(t, &r->reduced, job->parameters, job->parameter_count, first, limit, 1);
     reverse(&r->reduced);
     make_buckets(job);
-    if (job->asked->find_unused)
+    if (job->finds_unused)
         r->used = flat(t, "aten::empty", 4 * (int64_t)job->parameter_count);
     t->accumulated = accumulated;
     t->accumulated_user = job;
@@ -224,6 +235,41 @@ void torch_ddp_before_forward(TorchJob *job)
     if (!r->unsynchronized)
         broadcast(job, job->buffers, job->buffer_count);
     r->unsynchronized = !job->torch.grad_mode || !job->synchronizes;
+}
+
+static void sink_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    (void)t;
+    for (int i = 0; i < node->outputs; i++)
+        d[i] = g[i] ? torch_again(g[i]) : NULL;
+}
+
+/* _DDPSink: where unused parameters are looked for, each tensor of the output is a copy that runs through it;
+ * a cache is no tensor. */
+TorchTensor *torch_ddp_after_forward(TorchJob *job, TorchTensor *loss)
+{
+    Torch *t = &job->torch;
+    if (!job->finds_unused)
+        return loss;
+    size_t frame = torch_frame(t);
+    TorchTensor **logits = job->held_count ? &job->held[job->held_count - 1] : NULL;
+    TorchTensor *x[2] = {torch_name(t, loss), logits ? *logits : NULL}, *y[2] = {NULL};
+    TorchNode *node = torch_node(t, "_DDPSink", sink_back, logits ? 2 : 1, x);
+    for (int i = 0; i < 2 && x[i]; i++)
+        y[i] = torch_made(t, node, i, torch_empty(t, "aten::clone", x[i]->shape));
+    if (node && logits) {
+        *logits = y[1];
+        y[1]->loose = 0;
+        torch_drop(t, x[1]);
+    } else {
+        torch_used(t, y[1]);
+    }
+    if (!node) {
+        torch_used(t, y[0]);
+        return torch_leave(t, frame, loss);
+    }
+    torch_leave(t, frame, NULL);
+    return y[0];
 }
 
 void torch_ddp_after_backward(TorchJob *job)

@@ -52,6 +52,9 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     job->torch.dialect = asked->dialect ? asked->dialect : torch_dialect();
     int caches = asked->script == PYTORCH_LOOP || job->torch.dialect->transformers->trainer_caches;
     job->caches = caches && asked->checkpoint == PYTORCH_KEEP;
+    /* Trainer asks for it where the model does not say that it checkpoints; PEFT's wrapper never says so */
+    job->finds_unused = asked->script == PYTORCH_LOOP ? asked->find_unused
+                                                      : asked->lora_rank || asked->checkpoint == PYTORCH_KEEP;
     job->card = *torch_card(asked->capability);
     if (asked->processors)
         job->card.processors = asked->processors;

@@ -99,6 +99,7 @@ struct TorchJob {
     TorchTensor **all_states; /* what ranks have alike: parameters and buffers, in the module's order */
     size_t all_state_count, all_state_capacity;
     TorchReducer reducer;
+    int finds_unused;   /* DDP looks for parameters without gradients */
     int synchronizes;   /* this micro-batch's gradients are summed over the ranks */
     TorchTensor **held; /* what the model's output keeps: the cache, the logits */
     size_t held_count, held_capacity;

@@ -45,6 +45,11 @@ void torch_before_forward(TorchJob *job)
         torch_ddp_before_forward(job);
 }
 
+TorchTensor *torch_after_forward(TorchJob *job, TorchTensor *loss)
+{
+    return job->asked->parallel == PYTORCH_DDP ? torch_ddp_after_forward(job, loss) : loss;
+}
+
 void torch_after_backward(TorchJob *job)
 {
     if (job->asked->parallel == PYTORCH_DDP)

@@ -10,12 +10,14 @@ void torch_list_states(TorchJob *job);
 /* The model is wrapped; before and after each forward pass of the wrapped model; after a backward pass. */
 void torch_wrap(TorchJob *job);
 void torch_before_forward(TorchJob *job);
+TorchTensor *torch_after_forward(TorchJob *job, TorchTensor *loss); /* loose */
 void torch_after_backward(TorchJob *job);
 void torch_clear_ranks(TorchJob *job); /* frees host memory */
 
 /* ddp.c */
 void torch_ddp_wrap(TorchJob *job);
 void torch_ddp_before_forward(TorchJob *job);
+TorchTensor *torch_ddp_after_forward(TorchJob *job, TorchTensor *loss);
 void torch_ddp_after_backward(TorchJob *job);
 
 #endif

@@ -46,8 +46,11 @@ TorchTensor *torch_model(TorchJob *job, TorchTensor *ids, TorchTensor *labels, T
     t->autocast = precision == PYTORCH_AUTOCAST_BF16   ? TORCH_BF16
                   : precision == PYTORCH_AUTOCAST_FP16 ? TORCH_F16
                                                        : TORCH_F32;
-    torch_before_forward(job);
+    if (!t->evaluating) /* Trainer evaluates the model without its wrapper */
+        torch_before_forward(job);
     TorchTensor *loss = job->family->forward(job, ids, labels, mask);
+    if (job->asked->script == PYTORCH_LOOP)
+        loss = torch_after_forward(job, loss);
     t->autocast = TORCH_F32;
     torch_autocast_end(t);
     return loss;
