@@ -266,6 +266,8 @@ static void run_node(Torch *t, TorchNode *node)
             g[i]->loose = 0;
     }
     t->place = node->place;
+    if (node->before)
+        node->before(node->before_user, node->which);
     if (node->leaf) {
         accumulate(t, node->leaf, g[0]);
         return;

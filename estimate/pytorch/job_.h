@@ -50,6 +50,28 @@ typedef struct TorchBuckets {
     size_t count, capacity, member_count, member_capacity;
 } TorchBuckets;
 
+/* FSDP2: what is gathered together, a layer or the rest of the model. */
+typedef struct TorchShardGroup {
+    size_t first, count;   /* of its shards */
+    TorchTensor *gathered; /* of all ranks, not copied out yet */
+    int whole;             /* its parameters are there */
+    int waits;             /* for its gradients to be reduced, in this backward pass */
+} TorchShardGroup;
+
+typedef struct TorchShard {
+    TorchTensor *x, *part; /* the whole parameter; what this rank has of it */
+    int had_gradient;      /* when its group was reduced */
+} TorchShard;
+
+typedef struct TorchSharded {
+    TorchShardGroup *groups; /* the rest of the model, then the layers */
+    TorchShard *shards;
+    size_t group_count, group_capacity, shard_count, shard_capacity;
+    TorchTensor *last;    /* the last gathered weights of the forward pass */
+    TorchTensor *sent;    /* the gradients that were reduced last */
+    TorchFunction *layer; /* the model's own */
+} TorchSharded;
+
 /* DDP's Reducer. */
 typedef struct TorchReducer {
     TorchBuckets sent, reduced; /* what ranks begin with alike; the gradients */
@@ -99,6 +121,7 @@ struct TorchJob {
     TorchTensor **all_states; /* what ranks have alike: parameters and buffers, in the module's order */
     size_t all_state_count, all_state_capacity;
     TorchReducer reducer;
+    TorchSharded sharded;
     int finds_unused;   /* DDP looks for parameters without gradients */
     int synchronizes;   /* this micro-batch's gradients are summed over the ranks */
     TorchTensor **held; /* what the model's output keeps: the cache, the logits */
@@ -164,6 +187,9 @@ void torch_prepare(TorchJob *job);
 
 /* The adapter's weights that follow this last tensor of what it stands beside; NULL: none. */
 TorchTensor *torch_adapter_beside(const TorchJob *job, const TorchTensor *x, int which);
+
+/* fsdp.c: a layer (job->sharded.layer) between the hooks of fully_shard. */
+TorchTensor *torch_sharded_layer(Torch *t, void *user, TorchTensor *x);
 
 /* adapters.c: get_peft_model, and what its layers add to a projection. */
 void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t in, int64_t out);

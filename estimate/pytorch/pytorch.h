@@ -136,6 +136,8 @@ typedef struct PytorchJob {
     int no_sync;     /* a loop's: gradients are summed over the ranks in the last micro-batch alone */
     int find_unused; /* DDP: find_unused_parameters */
     int bucket_view; /* DDP: gradient_as_bucket_view */
+    PytorchWeights gathered, reduced; /* FSDP2: MixedPrecisionPolicy's param_dtype and reduce_dtype */
+    int keep_gathered;                /* FSDP2: reshard_after_forward=False */
 } PytorchJob;
 
 typedef enum PytorchKind {
@@ -174,6 +176,7 @@ typedef enum PytorchAction { PYTORCH_ALLOC, PYTORCH_FREE, PYTORCH_MARK, PYTORCH_
 typedef struct PytorchEvent {
     PytorchAction action;
     uint64_t serial, bytes;
+    uint64_t stream; /* of an allocation: 0 is the one that computes */
     PytorchKind kind;
     PytorchPhase phase;
     int step, micro;

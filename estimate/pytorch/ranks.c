@@ -37,16 +37,22 @@ void torch_wrap(TorchJob *job)
 {
     if (job->asked->parallel == PYTORCH_DDP)
         torch_ddp_wrap(job);
+    if (job->asked->parallel == PYTORCH_FSDP2)
+        torch_shard(job);
 }
 
 void torch_before_forward(TorchJob *job)
 {
     if (job->asked->parallel == PYTORCH_DDP)
         torch_ddp_before_forward(job);
+    if (job->asked->parallel == PYTORCH_FSDP2)
+        torch_shard_before_forward(job);
 }
 
 TorchTensor *torch_after_forward(TorchJob *job, TorchTensor *loss)
 {
+    if (job->asked->parallel == PYTORCH_FSDP2)
+        torch_shard_after_forward(job, loss);
     return job->asked->parallel == PYTORCH_DDP ? torch_ddp_after_forward(job, loss) : loss;
 }
 
@@ -54,11 +60,16 @@ void torch_after_backward(TorchJob *job)
 {
     if (job->asked->parallel == PYTORCH_DDP)
         torch_ddp_after_backward(job);
+    if (job->asked->parallel == PYTORCH_FSDP2)
+        torch_shard_after_backward(job);
 }
 
 void torch_clear_ranks(TorchJob *job)
 {
     TorchReducer *r = &job->reducer;
+    TorchSharded *s = &job->sharded;
+    memtrack_host_free(NULL, s->groups, s->group_capacity * sizeof *s->groups);
+    memtrack_host_free(NULL, s->shards, s->shard_capacity * sizeof *s->shards);
     memtrack_host_free(NULL, job->all_states, job->all_state_capacity * sizeof *job->all_states);
     for (int i = 0; i < 2; i++) {
         TorchBuckets *b = i ? &r->sent : &r->reduced;

@@ -14,6 +14,12 @@ TorchTensor *torch_after_forward(TorchJob *job, TorchTensor *loss); /* loose */
 void torch_after_backward(TorchJob *job);
 void torch_clear_ranks(TorchJob *job); /* frees host memory */
 
+/* fsdp.c */
+void torch_shard(TorchJob *job);
+void torch_shard_before_forward(TorchJob *job);
+void torch_shard_after_forward(TorchJob *job, TorchTensor *loss);
+void torch_shard_after_backward(TorchJob *job);
+
 /* ddp.c */
 void torch_ddp_wrap(TorchJob *job);
 void torch_ddp_before_forward(TorchJob *job);

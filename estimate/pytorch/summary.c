@@ -130,7 +130,7 @@ static int on_event(void *user, const PytorchEvent *e)
     } else if (e->action == PYTORCH_EMPTY_CACHE) {
         status = estimate_pytorch_empty_cache(p->replay);
     } else {
-        if (put_item(p, e) || estimate_pytorch_alloc(p->replay, e->serial, e->bytes))
+        if (put_item(p, e) || estimate_pytorch_alloc_on(p->replay, e->stream, e->serial, e->bytes))
             return -1;
         if (b->peak_allocated > highest || !s->requested) {
             s->peak_at = *e;
@@ -234,7 +234,7 @@ static int on_books(void *user, const PytorchEvent *e)
         return estimate_pytorch_empty_cache(b->replay);
     if (e->action == PYTORCH_FREE)
         return estimate_pytorch_free(b->replay, e->serial) ? -1 : 0;
-    int status = estimate_pytorch_alloc(b->replay, e->serial, e->bytes);
+    int status = estimate_pytorch_alloc_on(b->replay, e->stream, e->serial, e->bytes);
     if (status == PYTORCH_OUT_OF_MEMORY && b->failed)
         *b->failed = *e;
     return status == PYTORCH_OUT_OF_MEMORY ? PYTORCH_OUT_OF_MEMORY : status ? -1 : 0;

@@ -89,12 +89,15 @@ struct TorchNode {
     TorchTensor *saved[TORCH_SAVED];
     TorchSegment *segment[TORCH_SAVED]; /* the checkpointed segment that recomputes the slot */
     int slot[TORCH_SAVED];
-    TorchShape made[TORCH_OUTPUTS]; /* what each output was */
-    int64_t n[6];                   /* numbers that the derivative needs */
-    void *user;                     /* what else it needs */
-    TorchTensor *leaf;              /* of an accumulating node; not counted */
-    TorchTensor *context;           /* an attribute of a Python function's ctx: lives as long as the node */
-    TorchSegment *call;             /* of a reentrant checkpoint */
+    TorchShape made[TORCH_OUTPUTS];            /* what each output was */
+    int64_t n[6];                              /* numbers that the derivative needs */
+    void *user;                                /* what else it needs */
+    void (*before)(void *user, int64_t which); /* a hook of its output, before it runs */
+    void *before_user;
+    int64_t which;
+    TorchTensor *leaf;    /* of an accumulating node; not counted */
+    TorchTensor *context; /* an attribute of a Python function's ctx: lives as long as the node */
+    TorchSegment *call;   /* of a reentrant checkpoint */
     TorchPlace place;
     int waits, seen;
     TorchTensor *g[TORCH_OUTPUTS];
@@ -197,6 +200,10 @@ TorchTensor *torch_rebind(Torch *t, TorchTensor *old, TorchTensor *x); /* names 
 TorchTensor *torch_carry(TorchTensor *x);
 TorchTensor *torch_arrive(TorchTensor *x);
 TorchTensor *torch_leave(Torch *t, size_t frame, TorchTensor *result); /* NULL is fine */
+
+/* untyped_storage().resize_(0), and back: all that share it lose and regain it. */
+void torch_release_storage(Torch *t, TorchTensor *x);
+void torch_restore_storage(Torch *t, const char *op, TorchTensor *x, int64_t bytes, PytorchKind kind);
 
 /* ---- autograd.c ------------------------------------------------------------------------------ */
 

@@ -30,7 +30,7 @@ def layers(model):
 
 def shard(a, model):
     from torch.distributed.fsdp import fully_shard
-    how = dict(mp_policy=policy(a), reshard_after_forward=not a.keep_gathered)
+    how = dict(mp_policy=policy(a), **({'reshard_after_forward': False} if a.keep_gathered else {}))
     for layer in layers(model):
         fully_shard(layer, **how)
     return fully_shard(model, **how)
