@@ -25,21 +25,21 @@ static int64_t part_bytes(const TorchShard *s, TorchType type)
 
 /* split_with_sizes_copy_out_cuda_contiguous_no_cast: addresses twice, sizes, a number a block, and the blocks
  * before each. */
-static int64_t split_numbers(const TorchJob *job, const TorchShardGroup *g, TorchType type)
+static int64_t split_numbers(const TorchJob *job, const TorchShardGroup *g)
 {
     const TorchShard *s = job->sharded.shards + g->first;
     int64_t ranks = job->asked->ranks, blocks = 0, all = 0;
     for (size_t i = 0; i < g->count; i++)
-        blocks += up(part_bytes(&s[i], type), BLOCK_BYTES);
+        blocks += up(part_bytes(&s[i], s[i].type), BLOCK_BYTES);
     int64_t most = (int64_t)job->card.processors * job->card.threads / BLOCK_THREADS * 2;
     int64_t factor = up(blocks * ranks, most), each = (int64_t)ceil(sqrt((double)factor));
     int64_t repeats = up(factor, each < ranks ? each : ranks);
     for (size_t i = 0; i < g->count; i++)
-        all += up(part_bytes(&s[i], type), BLOCK_BYTES * repeats);
+        all += up(part_bytes(&s[i], s[i].type), BLOCK_BYTES * repeats);
     return 4 * (int64_t)g->count + 1 + all;
 }
 
-/* get_chunk_cat_metadata */
+/* get_chunk_cat_metadata, of parameters with gradients */
 static int64_t cat_numbers(const TorchJob *job, const TorchShardGroup *g, TorchType type)
 {
     const TorchShard *s = job->sharded.shards + g->first;
@@ -62,11 +62,6 @@ static TorchType named_type(PytorchWeights named, TorchType otherwise)
                                            : otherwise;
 }
 
-static TorchType gathered_type(const TorchJob *job)
-{
-    return named_type(job->asked->gathered, job->weights);
-}
-
 static TorchShape part_of(const TorchShape *whole, int ranks)
 {
     int64_t size[TORCH_DIMS];
@@ -76,35 +71,48 @@ static TorchShape part_of(const TorchShape *whole, int ranks)
     return torch_shape(whole->type, whole->dims, size);
 }
 
-static void add_shard(TorchJob *job, const TorchEntry *e)
+static void add_shard(TorchJob *job, TorchTensor *x)
 {
     Torch *t = &job->torch;
     TorchSharded *s = &job->sharded;
-    TorchPlace up_here = t->place;
+    TorchPlace here = t->place;
+    PytorchKind kind = x->needs_grad || !job->asked->lora_rank ? PYTORCH_PARAMETER : PYTORCH_FROZEN;
     s->shards = torch_grow(t, s->shards, &s->shard_capacity, s->shard_count + 1, sizeof *s->shards);
-    t->place = e->place;
+    t->place = x->place;
     TorchTensor *part =
-        torch_leaf(t, "aten::new_empty", PYTORCH_PARAMETER, part_of(&e->x->shape, job->asked->ranks), 1);
-    t->place = up_here;
-    s->shards[s->shard_count++] = (TorchShard){e->x, part, 0};
+        torch_leaf(t, "aten::new_empty", kind, part_of(&x->shape, job->asked->ranks), x->needs_grad);
+    t->place = here;
+    s->shards[s->shard_count++] =
+        (TorchShard){.x = x, .part = part, .type = named_type(job->asked->gathered, x->shape.type)};
     for (size_t i = 0; i < job->parameter_count; i++)
-        if (job->parameters[i] == e->x)
+        if (job->parameters[i] == x)
             job->parameters[i] = part;
 }
 
+static int is_own(const TorchJob *job, const TorchTensor *x)
+{
+    for (size_t i = 0; i < job->entry_count; i++)
+        if (job->entries[i].x == x)
+            return job->entries[i].own;
+    return 0;
+}
+
+/* A module's own parameters follow those of the modules below it. */
 static void add_group(TorchJob *job, int64_t group)
 {
     Torch *t = &job->torch;
     TorchSharded *s = &job->sharded;
     TorchShardGroup *g = &s->groups[group];
+    size_t parameters = job->all_state_count - job->buffer_count;
     *g = (TorchShardGroup){.first = s->shard_count};
-    for (size_t i = 0; i < job->entry_count; i++)
-        if (job->entries[i].place.layer + 1 == group)
-            add_shard(job, &job->entries[i]);
+    for (int own = 0; own < 2; own++)
+        for (size_t i = 0; i < parameters; i++)
+            if (job->all_states[i]->place.layer + 1 == group && is_own(job, job->all_states[i]) == own)
+                add_shard(job, job->all_states[i]);
     g->count = s->shard_count - g->first;
     for (size_t i = g->first; i < s->shard_count; i++) {
         torch_release_storage(t, s->shards[i].x);
-        s->shards[i].x->shape.type = gathered_type(job);
+        s->shards[i].x->shape.type = s->shards[i].type;
     }
 }
 
@@ -112,6 +120,7 @@ void torch_shard(TorchJob *job)
 {
     TorchSharded *s = &job->sharded;
     int64_t layers = job->asked->model.layers;
+    torch_list_states(job);
     s->groups = torch_grow(&job->torch, s->groups, &s->group_capacity, (size_t)layers + 1, sizeof *s->groups);
     s->group_count = (size_t)layers + 1;
     for (int64_t group = 1; group <= layers; group++)
@@ -131,25 +140,21 @@ static TorchTensor *flat(Torch *t, const char *op, uint64_t stream, int64_t byte
     return x;
 }
 
-static int64_t group_bytes(const TorchJob *job, const TorchShardGroup *g, TorchType type)
-{
-    int64_t bytes = 0;
-    for (size_t i = 0; i < g->count; i++)
-        bytes += part_bytes(&job->sharded.shards[g->first + i], type);
-    return bytes;
-}
-
 /* FSDPParamGroup.unshard: what this rank has is copied into its place, in the type that is sent. */
 static void unshard(TorchJob *job, TorchShardGroup *g)
 {
     Torch *t = &job->torch;
-    TorchType type = gathered_type(job);
-    int64_t bytes = group_bytes(job, g, type);
+    int64_t bytes = 0, cast = 0;
     if (g->gathered || g->whole)
         return;
-    TorchTensor *cast = type != job->weights ? flat(t, "aten::empty", COPY_IN, bytes) : NULL;
+    for (size_t i = g->first; i < g->first + g->count; i++) {
+        const TorchShard *s = &job->sharded.shards[i];
+        bytes += part_bytes(s, s->type);
+        cast += s->type != s->part->shape.type ? part_bytes(s, s->type) : 0;
+    }
+    TorchTensor *copy = cast ? flat(t, "aten::empty", COPY_IN, cast) : NULL;
     g->gathered = flat(t, "fsdp::all_gather_copy_in", COPY_IN, bytes * job->asked->ranks);
-    torch_drop(t, cast);
+    torch_drop(t, copy);
 }
 
 /* FSDPParamGroup.wait_for_unshard: in the forward pass what was gathered lives until the next gather. */
@@ -157,7 +162,6 @@ static void wait_for_unshard(TorchJob *job, TorchShardGroup *g, int forward)
 {
     Torch *t = &job->torch;
     TorchSharded *s = &job->sharded;
-    TorchType type = gathered_type(job);
     TorchPlace here = t->place;
     if (!g->gathered)
         return;
@@ -168,10 +172,11 @@ static void wait_for_unshard(TorchJob *job, TorchShardGroup *g, int forward)
     for (size_t i = g->first; i < g->first + g->count; i++) {
         t->place = s->shards[i].part->place;
         torch_restore_storage(t, "fsdp::all_gather_copy_out", s->shards[i].x,
-                              part_bytes(&s->shards[i], type) * job->asked->ranks, PYTORCH_BUCKET);
+                              part_bytes(&s->shards[i], s->shards[i].type) * job->asked->ranks,
+                              PYTORCH_BUCKET);
     }
     t->place = here;
-    torch_scratch(t, "fsdp::split_with_sizes_copy", 8 * split_numbers(job, g, type));
+    torch_scratch(t, "fsdp::split_with_sizes_copy", 8 * split_numbers(job, g));
     g->whole = 1;
     if (forward)
         s->last = g->gathered;
@@ -188,12 +193,6 @@ static void reshard(TorchJob *job, TorchShardGroup *g)
 }
 
 /* ---- Reducing -------------------------------------------------------------------------------- */
-
-/* The type of the sum: as it is asked, or that of the gradients. */
-static TorchType reduced_type(const TorchJob *job)
-{
-    return named_type(job->asked->reduced, gathered_type(job));
-}
 
 static void drop_gradients(TorchJob *job, TorchShardGroup *g)
 {
@@ -218,24 +217,32 @@ static void give_parts(TorchJob *job, TorchShardGroup *g, TorchTensor *output)
     }
 }
 
+/* The type of the parameters that are trained, in which their sums are too where nothing else is asked. */
+static TorchType trained_type(const TorchJob *job, const TorchShardGroup *g)
+{
+    for (size_t i = g->first; i < g->first + g->count; i++)
+        if (job->sharded.shards[i].x->grad)
+            return job->sharded.shards[i].part->shape.type;
+    return TORCH_F32;
+}
+
 /* foreach_reduce */
 static void reduce(TorchJob *job, TorchShardGroup *g)
 {
     Torch *t = &job->torch;
-    TorchType type = reduced_type(job);
-    int64_t bytes = 0;
+    TorchType trained = trained_type(job, g), type = named_type(job->asked->reduced, trained);
+    int64_t count = 0;
     for (size_t i = g->first; i < g->first + g->count; i++)
         if (job->sharded.shards[i].x->grad)
-            bytes += part_bytes(&job->sharded.shards[i], type);
-    if (!bytes)
+            count += torch_count(&job->sharded.shards[i].part->shape);
+    if (!count)
         return;
-    TorchTensor *input = flat(t, "aten::empty", MAIN, bytes * job->asked->ranks);
+    TorchTensor *input = flat(t, "aten::empty", MAIN, count * torch_bytes(type) * job->asked->ranks);
     torch_scratch(t, "aten::_chunk_cat", 8 * cat_numbers(job, g, type));
     drop_gradients(job, g);
-    TorchTensor *output = flat(t, "aten::empty", REDUCE, bytes);
-    if (type != job->weights) {
-        TorchTensor *cast =
-            flat(t, "aten::_to_copy", REDUCE, bytes / torch_bytes(type) * torch_bytes(job->weights));
+    TorchTensor *output = flat(t, "aten::empty", REDUCE, count * torch_bytes(type));
+    if (type != trained) {
+        TorchTensor *cast = flat(t, "aten::_to_copy", REDUCE, count * torch_bytes(trained));
         torch_drop(t, output);
         output = cast;
     }
@@ -269,6 +276,13 @@ static void pre_backward(void *user, int64_t which)
     if (g->waits)
         return;
     g->waits = 1;
+    for (size_t i = g->first; i < g->first + g->count; i++) {
+        const TorchShard *shard = &s->shards[i];
+        TorchType own = shard->part->shape.type; /* of gradients that are summed here first */
+        int wide = !job->synchronizes && torch_bytes(shard->type) < torch_bytes(own);
+        if (shard->x->node)
+            shard->x->node->made[0].type = wide ? own : shard->type;
+    }
     unshard(job, g);
     wait_for_unshard(job, g, 0);
     if (which != 1) /* the first layer is the first to end its forward pass */

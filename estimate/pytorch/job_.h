@@ -21,7 +21,7 @@ typedef struct TorchEntry {
     TorchPlace place;
     TorchTensor *x;
     TorchQuantized *quantized;
-    int buffer;
+    int buffer, own; /* own: of a module that has others below it */
 } TorchEntry;
 
 typedef struct TorchNorm {
@@ -60,6 +60,7 @@ typedef struct TorchShardGroup {
 
 typedef struct TorchShard {
     TorchTensor *x, *part; /* the whole parameter; what this rank has of it */
+    TorchType type;        /* in which it is gathered */
     int had_gradient;      /* when its group was reduced */
 } TorchShard;
 

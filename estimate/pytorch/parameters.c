@@ -67,6 +67,7 @@ TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t
 void torch_parameter_first(TorchJob *job, size_t place)
 {
     TorchEntry last = job->entries[job->entry_count - 1];
+    last.own = 1;
     for (size_t i = job->entry_count - 1; i > place; i--)
         job->entries[i] = job->entries[i - 1];
     job->entries[place] = last;
