@@ -139,7 +139,7 @@ static int on_event(void *user, const PytorchEvent *e)
     } else if (e->action == PYTORCH_EMPTY_CACHE) {
         status = estimate_pytorch_empty_cache(p->replay);
     } else {
-        if (put_item(p, e) || estimate_pytorch_alloc(p->replay, e->serial, e->bytes))
+        if (put_item(p, e) || estimate_pytorch_alloc_on(p->replay, e->stream, e->serial, e->bytes))
             return -1;
         if (b->peak_allocated > highest || !s->requested) {
             s->peak_at = *e;
@@ -211,7 +211,8 @@ const char *estimate_pytorch_kind_name(PytorchKind kind)
                                                      [PYTORCH_INPUT] = "inputs",
                                                      [PYTORCH_ACTIVATION] = "activations",
                                                      [PYTORCH_WORKSPACE] = "workspaces",
-                                                     [PYTORCH_CAST] = "casts of weights"};
+                                                     [PYTORCH_CAST] = "casts of weights",
+                                                     [PYTORCH_BUCKET] = "buckets of ranks"};
     return kind < PYTORCH_KINDS ? names[kind] : "";
 }
 
@@ -245,7 +246,7 @@ static uint64_t segment_for(const Books *b, uint64_t bytes)
 
 static int on_limited(Books *b, const PytorchEvent *e)
 {
-    int status = estimate_pytorch_alloc(b->limited, e->serial, e->bytes);
+    int status = estimate_pytorch_alloc_on(b->limited, e->stream, e->serial, e->bytes);
     if (status != PYTORCH_OUT_OF_MEMORY)
         return status ? -1 : 0;
     b->verdict->failed = *e;
@@ -276,7 +277,7 @@ static int on_books(void *user, const PytorchEvent *e)
         if (!b->limited)
             return -1;
     }
-    if (estimate_pytorch_alloc(b->endless, e->serial, e->bytes))
+    if (estimate_pytorch_alloc_on(b->endless, e->stream, e->serial, e->bytes))
         return -1;
     return b->limited ? on_limited(b, e) : 0;
 }
