@@ -36,7 +36,7 @@ typedef struct Options {
     const char *rank;                               /* as it was typed: whose plan, R or all; NULL = all */
     const char *resize_vocab;                       /* as it was typed: N or auto */
     /* Of --framework pytorch. */
-    const char *framework, *versions, *script, *kbit_prepare, *html;
+    const char *framework, *versions, *script, *kbit_prepare, *alloc_conf, *html;
     const char *attention_typed; /* NULL: it was not */
     int hold_outputs, longest, evaluate, eval_accumulation, metrics;
     DataLengths lengths; /* of --data, uncut; samples 0: it was not given. line 0: rows of a text */

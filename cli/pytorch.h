@@ -30,6 +30,8 @@ const PytorchChoice *pytorch_precision(const Options *o);
 const PytorchChoice *pytorch_optimizer(const Options *o);
 const PytorchChoice *pytorch_script(const Options *o);
 const PytorchDialect *pytorch_dialect(const Options *o);
+/* The settings of --alloc-conf, on such a card (NULL: of any size). 0, or EXIT_USAGE after saying why not. */
+int pytorch_allocator(const Options *o, const Card *card, PytorchAllocatorOptions *out);
 
 /* That of --card, or NULL without one; 0, or EXIT_USAGE after saying why there is none. */
 int pytorch_one_card(const Options *o, const Card **card);

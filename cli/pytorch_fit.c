@@ -54,9 +54,15 @@ static void make_jobs(PytorchFit *fit)
     LeverText why;
     for (int i = 0; i < fit->count; i++) {
         FitCard *c = &fit->cards[i];
-        if (!pytorch_job_or(fit->options, c->card, &fit->rows[0].job[i], &c->why))
-            for (int k = 1; k < fit->row_count; k++)
-                pytorch_job_or(&fit->rows[k].options, c->card, &fit->rows[k].job[i], &why);
+        if (pytorch_job_or(fit->options, c->card, &fit->rows[0].job[i], &c->why))
+            continue;
+        for (int k = 0; k < fit->row_count; k++) {
+            FitRow *row = &fit->rows[k];
+            pytorch_job_or(&row->options, c->card, &row->job[i], &why);
+            pytorch_allocator(&row->options, c->card, &row->allocator[i]); /* it was read before */
+            if (!c->card)
+                row->allocator[i].total = c->bytes;
+        }
     }
 }
 

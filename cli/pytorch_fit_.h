@@ -48,6 +48,7 @@ typedef struct FitRow {
     int adapters;    /* trains adapters, which the options do not */
     Options options;
     PytorchJob job[FIT_CARDS]; /* as asked for */
+    PytorchAllocatorOptions allocator[FIT_CARDS];
     FitCell cell[FIT_CARDS];
     FitNeed memo[FIT_MEMO];
     int memos, failed; /* failed: there is no memory to replay it with */

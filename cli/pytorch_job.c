@@ -243,7 +243,7 @@ int pytorch_to_brim(const Options *o, const Card *card, double dropout, Options 
     brim->framework = options_default.framework;
     brim->script = options_default.script;
     brim->kbit_prepare = options_default.kbit_prepare;
-    brim->versions = NULL;
+    brim->versions = brim->alloc_conf = NULL;
     brim->data = "builtin"; /* rows of the length that decides */
     brim->tokenizer = brim->invalid_utf8 = NULL;
     brim->max_samples = 0;
@@ -309,6 +309,8 @@ LeverText pytorch_title(const Options *o, const PytorchJob *job)
                   job->model.dropout > 0 ? job->model.dropout : job->model.attention_dropout);
     if (!(o->clip > 0))
         lever_add(&out, "  no clipping");
+    if (o->alloc_conf)
+        lever_add(&out, "  %.200s", o->alloc_conf);
     return out;
 }
 

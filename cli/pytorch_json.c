@@ -90,6 +90,7 @@ json_t *pytorch_plan_json(const PytorchPlan *p)
                                   (json_int_t)p->context.high, "source", p->context.source));
     json_object_set_new(pytorch, "verdict",
                         p->has_verdict ? pytorch_verdict_json(&p->verdict, p->limit) : json_null());
+    json_object_set_new(pytorch, "fits_with_expandable_segments", p->pages_help ? json_true() : json_null());
     json_object_set_new(pytorch, "differences", differences_json(p));
     json_object_set_new(pytorch, "data", pytorch_data_json(p->options));
     json_t *brim = p->brim.status ? json_pack("{s:o}", "error", json_text(p->why_no_brim.text))

@@ -24,6 +24,11 @@ static int sdpa(Options *o, LeverText *typed)
     return o->attention == ATTENTION_EAGER && type(o, typed, "--attention", "sdpa");
 }
 
+static int pages(Options *o, LeverText *typed)
+{
+    return !o->alloc_conf && type(o, typed, "--alloc-conf", "expandable_segments:True");
+}
+
 /* Beside adapters an optimizer has little to save. */
 static int fused(Options *o, LeverText *typed)
 {
@@ -94,10 +99,10 @@ typedef struct Pull {
     int (*pull)(Options *o, LeverText *typed);
 } Pull;
 
-static const Pull attention = {"sdpa", sdpa}, fused_adamw = {"fused AdamW", fused},
-                  recompute = {"blocks", blocks}, states8 = {"8-bit AdamW", eight_bits},
-                  mixed = {"bf16-autocast", autocast}, half = {"bf16", bf16}, adapters = {"LoRA", lora},
-                  four_bits = {"QLoRA", qlora};
+static const Pull attention = {"sdpa", sdpa}, segments = {"expandable_segments", pages},
+                  fused_adamw = {"fused AdamW", fused}, recompute = {"blocks", blocks},
+                  states8 = {"8-bit AdamW", eight_bits}, mixed = {"bf16-autocast", autocast},
+                  half = {"bf16", bf16}, adapters = {"LoRA", lora}, four_bits = {"QLoRA", qlora};
 
 /* ---- The list -------------------------------------------------------------------------------- */
 
@@ -106,6 +111,7 @@ enum { TOGETHER = 3 };
 /* A row needs all of its levers. */
 static const Pull *const list[][TOGETHER] = {
     {&attention},
+    {&segments},
     {&fused_adamw},
     {&recompute},
     {&recompute, &fused_adamw},

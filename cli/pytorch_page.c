@@ -67,7 +67,7 @@ static json_t *command_json(const Options *o)
 static json_t *page_json(const PytorchPlan *p)
 {
     static PytorchTimeline timeline;
-    if (estimate_pytorch_timeline(&p->job, NULL, &timeline))
+    if (estimate_pytorch_timeline(&p->job, &p->allocator, &timeline))
         return NULL;
     json_t *page = json_pack(
         "{s:o, s:o, s:o, s:o, s:o, s:o, s:I, s:o}", "title",

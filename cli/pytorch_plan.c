@@ -45,14 +45,22 @@ static int judge(PytorchPlan *p)
     if (!p->card && !o->budget)
         return 0;
     PytorchBooks books;
+    PytorchVerdict with_pages;
+    PytorchAllocatorOptions pages = p->allocator;
     p->limit = o->budget ? o->budget : p->card->bytes - p->context.high;
     p->has_verdict = 1;
-    if (estimate_pytorch_verdict(&p->job, NULL, p->limit, &books, &p->verdict))
+    if (estimate_pytorch_verdict(&p->job, &p->allocator, p->limit, &books, &p->verdict))
         return -1;
+    if (p->verdict.answer == PYTORCH_RUNS_OUT && !pages.expandable_segments) {
+        pages.expandable_segments = 1;
+        if (estimate_pytorch_verdict(&p->job, &pages, p->limit, &books, &with_pages))
+            return -1;
+        p->pages_help = pytorch_fits(&with_pages);
+    }
     if (o->budget || pytorch_fits(&p->verdict))
         return 0;
     uint64_t most = p->card->bytes - p->context.low;
-    return estimate_pytorch_verdict(&p->job, NULL, most, &books, &p->at_most);
+    return estimate_pytorch_verdict(&p->job, &p->allocator, most, &books, &p->at_most);
 }
 
 /* ---- As text --------------------------------------------------------------------------------- */
@@ -85,6 +93,8 @@ static void print_verdict(const PytorchPlan *p)
     if (!pytorch_fits(&p->verdict) && !p->options->budget && p->context.low < p->context.high &&
         pytorch_fits(&p->at_most))
         printf("With a context of %.2f GiB it would fit.\n", (double)p->context.low / 0x1p30);
+    if (p->pages_help)
+        printf("With PYTORCH_ALLOC_CONF=expandable_segments:True it would fit.\n");
 }
 
 /* ---- The command ----------------------------------------------------------------------------- */
@@ -94,9 +104,10 @@ int command_plan_pytorch(const Options *o)
     static PytorchPlan plan;
     PytorchPlan *p = &plan;
     plan = (PytorchPlan){.options = o};
-    if (pytorch_one_card(o, &p->card) || pytorch_job(o, p->card, &p->job))
+    if (pytorch_one_card(o, &p->card) || pytorch_job(o, p->card, &p->job) ||
+        pytorch_allocator(o, p->card, &p->allocator))
         return EXIT_USAGE;
-    if (estimate_pytorch_summary(&p->job, NULL, &p->summary) || judge(p)) {
+    if (estimate_pytorch_summary(&p->job, &p->allocator, &p->summary) || judge(p)) {
         estimate_pytorch_summary_free(&p->summary);
         complain("there is no memory to predict this with");
         return EXIT_NO;

@@ -29,7 +29,8 @@ static FitNeed *add_need(FitRow *row, const FitNeed *need)
 }
 
 /* What a replay for another limit says of this one, too; NULL: nothing. */
-static const FitNeed *known_need(FitRow *row, const PytorchJob *job, uint64_t limit)
+static const FitNeed *known_need(FitRow *row, const PytorchJob *job, const PytorchAllocatorOptions *allocator,
+                                 uint64_t limit)
 {
     for (int i = 0; i < row->memos; i++) {
         FitNeed n = row->memo[i];
@@ -37,7 +38,8 @@ static const FitNeed *known_need(FitRow *row, const PytorchJob *job, uint64_t li
             continue;
         if (n.limit == limit)
             return &row->memo[i];
-        if (n.part || (n.books.peak_reserved > limit && n.books.peak_allocated <= limit))
+        if (n.part || allocator->fraction > 0 ||
+            (n.books.peak_reserved > limit && n.books.peak_allocated <= limit))
             continue;
         n.limit = limit;
         n.verdict = (PytorchVerdict){
@@ -59,18 +61,20 @@ static FitNeed need_for(const PytorchJob *job, uint64_t limit)
 
 /* With all of the verdict, and what an endless card would need. NULL: there is no memory to replay it with.
  */
-static const FitNeed *need_of(FitRow *row, const PytorchJob *job, uint64_t limit)
+static const FitNeed *need_of(FitRow *row, const PytorchJob *job, const PytorchAllocatorOptions *allocator,
+                              uint64_t limit)
 {
     FitNeed n = need_for(job, limit);
-    row->failed |= estimate_pytorch_verdict(job, NULL, limit, &n.books, &n.verdict) != 0;
+    row->failed |= estimate_pytorch_verdict(job, allocator, limit, &n.books, &n.verdict) != 0;
     return row->failed ? NULL : add_need(row, &n);
 }
 
 /* Whether it fits, at once where it does not. */
-static const FitNeed *answer_of(FitRow *row, const PytorchJob *job, uint64_t limit)
+static const FitNeed *answer_of(FitRow *row, const PytorchJob *job, const PytorchAllocatorOptions *allocator,
+                                uint64_t limit)
 {
     FitNeed n = need_for(job, limit);
-    int fits = estimate_pytorch_fits(job, NULL, limit, &n.books);
+    int fits = estimate_pytorch_fits(job, allocator, limit, &n.books);
     row->failed |= fits < 0;
     n.part = !fits || n.books.retries;
     n.verdict.answer = !fits ? PYTORCH_RUNS_OUT : n.books.retries ? PYTORCH_FITS_TIGHT : PYTORCH_FITS;
@@ -146,9 +150,11 @@ static const FitNeed *try(const Search *s, int units)
         job.accumulate = MICRO_BATCHES;
     uint64_t limit = s->fit->cards[s->card].limit;
     FitLine *line = &s->row->line[s->by_seq];
-    const FitNeed *need = known_need(s->row, &job, limit);
+    const PytorchAllocatorOptions *allocator = &s->row->allocator[s->card];
+    const FitNeed *need = known_need(s->row, &job, allocator, limit);
     if (!need) /* the first points say where to look, also those that do not fit */
-        need = line->count < POINTS ? need_of(s->row, &job, limit) : answer_of(s->row, &job, limit);
+        need = line->count < POINTS ? need_of(s->row, &job, allocator, limit)
+                                    : answer_of(s->row, &job, allocator, limit);
     if (need && !need->part)
         add_point(line, units, &need->books);
     return need;
@@ -227,7 +233,7 @@ static void fill_row(const PytorchFit *fit, FitRow *row)
         FitCell *cell = &row->cell[i];
         if (fit->cards[i].why.text[0])
             continue;
-        const FitNeed *need = need_of(row, &row->job[i], fit->cards[i].limit);
+        const FitNeed *need = need_of(row, &row->job[i], &row->allocator[i], fit->cards[i].limit);
         if (!need)
             return;
         cell->books = need->books;

@@ -209,6 +209,28 @@ static void a_page_is_written(void **state)
                            "--html is of --framework pytorch; of brim's own"));
 }
 
+#define QLORA                                                                                                \
+    "llama-3.1-8b", "--framework", "pytorch", "--lora", "r=16", "--weights", "bf16", "--quantize", "nf4",    \
+        "--kbit-prepare", "on", "--checkpoint", "blocks", "--precision", "bf16-autocast"
+
+/* Where pieces decide, expandable segments are what would make it fit. */
+static void settings_of_the_allocator_decide(void **state)
+{
+    (void)state;
+    static const char say[] = "With PYTORCH_ALLOC_CONF=expandable_segments:True it would fit.\n";
+    static const char expandable[] = "expandable_segments:True";
+    has(expect_code(RUN("plan", QLORA, "--seq", "6912", "--card", "rtx-3090"), 1), say);
+    const Outcome *o =
+        expect_code(RUN("plan", QLORA, "--seq", "6912", "--card", "rtx-3090", "--alloc-conf", expandable), 0);
+    has(o, "Trainer  expandable_segments:True\n");
+    has(o, "\nIt fits");
+    has(o, "WHAT PYTORCH'S PEAK HAS MORE");
+    assert_null(strstr(o->out, say));
+    json_t *root = json_of(RUN("plan", QLORA, "--seq", "6912", "--card", "rtx-3090", "--json"), 1);
+    assert_true(json_is_true(json_object_get(pytorch_of(root), "fits_with_expandable_segments")));
+    json_decref(root);
+}
+
 /* ---- What is refused ------------------------------------------------------------------------- */
 
 static void refusals_name_what_and_why(void **state)
@@ -235,6 +257,8 @@ static void refusals_name_what_and_why(void **state)
         {{"--script", "compile"}, "torch.compile is not predicted"},
         {{"--script", "dpo"}, "trainers of reinforcement learning are not predicted"},
         {{"--script", "x"}, "--script must be one of trainer, loop"},
+        {{"--alloc-conf", "expandable_segment:True"}, "there is no 'expandable_segment'; there are"},
+        {{"--alloc-conf", "backend:cudaMallocAsync"}, "--alloc-conf: PyTorch's allocator settings: "},
         {{"--optimizer", "lion"}, "--optimizer must be one of adamw, adamw-fused"},
         {{"--checkpoint", "selective"}, "--checkpoint selective is brim's"},
         {{"--checkpoint", "2"}, "--checkpoint 2 is brim's"},
@@ -318,6 +342,7 @@ int main(void)
         cmocka_unit_test(the_verdict_decides_the_code),
         cmocka_unit_test(differences_sum_to_the_difference),
         cmocka_unit_test(a_page_is_written),
+        cmocka_unit_test(settings_of_the_allocator_decide),
         cmocka_unit_test(refusals_name_what_and_why),
         cmocka_unit_test(families_are_those_of_the_rules),
         cmocka_unit_test(they_belong_to_pytorch),

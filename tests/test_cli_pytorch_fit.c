@@ -124,7 +124,7 @@ static void rows_are_their_flags(void **state)
         "as is",         "--optimizer adamw-fused",     "--checkpoint blocks",    "blocks + fused AdamW",
         "LoRA",          "--precision bf16-autocast",   "bf16-autocast + blocks", "--optimizer adamw-8bit",
         "LoRA + blocks", "blocks + 8-bit AdamW",        "--precision bf16",       "bf16 + blocks",
-        "QLoRA",         "bf16 + blocks + 8-bit AdamW", "QLoRA + blocks"};
+        "QLoRA",         "bf16 + blocks + 8-bit AdamW", "QLoRA + blocks",         "expandable_segments"};
     json_t *fit = fit_of(RUN("fit", TINY, "--memory", "500MiB", "--reserve", "100MiB", "--json"), 0);
     size_t k;
     const json_t *row;
@@ -168,7 +168,7 @@ static void rows_are_what_can_be_pulled(void **state)
         {{"--lora", "r=8"}, "--optimizer adamw-8bit"},
         {{"--lora", "r=8"}, "LoRA"},
         {{"--lora", "r=8", "--quantize", "nf4"}, "QLoRA"},
-        {{"--versions", "transformers=4.57"}, "QLoRA"},
+        {{"--alloc-conf", "expandable_segments:True"}, "--alloc-conf expandable_segments:True"},
         {{"--attention", "sdpa"}, "--attention sdpa"},
     };
     for (size_t i = 0; i < COUNT(trials); i++) {

@@ -202,20 +202,21 @@ static void count_waits(TorchNode *root, int run)
 
 static void accumulate(Torch *t, TorchTensor *leaf, TorchTensor *g)
 {
-    if (leaf->grad) { /* in place */
+    const TorchShape *shape = &leaf->node->made[0]; /* its type may be another than the leaf's: grad_dtype */
+    if (leaf->grad) {                               /* in place */
         torch_drop(t, g);
-        return;
-    }
-    if (g->refs == 1 && !memcmp(&g->shape, &leaf->shape, sizeof g->shape)) { /* taken, and detached */
+    } else if (g->refs == 1 && !memcmp(&g->shape, shape, sizeof g->shape)) { /* taken, and detached */
         leaf->grad = torch_alias(t, g);
         leaf->grad->loose = 0;
         torch_drop(t, g);
     } else {
-        leaf->grad = torch_empty(t, "aten::clone", leaf->shape);
+        leaf->grad = torch_empty(t, "aten::clone", *shape);
         leaf->grad->loose = 0;
         torch_drop(t, g);
     }
     torch_mark(t, leaf->grad, PYTORCH_GRADIENT);
+    if (t->accumulated)
+        t->accumulated(t->accumulated_user, leaf);
 }
 
 static void recompute(Torch *t, TorchSegment *segment);
@@ -242,8 +243,8 @@ static TorchTensor *fitted(Torch *t, TorchTensor *d, const TorchShape *shape)
     d->loose = !shared;
     if (!torch_same_size(&d->shape, shape))
         y = torch_sum_to(t, d, shape);
-    else if (d->shape.type != shape->type)
-        y = torch_cast(t, d, shape->type);
+    if (y->shape.type != shape->type)
+        y = torch_cast(t, y, shape->type);
     if (y != d && shared)
         torch_drop(t, d);
     y->loose = 0;
@@ -274,6 +275,8 @@ static void run_node(Torch *t, TorchNode *node)
             g[i]->loose = 0;
     }
     t->place = node->place;
+    if (node->before)
+        node->before(node->before_user, node->which);
     if (node->leaf) {
         accumulate(t, node->leaf, g[0]);
         return;

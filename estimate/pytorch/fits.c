@@ -13,7 +13,7 @@ static int on_event(void *user, const PytorchEvent *e)
         return estimate_pytorch_empty_cache(replay) ? -1 : 0;
     if (e->action == PYTORCH_FREE)
         return estimate_pytorch_free(replay, e->serial) ? -1 : 0;
-    int status = estimate_pytorch_alloc(replay, e->serial, e->bytes);
+    int status = estimate_pytorch_alloc_on(replay, e->stream, e->serial, e->bytes);
     return status && status != PYTORCH_OUT_OF_MEMORY ? -1 : status;
 }
 

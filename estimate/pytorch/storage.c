@@ -195,6 +195,23 @@ static void drop_storage(Torch *t, TorchStorage *s)
     t->spare_storages = s;
 }
 
+void torch_release_storage(Torch *t, TorchTensor *x)
+{
+    TorchStorage *s = x->storage;
+    if (s->serial)
+        tell(t, PYTORCH_FREE, NULL, s, PYTORCH_TEMPORARY);
+    s->serial = 0;
+}
+
+void torch_restore_storage(Torch *t, const char *op, TorchTensor *x, int64_t bytes, PytorchKind kind)
+{
+    TorchStorage *s = x->storage;
+    s->bytes = (uint64_t)bytes;
+    s->serial = ++t->serials;
+    tell(t, PYTORCH_ALLOC, op, s, PYTORCH_TEMPORARY);
+    torch_mark(t, x, kind);
+}
+
 void torch_mark(Torch *t, TorchTensor *x, PytorchKind kind)
 {
     if (x->storage->serial)

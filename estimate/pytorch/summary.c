@@ -24,6 +24,15 @@ typedef struct Pass {
     size_t serials, serial_capacity;
 } Pass;
 
+/* A replay with these settings on a card that is never full. */
+static PytorchReplay *create_endless(const PytorchAllocatorOptions *options)
+{
+    PytorchAllocatorOptions endless = options ? *options : (PytorchAllocatorOptions){0};
+    endless.limit = 0;
+    endless.fraction = 0;
+    return estimate_pytorch_create(&endless);
+}
+
 /* ---- Items ----------------------------------------------------------------------------------- */
 
 static int put_item(Pass *p, const PytorchEvent *e)
@@ -130,7 +139,7 @@ static int on_event(void *user, const PytorchEvent *e)
     } else if (e->action == PYTORCH_EMPTY_CACHE) {
         status = estimate_pytorch_empty_cache(p->replay);
     } else {
-        if (put_item(p, e) || estimate_pytorch_alloc(p->replay, e->serial, e->bytes))
+        if (put_item(p, e) || estimate_pytorch_alloc_on(p->replay, e->stream, e->serial, e->bytes))
             return -1;
         if (b->peak_allocated > highest || !s->requested) {
             s->peak_at = *e;
@@ -169,7 +178,7 @@ int estimate_pytorch_summary(const PytorchJob *job, const PytorchAllocatorOption
                              PytorchSummary *out)
 {
     memset(out, 0, sizeof *out);
-    Pass p = {.out = out, .spare = NONE, .dead = NONE, .replay = estimate_pytorch_create(options)};
+    Pass p = {.out = out, .spare = NONE, .dead = NONE, .replay = create_endless(options)};
     int status = p.replay ? estimate_pytorch_job(job, on_event, &p) : -1;
     if (!status)
         status = take_live(&p);
@@ -202,7 +211,8 @@ const char *estimate_pytorch_kind_name(PytorchKind kind)
                                                      [PYTORCH_INPUT] = "inputs",
                                                      [PYTORCH_ACTIVATION] = "activations",
                                                      [PYTORCH_WORKSPACE] = "workspaces",
-                                                     [PYTORCH_CAST] = "casts of weights"};
+                                                     [PYTORCH_CAST] = "casts of weights",
+                                                     [PYTORCH_BUCKET] = "buckets of ranks"};
     return kind < PYTORCH_KINDS ? names[kind] : "";
 }
 
@@ -236,7 +246,7 @@ static uint64_t segment_for(const Books *b, uint64_t bytes)
 
 static int on_limited(Books *b, const PytorchEvent *e)
 {
-    int status = estimate_pytorch_alloc(b->limited, e->serial, e->bytes);
+    int status = estimate_pytorch_alloc_on(b->limited, e->stream, e->serial, e->bytes);
     if (status != PYTORCH_OUT_OF_MEMORY)
         return status ? -1 : 0;
     b->verdict->failed = *e;
@@ -267,15 +277,24 @@ static int on_books(void *user, const PytorchEvent *e)
         if (!b->limited)
             return -1;
     }
-    if (estimate_pytorch_alloc(b->endless, e->serial, e->bytes))
+    if (estimate_pytorch_alloc_on(b->endless, e->stream, e->serial, e->bytes))
         return -1;
     return b->limited ? on_limited(b, e) : 0;
+}
+
+/* How much fits under the limit, and under the fraction of the card that the process may take. */
+static uint64_t room(const PytorchAllocatorOptions *options, uint64_t limit)
+{
+    if (!options || options->fraction <= 0)
+        return limit;
+    double allowed = options->fraction * (double)(options->total ? options->total : limit);
+    return allowed < (double)limit ? (uint64_t)allowed : limit;
 }
 
 /* 0, or -1 without host memory. Of the verdict only what a replay with the limit tells is set. */
 static int run(const PytorchJob *job, const PytorchAllocatorOptions *options, Books *b, PytorchBooks *books)
 {
-    b->endless = estimate_pytorch_create(options);
+    b->endless = create_endless(options);
     b->largest_segment = UINT64_C(32) << 20;
     if (options && options->large_segment_size > b->largest_segment)
         b->largest_segment = options->large_segment_size;
@@ -316,11 +335,11 @@ int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOption
     if (run(job, options, &(Books){.limit = limit, .verdict = out}, endless))
         return -1;
     out->flushes = out->books.retries;
-    if (limit && endless->peak_reserved <= limit)
+    if (limit && endless->peak_reserved <= room(options, limit))
         return 0;
     if (limit && !out->books.ooms)
         out->answer = PYTORCH_FITS_TIGHT;
     else
-        out->answer = endless->peak_allocated > limit ? PYTORCH_TOO_LARGE : PYTORCH_RUNS_OUT;
+        out->answer = endless->peak_allocated > room(options, limit) ? PYTORCH_TOO_LARGE : PYTORCH_RUNS_OUT;
     return 0;
 }

@@ -109,7 +109,7 @@ static int on_event(void *user, const PytorchEvent *e)
     case PYTORCH_ALLOC:
         *a = (Allocated){e->bytes, e->kind};
         c->by[a->kind] += a->bytes;
-        status = estimate_pytorch_alloc(c->replay, e->serial, e->bytes);
+        status = estimate_pytorch_alloc_on(c->replay, e->stream, e->serial, e->bytes);
         break;
     case PYTORCH_FREE:
         c->by[a->kind] -= a->bytes;

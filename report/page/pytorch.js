@@ -1,7 +1,7 @@
 /* ---- What a job of PyTorch would need, beside brim's own plan: brim plan --framework pytorch --html ---- */
 /* PyTorch's kinds from the bottom of a stack, and the colour of brim's component that is the same thing. */
 const KINDS = [['parameters', 'parameter'], ['frozen parameters', 'frozen'], ['casts of weights', 'master'], ['optimizer states', 'optimizer'],
-  ['gradients', 'gradient'], ['activations', 'activation'], ['temporaries', 'temporary'], ['workspaces', 'workspace'], ['inputs', 'input'], ['buffers', 'buffer']];
+  ['gradients', 'gradient'], ['activations', 'activation'], ['temporaries', 'temporary'], ['workspaces', 'workspace'], ['buckets of ranks', 'communication'], ['inputs', 'input'], ['buffers', 'buffer']];
 const COMPONENTS = ['parameter', 'frozen', 'master', 'optimizer', 'gradient', 'activation', 'activation_gradient', 'temporary', 'workspace', 'input', 'buffer'];
 const colourOf = kind => (KINDS.find(k => k[0] === kind) || ['', 'unknown'])[1];
 const kindKey = kind => kind.replace(/ /g, '_');
