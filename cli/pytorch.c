@@ -25,7 +25,7 @@ int pytorch_alone(const Options *o, const char *command)
         return usage(
             "--html is of --framework pytorch; of brim's own, `brim plan --log FILE` writes a log, and "
             "`brim report FILE --html PAGE` its page");
-    if (!strcmp(command, "plan") && flag_given("--reserve", o))
+    if (!strcmp(command, "plan") && o->reserve_typed)
         return usage("--reserve belongs to `brim fit`, and to --framework pytorch, whose context it is");
     if (o->checkpoint.reentrant)
         return usage(

@@ -75,6 +75,7 @@ static void print_title_line(const PytorchPlan *p)
     say_line(&line);
     printf("PREDICTED for %s on %s; no card has confirmed it.\n", pytorch_versions(&p->job).text,
            pytorch_on_what(p).text);
+    pytorch_print_unverified(&p->job, "");
     pytorch_print_data(p->options);
     printf("\n");
 }

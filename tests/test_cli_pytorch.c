@@ -143,6 +143,43 @@ static void the_verdict_decides_the_code(void **state)
     has(o, "It runs out of memory at ");
 }
 
+/* What a card may do otherwise is said, and to scripts, too; not where it cannot. */
+static void what_is_unverified_is_said(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *card, *precision;
+        int unverified;
+    } trials[] = {{"h100", "bf16", 1}, {"h100", "fp32", 0}, {"a100-80", "bf16", 0}};
+    for (size_t i = 0; i < COUNT(trials); i++) {
+        const char *card = trials[i].card, *precision = trials[i].precision;
+        const Outcome *o = expect_code(RUN("plan", TINY, "--card", card, "--precision", precision), 0);
+        assert_int_equal(strstr(o->out, "\nUNVERIFIED: sdpa takes cuDNN's kernel first") != NULL,
+                         trials[i].unverified);
+        json_t *root = json_of(RUN("plan", TINY, "--card", card, "--precision", precision, "--json"), 0);
+        assert_int_equal(json_is_string(json_object_get(pytorch_of(root), "unverified")),
+                         trials[i].unverified);
+        json_decref(root);
+    }
+}
+
+/* Its low end is measured on some cards; the upper end, which counts, is not. */
+static void contexts_are_ranges(void **state)
+{
+    (void)state;
+    has(expect_code(RUN("plan", TINY, "--card", "t4"), 0),
+        "the context takes 0.14 measured to 0.45 assumed: 14.30 GiB are left");
+    json_t *root = json_of(RUN("plan", TINY, "--card", "t4", "--json"), 0);
+    const json_t *context = json_object_get(pytorch_of(root), "context_bytes");
+    assert_int_equal(integer_at(context, "low"), 147718144);
+    assert_int_equal(integer_at(context, "high"), 461 << 20);
+    assert_string_equal(json_string_value(json_object_get(context, "low_source")), "measured");
+    assert_string_equal(json_string_value(json_object_get(context, "source")), "assumed");
+    json_decref(root);
+    has(expect_code(RUN("plan", TINY, "--card", "t4", "--reserve", "1GiB"), 0),
+        "the context takes 1.00 given");
+}
+
 /* ---- Beside brim ----------------------------------------------------------------------------- */
 
 /* Each of them has a name, and with what is left over they are all of it. */
@@ -340,6 +377,8 @@ int main(void)
         cmocka_unit_test(clipping_is_said),
         cmocka_unit_test(quantised_models_are_prepared_or_not),
         cmocka_unit_test(the_verdict_decides_the_code),
+        cmocka_unit_test(what_is_unverified_is_said),
+        cmocka_unit_test(contexts_are_ranges),
         cmocka_unit_test(differences_sum_to_the_difference),
         cmocka_unit_test(a_page_is_written),
         cmocka_unit_test(settings_of_the_allocator_decide),

@@ -15,6 +15,8 @@ typedef struct TorchEra {
     int no_seed; /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
     int no_flash_seed; /* flash_api.cpp, mha_fwd: seed and offset are on the host */
     int puts_numbers;  /* python_variable_indexing.cpp: in x[:, columns] = 0 the number goes to the card */
+    int cudnn_last;    /* sdp_utils.cpp, check_prefer_cudnn_attention: sm_90 does not take cuDNN's attention
+                          first */
     int slices_all; /* python_variable_indexing.cpp, applySlicing: x[:] is a slice too, with a derivative */
     int old_allocator;    /* CUDAAllocatorConfig: as PytorchAllocatorOptions.as_2_6 says */
     int no_outer_product; /* _native/ops/bmm_outer_product: columns by rows are cuBLAS' work, not Triton's */
