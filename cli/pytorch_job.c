@@ -125,7 +125,10 @@ static int lora_targets(const char *names, LeverText *why)
         for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
             if ((int)strlen(known[i].name) == length && !strncmp(known[i].name, at, (size_t)length))
                 bit = known[i].bit;
-        if (!bit)
+        if (!bit && length == 10 && !strncmp(at, "all-linear", 10))
+            *why =
+                lever_say("--lora: without targets= all linear layers have adapters, as PEFT's all-linear");
+        else if (!bit)
             *why = lever_say(
                 "--lora: there are no rules for adapters of %.*s: there are for the projections that "
                 "transformers calls q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; c_attn, "

@@ -34,8 +34,13 @@ int pytorch_one_card(const Options *o, const Card **card)
     if (strchr(o->cards, ','))
         return usage("--card %s: a plan is for one card; `brim fit --framework pytorch` takes several",
                      o->cards);
-    *card = device_card(o->cards);
-    return *card ? 0 : usage("--card: %s", device_card_unknown(o->cards).text);
+    if (!(*card = device_card(o->cards)))
+        return usage("--card: %s", device_card_unknown(o->cards).text);
+    uint64_t context = pytorch_context(o, *card).high;
+    if ((*card)->bytes <= context)
+        return usage("--reserve %s leaves nothing of the %s of %s", report_size(context).text,
+                     report_size((*card)->bytes).text, (*card)->name);
+    return 0;
 }
 
 static int judge(PytorchPlan *p)
@@ -73,8 +78,10 @@ static void print_title_line(const PytorchPlan *p)
         line_add(&line, "  %s parameters", report_count(p->parameters).text);
     line_add(&line, "  %.800s", pytorch_title(p->options, &p->job).text);
     say_line(&line);
-    printf("PREDICTED for %s on %s; no card has confirmed it.\n", pytorch_versions(&p->job).text,
-           pytorch_on_what(p).text);
+    SayLine predicted = {""};
+    line_add(&predicted, "PREDICTED for %s; no card has confirmed it.  On %s.",
+             pytorch_versions(&p->job).text, pytorch_on_what(p).text);
+    say_line(&predicted);
     pytorch_print_unverified(&p->job, "");
     pytorch_print_data(p->options);
     printf("\n");

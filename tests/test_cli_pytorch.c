@@ -51,9 +51,8 @@ static void it_says_what_it_is(void **state)
     const Outcome *o = expect_code(RUN("plan", TINY, "--precision", "bf16", "--card", "h200"), 0);
     static const char *const lines[] = {
         "llama-tiny  6,123,168 parameters  bf16  AdamW, foreach  batch 2 x seq 64  sdpa attention  Trainer\n",
-        "PREDICTED for torch 2.15, transformers 5.24 on NVIDIA H200 141GB, compute capability 9.0; no card "
-        "has "
-        "confirmed it.\n",
+        "PREDICTED for torch 2.15, transformers 5.24; no card has confirmed it.  On NVIDIA H200 141GB, "
+        "compute capability 9.0.\n",
         "h200 has 139.80 GiB; the context takes 0.25-0.45 assumed: 139.35 GiB are left.\nIt fits:",
         "WHAT PYTORCH'S PEAK HAS MORE",
         "BY LAYER AT THE PEAK",
@@ -61,7 +60,8 @@ static void it_says_what_it_is(void **state)
     };
     for (size_t i = 0; i < COUNT(lines); i++)
         has(o, lines[i]);
-    has(expect_code(RUN("plan", TINY), 0), "a card of compute capability 8.0 (assumed: --card names one)");
+    has(expect_code(RUN("plan", TINY), 0),
+        "On a card of compute capability 8.0 (assumed: --card names one).\n");
 }
 
 /* Each is another job, so its figures are others; and each is said in the first line. */
@@ -81,7 +81,8 @@ static void options_are_of_the_job(void **state)
         {"--longest", "33", "seq 33"},
         {"--script", "loop", "a plain loop"},
         {"--evaluate", "2", "that evaluates 2 batches"},
-        {"--versions", "torch=2.11", "torch 2.11"},
+        {"--versions", "torch=2.11.0+cu130", "torch 2.11"},
+        {"--optimizer", "paged_adamw_8bit", "paged 8-bit AdamW"},
         {"--weights", "bf16", "bf16"},
     };
     static char usual[1 << 16];
@@ -301,7 +302,14 @@ static void refusals_name_what_and_why(void **state)
         {{"--checkpoint", "2"}, "--checkpoint 2 is brim's"},
         {{"--versions", "torch=1.0"},
          "--versions torch=1.0: there are no rules for these; there are for torch=2.15"},
-        {{"--versions", "jax=1"}, "there are no rules for these"},
+        {{"--versions", "jax=1"}, "--versions takes torch=N, transformers=N, or both"},
+        {{"--versions", "2.15"}, "--versions takes torch=N, transformers=N, or both"},
+        {{"--versions", "torch=2.1"}, "--versions torch=2.1: there are no rules for these"},
+        {{"--attention", "flash_attention_2"}, "(sdpa, eager with --framework pytorch)"},
+        {{"--script", "SFTTrainer"}, "it is transformers' Trainer"},
+        {{"--lora", "targets=all-linear"}, "without targets= all linear layers have adapters"},
+        {{"--reserve", "100GiB", "--card", "t4"},
+         "--reserve 100.00 GiB leaves nothing of the 14.75 GiB of t4"},
         {{"--quantize", "nf4"}, "--quantize nf4 needs --lora"},
         {{"--kbit-prepare", "on"}, "--kbit-prepare on needs --quantize"},
         {{"--kbit-prepare", "yes"}, "--kbit-prepare must be one of off, on"},

@@ -90,6 +90,6 @@ int estimate_pytorch_unverified(const PytorchJob *job, char *why, size_t size)
     snprintf(
         why, size,
         "sdpa takes cuDNN's kernel first there in 16 bits; what it takes is in no trace; PyTorch's flash "
-        "kernel is predicted, as after torch.backends.cuda.enable_cudnn_sdp(False)");
+        "kernel is predicted, as after enable_cudnn_sdp(False)");
     return 1;
 }
