@@ -77,7 +77,7 @@ def in_order(frees):
 
 class Recorder:
     def __init__(self, names=False):
-        self.marks, self.names = [], Names() if names else None
+        self.marks, self.names, self.last = [], Names() if names else None, ""
         torch.cuda.init()
         torch.cuda.memory._record_memory_history(max_entries=50_000_000, context=None, stacks='python')
         if names:
@@ -85,6 +85,9 @@ class Recorder:
         self.base = count()
 
     def mark(self, phase):
+        if self.last and phase.startswith(self.last):
+            torch.cuda.reset_peak_memory_stats()
+            self.last = ''
         self.marks.append((count() - self.base, phase))
 
     def stop(self):
