@@ -177,18 +177,27 @@ def lacks(needs):
     return [module for module in needs.split() if importlib.util.find_spec(module) is None]
 
 
+def seen_cards():
+    import torch
+    return in_a_child(torch.cuda.device_count, 60)  # what asks the driver could not be forked from
+
+
 def main():
     folder, seconds, stand_in = sys.argv[1], float(sys.argv[2]), '--stand-in' in sys.argv
     only = sys.argv[sys.argv.index('--only') + 1].split(',') if '--only' in sys.argv else None
+    missing = lacks('torch transformers')
+    if missing:
+        print('there is no ' + ' and no '.join(missing))
+        sys.exit(3)
     import oracle
     if stand_in:
         oracle.on_the_stand_in()
     until = time.time() + seconds
-    import torch
     import job
     job.prepare()
-    if not stand_in and not torch.cuda.device_count():
-        sys.exit('pytorch_jobs: PyTorch sees no card')
+    if not stand_in and not seen_cards():
+        print('PyTorch sees no card')
+        sys.exit(3)
     out = open(os.path.join(folder, 'measured.jsonl'), 'w')
 
     def write(row, **more):

@@ -131,6 +131,8 @@ def run(name, a, names=False):
     if record.names:
         record.names.watch(model)
     train(a, model, record)
+    if a.last_step:
+        loaded['left'] = record.left  # behind the last step, before zero_grad
     lines = record.stop()
     parameters = list(model.parameters())
     head = recorder.header(

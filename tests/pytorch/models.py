@@ -197,6 +197,7 @@ def make(a):
     elif a.peaks:
         with torch.device('meta'):
             model = from_config(kind, config, a)
+        model.tie_weights()  # which transformers 5.0 leaves to from_pretrained
         to_cuda(model)
     else:
         model = from_config(kind, config, a)

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """The rows of published.txt on the stand-in, with the versions that they were measured with.
 
-usage: published.py [--only TEXT] [--environment NAME] [--table]
+usage: published.py [--only TEXT] [--environment NAME] [--table [FILE]]
 
 A line "@ SOURCE ENVIRONMENT UNIT FLAGS" says how the rows behind it were measured; a row is MODEL[:k=v,…] BxS ATTENTION BASE and
 what was measured: allocated, reserved, and allocated before the first step, in UNIT or "-". Behind each row that was run is
-"= ALLOCATED RESERVED LOADED" in bytes, which this script writes again. --table prints them in Markdown, without running.
+"= ALLOCATED RESERVED LOADED" in bytes, which this script writes again. UNIT "left" is bytes that are allocated behind a step.
+--table prints them in Markdown, without running, with what build/tests/test_pytorch_published said, in FILE.
 """
 import argparse
 import os
@@ -19,7 +20,7 @@ FILE = os.path.join(HERE, 'published.txt')
 BASES = {'none': '', 'nf4': '--quantize nf4 --kbit-prepare on', 'nf4-single': '--quantize nf4-single --kbit-prepare on',
          'nf4-unprepared': '--quantize nf4'}
 ATTENTIONS = {'efficient': '--attention sdpa --kernel efficient'}
-UNITS = {'MiB': 1 << 20, 'MB': 10 ** 6, 'bytes': 1}
+UNITS = {'MiB': 1 << 20, 'MB': 10 ** 6, 'bytes': 1, 'left': 1}
 
 
 class Row:
@@ -67,27 +68,37 @@ def run(rows, environment):
             text = open(path).read() if os.path.exists(path) else ''
             peaks = re.search(r'allocated=(\d+) reserved=(\d+)', text)
             loaded = re.search(r'^# loaded (\d+)', text, re.M)
-            row.oracle = [int(peaks[1]), int(peaks[2]), int(loaded[1]) if loaded else 0] if peaks else None
+            left = re.search(r'^# left (\d+)', text, re.M)
+            row.oracle = [int(left[1] if row.unit == 'left' and left else peaks[1]), int(peaks[2]), int(loaded[1]) if loaded else 0] if peaks else None
 
 
-def cell(oracle, measured):
-    return '-' if measured is None else f'{100 * (oracle / measured - 1):+.3f} %'
+def against(ours, measured, digits=3):
+    return f'{ours / (1 << 20):.2f} ({100 * (ours / measured - 1):+.{digits}f} %)'.replace('(-0.000', '(+0.000')
 
 
-def table(rows):
+def table(rows, predictions):
+    """Measured; the stand-in, and what it adds to the loaded model; the rules in C."""
+    predicted = {}
+    for line in open(predictions) if predictions else ():
+        words = line.split()
+        if len(words) == 9 and words[8] == '%':
+            predicted[tuple(words[:5])] = [int(w) for w in words[5:7]]
     source = None
     for row in rows:
         if row.source != source:
             source = row.source
-            print(f'\n{source}\n\n| model, batch x length, attention, base | allocated | on the stand-in | error | less what was loaded | reserved | '
-                  'on the stand-in |\n|---|---:|---:|---:|---:|---:|---:|')
-        mib = [None if m is None else m / (1 << 20) for m in row.measured]
-        text = [f'{row.model} {row.shape} {row.attention} {row.base}', f'{mib[0]:.2f}']
+            print(f'\n**{source}**\n\n| MiB: model, batch x length, attention, base | allocated | stand-in | beside what was loaded | '
+                  'rules | reserved | stand-in | rules |\n|---|---:|---:|---:|---:|---:|---:|---:|')
+        allocated, reserved, loaded = row.measured
+        c = predicted.get((row.source, row.model, row.shape, row.attention, row.base))
+        text = [f'{row.model} {row.shape} {row.attention} {row.base}'.replace('none', '').strip(), f'{allocated / (1 << 20):.2f}']
         if row.oracle:
-            a, r, loaded = row.oracle
-            beside = row.measured[0] - row.measured[2] if row.measured[2] else None
-            text += [f'{a / (1 << 20):.2f}', cell(a, row.measured[0]), cell(a - loaded, beside),
-                     '-' if mib[1] is None else f'{mib[1]:.0f}', f'{r / (1 << 20):.0f}']
+            beside = against(row.oracle[0] - row.oracle[2], allocated - loaded) if loaded else ''
+            text += [against(row.oracle[0], allocated), beside.partition(' ')[2].strip('()')]
+        else:
+            text += ['', '']
+        text += [against(c[0], allocated) if c else '', f'{reserved / (1 << 20):.0f}' if reserved else '']
+        text += [against(row.oracle[1], reserved, 1) if reserved and row.oracle else '', against(c[1], reserved, 1) if reserved and c else '']
         print('| ' + ' | '.join(text) + ' |')
 
 
@@ -95,12 +106,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--only', default='', help='rows whose source and line contain this')
     parser.add_argument('--environment', default='', help='rows of this environment')
-    parser.add_argument('--table', action='store_true')
+    parser.add_argument('--table', nargs='?', const='', default=None, metavar='FILE')
     a = parser.parse_args()
     lines = open(FILE).read().split('\n')
     rows = read(lines)
-    if a.table:
-        return table(rows)
+    if a.table is not None:
+        return table(rows, a.table)
     chosen = [r for r in rows if a.only in f'{r.source} {r.line}' and (not a.environment or r.environment == a.environment)]
     for environment in sorted({r.environment for r in chosen if r.environment != '-'}):
         run([r for r in chosen if r.environment == environment], environment)
@@ -116,7 +127,7 @@ def main():
     open(FILE, 'w').write('\n'.join(out))
     for r in chosen:
         if r.oracle and r.measured[0]:
-            print(f'{r.source} {r.model} {r.shape} {r.attention} {r.base}: {cell(r.oracle[0], r.measured[0])}')
+            print(f'{r.source} {r.model} {r.shape} {r.attention} {r.base}: {against(r.oracle[0], r.measured[0])}')
 
 
 if __name__ == '__main__':
