@@ -108,7 +108,7 @@ def measure(name, words, folder, stand_in, limit):
     device = torch.cuda.get_device_properties(0)
     total = torch.cuda.mem_get_info()[1]
     if limit:
-        torch.cuda.set_per_process_memory_fraction(limit / total)
+        torch.cuda.set_per_process_memory_fraction((limit + 1024) / total)  # it is rounded down
     torch.cuda.reset_peak_memory_stats()
     record = recorder.Recorder()
     outcome = 'ran'
@@ -177,9 +177,9 @@ def lacks(needs):
     return [module for module in needs.split() if importlib.util.find_spec(module) is None]
 
 
-def seen_cards():
+def torch_cards():
     import torch
-    return in_a_child(torch.cuda.device_count, 60)  # what asks the driver could not be forked from
+    return torch.cuda.device_count()
 
 
 def main():
@@ -194,8 +194,9 @@ def main():
         oracle.on_the_stand_in()
     until = time.time() + seconds
     import job
+    asked = oracle.unasked()  # a process that asked for cards cannot be forked
     job.prepare()
-    if not stand_in and not seen_cards():
+    if not stand_in and not in_a_child(lambda: asked() or torch_cards(), 60):
         print('PyTorch sees no card')
         sys.exit(3)
     out = open(os.path.join(folder, 'measured.jsonl'), 'w')
@@ -205,7 +206,7 @@ def main():
         print(json.dumps(row), file=out, flush=True)
         sys.stderr.write(f"{row['name']}: {time.time() - until + seconds:.0f} s {row.get('failed', '')}\n")
     if not only or 'kernels' in only:
-        write(in_a_child(lambda: kernels(stand_in), 60), name='kernels')
+        write(in_a_child(lambda: asked() or kernels(stand_in), 60), name='kernels')
     total, done = None, {}
     jobs = [(name, needs, flags, options, beside, 0) for name, needs, flags, options, beside in JOBS]
     for name, needs, flags, options, beside, limit in jobs:
@@ -214,7 +215,7 @@ def main():
         left = until - time.time()
         missing = lacks(beside)
         row = dict(name=name, options=options, flags=flags)
-        words = tiny(flags) if stand_in else flags.split() + ['--peaks'] * any(model in flags for model in FAST)
+        words = tiny(flags) if stand_in else flags.split() + ['--peaks'] * (any(model in flags for model in FAST) and '--quantize' not in flags)
         if stand_in:
             seq, batch = words[words.index('--seq') + 1], words[words.index('--batch') + 1]
             mine = options.split()
@@ -229,13 +230,14 @@ def main():
         elif total and not stand_in and needs << 30 > total:
             write(row, not_run=f'it needs {needs} GiB')
         else:
-            seen = in_a_child(lambda: measure(name, words, folder, stand_in, 0), min(left, 90))
+            seen = in_a_child(lambda: asked() or measure(name, words, folder, stand_in, 0), min(left, 90))
             total = seen.get('total', total)
             write(dict(row, **seen))
             done[name] = seen
             if name == LIMITED and seen.get('outcome') == 'ran':
                 between = (seen['allocated'] + seen['reserved']) // 2 >> 21 << 21
-                again = in_a_child(lambda: measure('limited', words, folder, stand_in, between), min(until - time.time(), 90))
+                again = in_a_child(lambda: asked() or measure('limited', words, folder, stand_in, between),
+                                   min(until - time.time(), 90))
                 write(dict(row, **again), name='limited', of=LIMITED, limit=between)
 
 
