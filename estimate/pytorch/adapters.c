@@ -8,6 +8,7 @@ struct TorchAdapter {
     int64_t in, out;
     TorchType type; /* of what it stands beside, or float32 */
     TorchTensor *a, *b;
+    const TorchTensor *beside; /* the last tensor of the layer */
     TorchAdapter *next;
 };
 
@@ -25,7 +26,7 @@ static TorchType adapter_type(const TorchJob *job)
     const PytorchJob *a = job->asked;
     if (moved(job))
         return a->lora_in_base_type ? job->weights : TORCH_F32;
-    if (a->quantize == PYTORCH_INT8)
+    if (a->quantize == PYTORCH_INT8 || (a->quantize && job->torch.dialect->peft->no_compute_type))
         return TORCH_F32;
     if (a->quantize)
         return torch_compute_type(job);
@@ -68,7 +69,10 @@ void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t 
     if (!job->asked->lora_rank || !wanted)
         return;
     TorchAdapter *a = torch_take(&job->torch, sizeof *a);
-    *a = (TorchAdapter){.place = job->torch.place, .in = in, .out = out};
+    *a = (TorchAdapter){.place = job->torch.place,
+                        .in = in,
+                        .out = out,
+                        .beside = linear->bias ? linear->bias : linear->weight};
     if (!job->last_adapter)
         job->last_adapter = &job->adapters;
     *job->last_adapter = a;
@@ -132,10 +136,21 @@ void torch_adapt(TorchJob *job)
     job->torch.place = top;
 }
 
+TorchTensor *torch_adapter_beside(const TorchJob *job, const TorchTensor *x, int which)
+{
+    for (const TorchAdapter *a = job->adapters; a; a = a->next)
+        if (a->beside == x)
+            return which ? a->b : a->a;
+    return NULL;
+}
+
+/* Under an old Trainer only prepare_model_for_kbit_training asks, for the reentrant kind. */
 TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded)
 {
     const PytorchJob *a = job->asked;
-    if (a->lora_rank && a->checkpoint != PYTORCH_KEEP && !embedded->needs_grad)
+    int old = job->torch.dialect->transformers->asks_no_gradient && a->script == PYTORCH_TRAINER;
+    int prepared = a->quantize && a->kbit_prepare && a->checkpoint == PYTORCH_CHECKPOINT_REENTRANT;
+    if (a->lora_rank && a->checkpoint != PYTORCH_KEEP && !embedded->needs_grad && (!old || prepared))
         embedded->asked = embedded->needs_grad = 1;
     return embedded;
 }

@@ -3,6 +3,31 @@
 
 #include "dialect_.h"
 
+/* Of several ranks. Reentrant checkpoints beside a search for unused parameters, and bitsandbytes' optimizers
+ * of parts, are what PyTorch itself refuses. */
+static const char *ranks_problem(const PytorchJob *job)
+{
+    int fsdp = job->parallel == PYTORCH_FSDP2, reentrant = job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT;
+    int unused = job->script == PYTORCH_TRAINER ? job->lora_rank > 0 : job->find_unused;
+    if (job->parallel == PYTORCH_ALONE)
+        return job->ranks > 1 ? "several ranks that share nothing" : NULL;
+    if (job->ranks < 2)
+        return "a rank that is alone, under DDP or FSDP2";
+    if (job->dialect && job->dialect != torch_dialect())
+        return "several ranks in these versions of torch and transformers";
+    if (!fsdp && reentrant && unused)
+        return "reentrant checkpoints where DDP looks for unused parameters, which PyTorch refuses";
+    if (fsdp && job->script == PYTORCH_TRAINER)
+        return "FSDP2 under Trainer";
+    if (fsdp && reentrant)
+        return "reentrant checkpoints under FSDP2";
+    if (fsdp && job->quantize != PYTORCH_PLAIN)
+        return "quantised weights under FSDP2";
+    if (fsdp && (job->optimizer == PYTORCH_ADAMW_8BIT || job->optimizer == PYTORCH_ADAMW_8BIT_PAGED))
+        return "bitsandbytes' optimizers under FSDP2, which PyTorch refuses";
+    return NULL;
+}
+
 /* Each is refused until a trace of it is followed event by event. */
 static const char *problem(const PytorchJob *job)
 {
@@ -13,12 +38,15 @@ static const char *problem(const PytorchJob *job)
         return "BERT's eager attention in this version of transformers";
     if (job->model.family == PYTORCH_BERT && job->script == PYTORCH_TRAINER && era->no_bert_trainer)
         return "BERT under Trainer in this version of transformers";
+    if (job->model.family == PYTORCH_BERT && job->quantize != PYTORCH_PLAIN)
+        return "BERT's quantised weights";
     if (job->model.family == PYTORCH_GPT2 && job->attention == PYTORCH_EAGER && era->no_gpt2_eager)
         return "GPT-2's eager attention in this version of transformers";
-    if (job->quantize == PYTORCH_INT8 && (job->dialect ? job->dialect : torch_dialect())->torch->no_int8)
-        return "LLM.int8 in this version of torch";
-    if (job->quantize != PYTORCH_PLAIN && era->no_quantized)
-        return "loading quantised weights in this version of transformers";
+    if (era->asks_no_gradient && job->script == PYTORCH_TRAINER && job->lora_rank &&
+        job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT && !(job->quantize && job->kbit_prepare))
+        return "reentrant checkpoints of adapters under this version of Trainer, which fails with them,";
+    if (job->seq == 1 && era->moved_logits)
+        return "rows of one token in this version of transformers";
     if (job->model.family == PYTORCH_QWEN3 && era->no_qwen3)
         return "Qwen3 in this version of transformers";
     if (job->model.labels && job->model.family != PYTORCH_BERT && era->no_classes)
@@ -35,7 +63,7 @@ static const char *problem(const PytorchJob *job)
         return "an evaluation of a loop of one's own";
     if (job->quantize != PYTORCH_PLAIN && !job->lora_rank)
         return "quantised weights without adapters";
-    return NULL;
+    return ranks_problem(job);
 }
 
 int estimate_pytorch_refuses(const PytorchJob *job, char *why, size_t size)
