@@ -87,8 +87,8 @@ static void add_flags(char *flags, size_t size, const char *more)
     }
 }
 
-/* The job of a row; 0 where there are no rules: fused losses, kernels pinned where transformers takes
- * another, and what SFTTrainer casts. flash-attn's place takes sdpa, which is said. */
+/* The job of a row; 0 where there are no rules: kernels pinned where transformers takes another, and what
+ * SFTTrainer does to a model. flash-attn's place takes sdpa, which is said. */
 static int job_of(const Section *s, const Row *r, PytorchJob *job)
 {
     static Trace trace;
@@ -100,13 +100,14 @@ static int job_of(const Section *s, const Row *r, PytorchJob *job)
     for (size_t i = 0; i < COUNT(rules); i++)
         if (!strcmp(rules[i].environment, s->environment))
             snprintf(trace.versions, sizeof trace.versions, "%s", rules[i].versions);
-    if (!*trace.config || !*trace.versions || (flash && strncmp(r->base, "none", 4)))
+    if (!*trace.config || !*trace.versions || (flash && strcmp(r->base, "none")))
         return 0;
     snprintf(trace.flags, sizeof trace.flags, "--batch %d --seq %d --attention %s%s", r->batch, r->seq,
              strcmp(r->attention, "eager") ? "sdpa" : "eager",
              !strcmp(r->base, "nf4-single") ? " --quantize nf4-single --kbit-prepare on" : "");
     add_flags(trace.flags, sizeof trace.flags, s->flags);
-    if (trace_job(&trace, job))
+    char refusal[200];
+    if (trace_job(&trace, job) || estimate_pytorch_refuses(job, refusal, sizeof refusal))
         return 0;
     heads_alike = job->model.heads == job->model.kv_heads;
     return strcmp(r->attention, "efficient") || heads_alike;
@@ -127,8 +128,8 @@ static void predict(const PytorchJob *job, int last_step, double *allocated, dou
 }
 
 /* On one Tesla T4 by the source's own script: LoRA within 0.1 % and NF4 with LoRA within 0.4 % of what the
- * card allocated. On an A100 with SFTTrainer and the flash-attn package, for which sdpa stands: all
- * parameters within 0.01 %, LoRA within 1 %. */
+ * card allocated. On an A100 all parameters under Trainer within 0.01 %, at whose peak no attention is alive.
+ */
 static void cards_measured_the_same(void **state)
 {
     (void)state;
@@ -147,8 +148,8 @@ static void cards_measured_the_same(void **state)
         double error = allocated / row.allocated - 1;
         print_message("%s %s %dx%d %s %s %.0f %.0f %+.3f %%\n", section.source, row.model, row.batch, row.seq,
                       row.attention, row.base, allocated, reserved, 100 * error);
-        int flash = !strcmp(row.attention, "flash"), lora = job.lora_rank > 0;
-        double bound = flash ? (lora ? 0.01 : 0.0001) : !strcmp(row.base, "none") ? 0.001 : 0.004;
+        int flash = !strcmp(row.attention, "flash");
+        double bound = flash ? 0.0001 : !strcmp(row.base, "none") ? 0.001 : 0.004;
         if (fabs(error) > bound)
             fail_msg("%s: predicted %.0f bytes, %.3f %% off", line, allocated, 100 * error);
         if (row.reserved > 0 && fabs(reserved / row.reserved - 1) > 0.2)
@@ -157,7 +158,7 @@ static void cards_measured_the_same(void **state)
     }
     fclose(file);
     assert_int_equal(t4, 35);
-    assert_int_equal(a100, 4);
+    assert_int_equal(a100, 2);
 }
 
 int main(void)
