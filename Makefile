@@ -74,7 +74,7 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
         tokenizers notebook lessons pictures bench bench-decode bench-attention bench-products bench-experts bench-tuning bench-ranks hosts accuracy soak valgrind demo \
         install uninstall deps clean help format stand-in cuda check-cuda gpu-tests gpu-pack \
-        gpu-stand-in mpi nccl pytorch-traces
+        gpu-stand-in gpu-pytorch-stand-in mpi nccl pytorch-traces
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -200,6 +200,10 @@ gpu-pack: gpu-tests
 # The same on the stand-in; ARGS="--only kernels,losses".
 gpu-stand-in: gpu-tests stand-in
 	@BUILD=$(BUILD) tests/gpu/run --stand-in $(STAND_IN) $(ARGS)
+
+# The check of what PyTorch would need, with PyTorch on a stand-in for the CUDA runtime.
+gpu-pytorch-stand-in: cli
+	@BUILD=$(BUILD) tests/pytorch/run $(BUILD) --script tests/gpu/pytorch --stand-in $(ARGS)
 
 # Linked by clang alone: tests/fuzz/run.
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(filter-out %/main.o,$(CLI_OBJ)) $(INNER)
