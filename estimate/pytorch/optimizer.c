@@ -186,11 +186,13 @@ static TorchTensor *zeros(Torch *t, const char *op, TorchType type, int64_t coun
     return torch_empty(t, op, torch_shape(type, 1, &count));
 }
 
-/* Trainer asks for 32 bits for embeddings. */
+/* Trainer asks for 32 bits for embeddings, but where it looks for Adam8bit and finds AdamW. */
 static int embedding(const TorchJob *job, const TorchTensor *p)
 {
     static const char *const names[] = {"embed_tokens.", "_embeddings.", "wte.", "wpe."};
-    for (size_t i = 0; job->asked->script == PYTORCH_TRAINER && i < job->entry_count; i++)
+    int asks =
+        job->asked->script == PYTORCH_TRAINER && !job->torch.dialect->transformers->embeddings_of_8_bits;
+    for (size_t i = 0; asks && i < job->entry_count; i++)
         for (size_t n = 0; job->entries[i].x == p && n < sizeof names / sizeof *names; n++)
             if (strstr(job->entries[i].name, names[n]))
                 return 1;
