@@ -10,8 +10,8 @@ enum { MOST_THREADS = 128, MOST_SAMPLE = 160 }; /* of a context; of Training.gen
 
 static const Flag flags[] = {
     {"--model", FLAG_NAME, AT(model), "NAME", .help = "one of `brim models`, or a config.json (llama-tiny)"},
-    {"--approximate", FLAG_SWITCH, AT(approximate), NULL,
-     .help = "an unread family as a near one", .only = "plan compare fit"},
+    {"--approximate", FLAG_SWITCH, AT(approximate), NULL, .help = "an unread family as a near one",
+     .only = "plan compare fit"},
     {"--init", FLAG_TEXT, AT(init), "PATH", .help = "start from these weights: directory or .safetensors"},
     {"--init-partial", FLAG_SWITCH, AT(init_partial), NULL,
      .help = "allow missing and extra weights in --init"},
@@ -84,6 +84,8 @@ static const Flag flags[] = {
     {"--kbit-prepare", FLAG_NAME, AT(kbit_prepare), "on|off", .help = "prepare_model_for_kbit_training",
      .only = "plan fit"},
     {"--hold-outputs", FLAG_SWITCH, AT(hold_outputs), NULL, .help = "PyTorch: the loop keeps the outputs",
+     .only = "plan fit"},
+    {"--alloc-conf", FLAG_TEXT, AT(alloc_conf), "SETTINGS", .help = "PYTORCH_ALLOC_CONF of the job",
      .only = "plan fit"},
     {"--longest", FLAG_INT, AT(longest), "N", .help = "PyTorch: the longest sample", .only = "plan fit",
      .low = 1},
@@ -173,8 +175,8 @@ static const Flag flags[] = {
     {"--cards", FLAG_TEXT, AT(card_counts), "N,…", .help = "so many together: data, tensor, stages",
      .only = "fit"},
     {"--memory", FLAG_TEXT, AT(memories), "SIZE,…", .help = "cards with this much memory", .only = "fit"},
-    {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for the context (1GiB)",
-     .zero = 1, .only = "fit plan"},
+    {"--reserve", FLAG_SIZE, AT(reserve), "SIZE", .help = "of each card, for the context (1GiB)", .zero = 1,
+     .only = "fit plan"},
     {"--json", FLAG_SWITCH, AT(json), NULL, .help = "print one JSON object with exact bytes"},
     {"--quiet", FLAG_SWITCH, AT(quiet), NULL, .help = "print no step lines"},
 };

@@ -41,12 +41,14 @@ int trace_read(const char *path, Trace *t)
         TraceLine *l = &t->lines[t->count++];
         memset(l, 0, sizeof *l);
         l->action = line[0];
-        unsigned long long value = 0;
-        if (line[0] == '=')
+        if (line[0] == '=') {
             sscanf(line, "= %95[^\n]", l->text);
-        else
-            sscanf(line, "%*c %llu %95s", &value, l->text);
-        l->value = value;
+            continue;
+        }
+        char *rest;
+        l->value = strtoull(line + 1, &rest, 10);
+        l->stream = *rest == '@' ? strtoull(rest + 1, &rest, 10) : 0;
+        sscanf(rest, " %95s", l->text);
     }
     gzclose(f);
     return 0;
@@ -147,6 +149,8 @@ static const Word quantizations[] = {{"none", PYTORCH_PLAIN},
                                      {"int8", PYTORCH_INT8},
                                      {0}};
 static const Word scripts[] = {{"loop", PYTORCH_LOOP}, {"trainer", PYTORCH_TRAINER}, {0}};
+static const Word parallels[] = {
+    {"none", PYTORCH_ALONE}, {"ddp", PYTORCH_DDP}, {"fsdp2", PYTORCH_FSDP2}, {0}};
 static const Word switches[] = {{"off", 0}, {"on", 1}, {0}};
 static const Word cards[] = {{"t4", 75},   {"a100", 80}, {"rtx3090", 86}, {"rtx4090", 89}, {"h100", 90},
                              {"h200", 90}, {0}};
@@ -245,6 +249,22 @@ static int flag(PytorchJob *job, const char *name, const char *value, int *used)
         job->model.labels = 2;
     else if (!strcmp(name, "--zero-keep"))
         job->keep_gradients = *used = 1;
+    else if (!strcmp(name, "--ranks"))
+        job->ranks = atoi(value);
+    else if (!strcmp(name, "--parallel"))
+        bad = pick(value, parallels, &v), job->parallel = (PytorchParallel)v;
+    else if (!strcmp(name, "--no-sync"))
+        job->no_sync = *used = 1;
+    else if (!strcmp(name, "--find-unused"))
+        job->find_unused = *used = 1;
+    else if (!strcmp(name, "--fsdp-type"))
+        bad = pick(value, weights, &v), job->gathered = (PytorchWeights)v;
+    else if (!strcmp(name, "--fsdp-reduce"))
+        bad = pick(value, weights, &v), job->reduced = (PytorchWeights)v;
+    else if (!strcmp(name, "--keep-gathered"))
+        job->keep_gathered = *used = 1;
+    else if (!strcmp(name, "--bucket-view"))
+        job->bucket_view = *used = 1;
     else if (!strcmp(name, "--peaks"))
         *used = 1;
     else if (!strcmp(name, "--hold") && value && !strcmp(value, "step"))
@@ -398,6 +418,8 @@ static int event(void *user, const PytorchEvent *e)
     phases(c);
     if (c->at == c->trace->count)
         return differs(c, "the trace has ended");
+    if (c->trace->lines[c->at].stream != e->stream)
+        return differs(c, "another stream");
     if (c->trace->lines[c->at].action != 'a' || c->trace->lines[c->at].value != e->bytes)
         return differs(c, "another allocation");
     c->at++;

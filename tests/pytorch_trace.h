@@ -8,9 +8,10 @@
 #include "../estimate/pytorch/pytorch.h"
 
 typedef struct TraceLine {
-    char action;    /* 'a', 'f', '=' */
-    uint64_t value; /* bytes; the number of the allocation; the phase's index */
-    char text[96];  /* the operation, or the phase */
+    char action;     /* 'a', 'f', '=' */
+    uint64_t value;  /* bytes; the number of the allocation; the phase's index */
+    uint64_t stream; /* of an allocation; 0: the one that computes */
+    char text[96];   /* the operation, or the phase */
 } TraceLine;
 
 typedef struct Trace {

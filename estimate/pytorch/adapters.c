@@ -8,6 +8,7 @@ struct TorchAdapter {
     int64_t in, out;
     TorchType type; /* of what it stands beside, or float32 */
     TorchTensor *a, *b;
+    const TorchTensor *beside; /* the last tensor of the layer */
     TorchAdapter *next;
 };
 
@@ -68,7 +69,10 @@ void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t 
     if (!job->asked->lora_rank || !wanted)
         return;
     TorchAdapter *a = torch_take(&job->torch, sizeof *a);
-    *a = (TorchAdapter){.place = job->torch.place, .in = in, .out = out};
+    *a = (TorchAdapter){.place = job->torch.place,
+                        .in = in,
+                        .out = out,
+                        .beside = linear->bias ? linear->bias : linear->weight};
     if (!job->last_adapter)
         job->last_adapter = &job->adapters;
     *job->last_adapter = a;
@@ -133,6 +137,14 @@ void torch_adapt(TorchJob *job)
         if (job->copies[i])
             torch_trained(job, job->copies[i]);
     job->torch.place = top;
+}
+
+TorchTensor *torch_adapter_beside(const TorchJob *job, const TorchTensor *x, int which)
+{
+    for (const TorchAdapter *a = job->adapters; a; a = a->next)
+        if (a->beside == x)
+            return which ? a->b : a->a;
+    return NULL;
 }
 
 /* Under an old Trainer only prepare_model_for_kbit_training asks, for the reentrant kind. */

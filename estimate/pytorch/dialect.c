@@ -11,6 +11,7 @@ static const TorchEra torch_2_15 = {.version = "2.15"},
                       torch_2_6 = {.version = "2.6",
                                    .keeps_workspace = 1,
                                    .lt_workspace_once = 1,
+                                   .old_allocator = 1,
                                    .norm_by_chunks = 1,
                                    .no_seed = 1,
                                    .no_flash_seed = 1,
@@ -222,6 +223,11 @@ PytorchVersions estimate_pytorch_versions(const PytorchDialect *dialect)
 {
     const PytorchDialect *d = dialect ? dialect : torch_dialect();
     return (PytorchVersions){d->torch->version, d->transformers->version};
+}
+
+int estimate_pytorch_old_allocator(const PytorchDialect *dialect)
+{
+    return (dialect ? dialect : torch_dialect())->torch->old_allocator;
 }
 
 int estimate_pytorch_capability_at(int i)

@@ -18,6 +18,7 @@ typedef struct TorchEra {
     int old_cub;        /* CUB of CUDA 12.4: smaller temporary storage */
     int puts_numbers;   /* python_variable_indexing.cpp: in x[:, columns] = 0 the number goes to the card */
     int slices_all; /* python_variable_indexing.cpp, applySlicing: x[:] is a slice too, with a derivative */
+    int old_allocator;    /* CUDAAllocatorConfig: as PytorchAllocatorOptions.as_2_6 says */
     int no_outer_product; /* _native/ops/bmm_outer_product: columns by rows are cuBLAS' work, not Triton's */
     int no_fp32_gqa;      /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
 } TorchEra;

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "../../memtrack/memtrack.h"
-#include "job_.h"
+#include "ranks_.h"
 
 static const TorchFamily *family_of(PytorchFamily family)
 {
@@ -30,6 +30,8 @@ static void clear(TorchJob *job)
     memtrack_host_free(NULL, job->sorted, job->sorted_capacity * sizeof *job->sorted);
     memtrack_host_free(NULL, job->states, job->state_capacity * sizeof *job->states);
     memtrack_host_free(NULL, job->samples, job->sample_capacity * sizeof *job->samples);
+    torch_clear_ranks(job);
+    memtrack_host_free(NULL, job->buffers, job->buffer_capacity * sizeof *job->buffers);
     memtrack_host_free(NULL, job->held, job->held_capacity * sizeof *job->held);
     memtrack_host_free(NULL, job->model, job->model_bytes);
     torch_clear(&job->torch);
@@ -50,6 +52,9 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     job->torch.dialect = asked->dialect ? asked->dialect : torch_dialect();
     int caches = asked->script == PYTORCH_LOOP || job->torch.dialect->transformers->trainer_caches;
     job->caches = caches && asked->checkpoint == PYTORCH_KEEP;
+    /* Trainer asks for it where the model does not say that it checkpoints; PEFT's wrapper never says so */
+    job->finds_unused = asked->script == PYTORCH_LOOP ? asked->find_unused
+                                                      : asked->lora_rank || asked->checkpoint == PYTORCH_KEEP;
     job->card = *torch_card(asked->capability);
     if (asked->processors)
         job->card.processors = asked->processors;

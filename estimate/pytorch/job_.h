@@ -21,7 +21,7 @@ typedef struct TorchEntry {
     TorchPlace place;
     TorchTensor *x;
     TorchQuantized *quantized;
-    int buffer;
+    int buffer, own; /* own: of a module that has others below it */
 } TorchEntry;
 
 typedef struct TorchNorm {
@@ -29,6 +29,58 @@ typedef struct TorchNorm {
 } TorchNorm;
 
 typedef struct TorchJob TorchJob;
+
+/* Tensors of one type that DDP sends together. */
+typedef struct TorchBucket {
+    TorchType type;
+    int64_t bytes;
+    size_t number, count;  /* in the order in which buckets were begun; tensors */
+    size_t first;          /* the least number of a tensor in it */
+    TorchTensor *contents; /* flat; NULL: not there */
+} TorchBucket;
+
+typedef struct TorchMember {
+    TorchTensor *x;
+    size_t bucket; /* its number */
+} TorchMember;
+
+typedef struct TorchBuckets {
+    TorchBucket *items;
+    TorchMember *members; /* in the order in which they were assigned */
+    size_t count, capacity, member_count, member_capacity;
+} TorchBuckets;
+
+/* FSDP2: what is gathered together, a layer or the rest of the model. */
+typedef struct TorchShardGroup {
+    size_t first, count;   /* of its shards */
+    TorchTensor *gathered; /* of all ranks, not copied out yet */
+    int whole;             /* its parameters are there */
+    int waits;             /* for its gradients to be reduced, in this backward pass */
+} TorchShardGroup;
+
+typedef struct TorchShard {
+    TorchTensor *x, *part; /* the whole parameter; what this rank has of it */
+    TorchType type;        /* in which it is gathered */
+    int had_gradient;      /* when its group was reduced */
+} TorchShard;
+
+typedef struct TorchSharded {
+    TorchShardGroup *groups; /* the rest of the model, then the layers */
+    TorchShard *shards;
+    size_t group_count, group_capacity, shard_count, shard_capacity;
+    TorchTensor *last;    /* the last gathered weights of the forward pass */
+    TorchTensor *sent;    /* the gradients that were reduced last */
+    TorchFunction *layer; /* the model's own */
+} TorchSharded;
+
+/* DDP's Reducer. */
+typedef struct TorchReducer {
+    TorchBuckets sent, reduced; /* what ranks begin with alike; the gradients */
+    TorchTensor **ready;        /* parameters in the order in which their gradients come */
+    size_t ready_count, ready_capacity;
+    int rebuilt, unsynchronized; /* whether the last forward pass was one without synchronizing */
+    TorchTensor *used;           /* which parameters were used */
+} TorchReducer;
 
 /* A family: makes its parameters, and computes the loss. */
 typedef struct TorchFamily {
@@ -64,7 +116,15 @@ struct TorchJob {
     size_t model_bytes;
     int unscaled; /* the gradients, before the optimizer's step */
     TorchTensor *scaler[2],
-        *found;         /* GradScaler's scale and count; whether this step's gradients are infinite */
+        *found; /* GradScaler's scale and count; whether this step's gradients are infinite */
+    TorchTensor **buffers;
+    size_t buffer_count, buffer_capacity;
+    TorchTensor **all_states; /* what ranks have alike: parameters and buffers, in the module's order */
+    size_t all_state_count, all_state_capacity;
+    TorchReducer reducer;
+    TorchSharded sharded;
+    int finds_unused;   /* DDP looks for parameters without gradients */
+    int synchronizes;   /* this micro-batch's gradients are summed over the ranks */
     TorchTensor **held; /* what the model's output keeps: the cache, the logits */
     size_t held_count, held_capacity;
 };
@@ -125,6 +185,12 @@ void torch_hold(TorchJob *job, TorchTensor *x);
  * prepare_model_for_kbit_training. */
 void torch_load(TorchJob *job);
 void torch_prepare(TorchJob *job);
+
+/* The adapter's weights that follow this last tensor of what it stands beside; NULL: none. */
+TorchTensor *torch_adapter_beside(const TorchJob *job, const TorchTensor *x, int which);
+
+/* fsdp.c: a layer (job->sharded.layer) between the hooks of fully_shard. */
+TorchTensor *torch_sharded_layer(Torch *t, void *user, TorchTensor *x);
 
 /* adapters.c: get_peft_model, and what its layers add to a projection. */
 void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t in, int64_t out);

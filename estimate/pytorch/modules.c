@@ -71,6 +71,10 @@ TorchTensor *torch_layer(TorchJob *job, TorchFunction *layer, TorchTensor *x, To
                          int positional)
 {
     PytorchCheckpoint how = job->asked->checkpoint;
+    if (job->asked->parallel == PYTORCH_FSDP2) {
+        job->sharded.layer = layer;
+        layer = torch_sharded_layer;
+    }
     if (how == PYTORCH_KEEP)
         return layer(&job->torch, job, x);
     return torch_checkpoint(&job->torch, layer, job, x, also, positional,

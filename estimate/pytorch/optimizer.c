@@ -67,6 +67,17 @@ static int64_t norms(TorchJob *job, TorchType type)
     return count;
 }
 
+/* _NormPartial's reduction: squares, their sum over the ranks, roots */
+static TorchTensor *of_all_ranks(Torch *t, const TorchTensor *norms)
+{
+    TorchTensor *squares = torch_empty(t, "aten::pow", norms->shape);
+    TorchTensor *sums = torch_empty(t, "aten::empty_like", norms->shape);
+    TorchTensor *roots = torch_empty(t, "aten::pow", norms->shape);
+    torch_drop(t, squares);
+    torch_drop(t, sums);
+    return roots;
+}
+
 /* torch.nn.utils.clip_grad_norm_: the norms of all gradients by foreach kernels, then that of the norms. */
 TorchTensor *torch_clip(TorchJob *job)
 {
@@ -81,8 +92,10 @@ TorchTensor *torch_clip(TorchJob *job)
         count += norms(job, types[i]);
     TorchType type = kinds > 1 ? TORCH_F32 : types[0];
     TorchTensor *all = torch_empty(t, "aten::stack", torch_shape(type, 1, &count));
+    if (job->asked->parallel == PYTORCH_FSDP2)
+        torch_name(t, of_all_ranks(t, torch_name(t, all)));
     TorchTensor *total = number(t, "aten::linalg_vector_norm", type);
-    torch_drop(t, all);
+    torch_used(t, all);
     torch_leave(t, frame, NULL);
     torch_name(t, total);
     TorchTensor *sum = torch_plus(t, total);

@@ -56,16 +56,19 @@ TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t
 {
     Torch *t = &job->torch;
     TorchShape shape = torch_shape(type, dims, size);
-    if (!job->asked->quantize)
-        return torch_leaf(t, "aten::_to_copy", PYTORCH_BUFFER, shape, 0);
-    TorchTensor *x = torch_meta(t, shape, 0);
-    enter(job, "", x)->buffer = 1;
-    return x;
+    TorchTensor *x = job->asked->quantize ? torch_meta(t, shape, 0)
+                                          : torch_leaf(t, "aten::_to_copy", PYTORCH_BUFFER, shape, 0);
+    if (job->asked->quantize)
+        enter(job, "", x)->buffer = 1;
+    job->buffers =
+        torch_grow(t, job->buffers, &job->buffer_capacity, job->buffer_count + 1, sizeof *job->buffers);
+    return job->buffers[job->buffer_count++] = x;
 }
 
 void torch_parameter_first(TorchJob *job, size_t place)
 {
     TorchEntry last = job->entries[job->entry_count - 1];
+    last.own = 1;
     for (size_t i = job->entry_count - 1; i > place; i--)
         job->entries[i] = job->entries[i - 1];
     job->entries[place] = last;

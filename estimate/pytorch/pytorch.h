@@ -69,6 +69,7 @@ typedef enum PytorchCheckpoint {
     PYTORCH_CHECKPOINT,
     PYTORCH_CHECKPOINT_REENTRANT
 } PytorchCheckpoint;
+typedef enum PytorchParallel { PYTORCH_ALONE, PYTORCH_DDP, PYTORCH_FSDP2 } PytorchParallel;
 typedef enum PytorchScript { PYTORCH_LOOP, PYTORCH_TRAINER } PytorchScript;
 
 /* The projections that LoRA adapts, by the names that transformers gives them. */
@@ -129,6 +130,14 @@ typedef struct PytorchJob {
      * after the last step. */
     int evaluate, metrics, eval_accumulation, logging, save, evaluate_steps;
     int64_t evaluate_batch; /* 0: that of training */
+    /* Several ranks, of which the first is predicted. */
+    PytorchParallel parallel;
+    int ranks;
+    int no_sync;     /* a loop's: gradients are summed over the ranks in the last micro-batch alone */
+    int find_unused; /* DDP: find_unused_parameters */
+    int bucket_view; /* DDP: gradient_as_bucket_view */
+    PytorchWeights gathered, reduced; /* FSDP2: MixedPrecisionPolicy's param_dtype and reduce_dtype */
+    int keep_gathered;                /* FSDP2: reshard_after_forward=False */
 } PytorchJob;
 
 typedef enum PytorchKind {
@@ -141,7 +150,8 @@ typedef enum PytorchKind {
     PYTORCH_INPUT,
     PYTORCH_ACTIVATION, /* kept for backward */
     PYTORCH_WORKSPACE,
-    PYTORCH_CAST, /* autocast's copy of a weight */
+    PYTORCH_CAST,   /* autocast's copy of a weight */
+    PYTORCH_BUCKET, /* what ranks send and receive: DDP's buckets, FSDP2's gathered weights and gradients */
     PYTORCH_KINDS
 } PytorchKind;
 
@@ -166,6 +176,7 @@ typedef enum PytorchAction { PYTORCH_ALLOC, PYTORCH_FREE, PYTORCH_MARK, PYTORCH_
 typedef struct PytorchEvent {
     PytorchAction action;
     uint64_t serial, bytes;
+    uint64_t stream; /* of an allocation: 0 is the one that computes */
     PytorchKind kind;
     PytorchPhase phase;
     int step, micro;
@@ -184,6 +195,8 @@ typedef struct PytorchVersions {
     const char *torch, *transformers; /* "2.15", "5.24" */
 } PytorchVersions;
 PytorchVersions estimate_pytorch_versions(const PytorchDialect *dialect); /* NULL: the newest */
+/* Whether its caching allocator is that of PytorchAllocatorOptions.as_2_6 (../pytorch_allocator.h). */
+int estimate_pytorch_old_allocator(const PytorchDialect *dialect);
 /* The compute capabilities that there are rules for, ascending; 0 past the end. */
 int estimate_pytorch_capability_at(int i);
 

@@ -3,6 +3,31 @@
 
 #include "dialect_.h"
 
+/* Of several ranks. Reentrant checkpoints beside a search for unused parameters, and bitsandbytes' optimizers
+ * of parts, are what PyTorch itself refuses. */
+static const char *ranks_problem(const PytorchJob *job)
+{
+    int fsdp = job->parallel == PYTORCH_FSDP2, reentrant = job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT;
+    int unused = job->script == PYTORCH_TRAINER ? job->lora_rank > 0 : job->find_unused;
+    if (job->parallel == PYTORCH_ALONE)
+        return job->ranks > 1 ? "several ranks that share nothing" : NULL;
+    if (job->ranks < 2)
+        return "a rank that is alone, under DDP or FSDP2";
+    if (job->dialect && job->dialect != torch_dialect())
+        return "several ranks in these versions of torch and transformers";
+    if (!fsdp && reentrant && unused)
+        return "reentrant checkpoints where DDP looks for unused parameters, which PyTorch refuses";
+    if (fsdp && job->script == PYTORCH_TRAINER)
+        return "FSDP2 under Trainer";
+    if (fsdp && reentrant)
+        return "reentrant checkpoints under FSDP2";
+    if (fsdp && job->quantize != PYTORCH_PLAIN)
+        return "quantised weights under FSDP2";
+    if (fsdp && (job->optimizer == PYTORCH_ADAMW_8BIT || job->optimizer == PYTORCH_ADAMW_8BIT_PAGED))
+        return "bitsandbytes' optimizers under FSDP2, which PyTorch refuses";
+    return NULL;
+}
+
 /* Each is refused until a trace of it is followed event by event. */
 static const char *problem(const PytorchJob *job)
 {
@@ -29,7 +54,7 @@ static const char *problem(const PytorchJob *job)
         return "an evaluation of a loop of one's own";
     if (job->quantize != PYTORCH_PLAIN && !job->lora_rank)
         return "quantised weights without adapters";
-    return NULL;
+    return ranks_problem(job);
 }
 
 int estimate_pytorch_refuses(const PytorchJob *job, char *why, size_t size)

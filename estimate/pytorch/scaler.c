@@ -20,6 +20,16 @@ TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss)
     return torch_mul(t, loss, job->scaler[0]);
 }
 
+/* What the kernel writes whether it met an infinity to; of parts, the sum over ranks is a copy. */
+static void look(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    TorchTensor *found = number(t, "aten::_to_copy", TORCH_F32);
+    if (job->asked->parallel == PYTORCH_FSDP2)
+        torch_scratch(t, "aten::empty_like", torch_bytes(TORCH_F32));
+    torch_drop(t, found);
+}
+
 /* scaler.unscale_(optimizer): 1 / scale in double precision, and whether a gradient was infinite, for each
  * device */
 void torch_unscale(TorchJob *job)
@@ -32,7 +42,7 @@ void torch_unscale(TorchJob *job)
     torch_drop(t, inverse);
     TorchTensor *found = number(t, "aten::full", TORCH_F32);
     job->found = number(t, "aten::_to_copy", TORCH_F32);
-    torch_drop(t, number(t, "aten::_to_copy", TORCH_F32));
+    look(job);
     torch_drop(t, found);
     torch_drop(t, scale);
 }
@@ -43,7 +53,7 @@ void torch_look_for_infinite(TorchJob *job)
     Torch *t = &job->torch;
     TorchTensor *one = number(t, "aten::full", TORCH_F32), *found = number(t, "aten::full", TORCH_F32);
     job->found = number(t, "aten::_to_copy", TORCH_F32);
-    torch_drop(t, number(t, "aten::_to_copy", TORCH_F32));
+    look(job);
     torch_drop(t, found);
     torch_drop(t, one);
 }

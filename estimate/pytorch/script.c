@@ -1,4 +1,5 @@
 /* The plain training loop. */
+#include "ranks_.h"
 #include "script_.h"
 
 void torch_phase(TorchJob *job, PytorchPhase phase, int step, int micro)
@@ -45,7 +46,11 @@ TorchTensor *torch_model(TorchJob *job, TorchTensor *ids, TorchTensor *labels, T
     t->autocast = precision == PYTORCH_AUTOCAST_BF16   ? TORCH_BF16
                   : precision == PYTORCH_AUTOCAST_FP16 ? TORCH_F16
                                                        : TORCH_F32;
+    if (!t->evaluating) /* Trainer evaluates the model without its wrapper */
+        torch_before_forward(job);
     TorchTensor *loss = job->family->forward(job, ids, labels, mask);
+    if (job->asked->script == PYTORCH_LOOP)
+        loss = torch_after_forward(job, loss);
     t->autocast = TORCH_F32;
     torch_autocast_end(t);
     return loss;
@@ -87,6 +92,7 @@ void torch_loop(TorchJob *job)
     t->grad_mode = 1;
     job->batch = a->batch;
     job->seq = a->seq;
+    torch_wrap(job);
     for (int step = 0; step < a->steps; step++) {
         for (int micro = 0; micro < a->accumulate; micro++) {
             torch_phase(job, PYTORCH_DATA, step, micro);
@@ -97,6 +103,7 @@ void torch_loop(TorchJob *job)
             if (a->mask)
                 mask = torch_rebind(t, mask, torch_batch(job));
             torch_phase(job, PYTORCH_FORWARD, step, micro);
+            job->synchronizes = !a->no_sync || micro == a->accumulate - 1;
             size_t old = job->held_count;
             TorchTensor *y = torch_name(t, torch_model(job, ids, labels, mask));
             torch_hold(job, y); /* outputs.loss */
@@ -112,6 +119,7 @@ void torch_loop(TorchJob *job)
             TorchTensor *root = torch_name(t, scaled ? torch_scale_loss(job, loss) : loss);
             TorchTensor *one = torch_name(t, torch_empty(t, "aten::ones_like", root->shape));
             torch_backward(t, root, one);
+            torch_after_backward(job);
             torch_leave(t, frame, NULL);
         }
         torch_update(job, step, a->clip > 0, NULL);

@@ -89,16 +89,20 @@ struct TorchNode {
     TorchTensor *saved[TORCH_SAVED];
     TorchSegment *segment[TORCH_SAVED]; /* the checkpointed segment that recomputes the slot */
     int slot[TORCH_SAVED];
-    TorchShape made[TORCH_OUTPUTS]; /* what each output was */
-    int64_t n[6];                   /* numbers that the derivative needs */
-    void *user;                     /* what else it needs */
-    TorchTensor *leaf;              /* of an accumulating node; not counted */
-    TorchTensor *context;           /* an attribute of a Python function's ctx: lives as long as the node */
-    TorchSegment *call;             /* of a reentrant checkpoint */
+    int slots;                                 /* how many of these may be in use */
+    int64_t n[6];                              /* numbers that the derivative needs */
+    void *user;                                /* what else it needs */
+    void (*before)(void *user, int64_t which); /* a hook of its output, before it runs */
+    void *before_user;
+    int64_t which;
+    TorchTensor *leaf;    /* of an accumulating node; not counted */
+    TorchTensor *context; /* an attribute of a Python function's ctx: lives as long as the node */
+    TorchSegment *call;   /* of a reentrant checkpoint */
     TorchPlace place;
     int waits, seen;
     TorchTensor *g[TORCH_OUTPUTS];
-    TorchNode *next; /* of the spare ones, or of those to be freed */
+    TorchNode *next;                /* of the spare ones, or of those to be freed */
+    TorchShape made[TORCH_OUTPUTS]; /* what each output was; last, for it need not be zeros */
 };
 
 /* A function that checkpointing runs again; its arguments are kept. */
@@ -150,6 +154,8 @@ struct Torch {
     TorchTensor *
         workspace[2][2]; /* of the forward and the backward thread; cuBLAS' and cublasLt's, where they stay */
     int in_backward;
+    void (*accumulated)(void *user, TorchTensor *leaf); /* after a leaf's gradient is there; NULL: nothing */
+    void *accumulated_user;
     int stop;       /* what the visitor returned */
     jmp_buf failed; /* 1: no host memory; 2: the visitor stopped it */
 };
@@ -195,6 +201,10 @@ TorchTensor *torch_rebind(Torch *t, TorchTensor *old, TorchTensor *x); /* names 
 TorchTensor *torch_carry(TorchTensor *x);
 TorchTensor *torch_arrive(TorchTensor *x);
 TorchTensor *torch_leave(Torch *t, size_t frame, TorchTensor *result); /* NULL is fine */
+
+/* untyped_storage().resize_(0), and back: all that share it lose and regain it. */
+void torch_release_storage(Torch *t, TorchTensor *x);
+void torch_restore_storage(Torch *t, const char *op, TorchTensor *x, int64_t bytes, PytorchKind kind);
 
 /* ---- autograd.c ------------------------------------------------------------------------------ */
 

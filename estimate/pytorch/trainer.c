@@ -1,6 +1,7 @@
 /* transformers' Trainer: its training loop and its evaluation, as trainer.py and accelerate write them. */
 #include <string.h>
 
+#include "ranks_.h"
 #include "script_.h"
 
 enum { IDS, LABELS, MASK, TENSORS };
@@ -11,6 +12,7 @@ typedef struct Trainer {
     TorchTensor *loss;   /* tr_loss_step */
     TorchTensor *losses; /* _tr_loss */
     TorchTensor *norm;   /* grad_norm */
+    int stored;          /* the count of operations, since the last step */
 } Trainer;
 
 static TorchTensor *owned(TorchTensor *x)
@@ -98,6 +100,19 @@ static int takes_count(const TorchJob *job)
     }
 }
 
+/* accelerate's gather of a number, and the sum over ranks */
+static TorchTensor *gathered(TorchJob *job, const TorchTensor *x)
+{
+    Torch *t = &job->torch;
+    int64_t ranks = job->asked->ranks;
+    TorchTensor *copy = number(t, "aten::clone", x->shape.type);
+    TorchTensor *all = torch_empty(t, "aten::empty", torch_shape(x->shape.type, 1, &ranks));
+    torch_drop(t, copy);
+    TorchTensor *sum = number(t, "aten::sum", x->shape.type);
+    torch_drop(t, all);
+    return sum;
+}
+
 /* _get_num_items_in_batch: what each batch counts, their sum, and its division by one device; the caller's.
  * Before, the sum was that of a list, and a number on the host: NULL. */
 static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int batches)
@@ -124,6 +139,8 @@ static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int 
         assign(t, &sum, NULL);
     if (sum && era->items_gathered)
         assign(t, &sum, number(t, "aten::sum", TORCH_I64));
+    if (sum && job->asked->parallel)
+        assign(t, &sum, gathered(job, sum));
     if (sum && !era->items_undivided)
         assign(t, &sum, number(t, "aten::div", TORCH_F32));
     return sum;
@@ -171,6 +188,8 @@ static TorchTensor *compute_loss(TorchJob *job, TorchTensor *const *inputs, Torc
     job->counted = job->torch.dialect->transformers->items_on_host && takes_count(job) && !t->evaluating;
     TorchTensor *loss = torch_model(job, inputs[IDS], inputs[LABELS], inputs[MASK]);
     convert_outputs(job);
+    if (!t->evaluating)
+        loss = torch_after_forward(job, loss);
     if (!t->dialect->transformers->loss_of_one && takes_count(job))
         torch_scale_in_place(&job->torch, loss);
     return loss;
@@ -195,6 +214,7 @@ static TorchTensor *training_step(TorchJob *job, TorchTensor *const *inputs, Tor
         root = torch_name(t, torch_scale_loss(job, root));
     TorchTensor *one = torch_name(t, torch_empty(t, "aten::ones_like", root->shape));
     torch_backward(t, root, one);
+    torch_after_backward(job);
     torch_leave(t, inner, NULL);
     TorchTensor *detached = torch_alias(t, loss);
     if (!takes_count(job) && reported)
@@ -227,6 +247,7 @@ static void train_step(TorchJob *job, Trainer *trainer, int step)
     unload(job, 0, old);
     for (int micro = 0; micro < a->accumulate; micro++) {
         TorchTensor *const *inputs = job->samples + (size_t)micro * TENSORS;
+        job->synchronizes = micro == a->accumulate - 1;
         assign(t, &trainer->loss, training_step(job, inputs, trainer->items, step, micro));
         add_loss(t, trainer->loss, &trainer->losses);
     }
@@ -234,8 +255,42 @@ static void train_step(TorchJob *job, Trainer *trainer, int step)
         assign(t, &trainer->norm, NULL);
     torch_update(job, step, a->clip > 0 || !loss_is_new,
                  &trainer->norm); /* the norm is computed without clipping too */
-    if (a->logging && due(step, a->logging))
-        torch_scratch(t, "aten::mean", torch_bytes(TORCH_F32));
+}
+
+/* distributed_concat of a number that each rank has: the caller's */
+static TorchTensor *concat(TorchJob *job, TorchType type)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    int64_t ranks = job->asked->ranks;
+    for (int64_t rank = 0; rank < ranks; rank++)
+        torch_name(t, number(t, "aten::clone", type));
+    TorchTensor *all = torch_empty(t, "aten::cat", torch_shape(type, 1, &ranks));
+    torch_leave(t, frame, NULL);
+    return all;
+}
+
+/* store_flos: a number with a fraction, or the whole number 0 where there was no step since the last time */
+static void store_operations(TorchJob *job, Trainer *trainer)
+{
+    Torch *t = &job->torch;
+    TorchType type = trainer->stored ? TORCH_I64 : TORCH_F32;
+    if (!job->asked->parallel)
+        return;
+    TorchTensor *count = number(t, "aten::_to_copy", type), *all = concat(job, type);
+    torch_drop(t, count);
+    torch_scratch(t, "aten::sum", torch_bytes(type));
+    torch_drop(t, all);
+    trainer->stored = 1;
+}
+
+static void log_loss(TorchJob *job, Trainer *trainer)
+{
+    Torch *t = &job->torch;
+    TorchTensor *all = job->asked->parallel ? concat(job, TORCH_F32) : NULL;
+    torch_scratch(t, "aten::mean", torch_bytes(TORCH_F32));
+    torch_drop(t, all);
+    store_operations(job, trainer);
 }
 
 /* ---- Evaluation ------------------------------------------------------------------------------ */
@@ -253,11 +308,28 @@ static void add(Torch *t, Kept *kept)
         assign(t, &kept->all, torch_cat(t, 0, 2, (TorchTensor *[]){kept->all, kept->last}));
 }
 
-/* pad_across_processes looks at sizes, of tensors that have columns. */
-static void pad(Torch *t, const TorchTensor *x)
+/* pad_across_processes looks at the sizes of all ranks, of tensors that have columns. */
+static void pad(TorchJob *job, const TorchTensor *x)
 {
-    if (x->shape.dims > 1)
-        torch_scratch(t, "aten::_to_copy", x->shape.dims * torch_bytes(TORCH_I64));
+    Torch *t = &job->torch;
+    int64_t bytes = x->shape.dims * torch_bytes(TORCH_I64);
+    if (x->shape.dims < 2)
+        return;
+    TorchTensor *size = torch_bytes_of(t, "aten::_to_copy", bytes);
+    if (job->asked->parallel)
+        torch_scratch(t, "aten::empty", bytes * job->asked->ranks);
+    torch_drop(t, size);
+}
+
+/* gather_function: what all ranks have, below each other */
+static void gather(TorchJob *job, Kept *kept)
+{
+    TorchShape shape = kept->last->shape;
+    if (!job->asked->parallel)
+        return;
+    shape.size[0] *= job->asked->ranks;
+    assign(&job->torch, &kept->last,
+           torch_empty(&job->torch, "aten::empty", torch_shape(shape.type, shape.dims, shape.size)));
 }
 
 /* prediction_step: loss, and where metrics are asked logits and labels. */
@@ -278,6 +350,23 @@ static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3])
     assign(t, &kept[0].last, mean);
     assign(t, &kept[1].last, logits);
     assign(t, &kept[2].last, labels);
+}
+
+/* What a batch adds to the containers: losses, logits, labels. */
+static void add_batch(TorchJob *job, Kept kept[3], TorchTensor *losses, int last)
+{
+    Torch *t = &job->torch;
+    TorchTensor *mean = kept[0].last; /* an argument, which lives through the gather */
+    kept[0].last = owned(losses);
+    gather(job, &kept[0]);
+    torch_drop(t, mean);
+    add(t, &kept[0]);
+    for (int i = last; --i > 0;)
+        pad(job, kept[i].last);
+    for (int i = 1; i < last; i++) {
+        gather(job, &kept[i]);
+        add(t, &kept[i]);
+    }
 }
 
 /* evaluation_loop */
@@ -301,12 +390,7 @@ static void evaluate(TorchJob *job, int step)
         predict(job, job->samples + trained, kept);
         TorchTensor *losses =
             torch_empty(t, "aten::repeat", torch_shape(kept[0].last->shape.type, 1, &job->batch));
-        assign(t, &kept[0].last, losses);
-        add(t, &kept[0]);
-        for (int i = last; --i > 0;)
-            pad(t, kept[i].last);
-        for (int i = 1; i < last; i++)
-            add(t, &kept[i]);
+        add_batch(job, kept, losses, last);
         for (int i = 0; a->eval_accumulation && (batch + 1) % a->eval_accumulation == 0 && i < 3; i++) {
             assign(t, &kept[i].all, NULL);
             assign(t, &kept[i].last, NULL);
@@ -340,12 +424,21 @@ void torch_trainer(TorchJob *job)
     job->seq = a->seq;
     torch_phase(job, PYTORCH_MAKE_OPTIMIZER, 0, 0);
     torch_empty_cache(t); /* Accelerator.free_memory */
+    torch_wrap(job);
     trainer.losses = torch_leaf(t, "aten::_to_copy", PYTORCH_BUFFER, torch_shape(TORCH_F32, 0, NULL), 0);
     for (int step = 0; step < a->steps; step++) {
         train_step(job, &trainer, step);
+        trainer.stored = 0;
+        if (a->logging && due(step, a->logging))
+            log_loss(job, &trainer);
         if (a->evaluate && due(step, a->evaluate_steps ? a->evaluate_steps : a->steps))
             evaluate(job, step);
         if (a->save && (due(step, a->save) || step == a->steps - 1))
             save(job, step);
     }
+    unload(job, 0, job->sample_count); /* the names of _run_epoch */
+    assign(t, &trainer.items, NULL);
+    assign(t, &trainer.loss, NULL);
+    assign(t, &trainer.norm, NULL);
+    store_operations(job, &trainer);
 }

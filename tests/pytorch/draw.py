@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws configurations over all options and random shapes: the held-out list, which rules are measured on and never made from.
 
-usage: draw.py [SEED [COUNT]] > held-out.txt
+usage: draw.py [SEED [COUNT]] > held-out.txt, or draw.py --ranks [SEED [COUNT]] > held-out-ranks.txt
 """
 import random
 import sys
@@ -79,12 +79,37 @@ def draw(r):
     return flags
 
 
+def draw_ranks(r):
+    """The same of several ranks, with what DDP and FSDP2 can be given; nothing that PyTorch itself refuses."""
+    how = r.choice(['ddp', 'ddp', 'fsdp2'])
+    flags = draw(r)
+    while how == 'fsdp2' and {'trainer', 'reentrant', 'adamw8bit', '--quantize'} & set(flags):
+        flags = draw(r)
+    trainer, lora = 'trainer' in flags, '--lora' in flags
+    flags += ['--ranks', str(r.choice([2, 3, 4, 8])), '--parallel', how]
+    if not trainer:
+        flags += ['--no-sync'] if r.random() < 0.5 else []
+    if how == 'fsdp2':
+        mixed = 'fp32' in flags or any(f.endswith('autocast') for f in flags)
+        flags += ['--fsdp-type', 'bf16'] if mixed and 't4' not in flags and r.random() < 0.6 else []
+        flags += ['--fsdp-reduce', 'fp32'] if '--fsdp-type' in flags and r.random() < 0.5 else []
+        flags += ['--keep-gathered'] if r.random() < 0.2 else []
+    elif not trainer:
+        flags += ['--bucket-view'] if r.random() < 0.3 else []
+        flags += ['--find-unused'] if 'reentrant' not in flags and r.random() < 0.3 else []
+    elif lora and 'reentrant' in flags:
+        flags[flags.index('reentrant')] = 'no-reentrant'
+    return flags
+
+
 def main():
-    seed, count = [int(x) for x in sys.argv[1:]] + [16, 64][len(sys.argv) - 1:]
+    ranks = '--ranks' in sys.argv
+    numbers = [int(x) for x in sys.argv[1:] if x != '--ranks']
+    seed, count = numbers + [16, 32 if ranks else 64][len(numbers):]
     r = random.Random(seed)
-    print(f'# Drawn by draw.py {seed} {count}: only measured, never looked at while the rules are written.')
+    print(f'# Drawn by draw.py {"--ranks " if ranks else ""}{seed} {count}: only measured, never looked at while the rules are written.')
     for i in range(count):
-        print(f'held-{i + 1:02d}', *draw(r))
+        print(f'held-ranks-{i + 1:02d}' if ranks else f'held-{i + 1:02d}', *(draw_ranks if ranks else draw)(r))
 
 
 if __name__ == '__main__':

@@ -43,6 +43,16 @@ def parse(flags):
     p.add_argument('--save', action='store_true', help='trainer: a checkpoint is saved after each step')
     p.add_argument('--logging', type=int, default=500, help='trainer: logging_steps')
     p.add_argument('--eval-accumulation', type=int, default=0)
+    p.add_argument('--ranks', type=int, default=1)
+    p.add_argument('--parallel', default='none', choices=['none', 'ddp', 'fsdp2'])
+    p.add_argument('--no-sync', action='store_true', help='loop: gradients are summed over ranks in the last micro-batch alone')
+    p.add_argument('--find-unused', action='store_true', help='ddp: find_unused_parameters')
+    p.add_argument('--bucket-view', action='store_true', help='ddp: gradient_as_bucket_view')
+    p.add_argument('--static-graph', action='store_true', help='ddp')
+    p.add_argument('--keep-buffers', action='store_true', help='ddp: broadcast_buffers=False')
+    p.add_argument('--fsdp-type', default='', choices=['', 'bf16', 'fp16'], help="fsdp2: MixedPrecisionPolicy's param_dtype")
+    p.add_argument('--fsdp-reduce', default='', choices=['', 'fp32', 'bf16', 'fp16'], help='fsdp2: its reduce_dtype')
+    p.add_argument('--keep-gathered', action='store_true', help='fsdp2: reshard_after_forward=False')
     p.add_argument('--card', default='h200', choices=sorted(CARDS))
     p.add_argument('--total', type=int, default=0, help="the card's MiB, in place of its own")
     p.add_argument('--peaks', action='store_true', help='the peaks alone, without events')
@@ -95,6 +105,9 @@ def run(name, a, names=False):
     if not a.cudnn and hasattr(torch.backends.cuda, 'enable_cudnn_sdp'):
         torch.backends.cuda.enable_cudnn_sdp(False)
     record = recorder.Recorder(names)
+    if a.parallel != 'none':
+        import ranks
+        ranks.join(a)
     record.mark('model')
     model = models.make(a)
     models.answer_reads(a)

@@ -21,6 +21,15 @@ def optimizer(a, params):
 
 
 def run(a, model, record):
+    def synchronized(last):
+        return contextlib.nullcontext()
+    if a.parallel != 'none':
+        import ranks
+        record.mark('wrap')
+        model = ranks.wrap(a, model)
+
+        def synchronized(last):
+            return ranks.synchronized(a, model, last)
     params = [p for p in model.parameters() if p.requires_grad]
     record.mark('optimizer')
     update = optimizer(a, params)
@@ -37,16 +46,17 @@ def run(a, model, record):
             labels = torch.zeros((a.batch,) if a.task else (a.batch, seq), dtype=torch.int64).to('cuda')
             more = {} if a.mask == 'none' else {
                 'attention_mask': torch.ones(a.batch, seq, dtype=torch.int64).to('cuda')}
-            record.mark(f'step{step}.{micro} forward')
-            with autocast():
-                outputs = model(input_ids=ids, labels=labels, **more)
-                loss = outputs.loss
-            if a.hold == 'none':
-                outputs = None
-            if a.accumulate > 1:
-                loss = loss / a.accumulate
-            record.mark(f'step{step}.{micro} backward')
-            (scaler.scale(loss) if scaler else loss).backward()
+            with synchronized(micro == a.accumulate - 1):
+                record.mark(f'step{step}.{micro} forward')
+                with autocast():
+                    outputs = model(input_ids=ids, labels=labels, **more)
+                    loss = outputs.loss
+                if a.hold == 'none':
+                    outputs = None
+                if a.accumulate > 1:
+                    loss = loss / a.accumulate
+                record.mark(f'step{step}.{micro} backward')
+                (scaler.scale(loss) if scaler else loss).backward()
         if scaler and update and a.clip:
             record.mark(f'step{step} unscale')
             scaler.unscale_(update)

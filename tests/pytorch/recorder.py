@@ -103,7 +103,7 @@ class Recorder:
         if self.names and len(names) != len(events):
             yield f'# ops: the profiler saw {len(names)} events, the allocator {len(events)}: none is named'
             names = []
-        frees = []
+        frees, streams = [], {0: ''}
         for i, event in enumerate(events):
             named = names[i] if names else ''
             if frees and (event['action'] == 'alloc' or mark and mark[0] <= i):
@@ -114,7 +114,8 @@ class Recorder:
             if event['action'] == 'alloc':
                 serial += 1
                 numbers[event['addr']] = serial
-                yield f"a {event['size']}{named}"
+                stream = streams.setdefault(event['stream'], f'@{len(streams)}')
+                yield f"a {event['size']}{stream}{named}"
             else:
                 frees.append((numbers.pop(event['addr']), named))
         yield from in_order(frees)

@@ -87,8 +87,8 @@ def run(a, model, record):
     place = Place(record)
     with tempfile.TemporaryDirectory() as folder:
         trainer = transformers.Trainer(
-            model=model, args=settings(a, folder), train_dataset=Rows(a, a.batch * a.accumulate * a.steps),
-            eval_dataset=Rows(a, a.batch * a.evaluate) if a.evaluate else None, data_collator=transformers.default_data_collator,
+            model=model, args=settings(a, folder), train_dataset=Rows(a, a.batch * a.accumulate * a.steps * a.ranks),
+            eval_dataset=Rows(a, a.batch * a.evaluate * a.ranks) if a.evaluate else None, data_collator=transformers.default_data_collator,
             compute_metrics=(lambda predictions: {}) if a.metrics else None)
         before(trainer, 'create_optimizer', lambda: record.mark('optimizer'))
         before(trainer, 'get_batch_samples', place.next_step)

@@ -121,9 +121,24 @@ EXPORT cudaError_t cudaMemGetInfo(size_t *left, size_t *total)
     return cudaSuccess;
 }
 
+/* Pinned memory of the host. */
+static Piece *pinned;
+static size_t pinned_count, pinned_capacity;
+
 EXPORT cudaError_t cudaMallocHost(void **address, size_t bytes)
 {
-    return posix_memalign(address, 4096, bytes ? bytes : 1) ? cudaErrorMemoryAllocation : cudaSuccess;
+    if (posix_memalign(address, 4096, bytes ? bytes : 1))
+        return cudaErrorMemoryAllocation;
+    pthread_mutex_lock(&lock);
+    if (pinned_count == pinned_capacity) {
+        pinned_capacity = pinned_capacity * 2 + 64;
+        pinned = realloc(pinned, pinned_capacity * sizeof *pinned);
+        if (!pinned)
+            abort();
+    }
+    pinned[pinned_count++] = (Piece){(uint64_t)*address, bytes, 0};
+    pthread_mutex_unlock(&lock);
+    return cudaSuccess;
 }
 
 EXPORT cudaError_t cudaHostAlloc(void **address, size_t bytes, unsigned flags)
@@ -134,16 +149,33 @@ EXPORT cudaError_t cudaHostAlloc(void **address, size_t bytes, unsigned flags)
 
 EXPORT cudaError_t cudaFreeHost(void *address)
 {
+    pthread_mutex_lock(&lock);
+    for (size_t i = pinned_count; i-- > 0;)
+        if (pinned[i].address == (uint64_t)address) {
+            pinned[i] = pinned[--pinned_count];
+            break;
+        }
+    pthread_mutex_unlock(&lock);
     free(address);
     return cudaSuccess;
 }
 
+static int is_pinned(const void *address)
+{
+    int found = 0;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; !found && i < pinned_count; i++)
+        found = (uint64_t)address - pinned[i].address < pinned[i].bytes;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
 EXPORT cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *of, const void *address)
 {
-    int card = on_card(address);
+    int card = on_card(address), host = !card && is_pinned(address);
     memset(of, 0, sizeof *of);
-    of->type = card ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
-    of->devicePointer = card ? (void *)address : NULL;
+    of->type = card ? cudaMemoryTypeDevice : host ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered;
+    of->devicePointer = card || host ? (void *)address : NULL;
     of->hostPointer = card ? NULL : (void *)address;
     return cudaSuccess;
 }
@@ -153,10 +185,10 @@ EXPORT cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *of, co
 typedef struct Written {
     uint64_t address;
     size_t bytes;
-    unsigned char values[256];
+    unsigned char values[MOST_WRITTEN];
 } Written;
 
-enum { WRITES = 16 };
+enum { WRITES = 64 };
 static Written writes[WRITES];
 static unsigned written;
 
@@ -169,7 +201,7 @@ void forget_writes(void)
     }
 }
 
-static void keep_write(uint64_t address, const void *from, size_t bytes)
+void keep_write(uint64_t address, const void *from, size_t bytes)
 {
     if (bytes > sizeof writes->values) {
         forget_writes();
@@ -182,7 +214,7 @@ static void keep_write(uint64_t address, const void *from, size_t bytes)
     pthread_mutex_unlock(&lock);
 }
 
-static int read_write(void *to, uint64_t address, size_t bytes)
+int read_write(void *to, uint64_t address, size_t bytes)
 {
     int found = 0;
     pthread_mutex_lock(&lock);
@@ -196,12 +228,21 @@ static int read_write(void *to, uint64_t address, size_t bytes)
     return found;
 }
 
+static void copy_write(uint64_t to, uint64_t from, size_t bytes)
+{
+    static __thread unsigned char values[sizeof writes->values];
+    if (bytes <= sizeof values && read_write(values, from, bytes))
+        keep_write(to, values, bytes);
+    else
+        forget_writes();
+}
+
 /* Nothing is written on the card; what is read from it is one byte, over and over, or the host's last write.
  */
 static void copy(void *to, const void *from, size_t bytes)
 {
     if (on_card(to) && on_card(from))
-        forget_writes();
+        copy_write((uint64_t)to, (uint64_t)from, bytes);
     else if (on_card(to))
         keep_write((uint64_t)to, from, bytes);
     else if (!on_card(from))

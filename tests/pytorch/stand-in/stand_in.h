@@ -35,6 +35,9 @@ void set_error(cudaError_t error);
 
 /* A kernel may have written anything: what the host wrote is not known any more. */
 void forget_writes(void);
+enum { MOST_WRITTEN = 1 << 15 }; /* bytes of one that is kept: DDP compares the shapes of all parameters */
+void keep_write(uint64_t address, const void *from, size_t bytes);
+int read_write(void *to, uint64_t address, size_t bytes); /* 1 where it is known */
 
 /* Books of the card: 0, or 2 (out of memory) when it has less left. */
 int books_take(uint64_t bytes);
