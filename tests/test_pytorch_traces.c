@@ -108,6 +108,7 @@ static void every_event_is_predicted(void **state)
     compare("torch-2.11", 62, same_events);
     compare("transformers-4.57", 63, same_events);
     compare("transformers-4.48", 67, same_events);
+    compare("transformers-4.46", 56, same_events);
     compare("torch-2.6", 68, same_events);
 }
 
@@ -119,6 +120,7 @@ static void every_peak_is_predicted(void **state)
     compare("torch-2.11", 62, same_peaks);
     compare("transformers-4.57", 63, same_peaks);
     compare("transformers-4.48", 67, same_peaks);
+    compare("transformers-4.46", 56, same_peaks);
     compare("torch-2.6", 68, same_peaks);
     compare("sizes", 22, same_sizes);
 }

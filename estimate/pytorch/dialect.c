@@ -117,6 +117,7 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
                                                   .reports_apart = 1,
                                                   .rope_in_layers = 1,
                                                   .mistral_plain_loss = 1,
+                                                  .qwen2_slides = 1,
                                                   .heads_together = 1,
                                                   .heads_rebound = 1,
                                                   .cache_in_tuples = 1,
@@ -151,7 +152,7 @@ static const BitsandbytesEra bitsandbytes_0_50 = {.version = "0.50"},
 
 static const PeftEra peft_0_21 = {.version = "0.21"}, peft_0_18 = {.version = "0.18", .no_compute_type = 1},
                      peft_0_14 = {.version = "0.14", .no_compute_type = 1, .copies_last = 1},
-                     peft_0_13 = {.version = "0.13", .no_compute_type = 1, .copies_last = 1};
+                     peft_0_13 = {.version = "0.13", .no_compute_type = 1, .copies_last = 1, .no_int8 = 1};
 
 /* The pairs that were traced (tests/pytorch/environments.txt), the newest first. */
 static const PytorchDialect dialects[] = {

@@ -72,9 +72,10 @@ typedef struct TransformersEra {
     int quantizes_from_host; /* create_quantized_param: param_value.to("cpu"), and to the card once more */
     int dispatches_by_hooks; /* dispatch_model of accelerate 1.1: hooks, and a state_dict of every module */
     int dispatches;          /* dispatch_model at the end: a state_dict to check, and buffers come last */
-    int mistral_plain_loss;  /* MistralForCausalLM.forward: a loss of its own, of logits that stay in fp32 */
-    int rope_in_layers;      /* LlamaAttention.__init__: a rotary_emb of its own, which only Mistral's uses */
-    int heads_together;      /* LlamaAttention.forward: heads are made when all are projected */
+    int qwen2_slides; /* Qwen2Model._prepare_4d_causal_attention_mask_with_cache_position: as Mistral's */
+    int mistral_plain_loss; /* MistralForCausalLM.forward: a loss of its own, of logits that stay in fp32 */
+    int rope_in_layers;     /* LlamaAttention.__init__: a rotary_emb of its own, which only Mistral's uses */
+    int heads_together;     /* LlamaAttention.forward: heads are made when all are projected */
     int heads_rebound;   /* LlamaAttention.forward: repeated heads take the names, and copies are for masks */
     int cache_in_tuples; /* LlamaModel.forward: to_legacy_cache */
     int gpt2_cache_in_tuples;   /* GPT2Model.forward: presents is a tuple, and no DynamicCache */
@@ -110,6 +111,7 @@ typedef struct BitsandbytesEra {
 typedef struct PeftEra {
     const char *version;
     int copies_last; /* PeftModelForSequenceClassification.__init__: classifiers are copied after the casts */
+    int no_int8;     /* dispatch_bnb_8bit: memory_efficient_backward, which bitsandbytes has no longer */
     int no_compute_type; /* BaseTunerLayer._move_adapter_to_device_of_base_layer: beside 4 bits in fp32 */
 } PeftEra;
 

@@ -184,14 +184,15 @@ TorchTensor *torch_number_mask(TorchJob *job, TorchTensor *given, TorchType type
     Torch *t = &job->torch;
     PytorchFamily family = job->asked->model.family;
     int sdpa = job->asked->attention != PYTORCH_EAGER, decoder = family != PYTORCH_GPT2;
+    int slides =
+        family == PYTORCH_MISTRAL || (family == PYTORCH_QWEN2 && t->dialect->transformers->qwen2_slides);
     size_t frame = torch_frame(t);
     if (!sdpa && !decoder)
         return given ? extended(job, given) : NULL;
     if (sdpa && ignored(job, given, window))
         return NULL;
     Maker m = {t, job->batch, job->seq, job->seq + (decoder && !given), type};
-    TorchTensor *mask =
-        torch_name(t, decoder ? with_positions(&m, !!given, window, family == PYTORCH_MISTRAL) : to_4d(&m));
+    TorchTensor *mask = torch_name(t, decoder ? with_positions(&m, !!given, window, slides) : to_4d(&m));
     if (sdpa && given)
         mask = torch_rebind(t, mask, unmask(&m, mask));
     /* what attention takes of it: causal_mask[:, :, :, : key_states.shape[-2]] */

@@ -39,6 +39,8 @@ static const char *problem(const PytorchJob *job)
         return "reentrant checkpoints of BERT's eager attention in this version of transformers";
     if (job->model.family == PYTORCH_BERT && job->quantize != PYTORCH_PLAIN)
         return "BERT's quantised weights";
+    if (job->quantize == PYTORCH_INT8 && (job->dialect ? job->dialect : torch_dialect())->peft->no_int8)
+        return "LLM.int8 with the versions of PEFT and bitsandbytes that go with this transformers";
     if (era->asks_no_gradient && job->script == PYTORCH_TRAINER && job->lora_rank &&
         job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT && !(job->quantize && job->kbit_prepare))
         return "reentrant checkpoints of adapters under this version of Trainer, which fails with them,";
