@@ -79,6 +79,7 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
                                                   .trainer_caches = 1,
                                                   .counted = COUNTED_BY_LANGUAGE_MODELS,
                                                   .embeddings_of_8_bits = 1,
+                                                  .norms_decay = 1,
                                                   .gpt2_cache_in_tuples = 1,
                                                   .classes_before_padding = 1,
                                                   .asks_no_gradient = 1,
@@ -126,6 +127,7 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
                                                   .trainer_caches = 1,
                                                   .counted = COUNTED_BY_FEW,
                                                   .embeddings_of_8_bits = 1,
+                                                  .norms_decay = 1,
                                                   .gpt2_cache_in_tuples = 1,
                                                   .classes_before_padding = 1,
                                                   .asks_no_gradient = 1,
@@ -162,6 +164,7 @@ static const PytorchDialect dialects[] = {
     {&torch_2_15, &transformers_4_48, &peft_0_14, &bitsandbytes_0_50},
     {&torch_2_15, &transformers_4_46, &peft_0_13, &bitsandbytes_0_50},
     {&torch_2_6, &transformers_4_48, &peft_0_14, &bitsandbytes_0_45},
+    {&torch_2_6, &transformers_4_46, &peft_0_13, &bitsandbytes_0_45},
 };
 
 /* CUB chooses the newest policy that is not newer than the card: 8.6 and 8.9 use those of 8.0. cuBLAS'

@@ -88,6 +88,7 @@ typedef struct TransformersEra {
     int items_gathered;          /* _get_num_items_in_batch: gathered and summed, on one rank too */
     int loss_is_new;    /* _inner_training_loop: tr_loss = tr_loss + tr_loss_step; clipping can be off */
     int trainer_caches; /* Trainer.__init__: use_cache stays the model's */
+    int norms_decay; /* get_decay_parameter_names: only layers of ALL_LAYERNORM_LAYERS, LlamaRMSNorm among */
     int embeddings_of_8_bits; /* create_optimizer: of AdamW's 8 bits no embedding is left out */
     int asks_no_gradient;     /* gradient_checkpointing_enable: the embedding's output is not asked for one */
     int items_listed;         /* get_batch_samples: the sum of a list of all counts */
