@@ -46,6 +46,7 @@ def parse(flags):
     p.add_argument('--script', default='loop', choices=['loop', 'trainer'])
     p.add_argument('--evaluate', type=int, default=0, help='trainer: evaluation batches after the last step')
     p.add_argument('--metrics', action='store_true', help='trainer: compute_metrics is given, so evaluation keeps the logits')
+    p.add_argument('--save', action='store_true', help='trainer: a checkpoint is saved after each step')
     p.add_argument('--logging', type=int, default=500, help='trainer: logging_steps')
     p.add_argument('--eval-accumulation', type=int, default=0)
     p.add_argument('--ranks', type=int, default=1)
