@@ -143,7 +143,7 @@ static int pull_row(FitRow *row, const Pull *const pulls[TOGETHER], const Option
         snprintf(row->label + used, sizeof row->label - used, "%s%s", k ? " + " : "", pulls[k]->word);
     }
     if (alone && strlen(row->flags.text) <= FIT_LABEL)
-        snprintf(row->label, sizeof row->label, "%s", row->flags.text);
+        snprintf(row->label, sizeof row->label, "%.*s", FIT_LABEL, row->flags.text);
     row->adapters = row->options.lora && !o->lora;
     return !pytorch_job_or(&row->options, NULL, &job, &why);
 }

@@ -182,7 +182,12 @@ static void rows_are_what_can_be_pulled(void **state)
             fail_msg("%s is a row", trials[i].absent);
         json_decref(fit);
     }
-    json_t *fit = fit_of(RUN("fit", TINY, "--card", "t4", "--attention", "eager", "--json"), 0);
+    json_t *fit =
+        fit_of(RUN("fit", "bert-base", "--framework", "pytorch", "--seq", "64", "--card", "t4", "--json"), 0);
+    assert_null(row_of(fit, "QLoRA")); /* which there are no rules for */
+    assert_non_null(row_of(fit, "LoRA"));
+    json_decref(fit);
+    fit = fit_of(RUN("fit", TINY, "--card", "t4", "--attention", "eager", "--json"), 0);
     assert_non_null(row_of(fit, "--attention sdpa"));
     json_decref(fit);
     fit = fit_of(RUN("fit", TINY, "--card", "t4", "--precision", "fp16-autocast", "--json"), 0);
