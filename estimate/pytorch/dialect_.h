@@ -13,7 +13,9 @@ typedef struct TorchEra {
                             */
     int norm_by_chunks; /* ForeachReduceOp.cu: tensors x their most chunks of numbers, and no list of offsets
                          */
-    int no_seed; /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
+    int no_seed;    /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
+    int cudnn_last; /* sdp_utils.cpp, check_prefer_cudnn_attention: sm_90 does not take cuDNN's attention
+                       first */
     int no_flash_seed;  /* flash_api.cpp, mha_fwd: seed and offset are on the host */
     int sorts_all_bits; /* EmbeddingBackwardKernel.cu: ids are sorted by all 64 bits */
     int old_cub;        /* CUB of CUDA 12.4: smaller temporary storage */

@@ -71,3 +71,18 @@ int estimate_pytorch_refuses(const PytorchJob *job, char *why, size_t size)
         return 0;
     return 1;
 }
+
+/* cuDNN's attention takes 16 bits only, and does not start on the stand-in. */
+int estimate_pytorch_unverified(const PytorchJob *job, char *why, size_t size)
+{
+    const TorchEra *era = (job->dialect ? job->dialect : torch_dialect())->torch;
+    enum { FIRST_WITH_CUDNN = 90 };
+    if (job->attention != PYTORCH_SDPA || job->capability < FIRST_WITH_CUDNN || era->cudnn_last ||
+        job->precision == PYTORCH_FP32)
+        return 0;
+    snprintf(
+        why, size,
+        "sdpa takes cuDNN's kernel first there in 16 bits; what it takes is in no trace; PyTorch's flash "
+        "kernel is predicted, as after enable_cudnn_sdp(False)");
+    return 1;
+}
