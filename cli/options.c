@@ -443,6 +443,7 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     o->dropout_typed = was_given(all, "--dropout");
     o->weights_typed = was_given(all, "--weights");
     o->attention_typed = typed_text(all, "--attention", which);
+    o->parallel_typed = typed_text(all, "--parallel", which);
     if (pytorch_framework(o))
         return combine_pytorch(o, all);
     if (pytorch_alone(o, command))

@@ -13,6 +13,9 @@ int pytorch_check(Options *o, const Assignments *all);
 /* What only PyTorch has, without --framework pytorch: 1 after saying so. */
 int pytorch_alone(const Options *o, const char *command);
 
+/* fp32 weights of which FSDP2 gathers bf16 copies, and adds gradients in fp32. */
+int pytorch_is_mixed(const Options *o);
+
 /* A value of an option. */
 typedef struct PytorchChoice {
     const char *names; /* each with spaces around */
@@ -40,6 +43,11 @@ int pytorch_to_brim(const Options *o, const Card *card, double dropout, Options 
 /* "AdamW, foreach  batch 1 x seq 2048  sdpa  a plain loop" and "torch 2.15, transformers 5.24" */
 LeverText pytorch_title(const Options *o, const PytorchJob *job);
 LeverText pytorch_versions(const PytorchJob *job);
+/* "rank 0 of 8 under DDP"; "" where a process is alone */
+LeverText pytorch_ranks(const PytorchJob *job);
+/* What is said of such a rank; "" where a process is alone. */
+LeverText pytorch_ranks_note(const PytorchJob *job);
+json_t *pytorch_ranks_json(const PytorchJob *job); /* null where a process is alone */
 json_t *pytorch_versions_json(const PytorchJob *job);
 /* "backward of step 2, layers.3 mlp, aten::mm" */
 LeverText pytorch_place(const PytorchEvent *at, int accumulate);

@@ -298,6 +298,8 @@ static void print_fit(const PytorchFit *fit, const PytorchJob *job)
            "a replay with the card's limit ends after so many flushes of its cache. No: pieces: that replay "
            "runs out of\n"
            "memory, though what it allocates would fit. Else: what is missing to what it allocates.\n");
+    if (job->parallel)
+        printf("%s\n", pytorch_ranks_note(job).text);
     print_notes(fit);
 }
 
@@ -326,9 +328,9 @@ static void print_json(const PytorchFit *fit, const PytorchJob *job)
     json_t *cards = json_array();
     for (int i = 0; i < fit->count; i++)
         json_array_append_new(cards, card_json(&fit->cards[i]));
-    json_print(json_pack("{s:s, s:i, s:i, s:{s:b, s:o, s:o}}", "model", o->model, "batch", o->batch, "seq",
-                         o->seq, "pytorch", "predicted", 1, "versions", pytorch_versions_json(job), "cards",
-                         cards));
+    json_print(json_pack("{s:s, s:i, s:i, s:{s:b, s:o, s:o, s:o}}", "model", o->model, "batch", o->batch,
+                         "seq", o->seq, "pytorch", "predicted", 1, "versions", pytorch_versions_json(job),
+                         "ranks", pytorch_ranks_json(job), "cards", cards));
 }
 
 /* ---- The command ----------------------------------------------------------------------------- */

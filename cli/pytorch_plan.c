@@ -157,6 +157,7 @@ static void print_json(const PytorchPlan *p)
         (json_int_t)s->books.peak_allocated, "reserved_bytes", (json_int_t)s->books.peak_reserved, "peak_at",
         pytorch_place_json(&s->peak_at), "at_peak", kinds_json(s), "moments", moments_json(s), "more",
         more_json(p), "live_at_peak", live_json(s));
+    json_object_set_new(pytorch, "ranks", pytorch_ranks_json(&p->job));
     json_object_set_new(pytorch, "context_bytes",
                         json_pack("{s:I, s:I, s:s}", "low", (json_int_t)p->context.low, "high",
                                   (json_int_t)p->context.high, "source", p->context.source));

@@ -65,7 +65,7 @@ void pytorch_print_components(const PytorchPlan *p)
     ReportUnit unit = unit_of(p);
     uint64_t parameters = at[PYTORCH_PARAMETER] + at[PYTORCH_FROZEN],
              overhead = at[PYTORCH_TEMPORARY] + at[PYTORCH_WORKSPACE] + at[PYTORCH_INPUT] +
-                        at[PYTORCH_BUFFER] + at[PYTORCH_CAST];
+                        at[PYTORCH_BUFFER] + at[PYTORCH_CAST] + at[PYTORCH_BUCKET];
     printf("%-*s %10s %9s%s\n", NAME, unit.name, "PyTorch", "share",
            p->brim.status ? "" : "       brim         more");
     printf("%-*s %10s %9s%s\n", NAME, "", "at peak", "of it", p->brim.status ? "" : "    at peak");
@@ -82,6 +82,7 @@ void pytorch_print_components(const PytorchPlan *p)
     part(p, PYTORCH_TEMPORARY);
     part(p, PYTORCH_WORKSPACE);
     part(p, PYTORCH_CAST);
+    part(p, PYTORCH_BUCKET);
     part(p, PYTORCH_INPUT);
     part(p, PYTORCH_BUFFER);
     line();
@@ -90,6 +91,8 @@ void pytorch_print_components(const PytorchPlan *p)
           "in blocks of 512 bytes, and what is too small to split off");
     total(p, "reserved", s->books.peak_reserved,
           "segments that the allocator keeps: what nvidia-smi shows, and the context");
+    if (p->job.parallel)
+        printf("%s\n", pytorch_ranks_note(&p->job).text);
     printf("Peak at: %s\n", pytorch_place(&s->peak_at, p->options->accumulate).text);
     if (!p->brim.status) {
         const MemStats *b = &p->brim.memory.stats;

@@ -136,6 +136,7 @@ def to_device(model, device='cuda'):
                 if t is not None and t.device.type == 'meta':
                     kind[name] = there(t, parameter)
     apply(model)
+    memo.clear()  # `apply` is in a cycle with itself, and would keep it
     return model
 
 
