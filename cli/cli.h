@@ -36,11 +36,14 @@ typedef struct Options {
     const char *rank;                               /* as it was typed: whose plan, R or all; NULL = all */
     const char *resize_vocab;                       /* as it was typed: N or auto */
     /* Of --framework pytorch. */
-    const char *framework, *versions, *script, *kbit_prepare;
+    const char *framework, *versions, *script, *kbit_prepare, *alloc_conf;
     const char *parallel_typed; /* NULL: it was not */
     int no_sync;
     const char *attention_typed; /* NULL: it was not */
     int hold_outputs, longest, evaluate, eval_accumulation, metrics;
+    DataLengths lengths; /* of --data, uncut; samples 0: it was not given. line 0: rows of a text */
+    int most;            /* tokens that a sample of it keeps */
+    int asked_batch;     /* where --data has fewer samples than that; or 0 */
     int precision_typed, weights_typed, dropout_typed;
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,

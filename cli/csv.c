@@ -181,3 +181,18 @@ Loader *open_csv(const Options *o, Tokenizer *tokenizer, DataSplit split, int ac
         c.samples = measure(o, &c);
     return error_code() ? NULL : data_csv(o->data, &c);
 }
+
+int measure_csv(const Options *o, int64_t most, DataLengths *out)
+{
+    CsvOptions c = {.batch = o->batch,
+                    .seq = (int)most,
+                    .tokenizer = o->tokenizer ? tokenizer_read(o->tokenizer) : NULL,
+                    .vocab = nn_preset_vocab(&o->preset),
+                    .known = seen.labels,
+                    .input = input_of(o),
+                    .replace_invalid = replaces(o)};
+    const CsvSamples *samples = error_code() || check_bytes(o) ? NULL : measure(o, &c);
+    if (samples)
+        *out = data_csv_summary(samples, o->max_samples, most);
+    return error_code();
+}

@@ -76,6 +76,7 @@ static const struct {
     {"--evaluate", "--framework", " pytorch", NULL, NULL, ": it is Trainer's; brim's is --evaluate-every"},
     {"--eval-accumulation", "--framework", " pytorch", NULL, NULL, ": it is Trainer's"},
     {"--metrics", "--framework", " pytorch", NULL, NULL, ": they are Trainer's"},
+    {"--alloc-conf", "--framework", " pytorch", NULL, NULL, ": it sets PyTorch's allocator"},
     {"--longest", "--framework", " pytorch", NULL, NULL, ": brim pads every sample to --seq"},
     {"--rank", "--ranks", " N", NULL, NULL, ": it is one of them"},
 };

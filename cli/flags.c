@@ -87,6 +87,8 @@ static const Flag flags[] = {
      .only = "plan fit"},
     {"--hold-outputs", FLAG_SWITCH, AT(hold_outputs), NULL, .help = "PyTorch: the loop keeps the outputs",
      .only = "plan fit"},
+    {"--alloc-conf", FLAG_TEXT, AT(alloc_conf), "SETTINGS", .help = "PYTORCH_ALLOC_CONF of the job",
+     .only = "plan fit"},
     {"--longest", FLAG_INT, AT(longest), "N", .help = "PyTorch: the longest sample", .only = "plan fit",
      .low = 1},
     {"--budget", FLAG_SIZE, AT(budget), "SIZE", .help = "refuse to start above SIZE, e.g. 800MiB"},

@@ -29,8 +29,7 @@ typedef struct Help {
 
 #define PYTORCH_FLAGS                                                                                        \
     " --framework --versions --script --kbit-prepare --hold-outputs --no-sync --evaluate "                   \
-    "--eval-accumulation "                                                                                   \
-    "--metrics --longest"
+    "--eval-accumulation --metrics --longest --alloc-conf"
 #define RANKS_FLAGS                                                                                          \
     " --ranks --parallel --replicas --replicate-below --reduce --tensor --sequence-parallel --gather"
 

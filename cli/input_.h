@@ -16,6 +16,8 @@ int check_pairs_options(const Options *options);
 /* A loader of its samples; a plan reads them once for all plans. NULL with an error raised. */
 Loader *open_pairs(const Options *options, Tokenizer *tokenizer, DataSplit split, int accumulate,
                    int64_t max_samples);
+/* How long its samples are, of the first --max-samples. Returns an error code. */
+int measure_pairs(const Options *options, int64_t most, DataLengths *lengths);
 /* Whether it is a table of texts and labels, by its name, and the model of a family that classifies texts.
  * (csv.c) */
 int is_csv(const Options *options);
@@ -25,6 +27,8 @@ int apply_classes(Options *options, int trains);
 /* A loader of its samples; a plan reads them once for all plans. NULL with an error raised. */
 Loader *open_csv(const Options *options, Tokenizer *tokenizer, DataSplit split, int accumulate,
                  int64_t max_samples);
+/* How long its samples are, as measure_pairs. */
+int measure_csv(const Options *options, int64_t most, DataLengths *lengths);
 /* Its size and checksum, for saved runs. */
 void input_sum(const TextInput *input, uint64_t *bytes, uint32_t *crc32);
 /* Options about data and their combinations. 0, or EXIT_USAGE after saying why. */

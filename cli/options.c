@@ -412,10 +412,20 @@ static int follow_model(Options *o)
 static int combine_pytorch(Options *o, const Assignments *all)
 {
     int status = pytorch_check(o, all);
-    if (!status)
-        status = follow_model(o);
+    if (!status && (follow_cache(&o->tokenizer) || follow_model(o)))
+        status = EXIT_USAGE;
     if (!status)
         status = apply_model(o);
+    if (!status)
+        status = apply_tokenizer(o);
+    if (!status)
+        status = check_data_options(o);
+    if (!status)
+        status = apply_classes(o, 0);
+    if (!status)
+        status = check_pairs_options(o);
+    if (!status)
+        status = pytorch_measure(o, was_given(all, "--seq"), was_given(all, "--data"));
     if (!status)
         status = check_adapters(o);
     if (o->clip < 0)

@@ -108,27 +108,43 @@ static const PairsLengths *measure(const Options *o, const PairsOptions *p)
     return lengths;
 }
 
+/* All but the part of the file, and where a completion ends. */
+static PairsOptions pairs_options(const Options *o, Tokenizer *tokenizer, char eos[SPECIAL_TEXT])
+{
+    PairsOptions p = {.batch = o->batch,
+                      .seq = o->seq,
+                      .seed = o->seed,
+                      .pack = o->pack,
+                      .tokenizer = tokenizer,
+                      .vocab = nn_preset_vocab(&o->preset),
+                      .input = input_of(o),
+                      .replace_invalid = replaces(o)};
+    if (!error_code())
+        p.eos = tokenizer ? end_token(o, eos) : NULL;
+    return p;
+}
+
 Loader *open_pairs(const Options *o, Tokenizer *tokenizer, DataSplit split, int accumulate,
                    int64_t max_samples)
 {
     char eos[SPECIAL_TEXT];
     if (o->tokenizer && !tokenizer && !is_measured(o)) /* known from a plan that did not get to its samples */
         tokenizer = tokenizer_read(o->tokenizer);
-    PairsOptions p = {.batch = o->batch,
-                      .seq = o->seq,
-                      .accumulate = accumulate,
-                      .seed = o->seed,
-                      .split = split,
-                      .max_samples = max_samples,
-                      .pack = o->pack,
-                      .tokenizer = tokenizer,
-                      .vocab = nn_preset_vocab(&o->preset),
-                      .input = input_of(o),
-                      .replace_invalid = replaces(o)};
-    if (error_code())
-        return NULL;
-    p.eos = tokenizer ? end_token(o, eos) : NULL;
+    PairsOptions p = pairs_options(o, tokenizer, eos);
+    p.split = split;
+    p.accumulate = accumulate;
+    p.max_samples = max_samples;
     if (!error_code() && context_is_meta(context_current()))
         p.lengths = measure(o, &p);
     return error_code() ? NULL : data_pairs(o->data, &p);
+}
+
+int measure_pairs(const Options *o, int64_t most, DataLengths *out)
+{
+    char eos[SPECIAL_TEXT];
+    PairsOptions p = pairs_options(o, o->tokenizer ? tokenizer_read(o->tokenizer) : NULL, eos);
+    const PairsLengths *lengths = error_code() ? NULL : measure(o, &p);
+    if (lengths)
+        *out = data_pairs_summary(lengths, o->max_samples, most);
+    return error_code();
 }

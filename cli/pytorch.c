@@ -42,12 +42,14 @@ int pytorch_alone(const Options *o, const char *command)
 /* ---- What means nothing ---------------------------------------------------------------------- */
 
 /* What it takes: those that say something about the job, and those that change no memory anywhere. */
-static const char taken[] = " --framework --versions --script --kbit-prepare --hold-outputs --longest "
-                            "--evaluate --eval-accumulation --metrics --model --lora --vocab --batch --seq "
-                            "--accumulate --optimizer --clip --dropout --checkpoint --attention --weights "
-                            "--quantize --precision --budget "
-                            "--card --memory --reserve --json --lr --weight-decay --schedule --warmup "
-                            "--steps --epochs --seed --threads --ranks --parallel --no-sync ";
+static const char taken[] =
+    " --framework --versions --script --kbit-prepare --hold-outputs --longest "
+    "--evaluate --eval-accumulation --metrics --alloc-conf --model --lora --vocab --batch --seq "
+    "--accumulate --optimizer --clip --dropout --checkpoint --attention --weights "
+    "--quantize --precision --budget "
+    "--data --tokenizer --max-samples --invalid-utf8 "
+    "--card --memory --reserve --json --lr --weight-decay --schedule --warmup "
+    "--steps --epochs --seed --threads --ranks --parallel --no-sync ";
 
 static const struct {
     const char *flags, *why;
@@ -73,8 +75,7 @@ static const struct {
     {" --inference --prefill ", "a training is predicted"},
     {" --textbook ", "the rules of thumb are beside brim's own plan: `brim plan --textbook`"},
     {" --log ", "a log is of brim's own plan"},
-    {" --data --pack --check-data --invalid-utf8 --max-samples --tokenizer ",
-     "no data are read: --seq N is how long samples are, --longest N the longest of them"},
+    {" --pack ", "packed rows bring position ids and masks of their own, which are not predicted"},
 };
 
 static int check_taken(const Assignments *all)
@@ -281,6 +282,16 @@ const PytorchChoice *pytorch_script(const Options *o)
     return choose(scripts, COUNT_OF(scripts), o->script);
 }
 
+int pytorch_allocator(const Options *o, const Card *card, PytorchAllocatorOptions *out)
+{
+    char why[300];
+    *out = (PytorchAllocatorOptions){.total = card ? card->bytes : 0,
+                                     .as_2_6 = estimate_pytorch_old_allocator(dialect_of(o))};
+    if (!o->alloc_conf || !estimate_pytorch_settings(o->alloc_conf, out, why, sizeof why))
+        return 0;
+    return usage("--alloc-conf: %s", why);
+}
+
 int pytorch_check(Options *o, const Assignments *all)
 {
     static const char *const switches[] = {"off", "on", NULL};
@@ -296,6 +307,9 @@ int pytorch_check(Options *o, const Assignments *all)
         return not_one_of("--attention", "flash", NULL, 0);
     if (parse_choice("--kbit-prepare", "off, on", o->kbit_prepare, switches, &found))
         return EXIT_USAGE;
+    PytorchAllocatorOptions allocator;
+    if (pytorch_allocator(o, NULL, &allocator))
+        return EXIT_USAGE;
     if (o->quantized && !o->lora)
         return usage("--quantize %s needs --lora r=16,alpha=32: quantised weights are not trained",
                      quantize_name(o->quantized));
@@ -307,7 +321,5 @@ int pytorch_check(Options *o, const Assignments *all)
     if (o->weight_decay > 0 && !strncmp(o->optimizer, "sgd", 3))
         return usage("--weight-decay beside --optimizer %s is not predicted: it copies the gradients",
                      o->optimizer);
-    if (o->longest && (!o->seq || o->longest < o->seq))
-        o->seq = o->longest; /* the longer ones are cut at --seq */
     return 0;
 }

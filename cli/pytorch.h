@@ -10,6 +10,13 @@ int pytorch_framework(const Options *o);
 /* Refuses by name what means nothing there or is not predicted, and fills in what the library's own defaults
  * are. 0, or EXIT_USAGE after saying why. */
 int pytorch_check(Options *o, const Assignments *all);
+/* How long samples are: --seq, --longest, or what --data has, which is read; settles --seq and --batch. 0, or
+ * EXIT_USAGE after saying why not. (pytorch_data.c) */
+int pytorch_measure(Options *o, int seq_typed, int data_typed);
+/* Whether samples of a batch of so many are of different lengths, and padded. */
+int pytorch_pads(const Options *o, int batch);
+void pytorch_print_data(const Options *o); /* a few lines; none without --data */
+json_t *pytorch_data_json(const Options *o);
 /* What only PyTorch has, without --framework pytorch: 1 after saying so. */
 int pytorch_alone(const Options *o, const char *command);
 
@@ -26,6 +33,8 @@ const PytorchChoice *pytorch_precision(const Options *o);
 const PytorchChoice *pytorch_optimizer(const Options *o);
 const PytorchChoice *pytorch_script(const Options *o);
 const PytorchDialect *pytorch_dialect(const Options *o);
+/* The settings of --alloc-conf, on such a card (NULL: of any size). 0, or EXIT_USAGE after saying why not. */
+int pytorch_allocator(const Options *o, const Card *card, PytorchAllocatorOptions *out);
 
 /* That of --card, or NULL without one; 0, or EXIT_USAGE after saying why there is none. */
 int pytorch_one_card(const Options *o, const Card **card);
@@ -33,6 +42,8 @@ int pytorch_one_card(const Options *o, const Card **card);
 int pytorch_job(const Options *o, const Card *card, PytorchJob *job);
 /* The same, without a word: 0, or 1 with the reason in `why`. */
 int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverText *why);
+/* What a job with a batch of so many is given as its attention mask. */
+int pytorch_mask(const Options *o, int batch);
 /* Whether there are rules for such a card. */
 int pytorch_knows(int capability);
 /* "7.5, 8.0, 8.6, 8.9 and 9.0" */

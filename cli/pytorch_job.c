@@ -171,6 +171,11 @@ LeverText pytorch_capabilities(void)
 
 enum { STEPS = 2, ASSUMED_CAPABILITY = 80, FULL = 1, PADDED = 2 };
 
+int pytorch_mask(const Options *o, int batch)
+{
+    return pytorch_pads(o, batch) ? PADDED : pytorch_script(o)->value == PYTORCH_LOOP ? 0 : FULL;
+}
+
 int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverText *why)
 {
     char problem[200];
@@ -210,9 +215,7 @@ int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverTex
                         .accumulate = o->accumulate,
                         .steps = STEPS,
                         .clip = (double)o->clip,
-                        .mask = o->longest && o->batch > 1                 ? PADDED
-                                : pytorch_script(o)->value == PYTORCH_LOOP ? 0
-                                                                           : FULL,
+                        .mask = pytorch_mask(o, o->batch),
                         .hold = o->hold_outputs,
                         .ranks = o->ranks.size,
                         .parallel = o->ranks.size < 2                  ? PYTORCH_ALONE
@@ -247,7 +250,10 @@ int pytorch_to_brim(const Options *o, const Card *card, double dropout, Options 
     brim->framework = options_default.framework;
     brim->script = options_default.script;
     brim->kbit_prepare = options_default.kbit_prepare;
-    brim->versions = NULL;
+    brim->versions = brim->alloc_conf = NULL;
+    brim->data = "builtin"; /* rows of the length that decides */
+    brim->tokenizer = brim->invalid_utf8 = NULL;
+    brim->max_samples = 0;
     brim->no_sync = brim->hold_outputs = brim->longest = brim->evaluate = brim->eval_accumulation =
         brim->metrics = 0;
     brim->device = "cuda";
@@ -340,6 +346,8 @@ LeverText pytorch_title(const Options *o, const PytorchJob *job)
                   job->model.dropout > 0 ? job->model.dropout : job->model.attention_dropout);
     if (!(o->clip > 0))
         lever_add(&out, "  no clipping");
+    if (o->alloc_conf)
+        lever_add(&out, "  %.200s", o->alloc_conf);
     return out;
 }
 

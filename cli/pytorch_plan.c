@@ -44,14 +44,23 @@ static int judge(PytorchPlan *p)
     p->context = pytorch_context(o, p->card);
     if (!p->card && !o->budget)
         return 0;
+    PytorchBooks books;
+    PytorchVerdict with_pages;
+    PytorchAllocatorOptions pages = p->allocator;
     p->limit = o->budget ? o->budget : p->card->bytes - p->context.high;
     p->has_verdict = 1;
-    if (estimate_pytorch_verdict(&p->job, NULL, &p->summary.books, p->limit, &p->verdict))
+    if (estimate_pytorch_verdict(&p->job, &p->allocator, p->limit, &books, &p->verdict))
         return -1;
+    if (p->verdict.answer == PYTORCH_RUNS_OUT && !pages.expandable_segments) {
+        pages.expandable_segments = 1;
+        if (estimate_pytorch_verdict(&p->job, &pages, p->limit, &books, &with_pages))
+            return -1;
+        p->pages_help = pytorch_fits(&with_pages);
+    }
     if (o->budget || pytorch_fits(&p->verdict))
         return 0;
     uint64_t most = p->card->bytes - p->context.low;
-    return estimate_pytorch_verdict(&p->job, NULL, &p->summary.books, most, &p->at_most);
+    return estimate_pytorch_verdict(&p->job, &p->allocator, most, &books, &p->at_most);
 }
 
 /* ---- As text --------------------------------------------------------------------------------- */
@@ -73,8 +82,10 @@ static void print_title_line(const PytorchPlan *p)
         line_add(&line, "  %s parameters", report_count(p->parameters).text);
     line_add(&line, "  %.800s", pytorch_title(p->options, &p->job).text);
     say_line(&line);
-    printf("PREDICTED for %s on %s; no card has confirmed it.\n\n", pytorch_versions(&p->job).text,
+    printf("PREDICTED for %s on %s; no card has confirmed it.\n", pytorch_versions(&p->job).text,
            on_what(p).text);
+    pytorch_print_data(p->options);
+    printf("\n");
 }
 
 static void print_verdict(const PytorchPlan *p)
@@ -91,6 +102,8 @@ static void print_verdict(const PytorchPlan *p)
     if (!pytorch_fits(&p->verdict) && !p->options->budget && p->context.low < p->context.high &&
         pytorch_fits(&p->at_most))
         printf("With a context of %.2f GiB it would fit.\n", (double)p->context.low / 0x1p30);
+    if (p->pages_help)
+        printf("With PYTORCH_ALLOC_CONF=expandable_segments:True it would fit.\n");
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
@@ -163,6 +176,8 @@ static void print_json(const PytorchPlan *p)
                                   (json_int_t)p->context.high, "source", p->context.source));
     json_object_set_new(pytorch, "verdict",
                         p->has_verdict ? pytorch_verdict_json(&p->verdict, p->limit) : json_null());
+    json_object_set_new(pytorch, "fits_with_expandable_segments", p->pages_help ? json_true() : json_null());
+    json_object_set_new(pytorch, "data", pytorch_data_json(p->options));
     json_t *brim = p->brim.status ? json_pack("{s:o}", "error", json_text(p->why_no_brim.text))
                                   : json_pack("{s:o}", "memory", json_memory(&p->brim.memory, NULL));
     json_print(json_pack("{s:s, s:I, s:i, s:i, s:o, s:o}", "model", p->options->model, "parameters",
@@ -177,9 +192,10 @@ int command_plan_pytorch(const Options *o)
     static PytorchPlan plan;
     PytorchPlan *p = &plan;
     plan = (PytorchPlan){.options = o};
-    if (pytorch_one_card(o, &p->card) || pytorch_job(o, p->card, &p->job))
+    if (pytorch_one_card(o, &p->card) || pytorch_job(o, p->card, &p->job) ||
+        pytorch_allocator(o, p->card, &p->allocator))
         return EXIT_USAGE;
-    if (estimate_pytorch_summary(&p->job, NULL, &p->summary) || judge(p)) {
+    if (estimate_pytorch_summary(&p->job, &p->allocator, &p->summary) || judge(p)) {
         estimate_pytorch_summary_free(&p->summary);
         complain("there is no memory to predict this with");
         return EXIT_NO;

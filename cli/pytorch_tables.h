@@ -9,12 +9,14 @@ typedef struct PytorchPlan {
     const Options *options;
     const Card *card; /* NULL: the one that is assumed */
     PytorchJob job;
+    PytorchAllocatorOptions allocator;
     PytorchSummary summary;
     int has_verdict;
     ContextRange context;
     uint64_t limit; /* what the card has beside its context, at its largest; or --budget */
     PytorchVerdict verdict;
     PytorchVerdict at_most; /* where it does not fit: with the smallest context; of a card */
+    int pages_help;         /* where it runs out in pieces: it fits with expandable segments */
     int64_t parameters;
     Plan brim; /* status: none, for the reason in `why_no_brim` */
     LeverText why_no_brim;

@@ -193,7 +193,8 @@ static int read_sample(CsvReading *r)
                     .tokens = tokens,
                     .zeros = (int32_t)encoded.zeros,
                     .whole = (int32_t)(encoded.whole < INT32_MAX ? encoded.whole : INT32_MAX),
-                    .label = label};
+                    .label = label,
+                    .line = f->record.line};
     return ERROR_NONE;
 }
 
@@ -266,6 +267,14 @@ void data_csv_samples_free(CsvSamples *s)
         return;
     memtrack_host_free(NULL, s->samples, (size_t)s->room * sizeof *s->samples);
     memtrack_host_free(NULL, s, sizeof *s);
+}
+
+DataLengths data_csv_summary(const CsvSamples *samples, int64_t max_samples, int64_t most)
+{
+    DataLengths out = {.texts = 1};
+    for (int64_t i = 0; i < samples->count && (!max_samples || i < max_samples); i++)
+        lengths_add(&out, samples->samples[i].whole, samples->samples[i].line, most);
+    return out;
 }
 
 CsvSamples *data_csv_samples(const char *path, const CsvOptions *options)

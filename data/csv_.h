@@ -78,6 +78,7 @@ typedef struct CsvSample {
     int32_t zeros;  /* of these, of type 0 */
     int32_t whole;  /* that it has uncut */
     int32_t label;
+    int64_t line; /* where it begins, from 1 */
 } CsvSample;
 
 struct CsvSamples {

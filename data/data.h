@@ -83,6 +83,15 @@ typedef struct TokenOptions { /* what TextOptions has is the same here, counted 
  * once, as one string without special tokens around it, and kept in host memory (two or four bytes a token)
  * by all loaders of the tokenizer, which must be one of this context; it may go before them. */
 BRIM_API Loader *data_tokens(const char *path, const TokenOptions *options);
+/* How long samples are, for those who pad each batch to its longest. Tokens are those of whole samples, with
+ * what a tokenizer puts around a text. */
+typedef struct DataLengths {
+    int64_t samples, shortest, longest;
+    int64_t line;   /* of the first of the longest, from 1 */
+    int64_t longer; /* samples of more tokens than were asked about */
+    int texts;      /* some are texts; else all are ids */
+} DataLengths;
+
 /* How long the samples of a file are, each; belongs to no context. */
 typedef struct PairsLengths PairsLengths;
 
@@ -124,6 +133,8 @@ BRIM_API Loader *data_pairs(const char *path, const PairsOptions *options);
  * the last one; NULL is fine. NULL with an error as data_pairs. */
 BRIM_API PairsLengths *data_pairs_lengths(const char *path, const PairsOptions *options);
 BRIM_API void data_pairs_lengths_free(PairsLengths *lengths);
+/* Of the first max_samples, 0: of all; and how many have more tokens than `most`, which 0 does not ask. */
+BRIM_API DataLengths data_pairs_summary(const PairsLengths *lengths, int64_t max_samples, int64_t most);
 
 /* What the classes of a table are called; belongs to no context. */
 typedef struct DataLabels DataLabels;
@@ -171,6 +182,8 @@ BRIM_API const char *const *data_labels_names(const DataLabels *labels);
  * last one; NULL is fine. */
 BRIM_API CsvSamples *data_csv_samples(const char *path, const CsvOptions *options);
 BRIM_API void data_csv_samples_free(CsvSamples *samples);
+/* How long they are uncut, as data_pairs_summary. */
+BRIM_API DataLengths data_csv_summary(const CsvSamples *samples, int64_t max_samples, int64_t most);
 
 /* Reads all ids of a .bin, whatever its size, as the beginning of data_tokens does it; progress, if there is
  * one, hears now and then how many of how many bytes are done. Returns an error code. */

@@ -9,6 +9,7 @@
 #define data_csv_labels brim_data_csv_labels
 #define data_csv_samples brim_data_csv_samples
 #define data_csv_samples_free brim_data_csv_samples_free
+#define data_csv_summary brim_data_csv_summary
 #define data_cursor brim_data_cursor
 #define data_epoch brim_data_epoch
 #define data_finish_step brim_data_finish_step
@@ -24,6 +25,7 @@
 #define data_pairs brim_data_pairs
 #define data_pairs_lengths brim_data_pairs_lengths
 #define data_pairs_lengths_free brim_data_pairs_lengths_free
+#define data_pairs_summary brim_data_pairs_summary
 #define data_samples brim_data_samples
 #define data_seek brim_data_seek
 #define data_step_labels brim_data_step_labels

@@ -100,6 +100,9 @@ const char *token_source_name(const struct TokenSource *source);
 int64_t text_fill_plain(const void *dataset, SampleKey key, SampleRow row);
 int64_t text_fill_masked(const void *dataset, SampleKey key, SampleRow row);
 
+/* Counts one more sample of so many tokens, from this line. (pairs.c) */
+void lengths_add(DataLengths *lengths, int64_t tokens, int64_t line, int64_t most);
+
 /* ---- IDX files (idx.c) ----------------------------------------------------------------------- */
 
 /* Bytes read from an IDX file: dim[0] items of dim[1] * dim[2] bytes (1 for labels). */

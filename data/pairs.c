@@ -257,6 +257,27 @@ void data_pairs_lengths_free(PairsLengths *lengths)
     memtrack_host_free(NULL, lengths, sizeof *lengths);
 }
 
+void lengths_add(DataLengths *l, int64_t tokens, int64_t line, int64_t most)
+{
+    l->shortest = l->samples && l->shortest < tokens ? l->shortest : tokens;
+    if (tokens > l->longest) {
+        l->longest = tokens;
+        l->line = line;
+    }
+    l->longer += most && tokens > most;
+    l->samples++;
+}
+
+DataLengths data_pairs_summary(const PairsLengths *lengths, int64_t max_samples, int64_t most)
+{
+    DataLengths out = {0};
+    for (int64_t i = 0; i < lengths->count && (!max_samples || i < max_samples); i++) {
+        lengths_add(&out, lengths->samples[i].tokens, lengths->samples[i].line, most);
+        out.texts |= lengths->samples[i].texts;
+    }
+    return out;
+}
+
 PairsLengths *data_pairs_lengths(const char *path, const PairsOptions *options)
 {
     PairsOptions o = options ? *options : (PairsOptions){0};

@@ -17,6 +17,8 @@ typedef struct PairSample {
     int32_t first;      /* the first token with a label that counts, 1 … tokens - 1 */
     uint8_t own_labels; /* whether it brings its own */
     uint8_t reaching;   /* whether the prompt's last token is another one when the completion follows */
+    uint8_t texts;      /* whether it was texts in the file */
+    uint32_t line;      /* of the file, from 1; UINT32_MAX: that or beyond */
 } PairSample;
 
 /* Reading, and what was read so far. */

@@ -157,6 +157,7 @@ static int add_sample(PairsReading *r, PairSample sample)
         r->room = room;
     }
     sample.at = (int64_t)r->ids.count;
+    sample.line = r->line < UINT32_MAX ? (uint32_t)r->line : UINT32_MAX;
     if (r->keep && ids_add_all(r->context, &r->ids, r->whole.ids, r->whole.count))
         return error_code();
     r->samples[r->count++] = sample;
@@ -245,7 +246,7 @@ static int take_texts(PairsReading *r, const json_t *prompt, const json_t *compl
                             tokens, plural(tokens));
     if (check_ids(r, r->whole.ids, tokens))
         return error_code();
-    return add_sample(r, (PairSample){.tokens = tokens, .first = first, .reaching = reaching});
+    return add_sample(r, (PairSample){.tokens = tokens, .first = first, .reaching = reaching, .texts = 1});
 }
 
 /* ---- Ids ------------------------------------------------------------------------------------- */

@@ -102,6 +102,9 @@ enum { PYTORCH_REFUSED = 1, PYTORCH_OUT_OF_MEMORY = 2 };
 
 /* NULL for the options: all defaults, a card that is never full. NULL without host memory. */
 PytorchReplay *estimate_pytorch_create(const PytorchAllocatorOptions *options);
+/* A second replay in the same state, which goes on with this limit; the card's total stays what it was. NULL
+ * without host memory. */
+PytorchReplay *estimate_pytorch_copy(const PytorchReplay *replay, uint64_t limit);
 void estimate_pytorch_destroy(PytorchReplay *replay); /* NULL is fine */
 /* `serial` (not 0) names the allocation until it is freed. Nothing happens for 0 bytes, as in PyTorch.
  * Returns 0; PYTORCH_REFUSED when the serial is in use or 0 or the bytes are beyond any machine (2^60), or -1

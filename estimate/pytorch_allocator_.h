@@ -21,13 +21,25 @@ typedef struct Node {
     uint8_t small, mapped;
 } Node;
 
-/* Nodes, ascending by stream, then size (or not), then address. */
+/* What a node is found by stands beside it, so that a search does not go from node to node. */
+typedef struct Entry {
+    uint64_t stream, bytes, address;
+    int32_t node;
+} Entry;
+
+/* Ascending by stream, then size (or not), then address. */
 typedef struct Pool {
-    int32_t *nodes;
+    Entry *entries;
     size_t count, capacity;
     int by_address;
     uint64_t searches;
 } Pool;
+
+/* Where the node of a serial is found. */
+typedef struct Slot {
+    uint64_t serial; /* 0: empty */
+    int32_t node;
+} Slot;
 
 typedef struct Segment {
     int32_t first; /* NONE: given back */
@@ -39,6 +51,7 @@ struct PytorchReplay {
     PytorchBooks books;
     PytorchAllocatorOptions options; /* with the defaults written out */
     uint64_t allowed;                /* what the fraction allows */
+    int divides;                     /* sizes are rounded up to parts of a power of two */
     Node *nodes;
     size_t count, capacity;
     int32_t spare;     /* of unused nodes, linked by next */
@@ -49,7 +62,7 @@ struct PytorchReplay {
     Segment *segments;
     size_t segment_count, segment_capacity;
     uint64_t address;
-    int32_t *slots; /* nodes by serial: open addressing, a power of two, at most half full */
+    Slot *slots; /* open addressing, a power of two, at most half full */
     size_t slot_count, live;
     uint64_t events;
 };
@@ -66,15 +79,17 @@ int estimate_pytorch_room_(PytorchReplay *r);
 int32_t estimate_pytorch_take_(PytorchReplay *r);
 void estimate_pytorch_drop_(PytorchReplay *r, int32_t node);
 /* The first place that is not before (stream, bytes, address). */
-size_t estimate_pytorch_find_(const PytorchReplay *r, const Pool *pool, uint64_t stream, uint64_t bytes,
-                              uint64_t address);
+size_t estimate_pytorch_find_(const Pool *pool, uint64_t stream, uint64_t bytes, uint64_t address);
 /* To and from its pool, of free blocks or of those that are not mapped. */
 void estimate_pytorch_add_(PytorchReplay *r, int32_t node);
 void estimate_pytorch_remove_(PytorchReplay *r, int32_t node);
+void estimate_pytorch_remove_at_(Pool *pool, size_t at);
+/* The node is there in place of the one at `at`. */
+void estimate_pytorch_replace_(PytorchReplay *r, Pool *pool, size_t at, int32_t node);
 /* The node keeps so many bytes; the rest behind it is a new node, in no pool. */
 int32_t estimate_pytorch_cut_(PytorchReplay *r, int32_t node, uint64_t bytes);
-/* Takes free neighbours of its kind out of their pool and into itself; what holds them all then. */
-int32_t estimate_pytorch_merge_(PytorchReplay *r, int32_t node);
+/* To its pool, in one with the free neighbours of its kind; the node that holds them all. */
+int32_t estimate_pytorch_give_(PytorchReplay *r, int32_t node);
 
 /* ---- Segments: pytorch_segments.c ------------------------------------------------------------ */
 

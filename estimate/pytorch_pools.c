@@ -6,12 +6,12 @@
 
 /* ---- Room ------------------------------------------------------------------------------------ */
 
-static int grow_pool(PytorchReplay *r, Pool *pool)
+static int grow_pool(const PytorchReplay *r, Pool *pool)
 {
-    int32_t *nodes = memtrack_grow(pool->nodes, &pool->capacity, r->capacity, sizeof *nodes);
-    if (!nodes)
+    Entry *entries = memtrack_grow(pool->entries, &pool->capacity, r->capacity, sizeof *entries);
+    if (!entries)
         return -1;
-    pool->nodes = nodes;
+    pool->entries = entries;
     return 0;
 }
 
@@ -58,22 +58,21 @@ void estimate_pytorch_drop_(PytorchReplay *r, int32_t node)
 
 /* ---- Pools ----------------------------------------------------------------------------------- */
 
-static int before(const Node *n, int by_address, uint64_t stream, uint64_t bytes, uint64_t address)
+static int before(const Entry *e, int by_address, uint64_t stream, uint64_t bytes, uint64_t address)
 {
-    if (n->stream != stream)
-        return n->stream < stream;
-    if (!by_address && n->bytes != bytes)
-        return n->bytes < bytes;
-    return n->address < address;
+    if (e->stream != stream)
+        return e->stream < stream;
+    if (!by_address && e->bytes != bytes)
+        return e->bytes < bytes;
+    return e->address < address;
 }
 
-size_t estimate_pytorch_find_(const PytorchReplay *r, const Pool *pool, uint64_t stream, uint64_t bytes,
-                              uint64_t address)
+size_t estimate_pytorch_find_(const Pool *pool, uint64_t stream, uint64_t bytes, uint64_t address)
 {
     size_t low = 0, high = pool->count;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (before(&r->nodes[pool->nodes[middle]], pool->by_address, stream, bytes, address))
+        if (before(&pool->entries[middle], pool->by_address, stream, bytes, address))
             low = middle + 1;
         else
             high = middle;
@@ -86,24 +85,49 @@ static Pool *pool_of(PytorchReplay *r, const Node *n)
     return n->mapped ? &r->free[n->small] : &r->unmapped[n->small];
 }
 
-void estimate_pytorch_add_(PytorchReplay *r, int32_t node)
+static void put(PytorchReplay *r, Pool *pool, size_t at, int32_t node)
 {
     Node *n = &r->nodes[node];
-    Pool *pool = pool_of(r, n);
     n->born = pool->searches;
-    size_t at = estimate_pytorch_find_(r, pool, n->stream, n->bytes, n->address);
-    memmove(pool->nodes + at + 1, pool->nodes + at, (pool->count - at) * sizeof *pool->nodes);
-    pool->nodes[at] = node;
+    pool->entries[at] = (Entry){n->stream, n->bytes, n->address, node};
+}
+
+static size_t place_of(const Pool *pool, const Node *n)
+{
+    return estimate_pytorch_find_(pool, n->stream, n->bytes, n->address);
+}
+
+void estimate_pytorch_add_(PytorchReplay *r, int32_t node)
+{
+    Pool *pool = pool_of(r, &r->nodes[node]);
+    size_t at = place_of(pool, &r->nodes[node]);
+    memmove(pool->entries + at + 1, pool->entries + at, (pool->count - at) * sizeof *pool->entries);
+    put(r, pool, at, node);
     pool->count++;
+}
+
+void estimate_pytorch_remove_at_(Pool *pool, size_t at)
+{
+    pool->count--;
+    memmove(pool->entries + at, pool->entries + at + 1, (pool->count - at) * sizeof *pool->entries);
 }
 
 void estimate_pytorch_remove_(PytorchReplay *r, int32_t node)
 {
-    const Node *n = &r->nodes[node];
-    Pool *pool = pool_of(r, n);
-    size_t at = estimate_pytorch_find_(r, pool, n->stream, n->bytes, n->address);
-    pool->count--;
-    memmove(pool->nodes + at, pool->nodes + at + 1, (pool->count - at) * sizeof *pool->nodes);
+    Pool *pool = pool_of(r, &r->nodes[node]);
+    estimate_pytorch_remove_at_(pool, place_of(pool, &r->nodes[node]));
+}
+
+void estimate_pytorch_replace_(PytorchReplay *r, Pool *pool, size_t at, int32_t node)
+{
+    size_t to = place_of(pool, &r->nodes[node]);
+    if (to > at)
+        to--; /* the old one goes */
+    if (to > at)
+        memmove(pool->entries + at, pool->entries + at + 1, (to - at) * sizeof *pool->entries);
+    else
+        memmove(pool->entries + to + 1, pool->entries + to, (at - to) * sizeof *pool->entries);
+    put(r, pool, to, node);
 }
 
 /* ---- Neighbours ------------------------------------------------------------------------------ */
@@ -140,16 +164,27 @@ static int joins(const PytorchReplay *r, int32_t node, int32_t neighbour)
            r->nodes[neighbour].mapped == r->nodes[node].mapped;
 }
 
-int32_t estimate_pytorch_merge_(PytorchReplay *r, int32_t node)
+int32_t estimate_pytorch_give_(PytorchReplay *r, int32_t node)
 {
+    Pool *pool = pool_of(r, &r->nodes[node]);
     int32_t prev = r->nodes[node].prev, next = r->nodes[node].next;
-    if (joins(r, node, next)) {
-        estimate_pytorch_remove_(r, next);
-        join(r, node, next);
+    int behind = joins(r, node, next);
+    size_t at = behind ? place_of(pool, &r->nodes[next]) : 0;
+    if (joins(r, node, prev)) {
+        if (behind) {
+            estimate_pytorch_remove_at_(pool, at);
+            join(r, node, next);
+        }
+        at = place_of(pool, &r->nodes[prev]);
+        join(r, prev, node);
+        estimate_pytorch_replace_(r, pool, at, prev);
+        return prev;
     }
-    if (!joins(r, node, prev))
-        return node;
-    estimate_pytorch_remove_(r, prev);
-    join(r, prev, node);
-    return prev;
+    if (behind) {
+        join(r, node, next);
+        estimate_pytorch_replace_(r, pool, at, node);
+    } else {
+        estimate_pytorch_add_(r, node);
+    }
+    return node;
 }

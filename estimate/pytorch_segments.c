@@ -60,9 +60,9 @@ static int has_room(const PytorchReplay *r, int32_t node, uint64_t bytes)
 static int32_t find_addresses(PytorchReplay *r, uint64_t stream, uint64_t bytes, int small)
 {
     const Pool *pool = &r->unmapped[small];
-    size_t at = estimate_pytorch_find_(r, pool, stream, 0, 0);
-    for (; at < pool->count && r->nodes[pool->nodes[at]].stream == stream; at++) {
-        int32_t node = pool->nodes[at], prev = r->nodes[node].prev;
+    size_t at = estimate_pytorch_find_(pool, stream, 0, 0);
+    for (; at < pool->count && pool->entries[at].stream == stream; at++) {
+        int32_t node = pool->entries[at].node, prev = r->nodes[node].prev;
         if (prev != NONE && !r->nodes[prev].serial)
             node = prev;
         if (has_room(r, node, bytes))
@@ -86,8 +86,7 @@ static int32_t map(PytorchReplay *r, int32_t node, uint64_t bytes)
     if (mapped < r->nodes[node].bytes)
         estimate_pytorch_add_(r, estimate_pytorch_cut_(r, node, mapped));
     r->nodes[node].mapped = 1;
-    node = estimate_pytorch_merge_(r, node);
-    estimate_pytorch_add_(r, node);
+    node = estimate_pytorch_give_(r, node);
     reserved_more(r, mapped);
     return node;
 }
@@ -159,15 +158,15 @@ void estimate_pytorch_collect_(PytorchReplay *r)
         return;
     uint64_t target = r->books.reserved - threshold, reclaimed = 0, ages = 0, count = 0;
     for (size_t i = 0; i < pool->count; i++)
-        if (is_whole(r, pool->nodes[i])) {
-            ages += pool->searches - r->nodes[pool->nodes[i]].born;
+        if (is_whole(r, pool->entries[i].node)) {
+            ages += pool->searches - r->nodes[pool->entries[i].node].born;
             count++;
         }
     for (int any = 1; reclaimed < target && any && count;) {
         double average = (double)ages / (double)count;
         any = 0;
         for (size_t i = 0; i < pool->count;) {
-            int32_t node = pool->nodes[i];
+            int32_t node = pool->entries[i].node;
             uint64_t age = pool->searches - r->nodes[node].born;
             if (!is_whole(r, node) || (double)age < average) {
                 i++;
@@ -188,13 +187,13 @@ int estimate_pytorch_release_oversize_(PytorchReplay *r, uint64_t stream, uint64
     Pool *pool = &r->free[small];
     if (oversize == UINT64_MAX)
         return 0;
-    size_t at = estimate_pytorch_find_(r, pool, stream, wanted, 0);
-    if (at < pool->count && r->nodes[pool->nodes[at]].stream == stream && is_whole(r, pool->nodes[at])) {
-        release(r, pool->nodes[at]);
+    size_t at = estimate_pytorch_find_(pool, stream, wanted, 0);
+    if (at < pool->count && pool->entries[at].stream == stream && is_whole(r, pool->entries[at].node)) {
+        release(r, pool->entries[at].node);
         return 1;
     }
     while (at-- > 0 && released < wanted) { /* from the largest down */
-        int32_t node = pool->nodes[at];
+        int32_t node = pool->entries[at].node;
         if (r->nodes[node].stream != stream || r->nodes[node].bytes < oversize)
             break;
         if (!is_whole(r, node))
@@ -224,18 +223,18 @@ static void unmap(PytorchReplay *r, int32_t node)
     r->nodes[node].mapped = 0;
     r->books.reserved -= last - first;
     r->books.device_frees++;
-    node = estimate_pytorch_merge_(r, node);
-    if (r->nodes[node].prev == NONE && r->nodes[node].next == NONE)
+    node = estimate_pytorch_give_(r, node);
+    if (r->nodes[node].prev == NONE && r->nodes[node].next == NONE) {
+        estimate_pytorch_remove_(r, node);
         end_segment(r, node);
-    else
-        estimate_pytorch_add_(r, node);
+    }
 }
 
 static void flush_pool(PytorchReplay *r, Pool *pool)
 {
     size_t pages = 0;
     for (size_t i = 0; i < pool->count;) {
-        int32_t node = pool->nodes[i];
+        int32_t node = pool->entries[i].node;
         if (is_whole(r, node)) {
             release(r, node);
             continue;

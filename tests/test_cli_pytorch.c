@@ -141,50 +141,26 @@ static void the_verdict_decides_the_code(void **state)
     has(o, "It runs out of memory at ");
 }
 
-/* ---- fit ------------------------------------------------------------------------------------- */
+#define QLORA                                                                                                \
+    "llama-3.1-8b", "--framework", "pytorch", "--lora", "r=16", "--weights", "bf16", "--quantize", "nf4",    \
+        "--kbit-prepare", "on", "--checkpoint", "blocks", "--precision", "bf16-autocast"
 
-static void cells_are_the_largest_that_fit(void **state)
+/* Where pieces decide, expandable segments are what would make it fit. */
+static void settings_of_the_allocator_decide(void **state)
 {
     (void)state;
-    json_t *root = json_of(
-        RUN("fit", TINY, "--precision", "bf16", "--memory", "400MiB", "--reserve", "100MiB", "--json"), 0);
-    const json_t *card = json_array_get(json_object_get(pytorch_of(root), "cards"), 0);
-    json_int_t batch = integer_at(card, "largest_batch"), seq = integer_at(card, "longest_seq");
-    assert_true(batch > 2 && seq > 64);
-    assert_string_equal(json_string_value(json_object_get(json_object_get(card, "context_bytes"), "source")),
-                        "given");
+    static const char say[] = "With PYTORCH_ALLOC_CONF=expandable_segments:True it would fit.\n";
+    static const char expandable[] = "expandable_segments:True";
+    has(expect_code(RUN("plan", QLORA, "--seq", "6912", "--card", "rtx-3090"), 1), say);
+    const Outcome *o =
+        expect_code(RUN("plan", QLORA, "--seq", "6912", "--card", "rtx-3090", "--alloc-conf", expandable), 0);
+    has(o, "Trainer  expandable_segments:True\n");
+    has(o, "\nIt fits");
+    has(o, "WHAT PYTORCH'S PEAK HAS MORE");
+    assert_null(strstr(o->out, say));
+    json_t *root = json_of(RUN("plan", QLORA, "--seq", "6912", "--card", "rtx-3090", "--json"), 1);
+    assert_true(json_is_true(json_object_get(pytorch_of(root), "fits_with_expandable_segments")));
     json_decref(root);
-    for (int more = 0; more < 2; more++) {
-        char text[32];
-        snprintf(text, sizeof text, "%lld", (long long)batch + more);
-        expect_code(RUN("plan", "llama-tiny", "--framework", "pytorch", "--precision", "bf16", "--seq", "64",
-                        "--batch", text, "--budget", "300MiB"),
-                    more);
-    }
-}
-
-static void every_card_has_a_row(void **state)
-{
-    (void)state;
-    Outcome *o = expect_code(RUN("fit", TINY, "--card", "t4,v100-32,h200"), 1);
-    has(o, "v100-32: Tesla V100 32GB has compute capability 7.0, which there are no rules for");
-    has(o, "PREDICTED");
-    has(o, "0.25-0.45 assumed");
-    expect_code(RUN("fit", TINY, "--card", "t4,h200"), 0);
-    json_t *root = json_of(RUN("fit", TINY, "--card", "v100-32", "--json"), 1);
-    assert_non_null(json_object_get(json_array_get(json_object_get(pytorch_of(root), "cards"), 0), "error"));
-    json_decref(root);
-}
-
-/* All cards of the table, for a model that people have; the limit is far beyond what it takes. */
-static void a_table_is_quick(void **state)
-{
-    (void)state;
-    Outcome *o = RUN("fit", "llama-3.1-8b", "--framework", "pytorch", "--precision", "bf16", "--batch", "1",
-                     "--seq", "2048");
-    expect_code(o, 1);
-    if (o->processor_seconds > 6)
-        fail_msg("%.1f seconds", o->processor_seconds);
 }
 
 /* ---- Several ranks --------------------------------------------------------------------------- */
@@ -271,7 +247,7 @@ static void refusals_name_what_and_why(void **state)
         {{"--device", "cuda"}, "--device means nothing beside --framework pytorch"},
         {{"--init", "x"}, "--init means nothing beside --framework pytorch"},
         {{"--optimizer-in-backward"}, "--optimizer-in-backward means nothing"},
-        {{"--data", "x"}, "no data are read"},
+        {{"--pack"}, "--pack means nothing beside --framework pytorch: packed rows bring"},
         {{"--attention", "flash"},
          "the flash-attn package is not predicted; sdpa takes PyTorch's own flash kernel"},
         {{"--precision", "bf16-mixed"}, "are DeepSpeed's and Megatron's"},
@@ -284,6 +260,8 @@ static void refusals_name_what_and_why(void **state)
         {{"--script", "compile"}, "torch.compile is not predicted"},
         {{"--script", "dpo"}, "trainers of reinforcement learning are not predicted"},
         {{"--script", "x"}, "--script must be one of trainer, loop"},
+        {{"--alloc-conf", "expandable_segment:True"}, "there is no 'expandable_segment'; there are"},
+        {{"--alloc-conf", "backend:cudaMallocAsync"}, "--alloc-conf: PyTorch's allocator settings: "},
         {{"--optimizer", "lion"}, "--optimizer must be one of adamw, adamw-fused"},
         {{"--checkpoint", "selective"}, "--checkpoint selective is brim's"},
         {{"--checkpoint", "2"}, "--checkpoint 2 is brim's"},
@@ -365,9 +343,7 @@ int main(void)
         cmocka_unit_test(clipping_is_said),
         cmocka_unit_test(quantised_models_are_prepared_or_not),
         cmocka_unit_test(the_verdict_decides_the_code),
-        cmocka_unit_test(cells_are_the_largest_that_fit),
-        cmocka_unit_test(every_card_has_a_row),
-        cmocka_unit_test(a_table_is_quick),
+        cmocka_unit_test(settings_of_the_allocator_decide),
         cmocka_unit_test(ranks_are_of_the_job),
         cmocka_unit_test(a_rank_says_which_it_is),
         cmocka_unit_test(refusals_name_what_and_why),

@@ -535,6 +535,26 @@ static void test_micro_batches(void **state)
     assert_int_equal(counted, 41);
 }
 
+/* Of whole samples, whatever is cut where they are read. */
+static void test_summary(void **state)
+{
+    (void)state;
+    const char *path =
+        write_text("some.csv", "text,label\nab,0\n\"two\nlines\",1\nlonger still,1\nlonger than,0\n");
+    CsvSamples *samples = data_csv_samples(path, &(CsvOptions){.seq = 6});
+    assert_non_null(samples);
+    DataLengths all = data_csv_summary(samples, 0, 11), first = data_csv_summary(samples, 2, 0);
+    assert_int_equal(all.samples, 4);
+    assert_int_equal(all.shortest, 4); /* two bytes between two tokens */
+    assert_int_equal(all.longest, 14);
+    assert_int_equal(all.line, 5);
+    assert_int_equal(all.longer, 2);
+    assert_int_equal(all.texts, 1);
+    assert_int_equal(first.longest, 11);
+    assert_int_equal(first.line, 3);
+    data_csv_samples_free(samples);
+}
+
 static Loader *make_failing(void)
 {
     Tokenizer *t = tokenizer_read(FIXTURES "bert.json");
@@ -575,6 +595,7 @@ int main(void)
         TEST(test_bad_tables),      TEST(test_bad_options),
         TEST(test_parts),           TEST(test_plan),
         TEST(test_micro_batches),   TEST(test_failures),
+        TEST(test_summary),
     };
     return cmocka_run_group_tests_name("data_csv", tests, make_directory, remove_directory);
 }

@@ -314,6 +314,29 @@ static void test_larger_vocab(void **state)
     data_pairs_lengths_free(lengths);
 }
 
+static void test_summary(void **state)
+{
+    (void)state;
+    static const char lines[] = "{\"ids\": [1, 2, 3]}\n\n{\"ids\": [1, 2]}\n{\"ids\": [1, 2, 3, 4, 5]}\n"
+                                "{\"ids\": [5, 4, 3, 2, 1]}\n{\"prompt\": \"a\", \"completion\": \"b\"}\n";
+    PairsLengths *lengths =
+        data_pairs_lengths(write_file("ids.jsonl", lines, sizeof lines - 1), &(PairsOptions){.vocab = 256});
+    assert_non_null(lengths);
+    DataLengths all = data_pairs_summary(lengths, 0, 2), first = data_pairs_summary(lengths, 2, 0);
+    assert_int_equal(all.samples, 5);
+    assert_int_equal(all.shortest, 2);
+    assert_int_equal(all.longest, 5);
+    assert_int_equal(all.line, 4);
+    assert_int_equal(all.longer, 3);
+    assert_int_equal(all.texts, 1);
+    assert_int_equal(first.samples, 2);
+    assert_int_equal(first.longest, 3);
+    assert_int_equal(first.line, 1);
+    assert_int_equal(first.longer, 0);
+    assert_int_equal(first.texts, 0);
+    data_pairs_lengths_free(lengths);
+}
+
 /* What a plan meets is what a run meets, whatever it reads. */
 static void test_plan(void **state)
 {
@@ -486,19 +509,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
     const struct CMUnitTest tests[] = {
-        TEST(test_padded),
-        TEST(test_cut),
-        TEST(test_left_out),
-        TEST(test_packed),
-        TEST(test_same_labels),
-        TEST(test_parts),
-        TEST(test_order),
-        TEST(test_plan),
-        TEST(test_lengths_of_another_file),
-        TEST(test_larger_vocab),
-        TEST(test_host_memory),
-        TEST(test_failures),
-        TEST(test_large),
+        TEST(test_padded),       TEST(test_cut),         TEST(test_left_out),
+        TEST(test_packed),       TEST(test_same_labels), TEST(test_parts),
+        TEST(test_order),        TEST(test_plan),        TEST(test_lengths_of_another_file),
+        TEST(test_larger_vocab), TEST(test_summary),     TEST(test_host_memory),
+        TEST(test_failures),     TEST(test_large),
     };
     return cmocka_run_group_tests_name("data_pairs rows", tests, make_directory, remove_directory);
 }

@@ -199,11 +199,49 @@ static void kinds_are_what_the_job_has(void **state)
 
 /* ---- Verdicts -------------------------------------------------------------------------------- */
 
+/* The word alone is that of the verdict; and where it fits so are its books. */
+static void assert_same_word(const PytorchJob *job, uint64_t limit, const PytorchVerdict *v)
+{
+    PytorchBooks b;
+    int fits = estimate_pytorch_fits(job, NULL, limit, &b);
+    assert_int_equal(fits, v->answer == PYTORCH_FITS || v->answer == PYTORCH_FITS_TIGHT);
+    if (!fits)
+        return;
+    assert_int_equal(b.peak_allocated, v->books.peak_allocated);
+    assert_int_equal(b.peak_reserved, v->books.peak_reserved);
+    assert_int_equal(b.retries, v->flushes);
+}
+
 static PytorchVerdict verdict_at(const PytorchJob *job, const PytorchBooks *books, uint64_t limit)
 {
     PytorchVerdict v;
-    assert_int_equal(estimate_pytorch_verdict(job, NULL, books, limit, &v), 0);
+    PytorchBooks endless;
+    assert_int_equal(estimate_pytorch_verdict(job, NULL, limit, &endless, &v), 0);
+    assert_memory_equal(&endless, books, sizeof endless);
+    assert_same_word(job, limit, &v);
     return v;
+}
+
+static int until_it_fails(void *user, const PytorchEvent *e)
+{
+    PytorchReplay *replay = user;
+    if (e->action == PYTORCH_ALLOC)
+        return estimate_pytorch_alloc(replay, e->serial, e->bytes);
+    if (e->action == PYTORCH_FREE)
+        return estimate_pytorch_free(replay, e->serial);
+    return e->action == PYTORCH_EMPTY_CACHE ? estimate_pytorch_empty_cache(replay) : 0;
+}
+
+/* The books of a replay that has the limit from the first event on. */
+static PytorchBooks limited(const PytorchJob *job, PytorchAllocatorOptions options, uint64_t limit)
+{
+    options.limit = limit;
+    PytorchReplay *replay = estimate_pytorch_create(&options);
+    int status = estimate_pytorch_job(job, until_it_fails, replay);
+    PytorchBooks books = *estimate_pytorch_books(replay);
+    estimate_pytorch_destroy(replay);
+    assert_int_equal(status, books.ooms ? PYTORCH_OUT_OF_MEMORY : 0);
+    return books;
 }
 
 static int fails(const PytorchVerdict *v)
@@ -222,7 +260,9 @@ static void verdicts_are_those_of_a_replay(void **state)
         for (uint64_t limit = b.peak_reserved + 1; limit + (UINT64_C(4) << 20) > b.peak_allocated;
              limit -= UINT64_C(1) << 20) {
             PytorchVerdict v = verdict_at(&job, &b, limit);
+            PytorchBooks whole = limited(&job, (PytorchAllocatorOptions){0}, limit);
             seen[v.answer]++;
+            assert_memory_equal(&v.books, &whole, sizeof whole);
             assert_true((v.answer == PYTORCH_FITS) == (b.peak_reserved <= limit));
             assert_true((v.answer == PYTORCH_TOO_LARGE) == (b.peak_allocated > limit) || !fails(&v));
             assert_int_equal(v.failed.bytes != 0, fails(&v));
@@ -293,6 +333,35 @@ static void settings_of_the_allocator_count(void **state)
     estimate_pytorch_summary_free(&s);
 }
 
+/* Settings that a replay with a limit has to have from its first event on. */
+static void verdicts_follow_the_settings(void **state)
+{
+    (void)state;
+    const PytorchAllocatorOptions settings[] = {
+        {.expandable_segments = 1, .total = UINT64_C(1) << 30},
+        {.fraction = 0.5, .total = UINT64_C(64) << 20},
+        {.fraction = 0.5, .total = UINT64_C(64) << 20, .garbage_collection_threshold = 0.6},
+        {.max_split_size = UINT64_C(24) << 20},
+    };
+    PytorchJob job = small();
+    job.seq = 500;
+    job.batch = 9;
+    for (size_t i = 0; i < COUNT(settings); i++) {
+        PytorchAllocatorOptions endless = settings[i];
+        PytorchBooks b, books;
+        PytorchVerdict v;
+        endless.fraction = 0;
+        assert_int_equal(estimate_pytorch_peaks(&job, &endless, &b), 0);
+        for (uint64_t limit = b.peak_reserved; limit > (UINT64_C(8) << 20); limit -= limit / 16) {
+            PytorchBooks whole = limited(&job, settings[i], limit);
+            assert_int_equal(estimate_pytorch_verdict(&job, &settings[i], limit, &books, &v), 0);
+            assert_memory_equal(&books, &b, sizeof b); /* an endless card has no fraction */
+            assert_memory_equal(&v.books, &whole, sizeof whole);
+            assert_int_equal(fails(&v), whole.ooms > 0);
+        }
+    }
+}
+
 static void everything_has_a_name(void **state)
 {
     (void)state;
@@ -331,12 +400,13 @@ static void what_has_no_rules_is_refused(void **state)
 static int fails_somewhere(const PytorchJob *job, uint64_t limit)
 {
     PytorchSummary s;
+    PytorchBooks books;
     PytorchVerdict v;
     if (estimate_pytorch_summary(job, NULL, &s))
         return 1;
-    int failed = estimate_pytorch_verdict(job, NULL, &s.books, limit, &v) != 0;
+    int failed = estimate_pytorch_verdict(job, NULL, limit, &books, &v) != 0;
     estimate_pytorch_summary_free(&s);
-    return failed;
+    return failed || estimate_pytorch_fits(job, NULL, limit, &books) < 0;
 }
 
 static void every_allocation_may_fail(void **state)
@@ -367,8 +437,8 @@ int main(void)
         cmocka_unit_test(parts_sum_to_the_peak),          cmocka_unit_test(kinds_are_what_the_job_has),
         cmocka_unit_test(verdicts_are_those_of_a_replay), cmocka_unit_test(nothing_fits_in_nothing),
         cmocka_unit_test(what_repeats_needs_no_more),     cmocka_unit_test(settings_of_the_allocator_count),
-        cmocka_unit_test(everything_has_a_name),          cmocka_unit_test(what_has_no_rules_is_refused),
-        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(verdicts_follow_the_settings),   cmocka_unit_test(everything_has_a_name),
+        cmocka_unit_test(what_has_no_rules_is_refused),   cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

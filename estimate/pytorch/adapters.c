@@ -27,7 +27,7 @@ static TorchType adapter_type(const TorchJob *job)
     const PytorchJob *a = job->asked;
     if (moved(job))
         return a->lora_in_base_type ? job->weights : TORCH_F32;
-    if (a->quantize == PYTORCH_INT8)
+    if (a->quantize == PYTORCH_INT8 || (a->quantize && job->torch.dialect->peft->no_compute_type))
         return TORCH_F32;
     if (a->quantize)
         return torch_compute_type(job);
@@ -147,10 +147,13 @@ TorchTensor *torch_adapter_beside(const TorchJob *job, const TorchTensor *x, int
     return NULL;
 }
 
+/* Under an old Trainer only prepare_model_for_kbit_training asks, for the reentrant kind. */
 TorchTensor *torch_ask_gradient(TorchJob *job, TorchTensor *embedded)
 {
     const PytorchJob *a = job->asked;
-    if (a->lora_rank && a->checkpoint != PYTORCH_KEEP && !embedded->needs_grad)
+    int old = job->torch.dialect->transformers->asks_no_gradient && a->script == PYTORCH_TRAINER;
+    int prepared = a->quantize && a->kbit_prepare && a->checkpoint == PYTORCH_CHECKPOINT_REENTRANT;
+    if (a->lora_rank && a->checkpoint != PYTORCH_KEEP && !embedded->needs_grad && (!old || prepared))
         embedded->asked = embedded->needs_grad = 1;
     return embedded;
 }

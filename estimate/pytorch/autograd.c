@@ -91,6 +91,12 @@ static void release_slot(Torch *t, TorchNode *node, int slot)
         segment_done(t, segment);
 }
 
+static void use_slot(TorchNode *node, int slot)
+{
+    if (node->slots <= slot)
+        node->slots = slot + 1;
+}
+
 void torch_save(Torch *t, TorchNode *node, int slot, TorchTensor *x)
 {
     if (!node || !x)
@@ -108,10 +114,12 @@ void torch_save(Torch *t, TorchNode *node, int slot, TorchTensor *x)
         TorchSegment *segment = t->packing;
         t->kept = torch_grow(t, t->kept, &t->kept_capacity, t->kept_count + 1, sizeof *t->kept);
         t->kept[t->kept_count++] = NULL;
+        use_slot(node, slot);
         node->segment[slot] = segment;
         node->slot[slot] = segment->count++;
         segment->waiting++;
     } else {
+        use_slot(node, slot);
         node->saved[slot] = torch_alias(t, x);
         node->saved[slot]->loose = 0;
         torch_mark(t, x, PYTORCH_ACTIVATION);
@@ -128,7 +136,7 @@ void torch_free_node(Torch *t, TorchNode *node)
     t->dying = node;
     while (outermost && t->dying) {
         TorchNode *dead = t->dying;
-        for (int i = 0; i < TORCH_SAVED; i++)
+        for (int i = 0; i < dead->slots; i++)
             release_slot(t, dead, i);
         if (dead->context && dead->leaf)
             dead->leaf->node = NULL;
@@ -215,7 +223,7 @@ static void recompute(Torch *t, TorchSegment *segment);
 
 static void unpack(Torch *t, TorchNode *node)
 {
-    for (int i = 0; i < TORCH_SAVED; i++) {
+    for (int i = 0; i < node->slots; i++) {
         TorchSegment *segment = node->segment[i];
         if (!segment)
             continue;
@@ -277,7 +285,7 @@ static void run_node(Torch *t, TorchNode *node)
         unpack(t, node);
         t->place = node->place;
         node->backward(t, node, g, d);
-        for (int i = 0; i < TORCH_SAVED;
+        for (int i = 0; i < node->slots;
              i++) /* what was recomputed is the function's own, and dies with it */
             if (node->segment[i]) {
                 torch_drop(t, node->saved[i]);
@@ -289,7 +297,7 @@ static void run_node(Torch *t, TorchNode *node)
             d[i] = fitted(t, d[i], &node->edge[i].node->made[node->edge[i].output]);
     for (int i = 0; i < TORCH_OUTPUTS; i++)
         torch_drop(t, g[i]);
-    for (int i = 0; i < TORCH_SAVED; i++)
+    for (int i = 0; i < node->slots; i++)
         release_slot(t, node, i);
     for (int i = 0; node->call && i < node->call->positional; i++) { /* saved too, if not by torch_save */
         torch_drop(t, node->call->also[i]);

@@ -7,16 +7,16 @@ static const TorchEra torch_2_15 = {.version = "2.15"},
                                     .no_seed = 1,
                                     .no_outer_product = 1,
                                     .no_fp32_gqa = 1,
-                                    .no_int8 = 1},
+                                    .puts_numbers = 1},
                       torch_2_6 = {.version = "2.6",
                                    .keeps_workspace = 1,
                                    .lt_workspace_once = 1,
+                                   .old_allocator = 1,
                                    .norm_by_chunks = 1,
                                    .no_seed = 1,
                                    .no_flash_seed = 1,
                                    .no_outer_product = 1,
                                    .no_fp32_gqa = 1,
-                                   .no_int8 = 1,
                                    .slices_all = 1};
 
 static const TransformersEra transformers_5_24 = {.version = "5.24"},
@@ -31,6 +31,7 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
                                                   .items_gathered = 1,
                                                   .loss_is_new = 1,
                                                   .trainer_caches = 1,
+                                                  .asks_no_gradient = 1,
                                                   .cache_of_keys = 1,
                                                   .one_inv_freq = 1,
                                                   .no_window_number = 1,
@@ -41,7 +42,10 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
                                                   .no_bert_eager = 1,
                                                   .no_bert_trainer = 1,
                                                   .no_gpt2_eager = 1,
-                                                  .no_quantized = 1,
+                                                  .loads_by_characters = 1,
+                                                  .warms_for_half = 1,
+                                                  .quantizes_from_host = 1,
+                                                  .dispatches = 1,
                                                   .gpt2_masks = 1,
                                                   .cache_positions = 1,
                                                   .masks_by_vmap = 1,
@@ -68,6 +72,7 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
                                                   .loss_of_one = 1,
                                                   .loss_is_new = 1,
                                                   .trainer_caches = 1,
+                                                  .asks_no_gradient = 1,
                                                   .bert_looks_for_padding = 1,
                                                   .bert_types_as_they_are = 1,
                                                   .bert_adds_in_place = 1,
@@ -77,14 +82,30 @@ static const TransformersEra transformers_5_24 = {.version = "5.24"},
                                                   .no_gpt2_trainer = 1,
                                                   .no_evaluation = 1,
                                                   .no_gpt2_eager = 1,
-                                                  .no_quantized = 1,
+                                                  .loads_by_characters = 1,
+                                                  .reads_on_host = 1,
+                                                  .quantizes_from_host = 1,
+                                                  .dispatches = 1,
                                                   .no_qwen3 = 1,
                                                   .no_classes = 1};
 
-/* The pairs that were traced (tests/pytorch/), the newest first. */
+static const BitsandbytesEra bitsandbytes_0_50 = {.version = "0.50"},
+                             bitsandbytes_0_45 = {.version = "0.45",
+                                                  .scales_in_place = 1,
+                                                  .no_kernel = 1,
+                                                  .product_is_new = 1,
+                                                  .type_of_input = 1};
+
+static const PeftEra peft_0_21 = {.version = "0.21"}, peft_0_18 = {.version = "0.18", .no_compute_type = 1},
+                     peft_0_14 = {.version = "0.14", .no_compute_type = 1};
+
+/* The pairs that were traced (tests/pytorch/environments.txt), the newest first. */
 static const PytorchDialect dialects[] = {
-    {&torch_2_15, &transformers_5_24}, {&torch_2_11, &transformers_5_17}, {&torch_2_15, &transformers_4_57},
-    {&torch_2_15, &transformers_4_48}, {&torch_2_6, &transformers_4_48},
+    {&torch_2_15, &transformers_5_24, &peft_0_21, &bitsandbytes_0_50},
+    {&torch_2_11, &transformers_5_17, &peft_0_21, &bitsandbytes_0_50},
+    {&torch_2_15, &transformers_4_57, &peft_0_18, &bitsandbytes_0_50},
+    {&torch_2_15, &transformers_4_48, &peft_0_14, &bitsandbytes_0_50},
+    {&torch_2_6, &transformers_4_48, &peft_0_14, &bitsandbytes_0_45},
 };
 
 /* CUB chooses the newest policy that is not newer than the card: 8.6 and 8.9 use those of 8.0. cuBLAS'
@@ -127,6 +148,11 @@ PytorchVersions estimate_pytorch_versions(const PytorchDialect *dialect)
 {
     const PytorchDialect *d = dialect ? dialect : torch_dialect();
     return (PytorchVersions){d->torch->version, d->transformers->version};
+}
+
+int estimate_pytorch_old_allocator(const PytorchDialect *dialect)
+{
+    return (dialect ? dialect : torch_dialect())->torch->old_allocator;
 }
 
 int estimate_pytorch_capability_at(int i)

@@ -14,8 +14,9 @@ typedef struct TorchEra {
                          */
     int no_seed; /* attention_backward.cu: the efficient kernel makes no seed and offset without dropout */
     int no_flash_seed; /* flash_api.cpp, mha_fwd: seed and offset are on the host */
-    int no_int8;       /* there are no rules for it yet */
+    int puts_numbers;  /* python_variable_indexing.cpp: in x[:, columns] = 0 the number goes to the card */
     int slices_all; /* python_variable_indexing.cpp, applySlicing: x[:] is a slice too, with a derivative */
+    int old_allocator;    /* CUDAAllocatorConfig: as PytorchAllocatorOptions.as_2_6 says */
     int no_outer_product; /* _native/ops/bmm_outer_product: columns by rows are cuBLAS' work, not Triton's */
     int no_fp32_gqa;      /* sdp_utils.cpp: no kernel takes fewer key heads in fp32 */
 } TorchEra;
@@ -48,6 +49,12 @@ typedef struct TransformersEra {
     int bert_types_as_they_are; /* BertEmbeddings.forward: token_type_ids are not gathered by positions */
     int bert_adds_in_place;     /* BertEmbeddings.forward: embeddings += position_embeddings */
     int bert_masks_of_numbers;  /* BertModel.forward: masks of numbers, and one of ones where none is given */
+    /* from_pretrained, of a model that is quantized on its way to the card */
+    int loads_by_characters; /* load_state_dict: names in the order of safetensors, layer 10 before layer 2 */
+    int warms_for_half;      /* caching_allocator_warmup: half of all bytes before quantization, no lm_head */
+    int reads_on_host;       /* load_state_dict: weights are read on the host, and nothing is warmed up */
+    int quantizes_from_host; /* create_quantized_param: param_value.to("cpu"), and to the card once more */
+    int dispatches;          /* dispatch_model at the end: a state_dict to check, and buffers come last */
     /* Trainer */
     int items_undivided;   /* _get_num_items_in_batch: whole numbers, of every rank */
     int counts_all_labels; /* _get_num_items_in_batch: of causal models too, the first of a row with the
@@ -55,17 +62,34 @@ typedef struct TransformersEra {
     int items_gathered;    /* _get_num_items_in_batch: gathered and summed, on one rank too */
     int loss_is_new;       /* _inner_training_loop: tr_loss = tr_loss + tr_loss_step; clipping can be off */
     int trainer_caches;    /* Trainer.__init__: use_cache stays the model's */
+    int asks_no_gradient;  /* gradient_checkpointing_enable: the embedding's output is not asked for one */
     int items_on_host;     /* get_batch_samples: the sum of a list, and a number */
     int loss_of_one;       /* compute_loss: the loss is not multiplied by the number of processes */
     /* What there are no rules for yet. */
-    int no_bert_eager, no_bert_trainer, no_gpt2_eager, no_quantized, no_classes, no_gpt2_trainer,
-        no_evaluation;
+    int no_bert_eager, no_bert_trainer, no_gpt2_eager, no_classes, no_gpt2_trainer, no_evaluation;
     int no_qwen3; /* it has no such family */
 } TransformersEra;
+
+/* bitsandbytes' eras. */
+typedef struct BitsandbytesEra {
+    const char *version;
+    int scales_in_place; /* quantize_4bit: absmax -= offset; and the map of 8 bits is one for all weights */
+    int no_kernel;       /* matmul_4bit: always a dequantized weight and PyTorch's product */
+    int product_is_new;  /* int8_linear_matmul: what fp32 computes is the result, not copied into one */
+    int type_of_input;   /* Linear4bit.set_compute_type: the first input's, where it is not of fp16 */
+} BitsandbytesEra;
+
+/* PEFT's eras. */
+typedef struct PeftEra {
+    const char *version;
+    int no_compute_type; /* BaseTunerLayer._move_adapter_to_device_of_base_layer: beside 4 bits in fp32 */
+} PeftEra;
 
 struct PytorchDialect {
     const TorchEra *torch;
     const TransformersEra *transformers;
+    const PeftEra *peft;
+    const BitsandbytesEra *bitsandbytes;
 };
 
 struct PytorchCard {

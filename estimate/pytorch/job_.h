@@ -207,6 +207,8 @@ TorchQuantized *torch_new_quantized(TorchJob *job, int64_t in, int64_t out, int 
 double torch_quantized_bytes(const TorchJob *job); /* of an element */
 TorchType torch_compute_type(const TorchJob *job); /* bnb_4bit_compute_dtype */
 void torch_quantize(TorchJob *job, TorchQuantized *quantized, TorchTensor *weight);
+/* model.state_dict(): copies of what NF4's double quantization shares, which go again. */
+void torch_state_dict(TorchJob *job);
 TorchTensor *torch_quantized_linear(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 
 TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);

@@ -20,8 +20,9 @@ static TorchEntry *enter(TorchJob *job, const char *name, TorchTensor *x)
         torch_grow(t, job->entries, &job->entry_capacity, job->entry_count + 1, sizeof *job->entries);
     TorchEntry *e = &job->entries[job->entry_count++];
     *e = (TorchEntry){.place = t->place, .x = x};
+    const char *format = t->dialect->transformers->loads_by_characters ? "%s.%d.%s" : "%s.%06d.%s";
     if (t->place.layer >= 0)
-        snprintf(e->name, sizeof e->name, "%s.%06d.%s", job->list ? job->list : "", t->place.layer, name);
+        snprintf(e->name, sizeof e->name, format, job->list ? job->list : "", t->place.layer, name);
     else
         snprintf(e->name, sizeof e->name, "%s", name);
     return e;
@@ -147,14 +148,17 @@ static int by_name(const void *a, const void *b)
 /* caching_allocator_warmup: one allocation of all that is to come, freed at once; the cache has it then. */
 static void warm_up(TorchJob *job)
 {
+    int half = job->torch.dialect->transformers->warms_for_half;
     double bytes = 0;
     for (size_t i = 0; i < job->entry_count; i++) {
         const TorchEntry *e = &job->entries[i];
-        if (!e->buffer)
-            bytes += (double)torch_count(&e->x->shape) *
-                     (e->quantized ? torch_quantized_bytes(job) : torch_bytes(e->x->shape.type));
+        if (e->buffer || (half && !strcmp(e->name, "lm_head.weight"))) /* counted as tied, tied or not */
+            continue;
+        double each = torch_bytes(e->x->shape.type);
+        bytes +=
+            (double)torch_count(&e->x->shape) * (e->quantized && !half ? torch_quantized_bytes(job) : each);
     }
-    torch_scratch(&job->torch, "aten::empty", (int64_t)(bytes / 2) * 2);
+    torch_scratch(&job->torch, "aten::empty", (int64_t)(bytes / (half ? 4 : 2)) * 2);
 }
 
 static void sort(TorchJob *job)
@@ -171,16 +175,23 @@ static void sort(TorchJob *job)
     }
 }
 
-/* convert_and_load_state_dict_in_model: by the checkpoint's names in order; buffers come last. */
+/* convert_and_load_state_dict_in_model, or load_shard_file: by the checkpoint's names in order; buffers come
+ * last. */
 void torch_load(TorchJob *job)
 {
     Torch *t = &job->torch;
+    const TransformersEra *era = t->dialect->transformers;
     TorchPlace top = t->place;
+    int checked = !era->dispatches;
     sort(job);
-    warm_up(job);
+    if (!era->reads_on_host)
+        warm_up(job);
     for (size_t i = 0; i < job->entry_count; i++) {
         TorchEntry *e = job->sorted[i];
         t->place = e->place;
+        if (e->buffer && !checked) /* check_device_map */
+            torch_state_dict(job);
+        checked |= e->buffer;
         if (e->buffer)
             torch_set_data(t, "aten::empty_permuted", e->x, e->x->shape, PYTORCH_BUFFER);
         else if (e->quantized)

@@ -195,6 +195,8 @@ typedef struct PytorchVersions {
     const char *torch, *transformers; /* "2.15", "5.24" */
 } PytorchVersions;
 PytorchVersions estimate_pytorch_versions(const PytorchDialect *dialect); /* NULL: the newest */
+/* Whether its caching allocator is that of PytorchAllocatorOptions.as_2_6 (../pytorch_allocator.h). */
+int estimate_pytorch_old_allocator(const PytorchDialect *dialect);
 /* The compute capabilities that there are rules for, ascending; 0 past the end. */
 int estimate_pytorch_capability_at(int i);
 

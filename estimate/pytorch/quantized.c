@@ -60,13 +60,15 @@ static void quantize_scales(TorchJob *job, TorchQuantized *q, TorchTensor *scale
     int64_t count = torch_count(&scales->shape);
     q->offset = kept(t, torch_empty(t, "aten::mean", torch_shape(TORCH_F32, 0, NULL)));
     torch_whole_scratch(t, count, 4);
-    TorchTensor *centred = flat(t, "aten::sub", TORCH_F32, count);
+    int in_place = t->dialect->bitsandbytes->scales_in_place;
+    TorchTensor *centred = in_place ? NULL : flat(t, "aten::sub", TORCH_F32, count);
     if (!job->dynamic_map) /* for all time */
         kept(t, flat(t, "aten::_to_copy", TORCH_F32, MAP));
     job->dynamic_map = 1;
     q->scale_scales = kept(t, flat(t, op, TORCH_F32, blocks(count, SCALE_BLOCK)));
     q->scales = kept(t, flat(t, op, TORCH_U8, count));
-    q->scale_code = kept(t, flat(t, "aten::_to_copy", TORCH_F32, MAP));
+    if (!in_place)
+        q->scale_code = kept(t, flat(t, "aten::_to_copy", TORCH_F32, MAP));
     torch_drop(t, centred);
     torch_drop(t, scales);
 }
@@ -77,8 +79,12 @@ static void quantize_nf4(TorchJob *job, TorchQuantized *q, TorchTensor *weight)
     static const char op[] = "bitsandbytes::quantize_4bit";
     Torch *t = &job->torch;
     int64_t count = q->in * q->out;
+    const TransformersEra *era = t->dialect->transformers;
+    int by_host = era->quantizes_from_host;
+    TorchTensor *read =
+        by_host && !era->reads_on_host ? torch_empty(t, "aten::_to_copy", weight->shape) : NULL;
     TorchTensor *loaded = torch_empty(t, "aten::_to_copy", weight->shape);
-    TorchTensor *straight = q->turned ? torch_empty(t, "aten::clone", weight->shape) : NULL;
+    TorchTensor *straight = q->turned && !by_host ? torch_empty(t, "aten::clone", weight->shape) : NULL;
     TorchTensor *scales = flat(t, op, TORCH_F32, blocks(count, BLOCK));
     torch_set_data(t, op, weight, torch_shape(TORCH_U8, 2, (int64_t[]){(count + 1) / 2, 1}), PYTORCH_FROZEN);
     q->code = kept(t, flat(t, "aten::_to_copy", TORCH_F32, 16)); /* get_4bit_type */
@@ -91,6 +97,7 @@ static void quantize_nf4(TorchJob *job, TorchQuantized *q, TorchTensor *weight)
         q->scales = kept(t, scales);
     torch_drop(t, straight);
     torch_drop(t, loaded);
+    torch_drop(t, read);
 }
 
 /* Int8Params._quantize, of a weight that has been on the card and back */
@@ -99,7 +106,8 @@ static void quantize_int8(TorchJob *job, TorchQuantized *q, TorchTensor *weight)
     static const char op[] = "bitsandbytes::int8_vectorwise_quant";
     Torch *t = &job->torch;
     TorchShape shape = weight->shape;
-    TorchTensor *loaded = torch_empty(t, "aten::_to_copy", shape);
+    int on_host = t->dialect->transformers->reads_on_host;
+    TorchTensor *loaded = on_host ? NULL : torch_empty(t, "aten::_to_copy", shape);
     shape.type = TORCH_F16;
     TorchTensor *half = torch_empty(t, "aten::_to_copy", shape);
     q->scales = kept(t, flat(t, op, TORCH_F32, q->out));
@@ -107,6 +115,16 @@ static void quantize_int8(TorchJob *job, TorchQuantized *q, TorchTensor *weight)
     torch_set_data(t, op, weight, shape, PYTORCH_FROZEN);
     torch_drop(t, half);
     torch_drop(t, loaded);
+}
+
+void torch_state_dict(TorchJob *job)
+{
+    Torch *t = &job->torch;
+    size_t frame = torch_frame(t);
+    for (size_t i = 0; job->asked->quantize == PYTORCH_NF4 && i < job->entry_count; i++)
+        if (job->entries[i].quantized) /* QuantState.as_dict: nested_quant_map */
+            torch_name(t, flat(t, "aten::clone", TORCH_F32, MAP));
+    torch_leave(t, frame, NULL);
 }
 
 void torch_quantize(TorchJob *job, TorchQuantized *q, TorchTensor *weight)
@@ -146,6 +164,10 @@ static TorchTensor *nf4_product(TorchJob *job, const TorchQuantized *q, TorchTen
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
     int64_t K = q->in, N = q->out, M = torch_count(&x->shape) / K;
+    if (t->dialect->bitsandbytes->no_kernel) {
+        TorchTensor *whole = torch_name(t, torch_cast(t, dequantized(q), x->shape.type));
+        return torch_leave(t, frame, torch_linear(t, x, whole, bias));
+    }
     if (torch_nf4_kernel(t->card, x->shape.type, M, N, K)) {
         TorchShape shape = torch_shape(x->shape.type, x->shape.dims, x->shape.size);
         shape.size[shape.dims - 1] = N;
@@ -189,8 +211,9 @@ static TorchTensor *nf4(TorchJob *job, const TorchLinear *linear, TorchTensor *x
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
     TorchType type = x->shape.type;
+    int as_it_is = t->dialect->bitsandbytes->type_of_input && type != TORCH_F16;
     torch_name(t, x);
-    x = torch_name(t, torch_cast(t, x, torch_compute_type(job)));
+    x = torch_name(t, torch_cast(t, x, as_it_is ? type : torch_compute_type(job)));
     TorchTensor *bias = bias_in(t, linear, x->shape.type);
     TorchNode *node = function(t, "MatMul4Bit", nf4_back, x, linear->quantized);
     int grad_mode = t->grad_mode;
@@ -230,26 +253,40 @@ static void quantize_rows(Torch *t, TorchTensor *rows)
     TorchTensor *magnitudes = torch_empty(t, "aten::abs", torch_shape(TORCH_F16, 2, shape.size));
     TorchTensor *outliers = torch_name(t, torch_empty(t, "aten::ge", torch_shape(TORCH_BOOL, 2, shape.size)));
     torch_drop(t, magnitudes);
-    TorchTensor *any = torch_name(t, torch_empty(t, "aten::any", torch_shape(TORCH_BOOL, 0, NULL)));
+    TorchTensor *any = torch_empty(t, "aten::any", torch_shape(TORCH_BOOL, 0, NULL));
     torch_whole_scratch(t, torch_count(&outliers->shape), 1);
-    (void)any;
+    torch_drop(t, any);
+    if (t->dialect->torch->puts_numbers && shape.size[0] > 1) /* out_row[:, outlier_cols] = 0 */
+        torch_scratch(t, "aten::_to_copy", torch_bytes(TORCH_I8));
     torch_leave(t, frame, NULL);
     torch_name(t, scales);
     torch_name(t, values);
 }
 
-/* int8_scaled_mm; cuBLASLt takes multiples of four only */
+/* int8_linear_matmul; cuBLASLt takes multiples of four only */
+static TorchTensor *int8_sums(Torch *t, const TorchQuantized *q, int64_t rows)
+{
+    static const char op[] = "bitsandbytes::int8_linear_matmul";
+    TorchShape shape = torch_shape(TORCH_I32, 2, (int64_t[]){rows, q->out});
+    int straight = q->in % 4 == 0, is_new = t->dialect->bitsandbytes->product_is_new;
+    TorchTensor *sums = straight || !is_new ? torch_empty(t, op, shape) : NULL;
+    if (straight)
+        return sums;
+    TorchTensor *left = torch_empty(t, "aten::_to_copy", torch_shape(TORCH_F32, 2, (int64_t[]){rows, q->in}));
+    TorchTensor *right =
+        torch_empty(t, "aten::_to_copy", torch_shape(TORCH_F32, 2, (int64_t[]){q->out, q->in}));
+    TorchTensor *product = torch_matmul(t, left, torch_transpose(t, right, 0, 1)); /* autocast's */
+    TorchTensor *whole = torch_cast(t, product, TORCH_I32);
+    if (is_new)
+        return whole;
+    torch_drop(t, whole);
+    return sums;
+}
+
+/* int8_scaled_mm */
 static TorchTensor *int8_product(Torch *t, const TorchQuantized *q, int64_t rows, TorchType type)
 {
-    int64_t size[] = {rows, q->out}, in[] = {rows, q->in}, all[] = {q->out, q->in};
-    TorchTensor *sums =
-        torch_name(t, torch_empty(t, "bitsandbytes::int8_linear_matmul", torch_shape(TORCH_I32, 2, size)));
-    if (q->in % 4) {
-        TorchTensor *left = torch_empty(t, "aten::_to_copy", torch_shape(TORCH_F32, 2, in));
-        TorchTensor *right = torch_empty(t, "aten::_to_copy", torch_shape(TORCH_F32, 2, all));
-        torch_drop(t, torch_cast(t, torch_matmul(t, left, torch_transpose(t, right, 0, 1)),
-                                 TORCH_I32)); /* autocast's */
-    }
+    TorchTensor *sums = torch_name(t, int8_sums(t, q, rows));
     TorchTensor *y =
         torch_empty(t, "bitsandbytes::int8_mm_dequant", torch_shape(TORCH_F16, 2, sums->shape.size));
     return torch_cast(t, y, type);

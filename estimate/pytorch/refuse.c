@@ -38,12 +38,15 @@ static const char *problem(const PytorchJob *job)
         return "BERT's eager attention in this version of transformers";
     if (job->model.family == PYTORCH_BERT && job->script == PYTORCH_TRAINER && era->no_bert_trainer)
         return "BERT under Trainer in this version of transformers";
+    if (job->model.family == PYTORCH_BERT && job->quantize != PYTORCH_PLAIN)
+        return "BERT's quantised weights";
     if (job->model.family == PYTORCH_GPT2 && job->attention == PYTORCH_EAGER && era->no_gpt2_eager)
         return "GPT-2's eager attention in this version of transformers";
-    if (job->quantize == PYTORCH_INT8 && (job->dialect ? job->dialect : torch_dialect())->torch->no_int8)
-        return "LLM.int8 in this version of torch";
-    if (job->quantize != PYTORCH_PLAIN && era->no_quantized)
-        return "loading quantised weights in this version of transformers";
+    if (era->asks_no_gradient && job->script == PYTORCH_TRAINER && job->lora_rank &&
+        job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT && !(job->quantize && job->kbit_prepare))
+        return "reentrant checkpoints of adapters under this version of Trainer, which fails with them,";
+    if (job->seq == 1 && era->moved_logits)
+        return "rows of one token in this version of transformers";
     if (job->model.family == PYTORCH_QWEN3 && era->no_qwen3)
         return "Qwen3 in this version of transformers";
     if (job->model.labels && job->model.family != PYTORCH_BERT && era->no_classes)

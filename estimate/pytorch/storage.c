@@ -43,7 +43,8 @@ void *torch_grow(Torch *t, void *items, size_t *capacity, size_t count, size_t b
     return larger;
 }
 
-static void *spare_or_new(Torch *t, void *list, size_t bytes, size_t next)
+/* The first `zeros` of its bytes are 0. */
+static void *spare_or_new(Torch *t, void *list, size_t bytes, size_t zeros, size_t next)
 {
     void **head = list;
     void *item = *head;
@@ -51,13 +52,13 @@ static void *spare_or_new(Torch *t, void *list, size_t bytes, size_t next)
         memcpy(head, (char *)item + next, sizeof *head);
     else
         item = take(t, bytes);
-    memset(item, 0, bytes);
+    memset(item, 0, zeros);
     return item;
 }
 
 static TorchTensor *new_tensor(Torch *t)
 {
-    TorchTensor *x = spare_or_new(t, &t->spare_tensors, sizeof *x, offsetof(TorchTensor, next));
+    TorchTensor *x = spare_or_new(t, &t->spare_tensors, sizeof *x, sizeof *x, offsetof(TorchTensor, next));
     x->refs = 1;
     x->loose = 1;
     return x;
@@ -65,12 +66,14 @@ static TorchTensor *new_tensor(Torch *t)
 
 TorchNode *torch_new_node(Torch *t)
 {
-    return spare_or_new(t, &t->spare_nodes, sizeof(TorchNode), offsetof(TorchNode, next));
+    return spare_or_new(t, &t->spare_nodes, sizeof(TorchNode), offsetof(TorchNode, made),
+                        offsetof(TorchNode, next));
 }
 
 TorchSegment *torch_new_segment(Torch *t)
 {
-    return spare_or_new(t, &t->spare_segments, sizeof(TorchSegment), offsetof(TorchSegment, next));
+    return spare_or_new(t, &t->spare_segments, sizeof(TorchSegment), sizeof(TorchSegment),
+                        offsetof(TorchSegment, next));
 }
 
 void torch_clear(Torch *t)
@@ -172,7 +175,7 @@ static void tell(Torch *t, PytorchAction action, const char *op, const TorchStor
 
 static TorchStorage *allocate(Torch *t, const char *op, int64_t bytes)
 {
-    TorchStorage *s = spare_or_new(t, &t->spare_storages, sizeof *s, offsetof(TorchStorage, next));
+    TorchStorage *s = spare_or_new(t, &t->spare_storages, sizeof *s, sizeof *s, offsetof(TorchStorage, next));
     s->refs = 1;
     s->bytes = (uint64_t)bytes;
     if (!bytes || t->stopped)

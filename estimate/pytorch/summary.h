@@ -52,8 +52,8 @@ typedef struct PytorchSummary {
     size_t live_room; /* for estimate_pytorch_summary_free */
 } PytorchSummary;
 
-/* `options` are the allocator's, without a limit; NULL: PyTorch's defaults. Returns 0; -1 without host
- * memory, and *out is zeroed. */
+/* `options` are the allocator's settings; their limit and fraction do not count here, on an endless card.
+ * NULL: PyTorch's defaults. Returns 0; -1 without host memory, and *out is zeroed. */
 int estimate_pytorch_summary(const PytorchJob *job, const PytorchAllocatorOptions *options,
                              PytorchSummary *out);
 void estimate_pytorch_summary_free(PytorchSummary *summary); /* leaves it zeroed */
@@ -77,13 +77,20 @@ typedef struct PytorchVerdict {
     PytorchAnswer answer;
     uint64_t flushes;    /* until the end, or until it fails */
     PytorchEvent failed; /* the request that fails; of PYTORCH_RUNS_OUT and PYTORCH_TOO_LARGE */
-    PytorchBooks books;  /* with the limit; of PYTORCH_FITS as given */
+    PytorchBooks books;  /* with the limit; for no bytes at all those of an endless card */
 } PytorchVerdict;
 
-/* For `limit` bytes: what a card has beside the context. `books` are those of estimate_pytorch_peaks for the
- * same job and options. Returns 0, or -1 without host memory. */
-int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOptions *options,
-                             const PytorchBooks *books, uint64_t limit, PytorchVerdict *out);
+/* For `limit` bytes: what a card has beside the context; with a fraction of the card no more than that
+ * counts. One run of the job gives both the books on an endless card, which are those of
+ * estimate_pytorch_peaks, and the verdict. Where `options` have neither a limit nor a total, the total is the
+ * limit. Returns 0, or -1 without host memory. */
+int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOptions *options, uint64_t limit,
+                             PytorchBooks *endless, PytorchVerdict *out);
+
+/* The same verdict as a word, sooner: 1 where it fits, 0 where not, -1 without host memory. `books` are those
+ * of the replay with the limit, up to where it fails; where they say no retries, those of an endless card. */
+int estimate_pytorch_fits(const PytorchJob *job, const PytorchAllocatorOptions *options, uint64_t limit,
+                          PytorchBooks *books);
 
 #ifdef __cplusplus
 }

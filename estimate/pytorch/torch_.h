@@ -89,7 +89,7 @@ struct TorchNode {
     TorchTensor *saved[TORCH_SAVED];
     TorchSegment *segment[TORCH_SAVED]; /* the checkpointed segment that recomputes the slot */
     int slot[TORCH_SAVED];
-    TorchShape made[TORCH_OUTPUTS];            /* what each output was */
+    int slots;                                 /* how many of these may be in use */
     int64_t n[6];                              /* numbers that the derivative needs */
     void *user;                                /* what else it needs */
     void (*before)(void *user, int64_t which); /* a hook of its output, before it runs */
@@ -101,7 +101,8 @@ struct TorchNode {
     TorchPlace place;
     int waits, seen;
     TorchTensor *g[TORCH_OUTPUTS];
-    TorchNode *next; /* of the spare ones, or of those to be freed */
+    TorchNode *next;                /* of the spare ones, or of those to be freed */
+    TorchShape made[TORCH_OUTPUTS]; /* what each output was; last, for it need not be zeros */
 };
 
 /* A function that checkpointing runs again; its arguments are kept. */

@@ -3,7 +3,6 @@
 #include "script_.h"
 
 enum { IDS, LABELS, MASK, TENSORS };
-enum { NESTED_MAP = 1024 }; /* bytes of the map of NF4's nested quantization */
 
 /* What Trainer's functions hold from one step to the next. */
 typedef struct Trainer {
@@ -363,17 +362,11 @@ static void evaluate(TorchJob *job, int step)
     t->grad_mode = 1;
 }
 
-/* _save_checkpoint: tensors go to the host as they are, but state_dict copies what NF4's double quantization
- * shares. */
+/* _save_checkpoint: tensors go to the host as they are */
 static void save(TorchJob *job, int step)
 {
-    Torch *t = &job->torch;
-    size_t frame = torch_frame(t);
     torch_phase(job, PYTORCH_SAVE, step, 0);
-    for (size_t i = 0; job->asked->quantize == PYTORCH_NF4 && i < job->entry_count; i++)
-        if (job->entries[i].quantized)
-            torch_name(t, torch_bytes_of(t, "aten::clone", NESTED_MAP));
-    torch_leave(t, frame, NULL);
+    torch_state_dict(job);
 }
 
 void torch_trainer(TorchJob *job)
