@@ -193,14 +193,13 @@ static void a_visitor_stops_the_job(void **state)
         }
 }
 
-static void each_allocation_of_the_host_fails_once(void **state)
+static void fail_each(const PytorchJob *job)
 {
-    (void)state;
     int failures = 0;
     for (uint64_t n = 1;; n++) {
         Stop s = {0};
         memtrack_fail_nth(n);
-        int result = estimate_pytorch_job(&small, count_live, &s);
+        int result = estimate_pytorch_job(job, count_live, &s);
         int over = memtrack_fail_pending();
         memtrack_fail_nth(0);
         assert_int_equal(memtrack_process_live(), 0);
@@ -212,6 +211,18 @@ static void each_allocation_of_the_host_fails_once(void **state)
         failures++;
     }
     assert_true(failures > 5);
+}
+
+static void each_allocation_of_the_host_fails_once(void **state)
+{
+    (void)state;
+    PytorchJob job = small;
+    fail_each(&job);
+    job.ranks = 3;
+    job.parallel = PYTORCH_DDP;
+    fail_each(&job);
+    job.parallel = PYTORCH_FSDP2;
+    fail_each(&job);
 }
 
 int main(void)
