@@ -58,7 +58,7 @@ KERNEL_PARTS := $(filter-out kernels/cpu.c $(KERNEL_ALONE),$(wildcard kernels/*.
 LIB_SRC := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c)) $(KERNEL_ALONE)
 LIB_OBJ := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISAS:%=$(BUILD)/kernels/cpu_%.o)
 PAGE_JS  := $(foreach part,base log timeline ranks treemap allocators steps compare main,report/page/$(part).js)
-PAGE_INC := $(addprefix $(BUILD)/report/page/page.,html.inc css.inc js.inc)
+PAGE_INC := $(addprefix $(BUILD)/report/page/page.,html.inc css.inc js.inc pytorch.inc)
 CLI_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard cli/*.c))
 TESTS   := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 SUPPORT := $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard tests/test_*.c),$(wildcard tests/*.c)))
@@ -74,7 +74,7 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: all lib cli examples tests test test-full test-sanitized test-page check check-full parity fuzz huggingface \
         tokenizers notebook lessons pictures bench bench-decode bench-attention bench-products bench-experts bench-tuning bench-ranks hosts accuracy soak valgrind demo \
         install uninstall deps clean help format stand-in cuda check-cuda gpu-tests gpu-pack \
-        gpu-stand-in mpi nccl pytorch-traces
+        gpu-stand-in gpu-pytorch-stand-in mpi nccl pytorch-traces
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -106,6 +106,8 @@ $(BUILD)/report/page/page.%.inc: report/page/page.%
 	@mkdir -p $(@D)
 	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
 $(BUILD)/report/page/page.js.inc: $(PAGE_JS)
+$(BUILD)/report/page/page.pytorch.inc: report/page/base.js report/page/pytorch.js
+$(BUILD)/report/page/page.js.inc $(BUILD)/report/page/page.pytorch.inc:
 	@mkdir -p $(@D)
 	$(Q)cat $^ | od -An -v -tu1 | sed 's/  */,/g; s/^,//; s/$$/,/' >$@
 
@@ -198,6 +200,10 @@ gpu-pack: gpu-tests
 # The same on the stand-in; ARGS="--only kernels,losses".
 gpu-stand-in: gpu-tests stand-in
 	@BUILD=$(BUILD) tests/gpu/run --stand-in $(STAND_IN) $(ARGS)
+
+# The check of what PyTorch would need, with PyTorch on a stand-in for the CUDA runtime.
+gpu-pytorch-stand-in: cli
+	@BUILD=$(BUILD) tests/pytorch/run $(BUILD) --script tests/gpu/pytorch --stand-in $(ARGS)
 
 # Linked by clang alone: tests/fuzz/run.
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(filter-out %/main.o,$(CLI_OBJ)) $(INNER)

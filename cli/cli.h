@@ -36,7 +36,7 @@ typedef struct Options {
     const char *rank;                               /* as it was typed: whose plan, R or all; NULL = all */
     const char *resize_vocab;                       /* as it was typed: N or auto */
     /* Of --framework pytorch. */
-    const char *framework, *versions, *script, *kbit_prepare, *alloc_conf;
+    const char *framework, *versions, *script, *kbit_prepare, *alloc_conf, *html;
     const char *parallel_typed; /* NULL: it was not */
     int no_sync;
     const char *attention_typed; /* NULL: it was not */
@@ -44,7 +44,7 @@ typedef struct Options {
     DataLengths lengths; /* of --data, uncut; samples 0: it was not given. line 0: rows of a text */
     int most;            /* tokens that a sample of it keeps */
     int asked_batch;     /* where --data has fewer samples than that; or 0 */
-    int precision_typed, weights_typed, dropout_typed;
+    int precision_typed, weights_typed, dropout_typed, reserve_typed;
     const char *described; /* the file or directory that describes the model; NULL = it is known by name */
     const char *source,
         *source_tokenizer; /* the directory that describes the model, the tokenizer.json in it; or NULL */

@@ -91,6 +91,7 @@ static const Flag flags[] = {
      .only = "plan fit"},
     {"--longest", FLAG_INT, AT(longest), "N", .help = "PyTorch: the longest sample", .only = "plan fit",
      .low = 1},
+    {"--html", FLAG_TEXT, AT(html), "FILE", .help = "PyTorch: also write a page", .only = "plan"},
     {"--budget", FLAG_SIZE, AT(budget), "SIZE", .help = "refuse to start above SIZE, e.g. 800MiB"},
     {"--seed", FLAG_SEED, AT(seed), "N", .help = "random seed (1)"},
     {"--threads", FLAG_INT, AT(threads), "N", .help = "threads to use (one a processor)", .low = 1,

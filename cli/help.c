@@ -65,7 +65,7 @@ static const Help pages[] = {
      "allocation by allocation, beside brim's own plan (docs/pytorch.md).",
      NEED_FLAGS RANKS_FLAGS
      " --stages --pipeline --rank --card --textbook --inference --prefill --approximate "
-     "--log --json --reserve" PYTORCH_FLAGS,
+     "--log --json --reserve --html" PYTORCH_FLAGS,
      .examples = "  brim plan llama-3.1-8b --seq 4096\n"
                  "  brim plan llama-3.1-8b --lora r=16,alpha=32 --weights bf16 --quantize nf4\n"
                  "  brim plan --model gpt2 --batch 8 --checkpoint blocks --budget 8GiB\n"
@@ -190,7 +190,7 @@ static const Group groups[] = {
     {"output", "what is printed, logged and written by the model",
      "--every --evaluate-every --quiet --json --csv --log --run --four-ways --textbook --inference "
      "--prefill --sample "
-     "--prompt --tokens --temperature --top-k --top-p --ignore-eos" PYTORCH_FLAGS},
+     "--prompt --tokens --temperature --top-k --top-p --ignore-eos --html" PYTORCH_FLAGS},
 };
 enum { GROUP_COUNT = sizeof groups / sizeof groups[0] };
 

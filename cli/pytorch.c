@@ -31,7 +31,11 @@ int pytorch_alone(const Options *o, const char *command)
         return usage("%s belongs to `brim plan`, `brim train`, and `brim fit --framework pytorch`; `brim fit "
                      "--cards 2,8` shows what several cards train together",
                      flag_given("--ranks", o) ? "--ranks" : "--parallel");
-    if (!strcmp(command, "plan") && flag_given("--reserve", o))
+    if (o->html)
+        return usage(
+            "--html is of --framework pytorch; of brim's own, `brim plan --log FILE` writes a log, and "
+            "`brim report FILE --html PAGE` its page");
+    if (!strcmp(command, "plan") && o->reserve_typed)
         return usage("--reserve belongs to `brim fit`, and to --framework pytorch, whose context it is");
     if (o->checkpoint.reentrant)
         return usage(
@@ -48,7 +52,7 @@ static const char taken[] =
     "--accumulate --optimizer --clip --dropout --checkpoint --attention --weights "
     "--quantize --precision --budget "
     "--data --tokenizer --max-samples --invalid-utf8 "
-    "--card --memory --reserve --json --lr --weight-decay --schedule --warmup "
+    "--card --memory --reserve --html --json --lr --weight-decay --schedule --warmup "
     "--steps --epochs --seed --threads --ranks --parallel --no-sync ";
 
 static const struct {
@@ -105,13 +109,14 @@ static const PytorchChoice precisions[] = {
     {" bf16-mixed ", PYTORCH_FP32, "bf16-mixed", "bf16-mixed"}, /* FSDP2's MixedPrecisionPolicy */
 };
 static const PytorchChoice optimizers[] = {
-    {" adamw ", PYTORCH_ADAMW, "AdamW, foreach", "adamw"},
-    {" adamw-fused ", PYTORCH_ADAMW_FUSED, "AdamW, fused", "adamw"},
+    {" adamw adamw_torch ", PYTORCH_ADAMW, "AdamW, foreach", "adamw"},
+    {" adamw-fused adamw_torch_fused ", PYTORCH_ADAMW_FUSED, "AdamW, fused", "adamw"},
     {" adamw-single ", PYTORCH_ADAMW_SINGLE, "AdamW, a tensor at a time", "adamw"},
     {" sgd ", PYTORCH_SGD, "SGD", "sgd"},
     {" sgd-momentum ", PYTORCH_SGD_MOMENTUM, "SGD with momentum", "sgd-momentum"},
-    {" adamw-8bit adamw8bit ", PYTORCH_ADAMW_8BIT, "8-bit AdamW", "adamw8bit"},
-    {" paged-adamw-8bit paged-adamw8bit ", PYTORCH_ADAMW_8BIT_PAGED, "paged 8-bit AdamW", "adamw8bit"},
+    {" adamw-8bit adamw8bit adamw_8bit adamw_bnb_8bit ", PYTORCH_ADAMW_8BIT, "8-bit AdamW", "adamw8bit"},
+    {" paged-adamw-8bit paged-adamw8bit paged_adamw_8bit ", PYTORCH_ADAMW_8BIT_PAGED, "paged 8-bit AdamW",
+     "adamw8bit"},
 };
 static const PytorchChoice scripts[] = {
     {" trainer ", PYTORCH_TRAINER, "Trainer", ""},
@@ -148,14 +153,14 @@ static const struct {
      "depend on the machine"},
     {"--script", " liger ", "Liger's kernels are not predicted"},
     {"--script", " unsloth ", "Unsloth's kernels are not predicted"},
-    {"--script", " dpo ppo grpo kto orpo rlhf rloo reward ",
+    {"--script",
+     " dpo ppo grpo kto orpo rlhf rloo reward dpotrainer ppotrainer grpotrainer ktotrainer rewardtrainer ",
      "trainers of reinforcement learning are not predicted: their batches pass through several models"},
-    {"--script", " sft ",
+    {"--script", " sft sfttrainer ",
      "TRL's SFTTrainer is not predicted by this name: it is transformers' Trainer, with "
      "what is typed here; --script trainer"},
     {"--script", " accelerate lightning axolotl llamafactory torchtune deepspeed fsdp ddp ",
      "another library's loop is not predicted; a script of one's own is --script loop"},
-    {"--quantize", " gptq awq hqq ", "bitsandbytes' weights are predicted: nf4, nf4-plain and int8"},
 };
 
 static int not_one_of(const char *flag, const char *text, const PytorchChoice *rows, int count)
@@ -164,7 +169,7 @@ static int not_one_of(const char *flag, const char *text, const PytorchChoice *r
     SayLine names = {""};
     snprintf(word, sizeof word, " %.40s ", text);
     for (size_t i = 0; i < sizeof unpredicted / sizeof unpredicted[0]; i++)
-        if (!strcmp(unpredicted[i].flag, flag) && strstr(unpredicted[i].values, word))
+        if (!strcmp(unpredicted[i].flag, flag) && strcasestr(unpredicted[i].values, word))
             return usage("%s %s: %s", flag, text, unpredicted[i].why);
     for (int i = 0; i < count; i++)
         line_add(&names, "%s%.*s", i ? ", " : "", (int)strcspn(rows[i].names + 1, " "), rows[i].names + 1);
@@ -226,34 +231,59 @@ static int check_checkpoint(const Options *o)
     return 0;
 }
 
+/* What --versions says of it, "torch"; "" where it says nothing. */
+static LeverText wanted_version(const Options *o, const char *of)
+{
+    size_t named = strlen(of);
+    for (const char *at = o->versions ? o->versions : ""; *at;
+         at += strcspn(at, ",") + (at[strcspn(at, ",")] != 0))
+        if (!strncmp(at, of, named) && at[named] == '=')
+            return lever_say("%.*s", (int)(strcspn(at, ",") - named) - 1, at + named + 1);
+    return (LeverText){""};
+}
+
+/* 2.15 is what 2.15.1+cu130 is of. */
+static int is_version(LeverText wanted, const char *version)
+{
+    size_t length = strlen(version);
+    return !wanted.text[0] || (!strncmp(wanted.text, version, length) &&
+                               (!wanted.text[length] || strchr(".+", wanted.text[length])));
+}
+
 static const PytorchDialect *dialect_of(const Options *o)
 {
     for (int i = 0; estimate_pytorch_dialect_at(i); i++) {
         const PytorchDialect *row = estimate_pytorch_dialect_at(i);
         PytorchVersions v = estimate_pytorch_versions(row);
-        char wanted[2][64] = {"", ""};
-        int bad = 0;
-        for (const char *at = o->versions ? o->versions : ""; *at;
-             at += strcspn(at, ",") + (at[strcspn(at, ",")] != 0)) {
-            int length = (int)strcspn(at, ",");
-            if (!strncmp(at, "torch=", 6))
-                snprintf(wanted[0], sizeof wanted[0], "%.*s", length - 6, at + 6);
-            else if (!strncmp(at, "transformers=", 13))
-                snprintf(wanted[1], sizeof wanted[1], "%.*s", length - 13, at + 13);
-            else
-                bad = 1;
-        }
-        if (!bad && (!wanted[0][0] || !strcmp(wanted[0], v.torch)) &&
-            (!wanted[1][0] || !strcmp(wanted[1], v.transformers)))
+        if (is_version(wanted_version(o, "torch"), v.torch) &&
+            is_version(wanted_version(o, "transformers"), v.transformers))
             return row;
     }
     return NULL;
 }
 
+/* Each of its parts is a name and a version. */
+static int is_form(const char *versions)
+{
+    for (const char *at = versions; *at; at += strcspn(at, ",") + (at[strcspn(at, ",")] != 0)) {
+        const char *number = !strncmp(at, "torch=", 6)           ? at + 6
+                             : !strncmp(at, "transformers=", 13) ? at + 13
+                                                                 : "";
+        if (*number < '0' || *number > '9')
+            return 0;
+    }
+    return 1;
+}
+
 static int check_versions(const Options *o)
 {
     SayLine known = {""};
-    if (!o->versions || dialect_of(o))
+    if (!o->versions)
+        return 0;
+    if (!is_form(o->versions))
+        return usage("--versions takes torch=N, transformers=N, or both with a comma between, not '%s'",
+                     o->versions);
+    if (dialect_of(o))
         return 0;
     for (int i = 0; estimate_pytorch_dialect_at(i); i++) {
         PytorchVersions v = estimate_pytorch_versions(estimate_pytorch_dialect_at(i));

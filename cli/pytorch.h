@@ -56,10 +56,13 @@ LeverText pytorch_title(const Options *o, const PytorchJob *job);
 LeverText pytorch_versions(const PytorchJob *job);
 /* "rank 0 of 8 under DDP"; "" where a process is alone */
 LeverText pytorch_ranks(const PytorchJob *job);
-/* What is said of such a rank; "" where a process is alone. */
-LeverText pytorch_ranks_note(const PytorchJob *job);
+void pytorch_print_ranks(const PytorchJob *job); /* what is said of such a rank; nothing of a process alone */
 json_t *pytorch_ranks_json(const PytorchJob *job); /* null where a process is alone */
 json_t *pytorch_versions_json(const PytorchJob *job);
+/* "UNVERIFIED: …", with what stands before it; nothing where there is nothing to say. And the reason, or
+ * null. */
+void pytorch_print_unverified(const PytorchJob *job, const char *before);
+json_t *pytorch_unverified_json(const PytorchJob *job);
 /* "backward of step 2, layers.3 mlp, aten::mm" */
 LeverText pytorch_place(const PytorchEvent *at, int accumulate);
 json_t *pytorch_place_json(const PytorchEvent *at);
@@ -69,11 +72,14 @@ json_t *pytorch_place_json(const PytorchEvent *at);
 /* What the driver's context takes of a card, before the first tensor. */
 typedef struct ContextRange {
     uint64_t low, high;
-    const char *source; /* "measured", "assumed", "given" */
+    const char *source; /* "assumed", "given" */
+    int measured;       /* the low end, on such a card */
 } ContextRange;
 /* --reserve takes its place. */
 ContextRange pytorch_context(const Options *o, const Card *card);
-LeverText pytorch_context_text(ContextRange context); /* "0.25-0.45 assumed" GiB */
+/* "0.25-0.45 assumed", "0.14 measured to 0.45 assumed", in GiB */
+LeverText pytorch_context_text(ContextRange context);
+json_t *pytorch_context_json(ContextRange context);
 
 /* A verdict in a sentence, for a card that has `limit` bytes beside its context. */
 LeverText pytorch_verdict_text(const PytorchBooks *books, const PytorchVerdict *verdict, uint64_t limit,

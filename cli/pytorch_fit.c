@@ -13,8 +13,8 @@ static int add_card(PytorchFit *fit, const Card *card, const char *title, uint64
     *c = (FitCard){.card = card, .bytes = bytes, .context = pytorch_context(fit->options, card)};
     snprintf(c->title, sizeof c->title, "%.23s", title);
     if (bytes <= c->context.high)
-        return usage("the context, %s GiB, leaves nothing of %s", pytorch_context_text(c->context).text,
-                     title);
+        return usage("a context of %.2f GiB leaves nothing of %s; --reserve SIZE says another",
+                     (double)c->context.high / 0x1p30, title);
     c->limit = bytes - c->context.high;
     fit->count++;
     return 0;

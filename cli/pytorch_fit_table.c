@@ -216,24 +216,29 @@ static void print_levers(const PytorchFit *fit)
 
 /* ---- All of it ------------------------------------------------------------------------------- */
 
-static int one_context(const PytorchFit *fit)
+static int same_context(ContextRange a, ContextRange b)
 {
-    for (int i = 1; i < fit->count; i++)
-        if (fit->cards[i].context.low != fit->cards[0].context.low ||
-            fit->cards[i].context.high != fit->cards[0].context.high)
-            return 0;
-    return 1;
+    return a.low == b.low && a.high == b.high;
 }
 
+/* That of most cards, and then of the others. */
 static void say_context(const PytorchFit *fit)
 {
-    SayLine line = {"GiB.  Of each card the context takes "};
-    if (one_context(fit))
-        line_add(&line, "%s", pytorch_context_text(fit->cards[0].context).text);
-    for (int i = 0; i < fit->count && !one_context(fit); i++)
-        line_add(&line, "%s%s on %s", i ? "; " : "", pytorch_context_text(fit->cards[i].context).text,
-                 fit->cards[i].title);
-    line_add(&line, ", its upper end counts.");
+    SayLine line = {"GiB.  "};
+    ContextRange most = {0};
+    for (int i = 0, best = 0; i < fit->count; i++) {
+        int alike = 0;
+        for (int k = 0; k < fit->count; k++)
+            alike += same_context(fit->cards[i].context, fit->cards[k].context);
+        most = alike > best ? fit->cards[i].context : most;
+        best = alike > best ? alike : best;
+    }
+    line_add(&line, "Of each card the context takes %s", pytorch_context_text(most).text);
+    for (int i = 0; i < fit->count; i++)
+        if (!same_context(fit->cards[i].context, most))
+            line_add(&line, "; of %s %s", fit->cards[i].title,
+                     pytorch_context_text(fit->cards[i].context).text);
+    line_add(&line, "; its upper end counts.");
     say_line(&line);
 }
 
@@ -254,8 +259,29 @@ static void say_no_bf16(const PytorchFit *fit, int card)
                fit->cards[card].title);
 }
 
+/* Said once for all cards that it is true of: in some row, for it is of 16 bits. */
+static void say_unverified(const PytorchFit *fit)
+{
+    const PytorchJob *of = NULL;
+    LeverText titles = {""};
+    char why[240];
+    for (int i = 0; i < fit->count; i++) {
+        const PytorchJob *own = NULL;
+        for (int k = 0; k < fit->row_count && !own && knows(fit, i); k++)
+            if (estimate_pytorch_unverified(&fit->rows[k].job[i], why, sizeof why))
+                own = &fit->rows[k].job[i];
+        if (own)
+            lever_add(&titles, "%s%s", titles.text[0] ? ", " : "", fit->cards[i].title);
+        of = of ? of : own;
+    }
+    lever_add(&titles, ": ");
+    if (of)
+        pytorch_print_unverified(of, titles.text);
+}
+
 static void print_notes(const PytorchFit *fit)
 {
+    say_unverified(fit);
     for (int i = 0; i < fit->count; i++)
         if (!knows(fit, i))
             printf("%s: %s.\n", fit->cards[i].title, fit->cards[i].why.text);
@@ -309,8 +335,7 @@ void pytorch_print_fit(const PytorchFit *fit)
         printf("\n");
         print_legend(fit);
         pytorch_say_words(fit);
-        if (fit->rows[0].job[known].parallel)
-            printf("%s\n", pytorch_ranks_note(&fit->rows[0].job[known]).text);
+        pytorch_print_ranks(&fit->rows[0].job[known]);
     }
     print_notes(fit);
 }
@@ -329,15 +354,15 @@ static void cell_json(json_t *to, const FitCell *cell, uint64_t limit)
 static json_t *card_json(const PytorchFit *fit, int card)
 {
     const FitCard *c = &fit->cards[card];
-    json_t *out = json_pack("{s:s, s:I, s:{s:I, s:I, s:s}}", "card", c->title, "bytes", (json_int_t)c->bytes,
-                            "context_bytes", "low", (json_int_t)c->context.low, "high",
-                            (json_int_t)c->context.high, "source", c->context.source);
+    json_t *out = json_pack("{s:s, s:I, s:o}", "card", c->title, "bytes", (json_int_t)c->bytes,
+                            "context_bytes", pytorch_context_json(c->context));
     if (!knows(fit, card)) {
         json_object_set_new(out, "error", json_text(c->why.text));
         return out;
     }
     const FitRow *best = pytorch_best(fit, card);
     json_object_set_new(out, "best", best ? json_text(best->flags.text) : json_null());
+    json_object_set_new(out, "unverified", pytorch_unverified_json(&fit->rows[0].job[card]));
     cell_json(out, &fit->rows[0].cell[card], c->limit);
     return out;
 }
@@ -350,9 +375,10 @@ static json_t *row_json(const PytorchFit *fit, const FitRow *row)
             continue;
         const FitCell *cell = &row->cell[i];
         uint64_t limit = fit->cards[i].limit;
-        json_t *out =
-            json_pack("{s:s, s:b, s:I}", "card", fit->cards[i].title, "fits", pytorch_fits(&cell->verdict),
-                      "free_bytes", (json_int_t)(limit - cell->books.peak_allocated));
+        json_t *out = json_pack("{s:s, s:b, s:I, s:o}", "card", fit->cards[i].title, "fits",
+                                pytorch_fits(&cell->verdict), "free_bytes",
+                                (json_int_t)(limit - cell->books.peak_allocated), "unverified",
+                                pytorch_unverified_json(&row->job[i]));
         cell_json(out, cell, limit);
         json_array_append_new(cards, out);
     }

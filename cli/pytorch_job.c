@@ -125,7 +125,10 @@ static int lora_targets(const char *names, LeverText *why)
         for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
             if ((int)strlen(known[i].name) == length && !strncmp(known[i].name, at, (size_t)length))
                 bit = known[i].bit;
-        if (!bit)
+        if (!bit && length == 10 && !strncmp(at, "all-linear", 10))
+            *why =
+                lever_say("--lora: without targets= all linear layers have adapters, as PEFT's all-linear");
+        else if (!bit)
             *why = lever_say(
                 "--lora: there are no rules for adapters of %.*s: there are for the projections that "
                 "transformers calls q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; c_attn, "
@@ -301,14 +304,16 @@ LeverText pytorch_ranks(const PytorchJob *job)
                      job->parallel == PYTORCH_FSDP2 ? "FSDP2" : "DistributedDataParallel");
 }
 
-LeverText pytorch_ranks_note(const PytorchJob *job)
+void pytorch_print_ranks(const PytorchJob *job)
 {
+    SayLine line = {""};
     if (job->parallel == PYTORCH_ALONE)
-        return (LeverText){""};
-    return lever_say(
-        "Of rank 0 of %d; %s. NCCL's own buffers are the driver's, in none of these figures.", job->ranks,
-        job->parallel == PYTORCH_FSDP2 ? "another has at most as much: the last parts may be shorter"
-                                       : "the others allocate the same");
+        return;
+    line_add(&line, "Of rank 0 of %d;  %s.  NCCL's own buffers are the driver's, in none of these figures.",
+             job->ranks,
+             job->parallel == PYTORCH_FSDP2 ? "another has at most as much: the last parts may be shorter"
+                                            : "the others allocate the same");
+    say_line(&line);
 }
 
 json_t *pytorch_ranks_json(const PytorchJob *job)
@@ -317,6 +322,22 @@ json_t *pytorch_ranks_json(const PytorchJob *job)
         return json_null();
     return json_pack("{s:i, s:i, s:s}", "rank", 0, "of", job->ranks, "parallel",
                      job->parallel == PYTORCH_FSDP2 ? "fsdp2" : "ddp");
+}
+
+void pytorch_print_unverified(const PytorchJob *job, const char *before)
+{
+    char why[240];
+    SayLine line = {""};
+    if (!estimate_pytorch_unverified(job, why, sizeof why))
+        return;
+    line_add(&line, "%sUNVERIFIED: %s.", before, why);
+    say_line(&line);
+}
+
+json_t *pytorch_unverified_json(const PytorchJob *job)
+{
+    char why[240];
+    return estimate_pytorch_unverified(job, why, sizeof why) ? json_text(why) : json_null();
 }
 
 LeverText pytorch_title(const Options *o, const PytorchJob *job)
@@ -378,21 +399,43 @@ json_t *pytorch_place_json(const PytorchEvent *e)
 
 /* ---- Cards ----------------------------------------------------------------------------------- */
 
+/* What a job had taken beside the reserved bytes at its end, on a card of that name;
+ * tests/pytorch/published.txt has where it was measured. One kind of job on one card is no upper end. */
+static const struct {
+    const char *card;
+    uint64_t bytes;
+} measured_contexts[] = {
+    {"t4", UINT64_C(147718144)}, /* fitcheck: 140.875 MiB, LoRA in fp16, torch 2.14 */
+};
+
 /* What PyTorch's users report of kernels that are loaded when they are first needed, as they are since
- * CUDA 11.7; docs/accuracy.md. No card has been measured for it yet. */
+ * CUDA 11.7; docs/accuracy.md. */
 ContextRange pytorch_context(const Options *o, const Card *card)
 {
-    (void)card;
-    if (flag_given("--reserve", o) || !o->reserve)
-        return (ContextRange){o->reserve, o->reserve, "given"};
-    return (ContextRange){UINT64_C(256) << 20, UINT64_C(461) << 20, "assumed"};
+    ContextRange range = {UINT64_C(256) << 20, UINT64_C(461) << 20, "assumed", 0};
+    if (o->reserve_typed)
+        return (ContextRange){o->reserve, o->reserve, "given", 0};
+    for (size_t i = 0; card && i < sizeof measured_contexts / sizeof measured_contexts[0]; i++)
+        if (!strcmp(card->name, measured_contexts[i].card)) {
+            range.low = measured_contexts[i].bytes;
+            range.measured = 1;
+        }
+    return range;
 }
 
 LeverText pytorch_context_text(ContextRange c)
 {
     double low = (double)c.low / 0x1p30, high = (double)c.high / 0x1p30;
+    if (c.measured)
+        return lever_say("%.2f measured to %.2f %s", low, high, c.source);
     return c.low == c.high ? lever_say("%.2f %s", low, c.source)
                            : lever_say("%.2f-%.2f %s", low, high, c.source);
+}
+
+json_t *pytorch_context_json(ContextRange c)
+{
+    return json_pack("{s:I, s:I, s:s, s:s}", "low", (json_int_t)c.low, "high", (json_int_t)c.high, "source",
+                     c.source, "low_source", c.measured ? "measured" : c.source);
 }
 
 int pytorch_fits(const PytorchVerdict *v)

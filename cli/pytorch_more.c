@@ -3,19 +3,20 @@
 
 #include "pytorch_tables.h"
 
-enum { SIXTEEN_BITS = 1, KBIT = 2 }; /* when a row is one: in that precision, after that preparation */
+/* When a row is one: in that precision, after that preparation, in that family. */
+enum { SIXTEEN_BITS = 1, KBIT = 2, GPT2 = 3 };
 
 typedef struct Rule {
     const char *name, *why;
     int kind;                /* of PytorchKind; -1: any */
     int phase;               /* of PytorchPhase; -1: any */
-    const char *module, *op; /* that the names contain; NULL: any */
+    const char *module, *op; /* that the names contain; NULL: any. "aten::…" is all of the name */
     int when;                /* 0: always */
     int not_last;            /* only where the same operation of the same module has another one behind it */
     int halved;              /* the half of it is there without this, in 16 bits */
 } Rule;
 
-/* The first that holds is taken. */
+/* The first that holds is taken; those of one name are one row. */
 static const Rule rules[] = {
     {"workspaces of cuBLAS", "one a product, taken from the same memory", PYTORCH_WORKSPACE, -1, NULL, NULL,
      0, 0, 0},
@@ -49,6 +50,10 @@ static const Rule rules[] = {
      -1, "mlp", "silu", 0, 0, 0},
     {"steps of GELU", "transformers' NewGELU is eight operations; brim's is one", PYTORCH_ACTIVATION, -1,
      "mlp", "tanh", 0, 0, 0},
+    {"steps of GELU", "", PYTORCH_ACTIVATION, -1, "mlp", "aten::add", GPT2, 0, 0},
+    {"steps of GELU", "", PYTORCH_ACTIVATION, -1, "mlp", "aten::mul", GPT2, 1, 0},
+    {"hidden states in fp32", "of prepared embeddings and norms: what a layer adds stays in their type",
+     PYTORCH_ACTIVATION, -1, NULL, "aten::add", KBIT, 0, 1},
     {"fp32 scores", "eager attention's softmax is computed and kept in fp32", -1, -1, "self_attn", "_softmax",
      SIXTEEN_BITS, 0, 0},
     {"casts inside attention's backward", "gradients of scores, in fp32 and in 16 bits", PYTORCH_TEMPORARY,
@@ -67,6 +72,12 @@ static int contains(const char *name, const char *part)
     return !part || (name && strstr(name, part));
 }
 
+/* "aten::add" is not "aten::addmm". */
+static int is_op(const char *name, const char *op)
+{
+    return op && !strncmp(op, "aten::", 6) ? name && !strcmp(name, op) : contains(name, op);
+}
+
 static int has_next(const PytorchSummary *s, const PytorchAllocation *a)
 {
     for (const PytorchAllocation *b = a + 1; b < s->live + s->live_count; b++)
@@ -77,14 +88,22 @@ static int has_next(const PytorchSummary *s, const PytorchAllocation *a)
 
 static int is_so(const PytorchJob *job, int when)
 {
-    return !when || (when == KBIT ? job->kbit_prepare && job->weights > PYTORCH_WEIGHTS_FP32
-                                  : job->precision != PYTORCH_FP32);
+    switch (when) {
+    case SIXTEEN_BITS:
+        return job->precision != PYTORCH_FP32;
+    case KBIT:
+        return job->kbit_prepare && job->weights > PYTORCH_WEIGHTS_FP32;
+    case GPT2:
+        return job->model.family == PYTORCH_GPT2;
+    default:
+        return 1;
+    }
 }
 
 static int holds(const PytorchPlan *plan, const Rule *r, const PytorchAllocation *a)
 {
     return (r->kind < 0 || r->kind == (int)a->kind) && (r->phase < 0 || r->phase == (int)a->phase) &&
-           contains(a->module, r->module) && contains(a->op, r->op) && is_so(&plan->job, r->when) &&
+           contains(a->module, r->module) && is_op(a->op, r->op) && is_so(&plan->job, r->when) &&
            (!r->not_last || has_next(&plan->summary, a));
 }
 
@@ -99,6 +118,14 @@ uint64_t pytorch_brim_head(const PytorchPlan *plan)
     return bytes;
 }
 
+static int first_of(int rule)
+{
+    int first = 0;
+    while (strcmp(rules[first].name, rules[rule].name) != 0)
+        first++;
+    return first;
+}
+
 int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE])
 {
     uint64_t bytes[RULES] = {0};
@@ -106,12 +133,35 @@ int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE])
     for (size_t i = 0; i < plan->summary.live_count; i++)
         for (int r = 0; r < RULES; r++)
             if (holds(plan, &rules[r], &plan->summary.live[i])) {
-                bytes[r] += plan->summary.live[i].bytes / (rules[r].halved ? 2 : 1);
+                bytes[first_of(r)] += plan->summary.live[i].bytes / (rules[r].halved ? 2 : 1);
                 break;
             }
     for (int r = 0; r < RULES; r++)
         if (bytes[r])
             rows[count++] = (PytorchMore){rules[r].name, rules[r].why, bytes[r]};
+    return count;
+}
+
+int pytorch_differences(const PytorchPlan *plan, PytorchDifference rows[PYTORCH_MORE + 3])
+{
+    PytorchMore more[PYTORCH_MORE];
+    int found = plan->brim.status ? 0 : pytorch_more(plan, more), count = 0;
+    if (plan->brim.status)
+        return 0;
+    int64_t rest = (int64_t)(plan->summary.requested - plan->brim.memory.stats.peak);
+    for (int i = 0; i < found; i++)
+        rows[count++] = (PytorchDifference){more[i].name, more[i].why, (int64_t)more[i].bytes};
+    rows[count++] =
+        (PytorchDifference){/* both have all of them sooner or later */
+                            "gradients", "the two peaks are at different moments",
+                            (int64_t)(plan->summary.at_peak[PYTORCH_GRADIENT] -
+                                      report_group(plan->brim.memory.stats.at_peak, MEM_GROUP_GRADIENTS))};
+    rows[count++] =
+        (PytorchDifference){"brim's own logits and loss", "at its peak, in the type of its activations",
+                            -(int64_t)pytorch_brim_head(plan)};
+    for (int i = 0; i < count; i++)
+        rest -= rows[i].bytes;
+    rows[count++] = (PytorchDifference){"other differences", "of all that both keep", rest};
     return count;
 }
 

@@ -8,9 +8,14 @@ static ReportUnit unit_of(const PytorchPlan *p)
     return report_unit(p->summary.books.peak_reserved);
 }
 
+static void number_in(int width, ReportUnit unit, uint64_t bytes)
+{
+    printf(" %*.*f", width, unit.decimals, (double)bytes / unit.bytes);
+}
+
 static void number(ReportUnit unit, uint64_t bytes)
 {
-    printf(" %10.*f", unit.decimals, (double)bytes / unit.bytes);
+    number_in(10, unit, bytes);
 }
 
 /* ---- Components ------------------------------------------------------------------------------ */
@@ -87,20 +92,19 @@ void pytorch_print_components(const PytorchPlan *p)
     part(p, PYTORCH_BUFFER);
     line();
     component(p, "requested", s->requested, 1, p->brim.memory.stats.peak);
-    total(p, "allocated", s->books.peak_allocated,
-          "in blocks of 512 bytes, and what is too small to split off");
-    total(p, "reserved", s->books.peak_reserved,
-          "segments that the allocator keeps: what nvidia-smi shows, and the context");
-    if (p->job.parallel)
-        printf("%s\n", pytorch_ranks_note(&p->job).text);
+    total(p, "allocated", s->books.peak_allocated, "in blocks of 512 bytes: what must fit");
+    total(p, "reserved", s->books.peak_reserved, "in segments: what nvidia-smi shows");
+    pytorch_print_ranks(&p->job);
     printf("Peak at: %s\n", pytorch_place(&s->peak_at, p->options->accumulate).text);
     if (!p->brim.status) {
         const MemStats *b = &p->brim.memory.stats;
-        printf("brim's peak at: %s, %s%s%s%s, step %lld; it needs %s in one piece\n",
-               memtrack_phase_name(b->peak_at.phase), report_path(&p->brim.memory),
-               p->brim.memory.peak_op[0] ? " (" : "", p->brim.memory.peak_op,
-               p->brim.memory.peak_op[0] ? ")" : "", (long long)b->peak_at.step + 1,
-               report_size(b->needs).text);
+        SayLine peak = {""};
+        line_add(&peak, "brim's peak at: %s, %s%s%s%s, step %lld; it needs %s in one piece",
+                 memtrack_phase_name(b->peak_at.phase), report_path(&p->brim.memory),
+                 p->brim.memory.peak_op[0] ? " (" : "", p->brim.memory.peak_op,
+                 p->brim.memory.peak_op[0] ? ")" : "", (long long)b->peak_at.step + 1,
+                 report_size(b->needs).text);
+        say_line(&peak);
     } else {
         printf("Without brim's own plan beside it: %s.\n", p->why_no_brim.text);
     }
@@ -145,7 +149,7 @@ void pytorch_print_largest(const PytorchPlan *p)
 
 /* ---- By layer -------------------------------------------------------------------------------- */
 
-enum { COLUMNS = 5, ROWS = 1024 };
+enum { COLUMNS = 5, ROWS = 1024, LAYER = 25, NARROW = 8 };
 
 typedef struct LayerRow {
     int layer;
@@ -183,31 +187,37 @@ static LayerRow *row_of(LayerRow *rows, int *count, const PytorchAllocation *a)
     return &rows[(*count)++];
 }
 
+static int holds_peak(const PytorchPlan *p, const LayerRow *r)
+{
+    const PytorchEvent *at = &p->summary.peak_at;
+    return r->layer == at->layer &&
+           (r->layer >= 0 || (r->module && at->module && !strcmp(r->module, at->module)));
+}
+
 static void print_row(const PytorchPlan *p, const LayerRow *first, const LayerRow *last)
 {
     char name[96];
     uint64_t sum = 0;
+    int holds = 0;
     ReportUnit unit = unit_of(p);
-    if (first->layer >= 0 && first != last)
-        snprintf(name, sizeof name, "layers.%d-%d", first->layer, last->layer);
-    else if (first->layer >= 0)
-        snprintf(name, sizeof name, "layers.%d", first->layer);
-    else
-        snprintf(name, sizeof name, "%s", first->module ? first->module : "the script, and the model itself");
     for (int c = 0; c < COLUMNS; c++)
         sum += first->by[c];
     if ((double)sum / unit.bytes < 0.5 * unit.smallest)
         return;
-    printf("%-34s", name);
-    for (int c = 0; c < COLUMNS; c++)
-        number(unit, first->by[c]);
-    number(unit, sum);
-    int holds = 0;
     for (const LayerRow *r = first; r <= last; r++)
-        holds |= r->layer == p->summary.peak_at.layer &&
-                 (r->layer >= 0 ||
-                  (r->module && p->summary.peak_at.module && !strcmp(r->module, p->summary.peak_at.module)));
-    printf("%s%s\n", first != last ? " each" : "", holds ? "  <- the peak's moment" : "");
+        holds |= holds_peak(p, r);
+    const char *mark = holds ? " <- peak" : "";
+    if (first->layer >= 0 && first != last)
+        snprintf(name, sizeof name, "layers.%d-%d, each%s", first->layer, last->layer, mark);
+    else if (first->layer >= 0)
+        snprintf(name, sizeof name, "layers.%d%s", first->layer, mark);
+    else
+        snprintf(name, sizeof name, "%s%s", first->module ? first->module : "script and model", mark);
+    printf("%-*s", LAYER, name);
+    for (int c = 0; c < COLUMNS; c++)
+        number_in(NARROW, unit, first->by[c]);
+    number_in(NARROW, unit, sum);
+    printf("\n");
 }
 
 void pytorch_print_layers(const PytorchPlan *p)
@@ -220,8 +230,8 @@ void pytorch_print_layers(const PytorchPlan *p)
         row_of(rows, &count, a)->by[column_of(a->kind)] += a->bytes;
     }
     snprintf(title, sizeof title, "BY LAYER AT THE PEAK, %s", unit_of(p).name);
-    printf("\n%-34s %10s %10s %10s %10s %10s %10s\n", title, "parameters", "gradients", "states", "activ.",
-           "overhead", "sum");
+    printf("\n%-*s %*s %*s %*s %*s %*s %*s\n", LAYER, title, NARROW, "params", NARROW, "grads", NARROW,
+           "states", NARROW, "activ.", NARROW, "overhead", NARROW, "sum");
     for (int i = 0, next; i < count; i = next) {
         next = i + 1;
         while (rows[i].layer >= 0 && next < count && rows[next].layer == rows[next - 1].layer + 1 &&
@@ -233,12 +243,14 @@ void pytorch_print_layers(const PytorchPlan *p)
 
 /* ---- Moments --------------------------------------------------------------------------------- */
 
+enum { MOMENT = 20 };
+
 void pytorch_print_moments(const PytorchPlan *p)
 {
     ReportUnit unit = unit_of(p);
     char title[40];
     snprintf(title, sizeof title, "MOMENTS, %s", unit.name);
-    printf("\n%-*s %10s %10s %10s %10s\n", NAME, title, "requested", "allocated", "reserved", "left");
+    printf("\n%-*s %10s %10s %10s %10s\n", MOMENT, title, "requested", "allocated", "reserved", "left");
     for (int i = 0; i < p->summary.moment_count; i++) {
         const PytorchMoment *m = &p->summary.moments[i];
         char name[64];
@@ -246,7 +258,7 @@ void pytorch_print_moments(const PytorchPlan *p)
             snprintf(name, sizeof name, "%s", estimate_pytorch_phase_name(m->phase));
         else
             snprintf(name, sizeof name, "step %d  %s", m->step + 1, estimate_pytorch_phase_name(m->phase));
-        printf("%-*s", NAME, name);
+        printf("%-*s", MOMENT, name);
         number(unit, m->requested);
         number(unit, m->allocated);
         number(unit, m->reserved);
@@ -279,34 +291,28 @@ static void print_places(const PytorchPlan *p)
     }
 }
 
+/* Where a terminal is too narrow, the reason has a line of its own. */
 static void print_more(ReportUnit unit, double bytes, const char *name, const char *why)
 {
+    enum { BEFORE = 36 + 1 + 10 + 2 };
+    PanelStyle style;
+    int narrow = report_terminal(stdout, &style) && BEFORE + (int)strlen(why) > style.width;
     if (bytes / unit.bytes < 0.5 * unit.smallest && bytes / unit.bytes > -0.5 * unit.smallest)
         return;
-    printf("%-36s %+10.*f  %s\n", name, unit.decimals, bytes / unit.bytes, why);
+    printf("%-36s %+10.*f  %s%s\n", name, unit.decimals, bytes / unit.bytes, narrow ? "\n  " : "", why);
 }
 
 void pytorch_print_more(const PytorchPlan *p)
 {
-    PytorchMore rows[PYTORCH_MORE];
-    int count = pytorch_more(p, rows);
+    PytorchDifference rows[PYTORCH_MORE + 3];
+    int count = pytorch_differences(p, rows);
     ReportUnit unit = unit_of(p);
     if (p->brim.status)
         return;
-    double all = (double)p->summary.requested - (double)p->brim.memory.stats.peak, rest = all,
-           gradients =
-               (double)p->summary.at_peak[PYTORCH_GRADIENT] - (double)brim_group(p, MEM_GROUP_GRADIENTS),
-           head = -(double)pytorch_brim_head(p);
+    double all = (double)p->summary.requested - (double)p->brim.memory.stats.peak;
     printf("\nWHAT PYTORCH'S PEAK HAS MORE, %s\n", unit.name);
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++)
         print_more(unit, (double)rows[i].bytes, rows[i].name, rows[i].why);
-        rest -= (double)rows[i].bytes;
-    }
-    if (gradients != 0) /* both have all of them sooner or later */
-        print_more(unit, gradients, "gradients", "the two peaks are at different moments");
-    if (head != 0)
-        print_more(unit, head, "brim's own logits and loss", "at its peak, in the type of its activations");
-    print_more(unit, rest - gradients - head, "other differences", "of all that both keep");
     printf("%-36s %+10.*f\n", "in all", unit.decimals, all / unit.bytes);
     print_places(p);
 }

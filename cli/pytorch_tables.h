@@ -32,6 +32,14 @@ typedef struct PytorchMore {
 /* Every allocation at the peak counts in one row, or in none. Returns how many rows have some. */
 int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE]);
 
+/* The same, what both have at different moments, and what is left over: they sum to what PyTorch's peak has
+ * more. None without brim's plan. */
+typedef struct PytorchDifference {
+    const char *name, *why;
+    int64_t bytes;
+} PytorchDifference;
+int pytorch_differences(const PytorchPlan *plan, PytorchDifference rows[PYTORCH_MORE + 3]);
+
 /* What brim's own peak holds of logits, their gradient, and the loss. */
 uint64_t pytorch_brim_head(const PytorchPlan *plan);
 
@@ -47,6 +55,17 @@ typedef enum PytorchPlace {
 } PytorchPlace;
 extern const char *const pytorch_place_names[PLACES];
 void pytorch_places(const PytorchPlan *plan, uint64_t pytorch[PLACES], uint64_t brim[PLACES]);
+
+/* ---- pytorch_json.c ---- */
+
+/* "NVIDIA L4, compute capability 8.9" */
+LeverText pytorch_on_what(const PytorchPlan *plan);
+json_t *pytorch_plan_json(const PytorchPlan *plan);
+
+/* ---- pytorch_page.c ---- */
+
+/* --html. 0, or EXIT_NO after saying why. */
+int pytorch_write_page(const PytorchPlan *plan);
 
 /* ---- pytorch_tables.c ---- */
 

@@ -133,7 +133,8 @@ int parse_value(const Flag *flag, void *field, const char *text)
     case FLAG_CHECKPOINT:
         return parse_checkpoint(flag, text, field);
     case FLAG_ATTENTION:
-        status = parse_choice(flag->name, flag->value, text, attention_values, &choice);
+        status = parse_choice(flag->name, "flash, eager (sdpa, eager with --framework pytorch)", text,
+                              attention_values, &choice);
         *(AttentionKind *)field = choice == 1 ? ATTENTION_EAGER : ATTENTION_FLASH;
         return status;
     case FLAG_ZERO_GRAD:

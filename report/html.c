@@ -160,21 +160,43 @@ static const char *write_until(const char *from, const char *marker, FILE *out)
     return at ? at + strlen(marker) : end;
 }
 
+/* Behind the data: the script, and the end of the page. */
+static int write_rest(const char *at, const PageText *script, FILE *out, Lines *lines)
+{
+    at = write_until(at, "/* script */", out);
+    write_text(script, out);
+    fwrite(at, 1, (size_t)(page_html_.text + page_html_.length - at), out);
+    if (fflush(out) || ferror(out))
+        return lines_fail_(lines, "cannot write the report: %s", strerror(errno));
+    return 0;
+}
+
+static const char *write_head(FILE *out)
+{
+    const char *at = write_until(page_html_.text, "/* style */", out);
+    write_text(&page_css_, out);
+    return write_until(at, "<!-- logs -->", out);
+}
+
 int report_html(FILE *out, const char *const *paths, int count, const PageReplay *replay, char *error,
                 size_t size)
 {
     Lines lines = {.error = error, .error_size = size};
     if (count < 1 || count > 2)
         return lines_fail_(&lines, "a report shows one run log or two, not %d", count);
-    const char *at = write_until(page_html_.text, "/* style */", out);
-    write_text(&page_css_, out);
-    at = write_until(at, "<!-- logs -->", out);
+    const char *at = write_head(out);
     if (write_logs(&lines, paths, count, replay, out))
         return -1;
-    at = write_until(at, "/* script */", out);
-    write_text(&page_js_, out);
-    fwrite(at, 1, (size_t)(page_html_.text + page_html_.length - at), out);
-    if (fflush(out) || ferror(out))
-        return lines_fail_(&lines, "cannot write the report: %s", strerror(errno));
-    return 0;
+    return write_rest(at, &page_js_, out, &lines);
+}
+
+int report_html_pytorch(FILE *out, const json_t *plan, char *error, size_t size)
+{
+    Lines lines = {.error = error, .error_size = size};
+    const char *at = write_head(out);
+    fputs("<script type=\"application/json\" id=\"plan\">\n", out);
+    if (json_dump_callback(plan, write_part, out, JSON_COMPACT | JSON_ENSURE_ASCII))
+        return lines_fail_memory_(&lines);
+    fputs("\n</script>\n", out);
+    return write_rest(at, &page_pytorch_, out, &lines);
 }

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include <jansson.h>
+
 #include "../memtrack/memtrack.h"
 
 #ifdef __cplusplus
@@ -22,8 +24,12 @@ typedef struct PageReplay PageReplay;
  * equally many steps). A last line that broke off is left out, as is any line that is not JSON; the page says
  * so. Returns 0; or -1 and a message in error[size]: a file that cannot be read or whose first line is not
  * that of a run log of format 1, no host memory, or an `out` that cannot be written. replay may be NULL. */
-int report_html(FILE *out, const char *const *paths, int count, const PageReplay *replay,
-                         char *error, size_t size);
+int report_html(FILE *out, const char *const *paths, int count, const PageReplay *replay, char *error,
+                size_t size);
+
+/* The page of what a job of PyTorch would need, from the JSON object of `brim plan --framework pytorch
+ * --json` with what cli/pytorch_page.c adds. Returns 0; or -1 and a message in error[size]. */
+int report_html_pytorch(FILE *out, const json_t *plan, char *error, size_t size);
 
 #ifdef __cplusplus
 }

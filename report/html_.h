@@ -13,7 +13,7 @@ typedef struct PageText {
     const char *text;
     size_t length;
 } PageText;
-extern const PageText page_html_, page_css_, page_js_;
+extern const PageText page_html_, page_css_, page_js_, page_pytorch_;
 
 /* ---- A log, line by line (html_lines.c) ------------------------------------------------------ */
 

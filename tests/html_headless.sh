@@ -26,7 +26,7 @@ with_probe()
     sed '0,/<head>/s//<head><script>window.probeErrors=[];for(const t of ["error","unhandledrejection"])addEventListener(t,e=>probeErrors.push(String(e.message||e.reason||e.type)));<\/script>/' "$1" |
         grep -v -x -e '</body>' -e '</html>'
     printf '<script>window.probeCut = %s;</script><script>\n' "${cut:-0}"
-    cat tests/html_probe.js
+    cat "${probe:-tests/html_probe.js}"
     printf '</script></body></html>\n'
 }
 
@@ -113,6 +113,14 @@ sed '/"kind":"step","step":[23],/d' "$keep/blocks.jsonl" >"$keep/lost-steps.json
 sed 's/"rows":\[\[0,/"rows":[["x",7],[0,/' "$keep/blocks.jsonl" >"$keep/lost-rows.jsonl"
 for lost in both lost-names lost-events lost-steps lost-rows; do page "$lost" "$keep/$lost.jsonl"; done
 
+# What PyTorch would need.
+predict() { out=$1; shift; "$brim" plan --framework pytorch --html "$keep/$out.html" "$@" >/dev/null 2>"$work/err"; [ -s "$keep/$out.html" ] || not_ok "page $out" "$(cat "$work/err")"; }
+predict pytorch llama-3.2-1b --precision bf16 --batch 1 --seq 2048 --card h200
+predict pytorch-qlora llama-3.1-8b --lora r=16 --weights bf16 --quantize nf4 --kbit-prepare on --checkpoint blocks --batch 2 --seq 1024 --accumulate 2 --card t4
+predict pytorch-alone gpt2-tiny --precision fp16 --batch 2 --script loop
+predict pytorch-evaluates bert-base --precision bf16-autocast --batch 8 --seq 128 --evaluate 2 --card l4
+predict pytorch-tight gpt2 --batch 4 --seq 1024 --budget 7.7GiB
+
 dark=--blink-settings=preferredColorScheme=0
 light=--blink-settings=preferredColorScheme=1
 browse "one run" "$keep/one.html" 1600 $light
@@ -148,6 +156,17 @@ for lost in both lost-names lost-events lost-steps lost-rows; do
     browse "$lost" "$keep/$lost.html" 1200 $light
     grep -q 'class="notice"' "$work/dom" && ok "$lost: says so" || not_ok "$lost: says so" "no notice"
 done
+probe=tests/html_pytorch_probe.js
+browse "PyTorch" "$keep/pytorch.html" 1600 $light
+browse "PyTorch, QLoRA" "$keep/pytorch-qlora.html" 1600 $dark
+browse "PyTorch without brim" "$keep/pytorch-alone.html" 1200 $light
+browse "PyTorch that evaluates" "$keep/pytorch-evaluates.html" 1200 $dark
+browse "PyTorch, a tight budget" "$keep/pytorch-tight.html" 1200 $light
+cut=1
+for width in 360 500 1000; do browse "PyTorch, $width pixels" "$keep/pytorch-qlora.html" $width $dark; done
+cut=0
+picture pytorch-light "$keep/pytorch.html" 1400 2200 $light
+picture pytorch-dark-narrow "$keep/pytorch-qlora.html" 400 3800 $dark
 picture one-light "$keep/one.html" 1600 3600 $light
 picture one-dark-narrow "$keep/one.html" 400 6400 $dark
 [ ! -e "$keep/card.html" ] || picture card-light "$keep/card.html" 1600 1300 $light

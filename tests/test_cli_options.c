@@ -108,6 +108,7 @@ static const Trial trials[] = {
     {"--eval-accumulation", "1", {"--framework", "pytorch", "--evaluate", "2", "--metrics"}},
     {"--metrics", NULL, {"--framework", "pytorch", "--evaluate", "2"}},
     {"--longest", "9", {"--framework", "pytorch"}},
+    {"--html", "@new", {"--framework", "pytorch"}},
     {"--alloc-conf", "max_split_size_mb:64", {"--framework", "pytorch"}},
     {"--sample", "5", {0}},
     {"--prompt", "xyz", {0}},

@@ -1,4 +1,6 @@
 /* --framework pytorch: what plan and fit say of a job of PyTorch, and what they refuse. */
+#include <math.h>
+
 #include "cli_support.h"
 
 #define TINY "llama-tiny", "--framework", "pytorch", "--batch", "2", "--seq", "64"
@@ -49,9 +51,8 @@ static void it_says_what_it_is(void **state)
     const Outcome *o = expect_code(RUN("plan", TINY, "--precision", "bf16", "--card", "h200"), 0);
     static const char *const lines[] = {
         "llama-tiny  6,123,168 parameters  bf16  AdamW, foreach  batch 2 x seq 64  sdpa attention  Trainer\n",
-        "PREDICTED for torch 2.15, transformers 5.24 on NVIDIA H200 141GB, compute capability 9.0; no card "
-        "has "
-        "confirmed it.\n",
+        "PREDICTED for torch 2.15, transformers 5.24; no card has confirmed it.  On NVIDIA H200 141GB, "
+        "compute capability 9.0.\n",
         "h200 has 139.80 GiB; the context takes 0.25-0.45 assumed: 139.35 GiB are left.\nIt fits:",
         "WHAT PYTORCH'S PEAK HAS MORE",
         "BY LAYER AT THE PEAK",
@@ -59,7 +60,8 @@ static void it_says_what_it_is(void **state)
     };
     for (size_t i = 0; i < COUNT(lines); i++)
         has(o, lines[i]);
-    has(expect_code(RUN("plan", TINY), 0), "a card of compute capability 8.0 (assumed: --card names one)");
+    has(expect_code(RUN("plan", TINY), 0),
+        "On a card of compute capability 8.0 (assumed: --card names one).\n");
 }
 
 /* Each is another job, so its figures are others; and each is said in the first line. */
@@ -79,7 +81,8 @@ static void options_are_of_the_job(void **state)
         {"--longest", "33", "seq 33"},
         {"--script", "loop", "a plain loop"},
         {"--evaluate", "2", "that evaluates 2 batches"},
-        {"--versions", "torch=2.11", "torch 2.11"},
+        {"--versions", "torch=2.11.0+cu130", "torch 2.11"},
+        {"--optimizer", "paged_adamw_8bit", "paged 8-bit AdamW"},
         {"--weights", "bf16", "bf16"},
     };
     static char usual[1 << 16];
@@ -139,6 +142,109 @@ static void the_verdict_decides_the_code(void **state)
         RUN("plan", "llama-3.1-8b", "--framework", "pytorch", "--precision", "bf16", "--card", "t4"), 1);
     has(o, "It does not fit: the ");
     has(o, "It runs out of memory at ");
+}
+
+/* What a card may do otherwise is said, and to scripts, too; not where it cannot. */
+static void what_is_unverified_is_said(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *card, *precision;
+        int unverified;
+    } trials[] = {{"h100", "bf16", 1}, {"h100", "fp32", 0}, {"a100-80", "bf16", 0}};
+    for (size_t i = 0; i < COUNT(trials); i++) {
+        const char *card = trials[i].card, *precision = trials[i].precision;
+        const Outcome *o = expect_code(RUN("plan", TINY, "--card", card, "--precision", precision), 0);
+        assert_int_equal(strstr(o->out, "\nUNVERIFIED: sdpa takes cuDNN's kernel first") != NULL,
+                         trials[i].unverified);
+        json_t *root = json_of(RUN("plan", TINY, "--card", card, "--precision", precision, "--json"), 0);
+        assert_int_equal(json_is_string(json_object_get(pytorch_of(root), "unverified")),
+                         trials[i].unverified);
+        json_decref(root);
+    }
+}
+
+/* Its low end is measured on some cards; the upper end, which counts, is not. */
+static void contexts_are_ranges(void **state)
+{
+    (void)state;
+    has(expect_code(RUN("plan", TINY, "--card", "t4"), 0),
+        "the context takes 0.14 measured to 0.45 assumed: 14.30 GiB are left");
+    json_t *root = json_of(RUN("plan", TINY, "--card", "t4", "--json"), 0);
+    const json_t *context = json_object_get(pytorch_of(root), "context_bytes");
+    assert_int_equal(integer_at(context, "low"), 147718144);
+    assert_int_equal(integer_at(context, "high"), 461 << 20);
+    assert_string_equal(json_string_value(json_object_get(context, "low_source")), "measured");
+    assert_string_equal(json_string_value(json_object_get(context, "source")), "assumed");
+    json_decref(root);
+    has(expect_code(RUN("plan", TINY, "--card", "t4", "--reserve", "1GiB"), 0),
+        "the context takes 1.00 given");
+}
+
+/* ---- Beside brim ----------------------------------------------------------------------------- */
+
+/* Each of them has a name, and with what is left over they are all of it. */
+static void differences_sum_to_the_difference(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arguments[12];
+        const char *has;
+        double rest; /* the most of the difference that has no name but "other" */
+    } trials[] = {
+        {{"gpt2", "--batch", "2", "--seq", "1024"}, "steps of GELU", 0.1},
+        {{"llama-3.2-1b", "--precision", "bf16", "--batch", "1", "--seq", "2048"}, "silu of the gate", 0.2},
+        {{"llama-3.2-1b", "--lora", "r=8", "--weights", "bf16", "--quantize", "nf4", "--kbit-prepare", "on",
+          "--checkpoint", "blocks"},
+         "hidden states in fp32",
+         0.1},
+    };
+    for (size_t i = 0; i < COUNT(trials); i++) {
+        const char *arguments[20] = {"", "plan"};
+        int count = 2;
+        for (int k = 0; k < 12 && trials[i].arguments[k]; k++)
+            arguments[count++] = trials[i].arguments[k];
+        arguments[count++] = "--framework";
+        arguments[count++] = "pytorch";
+        arguments[count++] = "--json";
+        json_t *root = json_of(run_command(arguments), 0);
+        const json_t *rows = json_object_get(pytorch_of(root), "differences"), *row;
+        json_int_t sum = 0, rest = 0,
+                   brim = integer_at(json_object_get(json_object_get(root, "brim"), "memory"), "peak_bytes");
+        size_t k;
+        int named = 0;
+        json_array_foreach(rows, k, row)
+        {
+            const char *name = json_string_value(json_object_get(row, "name"));
+            sum += integer_at(row, "bytes");
+            rest = integer_at(row, "bytes"); /* the last */
+            named |= !strcmp(name, trials[i].has);
+        }
+        json_int_t all = integer_at(pytorch_of(root), "requested_bytes") - brim;
+        assert_int_equal(sum, all);
+        assert_true(named);
+        assert_true(fabs((double)rest) < trials[i].rest * (double)all);
+        json_decref(root);
+    }
+}
+
+static void a_page_is_written(void **state)
+{
+    (void)state;
+    const char *path = in_folder("page.html");
+    char text[64] = "";
+    has(expect_code(RUN("plan", TINY, "--card", "h200", "--html", path), 0),
+        "page.html is written; open it in a browser\n");
+    FILE *page = fopen(path, "r");
+    assert_non_null(page);
+    assert_non_null(fgets(text, sizeof text, page));
+    assert_string_equal(text, "<!doctype html>\n");
+    fclose(page);
+    json_decref(json_of(RUN("plan", TINY, "--html", path, "--json"), 0));
+    Outcome *o = expect_code(RUN("plan", TINY, "--html", "/nowhere/page.html"), 1);
+    assert_non_null(strstr(o->err, "/nowhere/page.html"));
+    assert_non_null(strstr(expect_code(RUN("plan", "llama-tiny", "--html", path), 2)->err,
+                           "--html is of --framework pytorch; of brim's own"));
 }
 
 #define QLORA                                                                                                \
@@ -201,7 +307,7 @@ static void a_rank_says_which_it_is(void **state)
     (void)state;
     const Outcome *o = expect_code(RUN("plan", TINY, "--ranks", "4"), 0);
     has(o, "batch 2 x seq 64 on each rank  rank 0 of 4 under DistributedDataParallel");
-    has(o, "Of rank 0 of 4; the others allocate the same. NCCL's own buffers are the driver's");
+    has(o, "Of rank 0 of 4;  the others allocate the same.  NCCL's own buffers are the driver's");
     has(o, "  buckets of ranks");
     o = expect_code(RUN("plan", TINY, "--ranks", "4", "--parallel", "fsdp", "--script", "loop", "--precision",
                         "bf16-mixed", "--no-sync"),
@@ -267,7 +373,14 @@ static void refusals_name_what_and_why(void **state)
         {{"--checkpoint", "2"}, "--checkpoint 2 is brim's"},
         {{"--versions", "torch=1.0"},
          "--versions torch=1.0: there are no rules for these; there are for torch=2.15"},
-        {{"--versions", "jax=1"}, "there are no rules for these"},
+        {{"--versions", "jax=1"}, "--versions takes torch=N, transformers=N, or both"},
+        {{"--versions", "2.15"}, "--versions takes torch=N, transformers=N, or both"},
+        {{"--versions", "torch=2.1"}, "--versions torch=2.1: there are no rules for these"},
+        {{"--attention", "flash_attention_2"}, "(sdpa, eager with --framework pytorch)"},
+        {{"--script", "SFTTrainer"}, "it is transformers' Trainer"},
+        {{"--lora", "targets=all-linear"}, "without targets= all linear layers have adapters"},
+        {{"--reserve", "100GiB", "--card", "t4"},
+         "--reserve 100.00 GiB leaves nothing of the 14.75 GiB of t4"},
         {{"--quantize", "nf4"}, "--quantize nf4 needs --lora"},
         {{"--kbit-prepare", "on"}, "--kbit-prepare on needs --quantize"},
         {{"--kbit-prepare", "yes"}, "--kbit-prepare must be one of off, on"},
@@ -343,6 +456,10 @@ int main(void)
         cmocka_unit_test(clipping_is_said),
         cmocka_unit_test(quantised_models_are_prepared_or_not),
         cmocka_unit_test(the_verdict_decides_the_code),
+        cmocka_unit_test(what_is_unverified_is_said),
+        cmocka_unit_test(contexts_are_ranges),
+        cmocka_unit_test(differences_sum_to_the_difference),
+        cmocka_unit_test(a_page_is_written),
         cmocka_unit_test(settings_of_the_allocator_decide),
         cmocka_unit_test(ranks_are_of_the_job),
         cmocka_unit_test(a_rank_says_which_it_is),
@@ -350,5 +467,5 @@ int main(void)
         cmocka_unit_test(families_are_those_of_the_rules),
         cmocka_unit_test(they_belong_to_pytorch),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

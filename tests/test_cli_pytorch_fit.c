@@ -223,7 +223,7 @@ static void tables_are_those_of_fit(void **state)
     (void)state;
     Outcome *o = expect_code(RUN("fit", TINY, "--card", "t4,h200"), 0);
     static const char *const lines[] = {
-        "\nGiB.  Of each card the context takes 0.25-0.45 assumed, its upper end counts.\n",
+        "\nh200: UNVERIFIED: sdpa takes cuDNN's kernel first",
         "card         memory  allocated   reserved  as asked          largest    longest\n",
         "\nLARGEST BATCH, seq 64        allocated         t4       h200\n",
         "\nLONGEST SEQUENCE, batch 2    allocated         t4       h200\n",
@@ -233,6 +233,21 @@ static void tables_are_those_of_fit(void **state)
     };
     for (size_t i = 0; i < COUNT(lines); i++)
         has(o, lines[i]);
+}
+
+static void cards_say_what_is_theirs(void **state)
+{
+    (void)state;
+    has(expect_code(RUN("fit", TINY, "--card", "l4,h200"), 0),
+        "\nGiB.  Of each card the context takes 0.25-0.45 assumed; its upper end counts.\n");
+    has(expect_code(RUN("fit", TINY, "--card", "l4,t4,h200"), 0),
+        "takes 0.25-0.45 assumed; of t4 0.14 measured to 0.45 assumed; its upper end counts.\n");
+    json_t *fit = fit_of(RUN("fit", TINY, "--card", "t4,h200", "--json"), 0);
+    const json_t *as_is = row_of(fit, "as is"), *bf16 = row_of(fit, "--precision bf16");
+    assert_true(json_is_null(json_object_get(cell_of(as_is, 1), "unverified")));
+    assert_true(json_is_null(json_object_get(cell_of(bf16, 0), "unverified")));
+    assert_true(json_is_string(json_object_get(cell_of(bf16, 1), "unverified")));
+    json_decref(fit);
 }
 
 /* ---- Time ------------------------------------------------------------------------------------ */
@@ -260,15 +275,11 @@ static void a_table_is_quick(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cells_are_the_largest_that_fit),
-        cmocka_unit_test(what_is_asked_for_does_not_matter),
-        cmocka_unit_test(every_card_has_a_row),
-        cmocka_unit_test(rows_are_their_flags),
-        cmocka_unit_test(rows_are_what_can_be_pulled),
-        cmocka_unit_test(the_least_cost_comes_first),
-        cmocka_unit_test(tables_are_those_of_fit),
-        cmocka_unit_test(threads_change_nothing),
-        cmocka_unit_test(a_table_is_quick),
+        cmocka_unit_test(cells_are_the_largest_that_fit), cmocka_unit_test(what_is_asked_for_does_not_matter),
+        cmocka_unit_test(every_card_has_a_row),           cmocka_unit_test(rows_are_their_flags),
+        cmocka_unit_test(rows_are_what_can_be_pulled),    cmocka_unit_test(the_least_cost_comes_first),
+        cmocka_unit_test(tables_are_those_of_fit),        cmocka_unit_test(cards_say_what_is_theirs),
+        cmocka_unit_test(threads_change_nothing),         cmocka_unit_test(a_table_is_quick),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -287,6 +287,37 @@ static void unwritable_output(void **state)
     unlink(name);
 }
 
+/* What PyTorch would need: the object is in the page as it was given, and ends no script. */
+static void page_of_pytorch(void **state)
+{
+    (void)state;
+    json_t *given = json_pack("{s:s, s:i}", "model", "</script><script>alert(1)</script>", "n", 7);
+    char error[256], *text = NULL;
+    size_t length = 0;
+    FILE *out = open_memstream(&text, &length);
+    assert_int_equal(report_html_pytorch(out, given, error, sizeof error), 0);
+    fclose(out);
+    char *from = strstr(text, "<script type=\"application/json\" id=\"plan\">");
+    assert_non_null(from);
+    from = strchr(from, '\n');
+    char *end = strstr(from, "</script>");
+    assert_null(memmem(from, (size_t)(end - from), "<", 1));
+    *end = '\0';
+    json_t *plan = json_loads(from, 0, NULL);
+    assert_non_null(plan);
+    assert_true(json_equal(plan, given));
+    assert_non_null(strstr(end + 1, "window.brimPlan"));
+    assert_non_null(strstr(text, "default-src 'none'"));
+    json_decref(plan);
+    free(text);
+    FILE *full = fopen("/dev/full", "w");
+    assert_non_null(full);
+    assert_int_equal(report_html_pytorch(full, given, error, sizeof error), -1);
+    assert_non_null(strstr(error, "cannot write the report: No space left"));
+    fclose(full);
+    json_decref(given);
+}
+
 static void two_logs(void **state)
 {
     (void)state;
@@ -489,6 +520,7 @@ int main(void)
         cmocka_unit_test(zero_bytes_in_a_line),
         cmocka_unit_test(no_run_log),
         cmocka_unit_test(unwritable_output),
+        cmocka_unit_test(page_of_pytorch),
         cmocka_unit_test(two_logs),
         cmocka_unit_test(events_by_pytorchs_rules),
         cmocka_unit_test(senseless_events),

@@ -1,134 +1,168 @@
 /* What others measured on real cards (tests/pytorch/published.txt), beside what is predicted for the same
- * settings. Prints the table of docs/pytorch.md. */
+ * settings. Its lines are those of docs/pytorch-published.md. */
 #include <math.h>
 
 #include "../estimate/pytorch/summary.h"
+#include "pytorch_trace.h"
 #include "support.h"
 
-typedef struct Named {
-    const char *name;
-    PytorchModel model;
-} Named;
+#define CONFIG(type, vocab, width, layers, heads, kv_heads, inner, positions, more)                          \
+    "{\"model_type\": \"" type "\", \"vocab_size\": " #vocab ", \"hidden_size\": " #width                    \
+    ", \"num_hidden_layers\": " #layers ", \"num_attention_heads\": " #heads                                 \
+    ", \"num_key_value_heads\": " #kv_heads ", \"intermediate_size\": " #inner                               \
+    ", \"max_position_embeddings\": " #positions more "}"
+#define TIED ", \"tie_word_embeddings\": true"
 
-#define LLAMA(v, d, n, h, kv, f)                                                                             \
-    {                                                                                                        \
-        .family = PYTORCH_LLAMA, .vocab = v, .hidden = d, .layers = n, .heads = h, .kv_heads = kv,           \
-        .head_dim = d / h, .intermediate = f, .positions = 8192, .tied = 1                                   \
-    }
-
-static const Named models[] = {
-    {"smollm2-135m", LLAMA(49152, 576, 30, 9, 3, 1536)},
-    {"smollm2-360m", LLAMA(49152, 960, 32, 15, 5, 2560)},
-    {"smollm2-1.7b", LLAMA(49152, 2048, 24, 32, 32, 8192)},
-    {"tinyllama-1.1b",
-     {.family = PYTORCH_LLAMA,
-      .vocab = 32000,
-      .hidden = 2048,
-      .layers = 22,
-      .heads = 32,
-      .kv_heads = 4,
-      .head_dim = 64,
-      .intermediate = 5632,
-      .positions = 2048}},
-    {"qwen2.5-1.5b",
-     {.family = PYTORCH_QWEN2,
-      .vocab = 151936,
-      .hidden = 1536,
-      .layers = 28,
-      .heads = 12,
-      .kv_heads = 2,
-      .head_dim = 128,
-      .intermediate = 8960,
-      .positions = 32768,
-      .tied = 1}},
+static const struct {
+    const char *name, *config;
+} models[] = {
+    {"smollm2-135m", CONFIG("llama", 49152, 576, 30, 9, 3, 1536, 8192, TIED)},
+    {"smollm2-360m", CONFIG("llama", 49152, 960, 32, 15, 5, 2560, 8192, TIED)},
+    {"smollm2-1.7b", CONFIG("llama", 49152, 2048, 24, 32, 32, 8192, 8192, TIED)},
+    {"tinyllama-1.1b", CONFIG("llama", 32000, 2048, 22, 32, 4, 5632, 2048, "")},
+    {"deepseek-coder-1.3b", CONFIG("llama", 32256, 2048, 24, 16, 16, 5504, 16384, "")},
+    {"llama-3.2-1b", CONFIG("llama", 128256, 2048, 16, 32, 8, 8192, 131072, TIED ", \"head_dim\": 64")},
+    {"llama-3.2-3b", CONFIG("llama", 128256, 3072, 28, 24, 8, 8192, 131072, TIED ", \"head_dim\": 128")},
+    {"qwen2.5-1.5b", CONFIG("qwen2", 151936, 1536, 28, 12, 2, 8960, 32768, TIED)},
+    {"qwen2.5-7b", CONFIG("qwen2", 152064, 3584, 28, 28, 4, 18944, 32768, "")},
+    {"mistral-7b:vocab_size=32768,sliding_window=None",
+     CONFIG("mistral", 32768, 4096, 32, 32, 8, 14336, 32768, "")},
+    {"mistral-7b:vocab_size=32001",
+     CONFIG("mistral", 32001, 4096, 32, 32, 8, 14336, 32768, ", \"sliding_window\": 4096")},
 };
 
+/* The rules for the versions of an environment, or the nearest that there are. */
+static const struct {
+    const char *environment, *versions;
+} rules[] = {
+    {"torch-2.14", "torch=2.11. transformers=5.17."},
+    {"torch-2.10", "torch=2.11. transformers=5.17."},
+    {"torch-2.4", "torch=2.6. transformers=4.48."},
+};
+
+typedef struct Section {
+    char source[64], environment[32], unit[16], flags[400];
+} Section;
+
 typedef struct Row {
-    char model[64], attention[16], base[16];
+    char model[64], attention[16], base[24];
     int batch, seq;
-    double allocated, reserved; /* MiB, of the second step */
+    double allocated, reserved; /* bytes; 0: not stated */
 } Row;
 
-/* The settings of all rows of the first section: fitcheck's, on one Tesla T4. Those with "sdpa" pin a kernel
- * and repeat keys and values before it, which is what transformers does only where there are as many key
- * heads. */
-static int job_of(const Row *row, PytorchJob *job)
+static int section_of(const char *line, Section *s)
 {
-    for (size_t i = 0; i < COUNT(models); i++) {
-        const PytorchModel *m = &models[i].model;
-        int eager = !strcmp(row->attention, "eager"), nf4 = !strcmp(row->base, "nf4");
-        if (strcmp(models[i].name, row->model) || (!eager && m->heads != m->kv_heads))
-            continue;
-        *job = (PytorchJob){.model = *m,
-                            .precision = PYTORCH_FP16,
-                            .weights = PYTORCH_WEIGHTS_FP16,
-                            .attention = eager ? PYTORCH_EAGER : PYTORCH_SDPA,
-                            .checkpoint = PYTORCH_CHECKPOINT,
-                            .quantize = nf4 ? PYTORCH_NF4_SINGLE : PYTORCH_PLAIN,
-                            .kbit_prepare = nf4,
-                            .capability = 75,
-                            .batch = row->batch,
-                            .seq = row->seq,
-                            .accumulate = 1,
-                            .steps = 2,
-                            .lora_rank = 32,
-                            .lora_targets = PYTORCH_Q | PYTORCH_K | PYTORCH_V | PYTORCH_O,
-                            .hold = PYTORCH_HOLD_STEP};
-        for (int d = 0; !job->dialect && estimate_pytorch_dialect_at(d); d++)
-            if (!strcmp(estimate_pytorch_versions(estimate_pytorch_dialect_at(d)).transformers, "5.17"))
-                job->dialect = estimate_pytorch_dialect_at(d);
-        return job->dialect != NULL;
-    }
-    return 0;
+    int at = 0;
+    if (sscanf(line, "@ %63s %31s %15s %n", s->source, s->environment, s->unit, &at) != 3)
+        return 0;
+    snprintf(s->flags, sizeof s->flags, "%.*s", (int)strcspn(line + at, "\n"), line + at);
+    return 1;
 }
 
-static void second_step(const PytorchJob *job, double *allocated, double *reserved)
+static int row_of(const char *line, const Section *s, Row *r)
+{
+    double unit = !strcmp(s->unit, "MiB") ? 1048576 : !strcmp(s->unit, "MB") ? 1e6 : 1;
+    *r = (Row){.batch = 0};
+    if (line[0] == '#' || line[0] == '=' || line[0] == '@' ||
+        sscanf(line, "%63s %dx%d %15s %23s %lf %lf", r->model, &r->batch, &r->seq, r->attention, r->base,
+               &r->allocated, &r->reserved) < 6)
+        return 0;
+    r->allocated *= unit;
+    r->reserved *= unit;
+    return 1;
+}
+
+/* A flag that says nothing of what is predicted is left out. */
+static void add_flags(char *flags, size_t size, const char *more)
+{
+    static const char *const silent[] = {"--one-tensor", "--last-step", "--sft", "--steps"};
+    char copy[400];
+    snprintf(copy, sizeof copy, "%s", more);
+    for (char *save, *word = strtok_r(copy, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
+        int said = 1;
+        for (size_t i = 0; i < COUNT(silent); i++)
+            said &= strcmp(word, silent[i]) != 0;
+        if (said)
+            snprintf(flags + strlen(flags), size - strlen(flags), " %s", word);
+    }
+}
+
+/* The job of a row; 0 where there are no rules: kernels pinned where transformers takes another, and what
+ * SFTTrainer does to a model. flash-attn's place takes sdpa, which is said. */
+static int job_of(const Section *s, const Row *r, PytorchJob *job)
+{
+    static Trace trace;
+    trace = (Trace){.count = 0};
+    int heads_alike = 0, flash = !strcmp(r->attention, "flash");
+    for (size_t i = 0; i < COUNT(models); i++)
+        if (!strcmp(models[i].name, r->model))
+            snprintf(trace.config, sizeof trace.config, "%s", models[i].config);
+    for (size_t i = 0; i < COUNT(rules); i++)
+        if (!strcmp(rules[i].environment, s->environment))
+            snprintf(trace.versions, sizeof trace.versions, "%s", rules[i].versions);
+    if (!*trace.config || !*trace.versions || (flash && strcmp(r->base, "none")))
+        return 0;
+    snprintf(trace.flags, sizeof trace.flags, "--batch %d --seq %d --attention %s%s", r->batch, r->seq,
+             strcmp(r->attention, "eager") ? "sdpa" : "eager",
+             !strcmp(r->base, "nf4-single") ? " --quantize nf4-single --kbit-prepare on" : "");
+    add_flags(trace.flags, sizeof trace.flags, s->flags);
+    char refusal[200];
+    if (trace_job(&trace, job) || estimate_pytorch_refuses(job, refusal, sizeof refusal))
+        return 0;
+    heads_alike = job->model.heads == job->model.kv_heads;
+    return strcmp(r->attention, "efficient") || heads_alike;
+}
+
+static void predict(const PytorchJob *job, int last_step, double *allocated, double *reserved)
 {
     PytorchSummary s;
     assert_int_equal(estimate_pytorch_summary(job, NULL, &s), 0);
     *allocated = *reserved = 0;
     for (int i = 0; i < s.moment_count; i++) {
-        if (s.moments[i].step != 1)
+        if (last_step && s.moments[i].step != 1)
             continue;
-        *allocated = fmax(*allocated, (double)s.moments[i].allocated / 1048576);
-        *reserved = fmax(*reserved, (double)s.moments[i].reserved / 1048576);
+        *allocated = fmax(*allocated, (double)s.moments[i].allocated);
+        *reserved = fmax(*reserved, (double)s.moments[i].reserved);
     }
     estimate_pytorch_summary_free(&s);
 }
 
-/* LoRA and NF4 with LoRA within 0.25 % of what the card allocated; what it reserved, within 10 %. */
-static void a_card_measured_the_same(void **state)
+/* On one Tesla T4 by the source's own script: LoRA within 0.1 % and NF4 with LoRA within 0.4 % of what the
+ * card allocated. On an A100 all parameters under Trainer within 0.01 %, at whose peak no attention is alive.
+ */
+static void cards_measured_the_same(void **state)
 {
     (void)state;
     FILE *file = fopen("tests/pytorch/published.txt", "r");
     assert_non_null(file);
     char line[600];
-    int rows = 0;
-    print_message(
-        "Tesla T4, MiB                          allocated  predicted    error   reserved  predicted\n");
+    Section section = {.flags = ""};
+    Row row;
+    PytorchJob job;
+    int t4 = 0, a100 = 0;
     while (fgets(line, sizeof line, file)) {
-        Row row;
-        PytorchJob job = {.seq = 0};
-        if (sscanf(line, "%63s %dx%d %15s %15s %lf %lf", row.model, &row.batch, &row.seq, row.attention,
-                   row.base, &row.allocated, &row.reserved) != 7 ||
-            !job_of(&row, &job))
+        if (section_of(line, &section) || !row_of(line, &section, &row) || !job_of(&section, &row, &job))
             continue;
         double allocated, reserved;
-        second_step(&job, &allocated, &reserved);
+        predict(&job, strstr(section.flags, "--last-step") != NULL, &allocated, &reserved);
         double error = allocated / row.allocated - 1;
-        print_message("%-15s %dx%-5d %-6s %-5s %12.2f %10.2f %+7.3f %% %8.0f %10.0f\n", row.model, row.batch,
-                      row.seq, row.attention, row.base, row.allocated, allocated, 100 * error, row.reserved,
-                      reserved);
-        assert_true(fabs(error) < 0.0025);
-        assert_true(fabs(reserved / row.reserved - 1) < 0.1);
-        rows++;
+        print_message("%s %s %dx%d %s %s %.0f %.0f %+.3f %%\n", section.source, row.model, row.batch, row.seq,
+                      row.attention, row.base, allocated, reserved, 100 * error);
+        int flash = !strcmp(row.attention, "flash");
+        double bound = flash ? 0.0001 : !strcmp(row.base, "none") ? 0.001 : 0.004;
+        if (fabs(error) > bound)
+            fail_msg("%s: predicted %.0f bytes, %.3f %% off", line, allocated, 100 * error);
+        if (row.reserved > 0 && fabs(reserved / row.reserved - 1) > 0.2)
+            fail_msg("%s: predicted %.0f bytes reserved", line, reserved);
+        *(flash ? &a100 : &t4) += 1;
     }
     fclose(file);
-    assert_int_equal(rows, 18);
+    assert_int_equal(t4, 35);
+    assert_int_equal(a100, 2);
 }
 
 int main(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(a_card_measured_the_same)};
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(cards_measured_the_same)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -397,6 +397,29 @@ static void what_has_no_rules_is_refused(void **state)
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
+/* cuDNN's attention: of sdpa, in 16 bits, from compute capability 9.0 on, of versions that prefer it. */
+static void what_no_trace_has_is_unverified(void **state)
+{
+    (void)state;
+    char why[300] = "";
+    PytorchJob job = small();
+    assert_int_equal(estimate_pytorch_unverified(&job, why, sizeof why), 0);
+    job.capability = 90;
+    assert_int_equal(estimate_pytorch_unverified(&job, why, sizeof why), 1);
+    assert_non_null(strstr(why, "sdpa takes cuDNN's kernel first"));
+    PytorchJob others[] = {job, job, job};
+    others[0].attention = PYTORCH_EAGER;
+    others[1].precision = PYTORCH_FP32;
+    for (int i = 0; estimate_pytorch_dialect_at(i); i++)
+        if (!strcmp(estimate_pytorch_versions(estimate_pytorch_dialect_at(i)).torch, "2.6"))
+            others[2].dialect = estimate_pytorch_dialect_at(i);
+    assert_non_null(others[2].dialect);
+    for (size_t i = 0; i < COUNT(others); i++)
+        assert_int_equal(estimate_pytorch_unverified(&others[i], why, sizeof why), 0);
+    job.precision = PYTORCH_AUTOCAST_BF16;
+    assert_int_equal(estimate_pytorch_unverified(&job, why, sizeof why), 1);
+}
+
 static int fails_somewhere(const PytorchJob *job, uint64_t limit)
 {
     PytorchSummary s;
@@ -438,7 +461,8 @@ int main(void)
         cmocka_unit_test(verdicts_are_those_of_a_replay), cmocka_unit_test(nothing_fits_in_nothing),
         cmocka_unit_test(what_repeats_needs_no_more),     cmocka_unit_test(settings_of_the_allocator_count),
         cmocka_unit_test(verdicts_follow_the_settings),   cmocka_unit_test(everything_has_a_name),
-        cmocka_unit_test(what_has_no_rules_is_refused),   cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(what_has_no_rules_is_refused),   cmocka_unit_test(what_no_trace_has_is_unverified),
+        cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

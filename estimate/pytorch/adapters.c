@@ -126,13 +126,16 @@ void torch_adapt(TorchJob *job)
         job->torch.place = a->place;
         make(job, a);
     }
-    if (!moved(job))
+    int last = job->torch.dialect->peft->copies_last;
+    if (!moved(job) && !last)
         fill_copies(job);
     for (TorchAdapter *a = job->adapters; a; a = a->next) { /* cast_adapter_dtype */
         job->torch.place = a->place;
         cast(job, a->a);
         cast(job, a->b);
     }
+    if (!moved(job) && last)
+        fill_copies(job);
     for (int i = 0; i < 2; i++)
         if (job->copies[i])
             torch_trained(job, job->copies[i]);

@@ -8,7 +8,8 @@ typedef struct Layer {
 
 typedef struct Bert {
     TorchTensor *words, *positions, *types, *position_ids, *type_ids;
-    TorchTensor *mask; /* of this forward pass */
+    TorchTensor *mask;   /* of this forward pass */
+    TorchTensor *scores; /* the last layer's probabilities, in old versions */
     TorchNorm norm, head_norm;
     TorchLinear transform, decoder; /* of masked words */
     TorchLinear pooler, classifier; /* of classes */
@@ -84,12 +85,17 @@ static void make(TorchJob *job)
 
 /* ---- Attention ------------------------------------------------------------------------------- */
 
-static TorchTensor *heads(TorchJob *job, const TorchLinear *l, TorchTensor *x)
+/* (B,S,D) as (B,H,S,D/H) */
+static TorchTensor *cut(TorchJob *job, TorchTensor *x)
 {
-    Torch *t = &job->torch;
     const PytorchModel *m = &job->asked->model;
     int64_t size[] = {x->shape.size[0], x->shape.size[1], m->heads, m->head_dim};
-    return torch_transpose(t, torch_view(t, torch_project(job, l, x), 4, size), 1, 2);
+    return torch_transpose(&job->torch, torch_view(&job->torch, x, 4, size), 1, 2);
+}
+
+static TorchTensor *heads(TorchJob *job, const TorchLinear *l, TorchTensor *x)
+{
+    return cut(job, torch_project(job, l, x));
 }
 
 /* eager_attention_forward; the scores leave by `weights`, a loose tensor. */
@@ -110,6 +116,22 @@ static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     return y;
 }
 
+/* BertSelfAttention.forward of old versions; what it names is the caller's. */
+static TorchTensor *eager_apart(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
+                                double dropout, TorchTensor **weights)
+{
+    TorchTensor *scores = torch_name(t, torch_matmul(t, q, torch_transpose(t, k, 2, 3)));
+    scores = torch_rebind(t, scores, torch_divide(t, scores));
+    if (mask)
+        scores = torch_rebind(t, scores, torch_add(t, scores, mask));
+    TorchTensor *w = torch_name(t, torch_softmax(t, scores, scores->shape.type));
+    w = torch_rebind(t, w, torch_dropout(t, w, dropout));
+    if (!t->dialect->transformers->scores_stay)
+        *weights = w;
+    TorchTensor *y = torch_name(t, torch_matmul(t, w, v));
+    return torch_rebind(t, y, torch_make_contiguous(t, torch_transpose(t, y, 1, 2)));
+}
+
 /* BertSelfAttention */
 static TorchTensor *self_attention(TorchJob *job, const Layer *l, TorchTensor *x, TorchTensor **weights)
 {
@@ -118,18 +140,30 @@ static TorchTensor *self_attention(TorchJob *job, const Layer *l, TorchTensor *x
     Bert *b = job->model;
     size_t frame = torch_frame(t);
     torch_name(t, x);
-    TorchTensor *q = torch_name(t, heads(job, &l->query, x));
+    int eagerly = job->asked->attention == PYTORCH_EAGER, apart = t->dialect->transformers->bert_scores_apart;
+    int last = eagerly && t->dialect->transformers->bert_queries_last;
+    TorchTensor *q = torch_name(t, last ? torch_project(job, &l->query, x) : heads(job, &l->query, x));
     TorchTensor *k = torch_name(t, heads(job, &l->key, x));
     TorchTensor *v = torch_name(t, heads(job, &l->value, x));
+    if (last)
+        q = torch_name(t, cut(job, q));
     TorchTensor *y;
     *weights = NULL;
-    if (job->asked->attention == PYTORCH_EAGER)
+    if (eagerly && apart)
+        y = eager_apart(t, q, k, v, b->mask, m->attention_dropout, weights);
+    else if (eagerly)
         y = eager(t, q, k, v, b->mask, m->attention_dropout, weights);
     else
         y = torch_make_contiguous(
             t, torch_transpose(t, torch_attention(t, q, k, v, b->mask, 0, m->attention_dropout), 1, 2));
     y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){x->shape.size[0], x->shape.size[1], m->hidden}));
-    return torch_leave(t, frame, y);
+    TorchTensor *kept = eagerly && apart ? *weights : NULL;
+    if (kept)
+        torch_carry(kept);
+    y = torch_leave(t, frame, y);
+    if (kept)
+        *weights = torch_arrive(kept);
+    return y;
 }
 
 /* BertSelfOutput, BertOutput */
@@ -188,7 +222,13 @@ static TorchTensor *layer(Torch *t, void *user, TorchTensor *x)
     t->place.module = "output";
     TorchTensor *y = torch_leave(t, inner, torch_name(t, output(job, &l->down, &l->norm, wide, h)));
     t->place = up;
-    return torch_leave(t, frame, y);
+    int leaves = weights && t->dialect->transformers->bert_layers_in_tuples && !t->again;
+    if (leaves)
+        torch_carry(weights);
+    y = torch_leave(t, frame, y);
+    if (leaves)
+        b->scores = torch_arrive(weights);
+    return y;
 }
 
 /* ---- The model ------------------------------------------------------------------------------- */
@@ -253,11 +293,16 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask, Tor
     if (b->mask)
         torch_name(t, b->mask);
     TorchPlace up = t->place;
-    TorchTensor *h = torch_name(t, embedded);
+    TorchTensor *h = torch_name(t, embedded), *scores = NULL; /* layer_outputs */
+    b->scores = NULL;
     for (int64_t i = 0; i < job->asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
         h = torch_rebind(t, h, torch_layer(job, layer, h, (TorchTensor *[TORCH_ALSO]){b->mask}, 1));
+        if (b->scores)
+            scores = torch_rebind(t, scores, b->scores);
     }
+    if (scores)
+        torch_delete(t, scores);
     t->place = up;
     *first = job->asked->model.labels ? pooled(job, h) : NULL;
     return torch_leave(t, frame, h);

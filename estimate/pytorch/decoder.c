@@ -5,15 +5,21 @@
 
 typedef struct Layer {
     TorchLinear q, k, v, o, gate, up, down;
-    TorchTensor *q_norm, *k_norm, *input_norm, *post_norm;
+    TorchTensor *q_norm, *k_norm, *input_norm, *post_norm, *frequencies;
 } Layer;
 
 typedef struct Decoder {
     TorchTensor *embedding, *norm, *frequencies[2];
     TorchLinear head;
-    TorchTensor *cos, *sin, *mask; /* of this forward pass */
+    TorchTensor *cos, *sin, *mask, *positions; /* of this forward pass */
     Layer layers[];
 } Decoder;
+
+/* Mistral's layers of old versions compute cosines and sines each for itself. */
+static int by_itself(const TorchJob *job)
+{
+    return job->torch.dialect->transformers->rope_in_layers && job->asked->model.family == PYTORCH_MISTRAL;
+}
 
 static void make(TorchJob *job)
 {
@@ -32,6 +38,8 @@ static void make(TorchJob *job)
         l->k = torch_make_linear(job, "self_attn.k_proj", D, K, bias);
         l->v = torch_make_linear(job, "self_attn.v_proj", D, K, bias);
         l->o = torch_make_linear(job, "self_attn.o_proj", H, D, 0);
+        if (t->dialect->transformers->rope_in_layers)
+            l->frequencies = torch_buffer(job, TORCH_F32, 1, (int64_t[]){m->head_dim / 2});
         if (m->family == PYTORCH_QWEN3) {
             l->q_norm = torch_parameter(job, "self_attn.q_norm.weight", 1, &m->head_dim);
             l->k_norm = torch_parameter(job, "self_attn.k_norm.weight", 1, &m->head_dim);
@@ -48,10 +56,62 @@ static void make(TorchJob *job)
     t->place = (TorchPlace){-1, "norm"};
     d->norm = torch_parameter(job, "model.norm.weight", 1, &D);
     t->place.module = "rotary_emb";
-    for (int i = 0; i < 2 - t->dialect->transformers->one_inv_freq; i++)
+    for (int i = 0; !by_itself(job) && i < 2 - t->dialect->transformers->one_inv_freq; i++)
         d->frequencies[i] = torch_buffer(job, TORCH_F32, 1, (int64_t[]){m->head_dim / 2});
     t->place = top;
     d->head = torch_decoder_head(job, d->embedding);
+}
+
+/* ---- Positions ------------------------------------------------------------------------------- */
+
+static TorchTensor *wave(Torch *t, const char *op, TorchTensor *angles)
+{
+    return torch_name(t, torch_scale(t, torch_wave(t, op, angles)));
+}
+
+/* (inv_freq @ positions).transpose(1, 2), with autocast off */
+static TorchTensor *angles_by_product(Torch *t, TorchTensor *frequencies, TorchTensor *positions)
+{
+    TorchType autocast = t->autocast;
+    t->autocast = TORCH_F32;
+    TorchTensor *p = torch_name(t, torch_cast(t, torch_unsqueeze(t, positions, 1), TORCH_F32));
+    TorchTensor *f = torch_name(t, torch_unsqueeze(t, torch_unsqueeze(t, frequencies, 0), 2));
+    TorchTensor *angles = torch_transpose(t, torch_matmul(t, f, p), 1, 2);
+    t->autocast = autocast;
+    return angles;
+}
+
+/* `scaled`: by attention_scaling */
+static void rope(TorchJob *job, TorchTensor *frequencies, TorchTensor *positions, TorchType type, int scaled)
+{
+    Torch *t = &job->torch;
+    Decoder *d = job->model;
+    size_t frame = torch_frame(t);
+    TorchPlace up = torch_enter(t, "rotary_emb");
+    TorchTensor *angles;
+    if (t->dialect->transformers->rope_by_product)
+        angles = angles_by_product(t, frequencies, positions);
+    else
+        angles = torch_mul(t, torch_cast(t, torch_unsqueeze(t, positions, 2), TORCH_F32), frequencies);
+    torch_name(t, angles);
+    TorchTensor *twice[] = {angles, angles};
+    TorchTensor *all = torch_name(t, torch_cat(t, 2, 2, twice));
+    TorchTensor *cos, *sin;
+    if (t->dialect->transformers->waves_together) {
+        cos = torch_name(t, torch_wave(t, "aten::cos", all));
+        sin = torch_name(t, torch_wave(t, "aten::sin", all));
+        cos = scaled ? torch_rebind(t, cos, torch_scale(t, cos)) : cos;
+        sin = scaled ? torch_rebind(t, sin, torch_scale(t, sin)) : sin;
+    } else {
+        cos = wave(t, "aten::cos", all);
+        sin = wave(t, "aten::sin", all);
+    }
+    cos = torch_carry(torch_cast(t, cos, type));
+    sin = torch_carry(torch_cast(t, sin, type));
+    torch_leave(t, frame, NULL);
+    d->cos = torch_name(t, torch_arrive(cos));
+    d->sin = torch_name(t, torch_arrive(sin));
+    t->place = up;
 }
 
 /* ---- Attention ------------------------------------------------------------------------------- */
@@ -95,6 +155,18 @@ static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor 
     return y;
 }
 
+/* Keys and values repeated, and beside a mask all made contiguous, take the names of what they were. */
+static void rebind_heads(TorchJob *job, int64_t repeats, TorchTensor **q, TorchTensor **k, TorchTensor **v)
+{
+    Torch *t = &job->torch;
+    Decoder *d = job->model;
+    TorchTensor **heads[] = {q, k, v};
+    for (int i = 1; repeats > 1 && i < 3; i++)
+        *heads[i] = torch_rebind(t, *heads[i], torch_repeat_kv(t, *heads[i], repeats));
+    for (int i = 0; d->mask && job->asked->attention == PYTORCH_SDPA && i < 3; i++)
+        *heads[i] = torch_rebind(t, *heads[i], torch_make_contiguous(t, *heads[i]));
+}
+
 static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, TorchTensor **weights)
 {
     Torch *t = &job->torch;
@@ -105,12 +177,23 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     int64_t B = x->shape.size[0], S = x->shape.size[1];
     int64_t queries[] = {B, S, m->heads, m->head_dim}, keys[] = {B, S, m->kv_heads, m->head_dim};
     torch_name(t, x);
-    TorchTensor *q = torch_view(t, torch_project(job, &l->q, x), 4, queries);
-    q = torch_name(t, torch_transpose(t, l->q_norm ? torch_rms_norm(t, q, l->q_norm) : q, 1, 2));
-    TorchTensor *k = torch_view(t, torch_project(job, &l->k, x), 4, keys);
-    k = torch_name(t, torch_transpose(t, l->k_norm ? torch_rms_norm(t, k, l->k_norm) : k, 1, 2));
-    TorchTensor *v =
-        torch_name(t, torch_transpose(t, torch_view(t, torch_project(job, &l->v, x), 4, keys), 1, 2));
+    TorchTensor *q, *k, *v;
+    if (t->dialect->transformers->heads_together) {
+        q = torch_name(t, torch_project(job, &l->q, x));
+        k = torch_name(t, torch_project(job, &l->k, x));
+        v = torch_name(t, torch_project(job, &l->v, x));
+        q = torch_rebind(t, q, torch_transpose(t, torch_view(t, q, 4, queries), 1, 2));
+        k = torch_rebind(t, k, torch_transpose(t, torch_view(t, k, 4, keys), 1, 2));
+        v = torch_rebind(t, v, torch_transpose(t, torch_view(t, v, 4, keys), 1, 2));
+    } else {
+        q = torch_view(t, torch_project(job, &l->q, x), 4, queries);
+        q = torch_name(t, torch_transpose(t, l->q_norm ? torch_rms_norm(t, q, l->q_norm) : q, 1, 2));
+        k = torch_view(t, torch_project(job, &l->k, x), 4, keys);
+        k = torch_name(t, torch_transpose(t, l->k_norm ? torch_rms_norm(t, k, l->k_norm) : k, 1, 2));
+        v = torch_name(t, torch_transpose(t, torch_view(t, torch_project(job, &l->v, x), 4, keys), 1, 2));
+    }
+    if (by_itself(job))
+        rope(job, l->frequencies, d->positions, v->shape.type, 0);
     size_t inner = torch_frame(t); /* apply_rotary_pos_emb's */
     TorchTensor *cos = torch_name(t, torch_unsqueeze(t, d->cos, 1)),
                 *sin = torch_name(t, torch_unsqueeze(t, d->sin, 1));
@@ -122,13 +205,22 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     torch_delete(t, q);
     torch_delete(t, k);
     torch_cache(job, &k2, &v);
+    int64_t repeats = m->heads / m->kv_heads;
+    if (t->dialect->transformers->heads_rebound) {
+        rebind_heads(job, repeats, &q2, &k2, &v);
+        repeats = 1;
+    }
     double dropout = m->attention_dropout;
     TorchTensor *y;
     *weights = NULL;
     if (job->asked->attention == PYTORCH_EAGER)
-        y = eager(t, q2, k2, v, d->mask, m->heads / m->kv_heads, dropout, weights);
+        y = eager(t, q2, k2, v, d->mask, repeats, dropout, weights);
     else
-        y = torch_sdpa(t, q2, k2, v, d->mask, m->heads / m->kv_heads, dropout);
+        y = torch_sdpa(t, q2, k2, v, d->mask, repeats, dropout);
+    if (*weights && t->dialect->transformers->heads_rebound) {
+        torch_name(t, *weights);
+        *weights = NULL;
+    }
     y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){B, S, m->heads * m->head_dim}));
     y = torch_rebind(t, y, torch_project(job, &l->o, y));
     y = torch_leave(t, frame, y);
@@ -180,55 +272,6 @@ static TorchTensor *layer(Torch *t, void *user, TorchTensor *x)
 
 /* ---- The model ------------------------------------------------------------------------------- */
 
-static TorchTensor *wave(Torch *t, const char *op, TorchTensor *angles)
-{
-    return torch_name(t, torch_scale(t, torch_wave(t, op, angles)));
-}
-
-/* (inv_freq @ positions).transpose(1, 2), with autocast off */
-static TorchTensor *angles_by_product(Torch *t, TorchTensor *frequencies, TorchTensor *positions)
-{
-    TorchType autocast = t->autocast;
-    t->autocast = TORCH_F32;
-    TorchTensor *p = torch_name(t, torch_cast(t, torch_unsqueeze(t, positions, 1), TORCH_F32));
-    TorchTensor *f = torch_name(t, torch_unsqueeze(t, torch_unsqueeze(t, frequencies, 0), 2));
-    TorchTensor *angles = torch_transpose(t, torch_matmul(t, f, p), 1, 2);
-    t->autocast = autocast;
-    return angles;
-}
-
-static void rope(TorchJob *job, TorchTensor *positions, TorchType type)
-{
-    Torch *t = &job->torch;
-    Decoder *d = job->model;
-    size_t frame = torch_frame(t);
-    TorchPlace up = torch_enter(t, "rotary_emb");
-    TorchTensor *angles;
-    if (t->dialect->transformers->rope_by_product)
-        angles = angles_by_product(t, d->frequencies[0], positions);
-    else
-        angles = torch_mul(t, torch_cast(t, torch_unsqueeze(t, positions, 2), TORCH_F32), d->frequencies[0]);
-    torch_name(t, angles);
-    TorchTensor *twice[] = {angles, angles};
-    TorchTensor *all = torch_name(t, torch_cat(t, 2, 2, twice));
-    TorchTensor *cos, *sin;
-    if (t->dialect->transformers->waves_together) {
-        cos = torch_name(t, torch_wave(t, "aten::cos", all));
-        sin = torch_name(t, torch_wave(t, "aten::sin", all));
-        cos = torch_rebind(t, cos, torch_scale(t, cos));
-        sin = torch_rebind(t, sin, torch_scale(t, sin));
-    } else {
-        cos = wave(t, "aten::cos", all);
-        sin = wave(t, "aten::sin", all);
-    }
-    cos = torch_carry(torch_cast(t, cos, type));
-    sin = torch_carry(torch_cast(t, sin, type));
-    torch_leave(t, frame, NULL);
-    d->cos = torch_name(t, torch_arrive(cos));
-    d->sin = torch_name(t, torch_arrive(sin));
-    t->place = up;
-}
-
 static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
 {
     Torch *t = &job->torch;
@@ -246,10 +289,14 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
     d->mask = torch_causal_mask(job, mask, h->shape.type, asked->model.window);
     if (d->mask)
         torch_name(t, d->mask);
-    rope(job, positions, h->shape.type);
+    d->positions = positions;
+    if (!by_itself(job))
+        rope(job, d->frequencies[0], positions, h->shape.type, 1);
     for (int64_t i = 0; i < asked->model.layers; i++) {
         t->place = (TorchPlace){(int)i, NULL};
         TorchTensor *kept[TORCH_ALSO] = {d->mask, positions, d->cos, d->sin};
+        if (by_itself(job))
+            kept[2] = kept[3] = NULL;
         h = torch_rebind(t, h, torch_layer(job, layer, h, kept, era->positional_layers ? 2 : 0));
     }
     t->place = up;

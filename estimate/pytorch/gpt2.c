@@ -4,6 +4,7 @@
 typedef struct Layer {
     TorchLinear attention, projection, up, down;
     TorchNorm first, second;
+    TorchTensor *causal; /* the buffer of old versions */
 } Layer;
 
 typedef struct Gpt2 {
@@ -32,7 +33,7 @@ static void make(TorchJob *job)
         l->attention = torch_make_conv(job, "attn.c_attn", D, 3 * D);
         l->projection = torch_make_conv(job, "attn.c_proj", D, D);
         if (t->dialect->transformers->gpt2_masks) {
-            torch_buffer(job, TORCH_BOOL, 2, (int64_t[]){m->positions, m->positions});
+            l->causal = torch_buffer(job, TORCH_BOOL, 4, (int64_t[]){1, 1, m->positions, m->positions});
             torch_buffer(job, job->weights, 0, NULL);
         }
         t->place.module = "ln_2";
@@ -56,12 +57,30 @@ static TorchTensor *heads(Torch *t, const PytorchModel *m, TorchTensor *x)
     return torch_transpose(t, torch_view(t, x, 4, size), 1, 2);
 }
 
+/* q times k, divided by a number of the card, and the lowest number where the buffer hides; the number stays
+ * a name of the caller's frame */
+static TorchTensor *hidden_scores(Torch *t, const Layer *l, TorchTensor *q, TorchTensor *k)
+{
+    int64_t S = q->shape.size[2];
+    TorchTensor *w = torch_name(t, torch_matmul(t, q, torch_transpose(t, k, 2, 3)));
+    TorchTensor *root = torch_empty(t, "aten::full", torch_shape(w->shape.type, 0, NULL));
+    w = torch_rebind(t, w, torch_divide_by(t, w, root));
+    TorchTensor *rows = torch_slice(t, torch_all_of(t, l->causal, 0, 2), 2, 0, S);
+    TorchTensor *causal = torch_name(t, torch_slice(t, rows, 3, 0, S));
+    torch_name(t, torch_empty(t, "aten::full", torch_shape(w->shape.type, 0, NULL)));
+    return torch_rebind(t, w, torch_where(t, causal, w));
+}
+
 /* eager_attention_forward; the scores leave by `weights`, a loose tensor. */
-static TorchTensor *eager(Torch *t, TorchTensor *q, TorchTensor *k, TorchTensor *v, TorchTensor *mask,
-                          double dropout, TorchTensor **weights)
+static TorchTensor *eager(Torch *t, const Layer *l, TorchTensor *q, TorchTensor *k, TorchTensor *v,
+                          TorchTensor *mask, double dropout, TorchTensor **weights)
 {
     size_t frame = torch_frame(t);
-    TorchTensor *w = torch_name(t, torch_scale(t, torch_matmul(t, q, torch_transpose(t, k, 2, 3))));
+    TorchTensor *w;
+    if (l->causal)
+        w = hidden_scores(t, l, q, k);
+    else
+        w = torch_name(t, torch_scale(t, torch_matmul(t, q, torch_transpose(t, k, 2, 3))));
     if (mask)
         w = torch_rebind(t, w, torch_add(t, w, mask));
     w = torch_rebind(t, w, torch_softmax(t, w, w->shape.type));
@@ -98,9 +117,13 @@ static TorchTensor *attention(TorchJob *job, const Layer *l, TorchTensor *x, Tor
     TorchTensor *y;
     *weights = NULL;
     if (job->asked->attention == PYTORCH_EAGER)
-        y = eager(t, q, k, v, g->mask, m->attention_dropout, weights);
+        y = eager(t, l, q, k, v, g->mask, m->attention_dropout, weights);
     else
         y = torch_sdpa(t, q, k, v, g->mask, 1, m->attention_dropout);
+    if (*weights && t->dialect->transformers->scores_stay) {
+        torch_name(t, *weights);
+        *weights = NULL;
+    }
     y = torch_name(t, torch_reshape(t, y, 3, (int64_t[]){B, S, D}));
     y = torch_rebind(t, y, torch_project(job, &l->projection, y));
     y = torch_rebind(t, y, torch_dropout(t, y, m->dropout));
@@ -192,7 +215,8 @@ static TorchTensor *body(TorchJob *job, TorchTensor *ids, TorchTensor *mask)
         h = torch_rebind(
             t, h,
             torch_layer(job, layer, h,
-                        (TorchTensor *[TORCH_ALSO]){g->mask, era->positional_layers ? NULL : positions}, 1));
+                        (TorchTensor *[TORCH_ALSO]){g->mask, era->positional_layers ? NULL : positions},
+                        era->gpt2_positions_saved ? 2 : 1));
     }
     t->place = up;
     if (era->layers_in_tuples)

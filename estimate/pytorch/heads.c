@@ -58,12 +58,9 @@ static TorchTensor *indexed(Torch *t, TorchTensor *x, TorchTensor *rows, TorchTe
 
 /* ---- Losses ---------------------------------------------------------------------------------- */
 
-/* The classes at the last token that is not padding. */
-static TorchTensor *classes(TorchJob *job, TorchTensor *logits, TorchTensor *labels)
+/* Where the last token is that is not padding; named in the caller's frame. */
+static TorchTensor *last_token(Torch *t, int64_t batch, int64_t seq)
 {
-    Torch *t = &job->torch;
-    int64_t batch = job->batch, seq = job->seq;
-    size_t frame = torch_frame(t);
     TorchTensor *text = ids(t, "aten::ne", TORCH_BOOL, batch, seq);
     torch_name(t, ids(t, "aten::_to_copy", TORCH_I32, batch, seq));
     torch_drop(t, text);
@@ -71,6 +68,32 @@ static TorchTensor *classes(TorchJob *job, TorchTensor *logits, TorchTensor *lab
     TorchTensor *places = ids(t, "aten::mul", TORCH_I32, batch, seq);
     TorchTensor *last = torch_name(t, torch_empty(t, "aten::argmax", torch_shape(TORCH_I64, 1, &batch)));
     torch_drop(t, places);
+    return last;
+}
+
+/* (torch.eq(input_ids, pad).int().argmax(-1) - 1) % seq, as old versions have it */
+static TorchTensor *before_padding(Torch *t, int64_t batch, int64_t seq)
+{
+    static const char *const steps[] = {"aten::argmax", "aten::sub", "aten::remainder"};
+    TorchTensor *padding = ids(t, "aten::eq", TORCH_BOOL, batch, seq);
+    TorchTensor *last = ids(t, "aten::_to_copy", TORCH_I32, batch, seq);
+    torch_drop(t, padding);
+    for (int i = 0; i < 3; i++) {
+        TorchTensor *next = torch_empty(t, steps[i], torch_shape(TORCH_I64, 1, &batch));
+        torch_drop(t, last);
+        last = next;
+    }
+    return torch_name(t, last);
+}
+
+/* The classes at the last token that is not padding. */
+static TorchTensor *classes(TorchJob *job, TorchTensor *logits, TorchTensor *labels)
+{
+    Torch *t = &job->torch;
+    int64_t batch = job->batch, seq = job->seq;
+    size_t frame = torch_frame(t);
+    int by_padding = t->dialect->transformers->classes_before_padding;
+    TorchTensor *last = by_padding ? before_padding(t, batch, seq) : last_token(t, batch, seq);
     TorchTensor *rows = torch_empty(t, "aten::arange", torch_shape(TORCH_I64, 1, &batch));
     TorchTensor *pooled = torch_name(t, indexed(t, logits, rows, last));
     torch_hold(job, pooled);
@@ -89,6 +112,9 @@ TorchTensor *torch_head_loss(TorchJob *job, const TorchLinear *head, TorchTensor
         h = torch_all_of(t, h, 0, 3); /* hidden_states[:, slice(0, None), :] */
     TorchTensor *logits = torch_name(t, torch_project(job, head, h));
     t->place.module = "loss";
+    if (!classed && t->dialect->transformers->mistral_plain_loss &&
+        job->asked->model.family == PYTORCH_MISTRAL) /* logits = logits.float() */
+        logits = torch_rebind(t, logits, torch_cast(t, logits, TORCH_F32));
     if (!classed)
         torch_hold(job, logits);
     TorchTensor *loss = classed ? classes(job, logits, labels) : torch_causal_loss(job, logits, labels);

@@ -209,6 +209,7 @@ TorchType torch_compute_type(const TorchJob *job); /* bnb_4bit_compute_dtype */
 void torch_quantize(TorchJob *job, TorchQuantized *quantized, TorchTensor *weight);
 /* model.state_dict(): copies of what NF4's double quantization shares, which go again. */
 void torch_state_dict(TorchJob *job);
+void torch_hook(TorchJob *job); /* accelerate's hooks of old versions ask for one of every module */
 TorchTensor *torch_quantized_linear(TorchJob *job, const TorchLinear *linear, TorchTensor *x);
 
 TorchTensor *torch_scale_loss(TorchJob *job, TorchTensor *loss);

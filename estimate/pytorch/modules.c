@@ -107,6 +107,8 @@ static TorchTensor *loss_of_moved(TorchJob *job, TorchTensor *logits, TorchTenso
     TorchTensor *loss = torch_name(t, torch_cross_entropy(t, moved, next));
     if (job->counted && !own)
         loss = torch_rebind(t, loss, torch_divide(t, loss));
+    if (job->items && !own)
+        loss = torch_rebind(t, loss, torch_divide_by(t, loss, job->items));
     return torch_leave(t, frame, loss);
 }
 

@@ -134,6 +134,24 @@ static TorchTensor *to_4d(const Maker *m)
     return torch_leave(t, frame, y);
 }
 
+/* ---- Eager encoders and GPT-2 ---------------------------------------------------------------- */
+
+/* get_extended_attention_mask: (1.0 - mask[:, None, None, :].to(dtype)) * lowest, in the type of the weights
+ */
+static TorchTensor *extended(TorchJob *job, TorchTensor *given)
+{
+    Torch *t = &job->torch;
+    TorchType type = job->asked->quantize && job->asked->kbit_prepare ? TORCH_F32 : job->weights;
+    TorchShape shape = torch_shape(type, 4, (int64_t[]){job->batch, 1, 1, job->seq});
+    size_t frame = torch_frame(t);
+    if (given->shape.type != type)
+        torch_name(t, torch_empty(t, "aten::_to_copy", shape));
+    TorchTensor *inverse = torch_empty(t, "aten::rsub", shape);
+    TorchTensor *mask = torch_empty(t, "aten::mul", shape);
+    torch_drop(t, inverse);
+    return torch_leave(t, frame, mask);
+}
+
 /* ---- The choice ------------------------------------------------------------------------------ */
 
 /* AttentionMaskConverter._ignore_causal_mask_sdpa: whether SDPA's own causal rule is enough */
@@ -156,6 +174,8 @@ static int ignored(TorchJob *job, TorchTensor *given, int64_t window)
 TorchTensor *torch_number_mask_of_all(TorchJob *job, TorchTensor *given, TorchType type)
 {
     Maker m = {&job->torch, job->batch, job->seq, job->seq, type};
+    if (job->asked->attention == PYTORCH_EAGER)
+        return extended(job, given);
     return ignored(job, given, 0) ? NULL : hidden(&m);
 }
 
@@ -164,12 +184,15 @@ TorchTensor *torch_number_mask(TorchJob *job, TorchTensor *given, TorchType type
     Torch *t = &job->torch;
     PytorchFamily family = job->asked->model.family;
     int sdpa = job->asked->attention != PYTORCH_EAGER, decoder = family != PYTORCH_GPT2;
+    int slides =
+        family == PYTORCH_MISTRAL || (family == PYTORCH_QWEN2 && t->dialect->transformers->qwen2_slides);
     size_t frame = torch_frame(t);
+    if (!sdpa && !decoder)
+        return given ? extended(job, given) : NULL;
     if (sdpa && ignored(job, given, window))
         return NULL;
     Maker m = {t, job->batch, job->seq, job->seq + (decoder && !given), type};
-    TorchTensor *mask =
-        torch_name(t, decoder ? with_positions(&m, !!given, window, family == PYTORCH_MISTRAL) : to_4d(&m));
+    TorchTensor *mask = torch_name(t, decoder ? with_positions(&m, !!given, window, slides) : to_4d(&m));
     if (sdpa && given)
         mask = torch_rebind(t, mask, unmask(&m, mask));
     /* what attention takes of it: causal_mask[:, :, :, : key_states.shape[-2]] */

@@ -120,10 +120,20 @@ static TorchTensor *like(Torch *t, const char *op, const TorchTensor *x)
     return y;
 }
 
+/* Old Trainers know the norms of Llama only, and let those of Qwen2 and Mistral decay. */
+static int decays(const TorchJob *job, const TorchTensor *p)
+{
+    PytorchFamily family = job->asked->model.family;
+    int unknown = family == PYTORCH_QWEN2 || family == PYTORCH_MISTRAL;
+    const char *module = p->place.module;
+    return p->shape.dims >= 2 || (unknown && job->torch.dialect->transformers->norms_decay && module &&
+                                  strstr(module, "norm") != NULL);
+}
+
 /* Trainer has two groups of parameters: those that decay, and biases and norms, which do not. */
 static int in_group(const TorchJob *job, const TorchTensor *p, int group)
 {
-    return p->grad && (job->asked->script == PYTORCH_LOOP || (p->shape.dims < 2) == group);
+    return p->grad && (job->asked->script == PYTORCH_LOOP || decays(job, p) != group);
 }
 
 /* _foreach_sqrt, a type after the other; the first one's roots live until the next one's are there */
@@ -199,11 +209,13 @@ static TorchTensor *zeros(Torch *t, const char *op, TorchType type, int64_t coun
     return torch_empty(t, op, torch_shape(type, 1, &count));
 }
 
-/* Trainer asks for 32 bits for embeddings. */
+/* Trainer asks for 32 bits for embeddings, but where it looks for Adam8bit and finds AdamW. */
 static int embedding(const TorchJob *job, const TorchTensor *p)
 {
     static const char *const names[] = {"embed_tokens.", "_embeddings.", "wte.", "wpe."};
-    for (size_t i = 0; job->asked->script == PYTORCH_TRAINER && i < job->entry_count; i++)
+    int asks =
+        job->asked->script == PYTORCH_TRAINER && !job->torch.dialect->transformers->embeddings_of_8_bits;
+    for (size_t i = 0; asks && i < job->entry_count; i++)
         for (size_t n = 0; job->entries[i].x == p && n < sizeof names / sizeof *names; n++)
             if (strstr(job->entries[i].name, names[n]))
                 return 1;

@@ -200,6 +200,8 @@ void torch_load(TorchJob *job)
             torch_set_data(t, "aten::_to_copy", e->x, e->x->shape, base_kind(job));
     }
     t->place = top;
+    if (era->dispatches_by_hooks)
+        torch_hook(job);
 }
 
 /* All parameters of 16 bits become float32, and what that leaves in the cache is given back. */

@@ -334,6 +334,25 @@ TorchTensor *torch_divide_by(Torch *t, TorchTensor *x, TorchTensor *y)
     return made_of_two(t, "aten::div", node, x, y);
 }
 
+static void where_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTensor **d)
+{
+    TorchTensor *inputs[] = {node->saved[0], g[0]};
+    TorchTensor *none = torch_empty(t, "aten::scalar_tensor", torch_shape(g[0]->shape.type, 0, NULL));
+    d[0] = torch_empty(t, "aten::where", torch_iterate(g[0]->shape.type, 2, inputs));
+    torch_drop(t, none);
+}
+
+TorchTensor *torch_where(Torch *t, TorchTensor *condition, TorchTensor *x)
+{
+    TorchNode *node = torch_node(t, "aten::where", where_back, 1, &x);
+    torch_save(t, node, 0, condition);
+    TorchShape shape = torch_iterate(x->shape.type, 2, (TorchTensor *[]){condition, x});
+    TorchTensor *y = torch_made(t, node, 0, torch_empty(t, "aten::where", shape));
+    torch_used(t, condition);
+    torch_used(t, x);
+    return y;
+}
+
 /* ---- Sums ------------------------------------------------------------------------------------ */
 
 TorchTensor *torch_sum_to(Torch *t, TorchTensor *x, const TorchShape *shape)

@@ -204,6 +204,10 @@ int estimate_pytorch_capability_at(int i);
  * full stop. */
 int estimate_pytorch_refuses(const PytorchJob *job, char *why, size_t size);
 
+/* What of the job is predicted as something that a card may do otherwise, which no trace has. Returns 0; or 1
+ * and in `why` what it is, in a sentence without a full stop. */
+int estimate_pytorch_unverified(const PytorchJob *job, char *why, size_t size);
+
 /* All events of the job. Returns 0; what the visitor returned; -1 without host memory. */
 int estimate_pytorch_job(const PytorchJob *job, PytorchVisit *visit, void *user);
 

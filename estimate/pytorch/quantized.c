@@ -117,14 +117,50 @@ static void quantize_int8(TorchJob *job, TorchQuantized *q, TorchTensor *weight)
     torch_drop(t, loaded);
 }
 
-void torch_state_dict(TorchJob *job)
+/* state_dict() of a module with these entries, QuantState.as_dict: nested_quant_map */
+static void state_dict(TorchJob *job, size_t from, size_t to)
 {
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
-    for (size_t i = 0; job->asked->quantize == PYTORCH_NF4 && i < job->entry_count; i++)
-        if (job->entries[i].quantized) /* QuantState.as_dict: nested_quant_map */
+    for (size_t i = from; job->asked->quantize == PYTORCH_NF4 && i < to; i++)
+        if (job->entries[i].quantized)
             torch_name(t, flat(t, "aten::clone", TORCH_F32, MAP));
     torch_leave(t, frame, NULL);
+}
+
+void torch_state_dict(TorchJob *job)
+{
+    state_dict(job, 0, job->entry_count);
+}
+
+static size_t end_of_module(const TorchJob *job, size_t from, size_t end)
+{
+    size_t to = from;
+    while (to < end && job->entries[to].place.module == job->entries[from].place.module)
+        to++;
+    return to;
+}
+
+/* attach_execution_device_hook: of the model's body, its layers, each layer, its modules, and theirs */
+void torch_hook(TorchJob *job)
+{
+    size_t count = job->entry_count, end;
+    torch_state_dict(job);
+    torch_state_dict(job);
+    for (size_t i = 0; i < count; i = end) {
+        int layer = job->entries[i].place.layer;
+        for (end = i; end < count && job->entries[end].place.layer == layer; end++)
+            ;
+        if (layer < 0)
+            continue;
+        state_dict(job, i, end);
+        for (size_t from = i, to; from < end; from = to) {
+            to = end_of_module(job, from, end);
+            state_dict(job, from, to);
+            for (size_t each = from; each < to; each++)
+                state_dict(job, each, each + 1);
+        }
+    }
 }
 
 void torch_quantize(TorchJob *job, TorchQuantized *q, TorchTensor *weight)

@@ -1,5 +1,4 @@
 /* Reductions, and operations that reduce inside: their outputs, what they keep, their scratch memory. */
-#include "torch_.h"
 #include "dialect_.h"
 
 /* ---- Scratch memory of reductions ------------------------------------------------------------ */
@@ -240,18 +239,28 @@ static int64_t aligned(int64_t bytes)
     return up(bytes, 256) * 256;
 }
 
-static int64_t sort_bytes(const PytorchCard *card, int64_t count, int64_t vocab)
+static int64_t sort_bytes(const Torch *t, int64_t count, int64_t vocab)
 {
     int64_t bits = 0;
     for (int64_t v = vocab; v > 0; v /= 2)
         bits++;
+    if (t->dialect->torch->sorts_all_bits)
+        bits = 64;
     int64_t passes = up(bits, 8), between = passes > 1 ? 2 * aligned(8 * count) : 0;
-    return 255 + between + 256 * 8 * passes + 256 + 1024 * up(count, card->sort_tile);
+    return 255 + between + 256 * 8 * passes + 256 + 1024 * up(count, t->card->sort_tile);
 }
 
 int64_t torch_scan_bytes(int64_t count, int64_t tile)
 {
     return 255 + 256 + aligned(16 * (32 + up(count, tile)));
+}
+
+/* CUB's unique by key; once a tile's state was 8 bytes, and no array of 256 lay before */
+static int64_t unique_bytes(const Torch *t, int64_t count)
+{
+    if (t->dialect->torch->old_cub)
+        return 255 + aligned(8 * (32 + up(count, t->card->old_unique_tile)));
+    return torch_scan_bytes(count, t->card->unique_tile);
 }
 
 static TorchTensor *numbers(Torch *t, int64_t count)
@@ -276,18 +285,19 @@ static void embedding_back(Torch *t, TorchNode *node, TorchTensor **g, TorchTens
     numbers(t, count); /* the indices, sorted, and where they were */
     numbers(t, count);
     TorchTensor *range = numbers(t, count);
-    torch_scratch(t, op, sort_bytes(t->card, count, vocab));
+    torch_scratch(t, op, sort_bytes(t, count, vocab));
     torch_delete(t, range);
     d[0] = torch_empty(t, op, shape);
     int64_t segments = count < vocab ? count : vocab, parts = count / ROWS_A_THREAD + segments;
     numbers(t, count);
     numbers(t, 1);
     TorchTensor *unique = numbers(t, count);
-    torch_scratch(t, op, torch_scan_bytes(count, t->card->unique_tile));
+    torch_scratch(t, op, unique_bytes(t, count));
     torch_delete(t, unique);
     numbers(t, segments);
     numbers(t, segments);
-    torch_scratch(t, op, torch_scan_bytes(segments, TORCH_SCAN_TILE));
+    torch_scratch(t, op,
+                  torch_scan_bytes(segments, TORCH_SCAN_TILE) - (t->dialect->torch->old_cub ? 256 : 0));
     numbers(t, 1);
     numbers(t, parts);
     if (segments < 4 * t->card->processors &&

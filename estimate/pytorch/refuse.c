@@ -34,14 +34,13 @@ static const char *problem(const PytorchJob *job)
     const TransformersEra *era = (job->dialect ? job->dialect : torch_dialect())->transformers;
     if (job->model.family >= PYTORCH_FAMILIES)
         return "this family";
-    if (job->model.family == PYTORCH_BERT && job->attention == PYTORCH_EAGER && era->no_bert_eager)
-        return "BERT's eager attention in this version of transformers";
-    if (job->model.family == PYTORCH_BERT && job->script == PYTORCH_TRAINER && era->no_bert_trainer)
-        return "BERT under Trainer in this version of transformers";
+    if (job->model.family == PYTORCH_BERT && job->attention == PYTORCH_EAGER &&
+        job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT && era->bert_layers_in_tuples)
+        return "reentrant checkpoints of BERT's eager attention in this version of transformers";
     if (job->model.family == PYTORCH_BERT && job->quantize != PYTORCH_PLAIN)
         return "BERT's quantised weights";
-    if (job->model.family == PYTORCH_GPT2 && job->attention == PYTORCH_EAGER && era->no_gpt2_eager)
-        return "GPT-2's eager attention in this version of transformers";
+    if (job->quantize == PYTORCH_INT8 && (job->dialect ? job->dialect : torch_dialect())->peft->no_int8)
+        return "LLM.int8 with the versions of PEFT and bitsandbytes that go with this transformers";
     if (era->asks_no_gradient && job->script == PYTORCH_TRAINER && job->lora_rank &&
         job->checkpoint == PYTORCH_CHECKPOINT_REENTRANT && !(job->quantize && job->kbit_prepare))
         return "reentrant checkpoints of adapters under this version of Trainer, which fails with them,";
@@ -49,12 +48,6 @@ static const char *problem(const PytorchJob *job)
         return "rows of one token in this version of transformers";
     if (job->model.family == PYTORCH_QWEN3 && era->no_qwen3)
         return "Qwen3 in this version of transformers";
-    if (job->model.labels && job->model.family != PYTORCH_BERT && era->no_classes)
-        return "a decoder that classifies in this version of transformers";
-    if (job->model.family == PYTORCH_GPT2 && job->script == PYTORCH_TRAINER && era->no_gpt2_trainer)
-        return "GPT-2 under Trainer in this version of transformers";
-    if (job->evaluate && era->no_evaluation)
-        return "evaluations in this version of transformers";
     if (job->model.labels == 1)
         return "a classifier of one class, which is a regression";
     if (job->hold && job->script == PYTORCH_TRAINER)
@@ -76,5 +69,20 @@ int estimate_pytorch_refuses(const PytorchJob *job, char *why, size_t size)
                  job->capability % 10);
     else
         return 0;
+    return 1;
+}
+
+/* cuDNN's attention takes 16 bits only, and does not start on the stand-in. */
+int estimate_pytorch_unverified(const PytorchJob *job, char *why, size_t size)
+{
+    const TorchEra *era = (job->dialect ? job->dialect : torch_dialect())->torch;
+    enum { FIRST_WITH_CUDNN = 90 };
+    if (job->attention != PYTORCH_SDPA || job->capability < FIRST_WITH_CUDNN || era->cudnn_last ||
+        job->precision == PYTORCH_FP32)
+        return 0;
+    snprintf(
+        why, size,
+        "sdpa takes cuDNN's kernel first there in 16 bits; what it takes is in no trace; PyTorch's flash "
+        "kernel is predicted, as after enable_cudnn_sdp(False)");
     return 1;
 }

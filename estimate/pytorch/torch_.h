@@ -246,9 +246,10 @@ void torch_add_in_place(Torch *t, TorchTensor *x, TorchTensor *y);
 TorchTensor *torch_mul(Torch *t, TorchTensor *a, TorchTensor *b);
 TorchTensor *torch_scale(Torch *t, TorchTensor *x); /* x times a number */
 void torch_scale_in_place(Torch *t, TorchTensor *x);
-TorchTensor *torch_divide(Torch *t, TorchTensor *x);                    /* x divided by a number */
-TorchTensor *torch_divide_by(Torch *t, TorchTensor *x, TorchTensor *y); /* y without gradient */
-TorchTensor *torch_plus(Torch *t, TorchTensor *x);                      /* x plus a number */
+TorchTensor *torch_divide(Torch *t, TorchTensor *x);                        /* x divided by a number */
+TorchTensor *torch_divide_by(Torch *t, TorchTensor *x, TorchTensor *y);     /* y without gradient */
+TorchTensor *torch_where(Torch *t, TorchTensor *condition, TorchTensor *x); /* else a number of the card */
+TorchTensor *torch_plus(Torch *t, TorchTensor *x);                          /* x plus a number */
 TorchTensor *torch_pow(Torch *t, TorchTensor *x, double exponent);
 TorchTensor *torch_neg(Torch *t, TorchTensor *x);
 TorchTensor *torch_rsqrt(Torch *t, TorchTensor *x);

@@ -1,4 +1,6 @@
 /* transformers' Trainer: its training loop and its evaluation, as trainer.py and accelerate write them. */
+#include <string.h>
+
 #include "ranks_.h"
 #include "script_.h"
 
@@ -81,6 +83,23 @@ static TorchTensor *count_labels(TorchJob *job, const TorchTensor *labels)
     return count;
 }
 
+/* model_accepts_loss_kwargs: whether the model's forward takes more keyword arguments, and so the count. */
+static int takes_count(const TorchJob *job)
+{
+    const PytorchModel *m = &job->asked->model;
+    int gpt2 = m->family == PYTORCH_GPT2, decoder = !gpt2 && m->family != PYTORCH_BERT;
+    switch (job->torch.dialect->transformers->counted) {
+    case COUNTED_BY_ALL:
+        return 1;
+    case COUNTED_BY_DECODERS:
+        return decoder || (gpt2 && !m->labels);
+    case COUNTED_BY_LANGUAGE_MODELS:
+        return decoder && !m->labels;
+    default:
+        return decoder && !m->labels && m->family != PYTORCH_MISTRAL;
+    }
+}
+
 /* accelerate's gather of a number, and the sum over ranks */
 static TorchTensor *gathered(TorchJob *job, const TorchTensor *x)
 {
@@ -100,18 +119,20 @@ static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int 
 {
     Torch *t = &job->torch;
     const TransformersEra *era = t->dialect->transformers;
+    if (!takes_count(job) && !era->items_on_host)
+        return NULL;
     size_t frame = torch_frame(t);
     TorchTensor *sum = NULL;
     for (int i = 0; i < batches; i++) {
         TorchTensor *count = count_labels(job, samples[i * TENSORS + LABELS]);
-        if (era->items_on_host) {
+        if (era->items_listed) {
             torch_name(t, count);
             continue;
         }
         assign(t, &sum, number(t, "aten::add", TORCH_I64));
         torch_drop(t, count);
     }
-    for (int i = 0; era->items_on_host && i < batches; i++)
+    for (int i = 0; era->items_listed && i < batches; i++)
         assign(t, &sum, number(t, "aten::add", TORCH_I64));
     torch_leave(t, frame, NULL);
     if (era->items_on_host)
@@ -127,15 +148,24 @@ static TorchTensor *count_items(TorchJob *job, TorchTensor *const *samples, int 
 
 /* ---- Training -------------------------------------------------------------------------------- */
 
-/* accelerate's convert_outputs_to_fp32 */
+/* accelerate's convert_outputs_to_fp32. The logits come first, and last in what is held; a cache is no tensor
+ * and stays as it is, but as tuples of tensors, which GPT-2's once was. */
 static void convert_outputs(TorchJob *job)
 {
     Torch *t = &job->torch;
     size_t count = job->held_count;
+    const TransformersEra *era = t->dialect->transformers;
+    int tuples =
+        era->cache_in_tuples || (era->gpt2_cache_in_tuples && job->asked->model.family == PYTORCH_GPT2);
     if (job->asked->precision != PYTORCH_AUTOCAST_BF16 && job->asked->precision != PYTORCH_AUTOCAST_FP16)
         return;
-    for (size_t i = 0; i < count; i++) { /* a cache is no tensor, and stays as it is */
-        int kept = job->caches && i + 1 < count;
+    if (count && job->caches) { /* the logits first */
+        TorchTensor *logits = job->held[count - 1];
+        memmove(job->held + 1, job->held, (count - 1) * sizeof *job->held);
+        job->held[0] = logits;
+    }
+    for (size_t i = 0; i < count; i++) {
+        int kept = job->caches && i && !tuples;
         TorchTensor *x = job->held[i],
                     *y = !kept && torch_floating(x->shape.type) ? torch_cast(t, x, TORCH_F32) : x;
         torch_hold(job, y);
@@ -143,18 +173,24 @@ static void convert_outputs(TorchJob *job)
             torch_drop(t, owned(y));
     }
     torch_release(job, 0, count);
+    if (count && job->caches) { /* and last again */
+        TorchTensor *logits = job->held[0];
+        memmove(job->held, job->held + 1, (count - 1) * sizeof *job->held);
+        job->held[count - 1] = logits;
+    }
 }
 
 /* compute_loss; the model's output stays held. */
 static TorchTensor *compute_loss(TorchJob *job, TorchTensor *const *inputs, TorchTensor *items)
 {
+    const Torch *t = &job->torch;
     job->items = items;
-    job->counted = job->torch.dialect->transformers->items_on_host;
+    job->counted = job->torch.dialect->transformers->items_on_host && takes_count(job) && !t->evaluating;
     TorchTensor *loss = torch_model(job, inputs[IDS], inputs[LABELS], inputs[MASK]);
     convert_outputs(job);
-    if (!job->torch.evaluating)
+    if (!t->evaluating)
         loss = torch_after_forward(job, loss);
-    if (!job->torch.dialect->transformers->loss_of_one)
+    if (!t->dialect->transformers->loss_of_one && takes_count(job))
         torch_scale_in_place(&job->torch, loss);
     return loss;
 }
@@ -168,6 +204,9 @@ static TorchTensor *training_step(TorchJob *job, TorchTensor *const *inputs, Tor
     torch_phase(job, PYTORCH_FORWARD, step, micro);
     TorchTensor *loss = torch_name(t, compute_loss(job, inputs, items));
     torch_release(job, 0, job->held_count);
+    int reported = t->dialect->transformers->reports_apart; /* / gradient_accumulation_steps */
+    if (!takes_count(job) && !reported)
+        loss = torch_rebind(t, loss, torch_divide(t, loss));
     torch_phase(job, PYTORCH_BACKWARD, step, micro);
     size_t inner = torch_frame(t);
     TorchTensor *root = torch_name(t, torch_divide(t, loss));
@@ -177,7 +216,10 @@ static TorchTensor *training_step(TorchJob *job, TorchTensor *const *inputs, Tor
     torch_backward(t, root, one);
     torch_after_backward(job);
     torch_leave(t, inner, NULL);
-    return torch_leave(t, frame, torch_alias(t, loss)); /* loss.detach() */
+    TorchTensor *detached = torch_alias(t, loss);
+    if (!takes_count(job) && reported)
+        detached = torch_divide(t, detached);
+    return torch_leave(t, frame, detached);
 }
 
 /* torch.isnan(tr_loss_step) or torch.isinf(tr_loss_step), and the sum of losses: in place, but in old
@@ -295,7 +337,7 @@ static void predict(TorchJob *job, TorchTensor *const *inputs, Kept kept[3])
 {
     Torch *t = &job->torch;
     size_t frame = torch_frame(t);
-    TorchTensor *items = count_items(job, inputs, 1);
+    TorchTensor *items = t->dialect->transformers->evaluates_means ? NULL : count_items(job, inputs, 1);
     TorchTensor *loss = torch_name(t, compute_loss(job, inputs, items)), *logits = NULL, *labels = NULL;
     TorchTensor *mean = number(t, "aten::mean", loss->shape.type);
     if (job->asked->metrics) {
@@ -335,6 +377,8 @@ static void evaluate(TorchJob *job, int step)
     Kept kept[3] = {{NULL, NULL}}; /* losses, logits, labels */
     int last = a->metrics ? 3 : 1;
     size_t trained = job->sample_count;
+    int cached = job->caches;
+    job->caches |= t->dialect->transformers->trainer_caches; /* checkpoints are of training only */
     t->grad_mode = 0;
     t->evaluating = 1;
     job->batch = a->evaluate_batch ? a->evaluate_batch : a->batch;
@@ -358,6 +402,7 @@ static void evaluate(TorchJob *job, int step)
     }
     unload(job, trained, job->sample_count);
     job->batch = a->batch;
+    job->caches = cached;
     t->evaluating = 0;
     t->grad_mode = 1;
 }

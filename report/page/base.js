@@ -78,10 +78,16 @@ function choice(label, options, value, change) {
       onchange: () => change(id)}), text))));
 }
 
-/* A long name may break after its dots. */
-function breakable(text) { return String(text).split(/(?<=\.)(?=\w)/).flatMap((part, i) => i ? [h('wbr', {}), part] : [part]); }
+/* A long name may break after its dots, and between its words. */
+function breakable(text) { return String(text).split(/(?<=\.)(?=\w)|(?<=\w_)(?=[a-z])/).flatMap((part, i) => i ? [h('wbr', {}), part] : [part]); }
+
+/* A figure of the heading. */
+function figure(name, big, note, first) {
+  return h('div', {class: first ? 'first' : null}, h('dt', {}, name), h('dd', {}, h('span', {class: 'big'}, big), h('span', {class: 'note'}, breakable(note))));
+}
 
 /* ---- Labels in a chart ---- */
+function fixed(v) { return Math.round(v * 10) / 10; }
 /* Texts that must not lie on each other or reach beyond the sides: each is put at the first of its places [x, y, anchor]
  * that is free, and left out when none is; what it says stands in words too. */
 function layLabels(width, labels) {

@@ -21,9 +21,6 @@ function optionText(run) {
   parts.push(plural(o.steps, 'step'), 'seed ' + o.seed, plural(o.threads, 'thread'));
   return parts.join(' \u00b7 ');
 }
-function figure(name, big, note, first) {
-  return h('div', {class: first ? 'first' : null}, h('dt', {}, name), h('dd', {}, h('span', {class: 'big'}, big), h('span', {class: 'note'}, breakable(note))));
-}
 function whereText(at) {
   return at ? [at.phase, (at.step ? 'step ' + count(at.step) + ', ' : '') + (at.place || 'the model itself') + (at.op ? ', ' + at.op : '')] : ['unknown', ''];
 }

@@ -120,7 +120,6 @@ function drawTimeline(run, view, width) {
 
 /* The next drawn state's left edge is this one's right edge. */
 function rightEdge(view, k) { return k + 1 < view.states.length ? view.x(view.states[k + 1]) : view.x(view.to); }
-function fixed(v) { return Math.round(v * 10) / 10; }
 
 function outlinePath(view, value) {
   let d = '';

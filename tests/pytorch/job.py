@@ -15,7 +15,9 @@ def parse(flags):
     p.add_argument('--task', default='', choices=['', 'classify'])
     p.add_argument('--precision', default='bf16', choices=['fp32', 'bf16', 'fp16', 'bf16-autocast', 'fp16-autocast'])
     p.add_argument('--weights', default='', choices=['', 'fp32', 'bf16', 'fp16'], help="default: fp32 under autocast")
-    p.add_argument('--attention', default='sdpa', choices=['sdpa', 'eager'])
+    p.add_argument('--attention', default='sdpa', choices=['sdpa', 'eager', 'flash'],
+                   help="flash: flash_attention_2, with PyTorch's copy of the kernel in place of the package's")
+    p.add_argument('--kernel', default='', choices=['', 'efficient'], help="PyTorch's memory-efficient kernel alone, heads repeated")
     p.add_argument('--cudnn', action='store_true', help="leave cuDNN's attention on")
     p.add_argument('--batch', type=int, default=3)
     p.add_argument('--seq', type=int, default=56)
@@ -37,9 +39,14 @@ def parse(flags):
     p.add_argument('--hold', nargs='?', const='loop', default='none', choices=['none', 'step', 'loop'],
                    help='how long the script keeps `outputs`: not, to the end of its step, or to the next, as plain loops do')
     p.add_argument('--zero-keep', action='store_true', help='zero_grad(set_to_none=False)')
+    p.add_argument('--loss', default='model', choices=['model', 'sum'], help='loop: of the model, or the sum of its logits without labels')
+    p.add_argument('--sft', action='store_true', help="trl's SFTTrainer: what it does to the model")
+    p.add_argument('--one-tensor', action='store_true', help='loop: one batch for all steps, and labels that are input_ids')
+    p.add_argument('--last-step', action='store_true', help='the peaks of the last step alone, and what the model took before')
     p.add_argument('--script', default='loop', choices=['loop', 'trainer'])
     p.add_argument('--evaluate', type=int, default=0, help='trainer: evaluation batches after the last step')
     p.add_argument('--metrics', action='store_true', help='trainer: compute_metrics is given, so evaluation keeps the logits')
+    p.add_argument('--save', action='store_true', help='trainer: a checkpoint is saved after each step')
     p.add_argument('--logging', type=int, default=500, help='trainer: logging_steps')
     p.add_argument('--eval-accumulation', type=int, default=0)
     p.add_argument('--ranks', type=int, default=1)
@@ -94,24 +101,26 @@ def versions():
     return ' '.join(out)
 
 
-def run(name, a, names=False):
-    sm, processors, total = CARDS[a.card]
-    os.environ.update(STAND_IN_MIB=str(a.total or total))
+def make(a, record):
+    """The model, as the flags have it, and what must be known before it is made."""
     import torch
     import models
-    import recorder
+    import scripts
     torch.manual_seed(0)
     if not a.cudnn and hasattr(torch.backends.cuda, 'enable_cudnn_sdp'):
         torch.backends.cuda.enable_cudnn_sdp(False)
-    record = recorder.Recorder(names)
     if a.parallel != 'none':
         import ranks
         ranks.join(a)
     record.mark('model')
-    model = models.make(a)
-    models.answer_reads(a)
-    if record.names:
-        record.names.watch(model)
+    if a.kernel:
+        scripts.pin_efficient()
+    if a.attention == 'flash':
+        scripts.flash_attn()
+    return models.make(a)
+
+
+def train(a, model, record):
     if a.script == 'trainer':
         import trainer
         trainer.run(a, model, record)
@@ -119,11 +128,30 @@ def run(name, a, names=False):
         import loop
         loop.run(a, model, record)
     record.mark('end')
+
+
+def run(name, a, names=False):
+    sm, processors, total = CARDS[a.card]
+    os.environ.update(STAND_IN_MIB=str(a.total or total))
+    import torch
+    import models
+    import recorder
+    record = recorder.Recorder(names)
+    model = make(a, record)
+    models.answer_reads(a)
+    loaded = {'loaded': torch.cuda.memory_allocated()} if a.last_step else {}
+    if a.last_step:
+        record.last = f'step{a.steps - 1}'
+    if record.names:
+        record.names.watch(model)
+    train(a, model, record)
+    if a.last_step:
+        loaded['left'] = record.left  # behind the last step, before zero_grad
     lines = record.stop()
     parameters = list(model.parameters())
     head = recorder.header(
         name=name, flags=a.flags, versions=versions(), card=f'{a.card} sm={sm} processors={processors} MiB={a.total or total}',
         config=config_of(model), model=type(models.inner(model)).__name__,
         parameters=f'{sum(p.numel() for p in parameters)} trainable={sum(p.numel() for p in parameters if p.requires_grad)}',
-        peaks=' '.join(f'{k}={v}' for k, v in record.peaks.items()), retries=record.retries)
-    return '\n'.join(head + ([] if a.peaks else lines)) + '\n'
+        peaks=' '.join(f'{k}={v}' for k, v in record.peaks.items()), retries=record.retries, **loaded)
+    return '\n'.join(head + ([] if a.peaks or a.last_step else lines)) + '\n'

@@ -20,6 +20,12 @@ def optimizer(a, params):
     return None
 
 
+def labels_of(a, ids):
+    if a.loss == 'sum' or a.one_tensor:
+        return None if a.loss == 'sum' else ids
+    return torch.zeros((a.batch,) if a.task else ids.shape, dtype=torch.int64).to('cuda')
+
+
 def run(a, model, record):
     def synchronized(last):
         return contextlib.nullcontext()
@@ -38,19 +44,22 @@ def run(a, model, record):
     scaler = torch.amp.GradScaler('cuda') if a.precision == 'fp16-autocast' else None
     lengths = [int(n) for n in a.lengths.split(',')] if a.lengths else [a.seq]
     outputs = loss = None
+    if a.one_tensor:
+        ids = torch.zeros(a.batch, lengths[0], dtype=torch.int64).to('cuda')
     for step in range(a.steps):
         for micro in range(a.accumulate):
             seq = lengths[(step * a.accumulate + micro) % len(lengths)]
             record.mark(f'step{step}.{micro} batch')
-            ids = torch.zeros(a.batch, seq, dtype=torch.int64).to('cuda')
-            labels = torch.zeros((a.batch,) if a.task else (a.batch, seq), dtype=torch.int64).to('cuda')
+            if not a.one_tensor:
+                ids = torch.zeros(a.batch, seq, dtype=torch.int64).to('cuda')
+            labels = labels_of(a, ids)
             more = {} if a.mask == 'none' else {
                 'attention_mask': torch.ones(a.batch, seq, dtype=torch.int64).to('cuda')}
             with synchronized(micro == a.accumulate - 1):
                 record.mark(f'step{step}.{micro} forward')
                 with autocast():
                     outputs = model(input_ids=ids, labels=labels, **more)
-                    loss = outputs.loss
+                    loss = outputs.logits.sum() if a.loss == 'sum' else outputs.loss
                 if a.hold == 'none':
                     outputs = None
                 if a.accumulate > 1:

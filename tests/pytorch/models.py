@@ -8,6 +8,8 @@ import tempfile
 import torch
 import transformers
 
+import scripts
+
 CLASSES = {'llama': 'Llama', 'qwen2': 'Qwen2', 'qwen3': 'Qwen3', 'mistral': 'Mistral', 'gpt2': 'GPT2', 'bert': 'Bert'}
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 SMALL = dict(vocab_size=1031, hidden_size=192, intermediate_size=344, num_hidden_layers=2, num_attention_heads=6,
@@ -41,6 +43,7 @@ MODELS = {  # family, configuration
     'bert-base': ('bert', dict()),
     'bert-large': ('bert', dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)),
 }
+ATTENTIONS = {'flash': 'flash_attention_2'}
 DROPOUTS = ('attn_pdrop', 'embd_pdrop', 'resid_pdrop', 'hidden_dropout_prob', 'attention_probs_dropout_prob', 'attention_dropout')
 
 
@@ -104,7 +107,7 @@ def make_config(a):
         for k in DROPOUTS:
             if hasattr(config, k):
                 setattr(config, k, a.dropout)
-    config._attn_implementation = a.attention
+    config._attn_implementation = ATTENTIONS.get(a.attention, a.attention)
     head = 'ForSequenceClassification' if a.task else {'gpt2': 'LMHeadModel', 'bert': 'ForMaskedLM'}.get(family, 'ForCausalLM')
     if a.task and config.pad_token_id is None:
         config.pad_token_id = 0
@@ -114,8 +117,8 @@ def make_config(a):
 def from_config(kind, config, a):
     dtype = DTYPES[a.weights]
     if hasattr(config, 'dtype'):
-        return kind._from_config(config, attn_implementation=a.attention, dtype=dtype)
-    return kind._from_config(config, attn_implementation=a.attention, torch_dtype=dtype)
+        return kind._from_config(config, attn_implementation=ATTENTIONS.get(a.attention, a.attention), dtype=dtype)
+    return kind._from_config(config, attn_implementation=ATTENTIONS.get(a.attention, a.attention), torch_dtype=dtype)
 
 
 def to_device(model, device='cuda'):
@@ -179,9 +182,13 @@ def quantized(kind, config, a):
         how = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=compute,
                                               bnb_4bit_use_double_quant=a.quantize == 'nf4')
     with tempfile.TemporaryDirectory(dir='/dev/shm' if os.path.isdir('/dev/shm') else None) as folder:
-        from_config(kind, config, a).save_pretrained(folder)
+        with torch.device('meta'):
+            model = from_config(kind, config, a)
+        model.to_empty(device='cpu').tie_weights()  # the values are of no matter, and take a minute to make
+        model.save_pretrained(folder)
+        del model
         named = {'dtype' if hasattr(config, 'dtype') else 'torch_dtype': dtype}
-        return kind.from_pretrained(folder, quantization_config=how, device_map={'': 0}, attn_implementation=a.attention, **named)
+        return kind.from_pretrained(folder, quantization_config=how, device_map={'': 0}, attn_implementation=ATTENTIONS.get(a.attention, a.attention), **named)
 
 
 def make(a):
@@ -191,6 +198,7 @@ def make(a):
     elif a.peaks:
         with torch.device('meta'):
             model = from_config(kind, config, a)
+        model.tie_weights()  # which transformers 5.0 leaves to from_pretrained
         to_device(model, 'cpu' if a.parallel == 'fsdp2' else 'cuda')
     else:
         model = from_config(kind, config, a)
@@ -202,10 +210,14 @@ def make(a):
             model = peft.prepare_model_for_kbit_training(
                 model, use_gradient_checkpointing=a.checkpoint != 'none',
                 gradient_checkpointing_kwargs={'use_reentrant': a.checkpoint == 'reentrant'})
+        elif a.sft and a.checkpoint == 'reentrant':
+            model.enable_input_require_grads()
         how = peft.LoraConfig(r=a.lora, lora_alpha=16, lora_dropout=a.lora_dropout, bias='none',
                               target_modules='all-linear' if a.targets == 'all-linear' else a.targets.split(','),
                               task_type='SEQ_CLS' if a.task else None if family_of(a) == 'bert' else 'CAUSAL_LM')
         model = peft.get_peft_model(model, how, autocast_adapter_dtype=a.lora_weights == 'fp32')
+        if a.sft and a.kbit_prepare == 'on' and a.precision == 'bf16-autocast':
+            scripts.sft(model)
     if a.checkpoint != 'none' and a.script == 'loop':
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': a.checkpoint == 'reentrant'})
         model.config.use_cache = False
@@ -217,9 +229,11 @@ def make(a):
 
 def answer_reads(a):
     """What the device answers, where the host reads a value: 0 everywhere, but the truth about masks and packed rows."""
+    if 'STAND_IN_READ' not in os.environ:
+        return  # a card, which knows
     truth = {'find_packed_sequence_indices': '1'}
     for name in ('_ignore_causal_mask_sdpa', '_ignore_bidirectional_mask_sdpa', '_prepare_4d_attention_mask_for_sdpa',
-                 '_prepare_4d_causal_attention_mask_for_sdpa', 'prepare_padding_mask'):
+                 '_prepare_4d_causal_attention_mask_for_sdpa', 'prepare_padding_mask', '_flash_attention_forward'):
         truth[name] = '0' if a.mask == 'padding' else '1'
 
     def answering(function, byte):

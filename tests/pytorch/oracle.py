@@ -44,9 +44,21 @@ def arguments():
     parser.add_argument('--plain', action='store_true', help='traces as text, not compressed')
     parser.add_argument('--check', default='', help='a folder of traces to compare with')
     parser.add_argument('--known', action='store_true', help='only those that the folder of --check has')
+    parser.add_argument('--apart', action='store_true', help='each child asks the card itself: PyTorch 2.10 takes no fork after that')
     parser.add_argument('--jobs', type=int, default=1)
     parser.add_argument('one', nargs=argparse.REMAINDER, help='one configuration: its name and flags')
     return parser.parse_args()
+
+
+def unasked():
+    """torch.cuda answers without asking the card, until what is returned is called."""
+    import torch
+    asking = torch.cuda.is_available, torch.cuda.device_count
+    torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
+
+    def asked():
+        torch.cuda.is_available, torch.cuda.device_count = asking
+    return asked
 
 
 def chosen(a):
@@ -96,10 +108,16 @@ def one(name, flags, a):
     """The trace of one configuration, as text."""
     import job
     options = job.parse(flags)
-    plain = in_a_child(lambda: job.run(name, options))
+
+    def run(names=False):
+        if a.apart:
+            a.apart()
+            job.prepare_card(options.card)
+        return job.run(name, options, names)
+    plain = in_a_child(run)
     if plain is None or not a.ops:
         return plain
-    named = in_a_child(lambda: job.run(name, options, names=True))
+    named = in_a_child(lambda: run(True))
     bare = '\n'.join(' '.join(l.split(' ')[:2]) if l[:1] in 'af' else l for l in (named or '').split('\n'))
     if bare == plain:
         return named
@@ -167,8 +185,9 @@ def in_children(works):
 
 
 def on_card(card, lines, a):
-    import job
-    job.prepare_card(card)
+    if not a.apart:
+        import job
+        job.prepare_card(card)
     return sum(in_children([lambda i=i: worker(lines, a, i) for i in range(a.jobs)]))
 
 
@@ -180,6 +199,7 @@ def main():
         sys.stderr.write('oracle: no configuration matches\n')
         return
     import job
+    a.apart = a.apart and unasked()
     job.prepare()
     cards = {}
     for line in lines:

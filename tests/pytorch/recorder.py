@@ -77,7 +77,7 @@ def in_order(frees):
 
 class Recorder:
     def __init__(self, names=False):
-        self.marks, self.names = [], Names() if names else None
+        self.marks, self.names, self.last, self.left = [], Names() if names else None, '', 0
         torch.cuda.init()
         torch.cuda.memory._record_memory_history(max_entries=50_000_000, context=None, stacks='python')
         if names:
@@ -85,6 +85,11 @@ class Recorder:
         self.base = count()
 
     def mark(self, phase):
+        if self.last and phase.startswith(self.last):
+            torch.cuda.reset_peak_memory_stats()
+            self.last = ''
+        if phase.endswith(' zero'):
+            self.left = torch.cuda.memory_allocated()
         self.marks.append((count() - self.base, phase))
 
     def stop(self):

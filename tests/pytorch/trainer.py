@@ -72,7 +72,8 @@ def settings(a, folder):
     wanted = dict(
         output_dir=folder, per_device_train_batch_size=a.batch, per_device_eval_batch_size=a.batch, max_steps=a.steps,
         gradient_accumulation_steps=a.accumulate, optim=OPTIMIZERS[a.optimizer], max_grad_norm=a.clip, report_to='none',
-        bf16=a.precision == 'bf16-autocast', fp16=a.precision == 'fp16-autocast', save_strategy='no', disable_tqdm=True,
+        bf16=a.precision == 'bf16-autocast', fp16=a.precision == 'fp16-autocast', disable_tqdm=True,
+        save_strategy='steps' if a.save else 'no', save_steps=1,
         eval_strategy='steps' if a.evaluate else 'no', eval_steps=a.steps, logging_steps=a.logging,
         remove_unused_columns=False, gradient_checkpointing=a.checkpoint != 'none')
     if a.eval_accumulation:
@@ -97,6 +98,7 @@ def run(a, model, record):
         clip = '_clip_grad_norm' if hasattr(trainer, '_clip_grad_norm') else None
         before(trainer if clip else trainer.accelerator, clip or 'clip_grad_norm_', lambda: place.phase('clip'))
         before(trainer, 'evaluate', place.evaluate)
+        before(trainer, '_save_checkpoint', lambda: place.phase('save'))
         before(trainer, 'prediction_step', place.next_batch)
         create = trainer.create_optimizer
 
