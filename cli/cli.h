@@ -37,6 +37,8 @@ typedef struct Options {
     const char *resize_vocab;                       /* as it was typed: N or auto */
     /* Of --framework pytorch. */
     const char *framework, *versions, *script, *kbit_prepare, *alloc_conf, *html;
+    const char *parallel_typed; /* NULL: it was not */
+    int no_sync;
     const char *attention_typed; /* NULL: it was not */
     int hold_outputs, longest, evaluate, eval_accumulation, metrics;
     DataLengths lengths; /* of --data, uncut; samples 0: it was not given. line 0: rows of a text */

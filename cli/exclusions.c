@@ -71,6 +71,7 @@ static const struct {
     {"--versions", "--framework", " pytorch", NULL, NULL, ": brim has one"},
     {"--script", "--framework", " pytorch", NULL, NULL, ": brim's loop is its own"},
     {"--kbit-prepare", "--framework", " pytorch", NULL, NULL, ": it is PEFT's"},
+    {"--no-sync", "--framework", " pytorch", NULL, NULL, ": brim adds them once a step"},
     {"--hold-outputs", "--framework", " pytorch", NULL, NULL, ": brim's loop holds none"},
     {"--evaluate", "--framework", " pytorch", NULL, NULL, ": it is Trainer's; brim's is --evaluate-every"},
     {"--eval-accumulation", "--framework", " pytorch", NULL, NULL, ": it is Trainer's"},

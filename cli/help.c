@@ -28,8 +28,8 @@ typedef struct Help {
                "--prompt --log --json --quiet --no-graph"
 
 #define PYTORCH_FLAGS                                                                                        \
-    " --framework --versions --script --kbit-prepare --hold-outputs --evaluate --eval-accumulation "         \
-    "--metrics --longest --alloc-conf"
+    " --framework --versions --script --kbit-prepare --hold-outputs --no-sync --evaluate "                   \
+    "--eval-accumulation --metrics --longest --alloc-conf"
 #define RANKS_FLAGS                                                                                          \
     " --ranks --parallel --replicas --replicate-below --reduce --tensor --sequence-parallel --gather"
 
@@ -94,7 +94,7 @@ static const Help pages[] = {
      "--framework pytorch says the same of a job of PyTorch and transformers.",
      SHAPE_FLAGS
      " --card --cards --tensor --stages --pipeline --inference --prefill --memory --reserve --approximate "
-     "--json" PYTORCH_FLAGS,
+     "--json --ranks --parallel" PYTORCH_FLAGS,
      .examples = "  brim fit --model llama-3.2-1b --seq 2048\n"
                  "  brim fit --model gpt2 --card t4,rtx-4090 --memory 12GiB\n"
                  "  brim fit --model llama-2-13b --cards 1,2,4,8 --card a100-80\n"

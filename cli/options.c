@@ -454,6 +454,7 @@ static int combine(Options *o, const char *command, const Assignments *all, cons
     o->weights_typed = was_given(all, "--weights");
     o->reserve_typed = was_given(all, "--reserve");
     o->attention_typed = typed_text(all, "--attention", which);
+    o->parallel_typed = typed_text(all, "--parallel", which);
     if (pytorch_framework(o))
         return combine_pytorch(o, all);
     if (pytorch_alone(o, command))

@@ -11,6 +11,12 @@ int pytorch_framework(const Options *o)
     return !strcmp(o->framework, "pytorch");
 }
 
+int pytorch_is_mixed(const Options *o)
+{
+    return !strcmp(o->precision, "bf16-mixed") && o->ranks.size > 1 && o->parallel_typed &&
+           !strcmp(o->parallel_typed, "fsdp");
+}
+
 int pytorch_alone(const Options *o, const char *command)
 {
     static const char *const frameworks[] = {"brim", "pytorch", NULL};
@@ -21,6 +27,10 @@ int pytorch_alone(const Options *o, const char *command)
         return usage(
             "--attention sdpa is PyTorch's, of --framework pytorch; brim's own, which keeps as little, is "
             "--attention flash");
+    if (!strcmp(command, "fit") && (flag_given("--ranks", o) || flag_given("--parallel", o)))
+        return usage("%s belongs to `brim plan`, `brim train`, and `brim fit --framework pytorch`; `brim fit "
+                     "--cards 2,8` shows what several cards train together",
+                     flag_given("--ranks", o) ? "--ranks" : "--parallel");
     if (o->html)
         return usage(
             "--html is of --framework pytorch; of brim's own, `brim plan --log FILE` writes a log, and "
@@ -43,7 +53,7 @@ static const char taken[] =
     "--quantize --precision --budget "
     "--data --tokenizer --max-samples --invalid-utf8 "
     "--card --memory --reserve --html --json --lr --weight-decay --schedule --warmup "
-    "--steps --epochs --seed --threads ";
+    "--steps --epochs --seed --threads --ranks --parallel --no-sync ";
 
 static const struct {
     const char *flags, *why;
@@ -58,10 +68,13 @@ static const struct {
     {" --accumulate-apart --grad-dtype --rounding ",
      "gradients are added in place there, and have the type of their parameters"},
     {" --loss-scale ", "the GradScaler of --precision fp16-autocast takes the same memory for every scale"},
-    {" --ranks --parallel --replicas --replicate-below --reduce --tensor --sequence-parallel --gather "
-     "--stages "
-     "--pipeline --rank --cards ",
-     "a job of one process is predicted; DDP, FSDP and DeepSpeed are not"},
+    {" --replicas --replicate-below ",
+     "FSDP2 divides among all ranks there; its replicas (HSDP) are not predicted"},
+    {" --tensor --sequence-parallel --stages --pipeline ",
+     "ranks share the data by DDP or FSDP2 there; layers that ranks compute together and stages of layers "
+     "are not predicted"},
+    {" --reduce --gather ", "NCCL adds and sends there"},
+    {" --rank --cards ", "one rank is predicted, and the others need no more"},
     {" --device --no-graph ", "its job is always one of a CUDA card: --card NAME says which"},
     {" --inference --prefill ", "a training is predicted"},
     {" --textbook ", "the rules of thumb are beside brim's own plan: `brim plan --textbook`"},
@@ -93,6 +106,7 @@ static const PytorchChoice precisions[] = {
     {" fp16 ", PYTORCH_FP16, "fp16", NULL},
     {" bf16-autocast ", PYTORCH_AUTOCAST_BF16, "bf16-autocast", "bf16-autocast"},
     {" fp16-autocast ", PYTORCH_AUTOCAST_FP16, "fp16-autocast", "fp16-autocast"},
+    {" bf16-mixed ", PYTORCH_FP32, "bf16-mixed", "bf16-mixed"}, /* FSDP2's MixedPrecisionPolicy */
 };
 static const PytorchChoice optimizers[] = {
     {" adamw adamw_torch ", PYTORCH_ADAMW, "AdamW, foreach", "adamw"},
@@ -127,9 +141,8 @@ static const struct {
 } unpredicted[] = {
     {"--precision", " tf32 ", "TF32 is how products of fp32 are computed: the memory is that of fp32"},
     {"--precision", " bf16-mixed fp16-mixed ",
-     "16-bit weights beside fp32 masters are DeepSpeed's and Megatron's; PyTorch's own way is bf16-autocast "
-     "or "
-     "fp16-autocast"},
+     "16-bit weights beside fp32 masters are DeepSpeed's and Megatron's, and bf16-mixed FSDP2's, of --ranks "
+     "N --parallel fsdp; PyTorch's own way is bf16-autocast or fp16-autocast"},
     {"--precision", " bf16-states32 ",
      "fp32 states beside bf16 weights are Megatron's; with PyTorch's optimizers "
      "states have the type of the weights: bf16"},
@@ -174,7 +187,7 @@ static int settle_types(Options *o)
     if (o->weights_typed && !o->precision_typed)
         o->precision = weights_name(o->weights);
     const PytorchChoice *precision = choose(precisions, COUNT_OF(precisions), o->precision);
-    if (!precision)
+    if (!precision || (!strcmp(o->precision, "bf16-mixed") && !pytorch_is_mixed(o)))
         return not_one_of("--precision", o->precision, precisions, COUNT_OF(precisions));
     const char *usual = weights_of_precision(o);
     if (!o->weights_typed)
@@ -185,6 +198,25 @@ static int settle_types(Options *o)
             "--weights %s excludes --precision %s, which computes in the weights' type: leave one out, or "
             "take bf16-autocast or fp16-autocast",
             weights_name(o->weights), o->precision);
+    return 0;
+}
+
+/* DeepSpeed's names for what ranks divide are not FSDP's. */
+static int check_ranks_of_pytorch(const Options *o)
+{
+    int named =
+        o->parallel_typed && (!strcmp(o->parallel_typed, "ddp") || !strcmp(o->parallel_typed, "fsdp"));
+    if (o->parallel_typed && !named)
+        return usage("--parallel %s is DeepSpeed's ZeRO, which is not predicted: ddp is "
+                     "DistributedDataParallel, fsdp is FSDP2's fully_shard",
+                     o->parallel_typed);
+    if (o->parallel_typed && o->ranks.size < 2 && strcmp(o->parallel_typed, "ddp") != 0)
+        return usage("--parallel %s needs --ranks N: one process divides nothing", o->parallel_typed);
+    if (o->no_sync && o->ranks.size < 2)
+        return usage("--no-sync needs --ranks N: one process has nobody to add gradients with");
+    if (o->no_sync && !strcmp(o->script, "trainer"))
+        return usage("--no-sync is for --script loop: Trainer always adds the gradients of the ranks in the "
+                     "last micro-batch alone");
     return 0;
 }
 
@@ -294,7 +326,8 @@ int pytorch_check(Options *o, const Assignments *all)
 {
     static const char *const switches[] = {"off", "on", NULL};
     int found;
-    if (check_taken(all) || settle_types(o) || check_checkpoint(o) || check_versions(o))
+    if (check_taken(all) || check_ranks_of_pytorch(o) || settle_types(o) || check_checkpoint(o) ||
+        check_versions(o))
         return EXIT_USAGE;
     if (!choose(optimizers, COUNT_OF(optimizers), o->optimizer))
         return not_one_of("--optimizer", o->optimizer, optimizers, COUNT_OF(optimizers));

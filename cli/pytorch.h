@@ -20,6 +20,9 @@ json_t *pytorch_data_json(const Options *o);
 /* What only PyTorch has, without --framework pytorch: 1 after saying so. */
 int pytorch_alone(const Options *o, const char *command);
 
+/* fp32 weights of which FSDP2 gathers bf16 copies, and adds gradients in fp32. */
+int pytorch_is_mixed(const Options *o);
+
 /* A value of an option. */
 typedef struct PytorchChoice {
     const char *names; /* each with spaces around */
@@ -51,6 +54,10 @@ int pytorch_to_brim(const Options *o, const Card *card, double dropout, Options 
 /* "AdamW, foreach  batch 1 x seq 2048  sdpa  a plain loop" and "torch 2.15, transformers 5.24" */
 LeverText pytorch_title(const Options *o, const PytorchJob *job);
 LeverText pytorch_versions(const PytorchJob *job);
+/* "rank 0 of 8 under DDP"; "" where a process is alone */
+LeverText pytorch_ranks(const PytorchJob *job);
+void pytorch_print_ranks(const PytorchJob *job); /* what is said of such a rank; nothing of a process alone */
+json_t *pytorch_ranks_json(const PytorchJob *job); /* null where a process is alone */
 json_t *pytorch_versions_json(const PytorchJob *job);
 /* "UNVERIFIED: …", with what stands before it; nothing where there is nothing to say. And the reason, or
  * null. */

@@ -335,6 +335,7 @@ void pytorch_print_fit(const PytorchFit *fit)
         printf("\n");
         print_legend(fit);
         pytorch_say_words(fit);
+        pytorch_print_ranks(&fit->rows[0].job[known]);
     }
     print_notes(fit);
 }
@@ -392,9 +393,12 @@ void pytorch_print_fit_json(const PytorchFit *fit)
         json_array_append_new(cards, card_json(fit, i));
     for (int k = 0; k < fit->row_count && first_known(fit) >= 0; k++)
         json_array_append_new(methods, row_json(fit, &fit->rows[k]));
+    LeverText why;
     PytorchJob job = {.dialect = pytorch_dialect(o)};
-    json_print(json_pack("{s:s, s:i, s:i, s:{s:b, s:o, s:s, s:o, s:o, s:o}}", "model", o->model, "batch",
+    pytorch_job_or(o, NULL, &job, &why);
+    json_print(json_pack("{s:s, s:i, s:i, s:{s:b, s:o, s:o, s:s, s:o, s:o, s:o}}", "model", o->model, "batch",
                          o->batch, "seq", o->seq, "pytorch", "predicted", 1, "versions",
-                         pytorch_versions_json(&job), "verdict", verdict_of(fit).text, "data",
-                         pytorch_data_json(o), "cards", cards, "methods", methods));
+                         pytorch_versions_json(&job), "ranks", pytorch_ranks_json(&job), "verdict",
+                         verdict_of(fit).text, "data", pytorch_data_json(o), "cards", cards, "methods",
+                         methods));
 }

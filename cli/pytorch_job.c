@@ -220,6 +220,13 @@ int pytorch_job_or(const Options *o, const Card *card, PytorchJob *job, LeverTex
                         .clip = (double)o->clip,
                         .mask = pytorch_mask(o, o->batch),
                         .hold = o->hold_outputs,
+                        .ranks = o->ranks.size,
+                        .parallel = o->ranks.size < 2                  ? PYTORCH_ALONE
+                                    : o->ranks.strategy == RANKS_ZERO3 ? PYTORCH_FSDP2
+                                                                       : PYTORCH_DDP,
+                        .no_sync = o->no_sync,
+                        .gathered = pytorch_is_mixed(o) ? PYTORCH_WEIGHTS_BF16 : PYTORCH_OF_PRECISION,
+                        .reduced = pytorch_is_mixed(o) ? PYTORCH_WEIGHTS_FP32 : PYTORCH_OF_PRECISION,
                         .evaluate = o->evaluate,
                         .metrics = o->metrics,
                         .eval_accumulation = o->eval_accumulation,
@@ -250,8 +257,10 @@ int pytorch_to_brim(const Options *o, const Card *card, double dropout, Options 
     brim->data = "builtin"; /* rows of the length that decides */
     brim->tokenizer = brim->invalid_utf8 = NULL;
     brim->max_samples = 0;
-    brim->hold_outputs = brim->longest = brim->evaluate = brim->eval_accumulation = brim->metrics = 0;
+    brim->no_sync = brim->hold_outputs = brim->longest = brim->evaluate = brim->eval_accumulation =
+        brim->metrics = 0;
     brim->device = "cuda";
+    brim->parallel_typed = NULL;
     brim->cards = card ? card->name : NULL;
     brim->memories = NULL;
     brim->budget = 0;
@@ -287,6 +296,34 @@ json_t *pytorch_versions_json(const PytorchJob *job)
     return json_pack("{s:s, s:s}", "torch", v.torch, "transformers", v.transformers);
 }
 
+LeverText pytorch_ranks(const PytorchJob *job)
+{
+    if (job->parallel == PYTORCH_ALONE)
+        return (LeverText){""};
+    return lever_say("rank 0 of %d under %s", job->ranks,
+                     job->parallel == PYTORCH_FSDP2 ? "FSDP2" : "DistributedDataParallel");
+}
+
+void pytorch_print_ranks(const PytorchJob *job)
+{
+    SayLine line = {""};
+    if (job->parallel == PYTORCH_ALONE)
+        return;
+    line_add(&line, "Of rank 0 of %d;  %s.  NCCL's own buffers are the driver's, in none of these figures.",
+             job->ranks,
+             job->parallel == PYTORCH_FSDP2 ? "another has at most as much: the last parts may be shorter"
+                                            : "the others allocate the same");
+    say_line(&line);
+}
+
+json_t *pytorch_ranks_json(const PytorchJob *job)
+{
+    if (job->parallel == PYTORCH_ALONE)
+        return json_null();
+    return json_pack("{s:i, s:i, s:s}", "rank", 0, "of", job->ranks, "parallel",
+                     job->parallel == PYTORCH_FSDP2 ? "fsdp2" : "ddp");
+}
+
 void pytorch_print_unverified(const PytorchJob *job, const char *before)
 {
     char why[240];
@@ -313,6 +350,8 @@ LeverText pytorch_title(const Options *o, const PytorchJob *job)
     lever_add(&out, "  %s  batch %d x seq %d", pytorch_optimizer(o)->text, o->batch, o->seq);
     if (o->accumulate > 1)
         lever_add(&out, " x %d", o->accumulate);
+    if (job->ranks > 1)
+        lever_add(&out, " on each rank  %s%s", pytorch_ranks(job).text, o->no_sync ? ", no_sync" : "");
     lever_add(&out, "  %s attention", job->attention == PYTORCH_EAGER ? "eager" : "sdpa");
     if (job->checkpoint)
         lever_add(&out, "  layers recomputed%s",

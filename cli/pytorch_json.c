@@ -85,6 +85,7 @@ json_t *pytorch_plan_json(const PytorchPlan *p)
         (json_int_t)s->books.peak_allocated, "reserved_bytes", (json_int_t)s->books.peak_reserved, "peak_at",
         pytorch_place_json(&s->peak_at), "at_peak", kinds_json(s), "moments", moments_json(s), "more",
         more_json(p), "live_at_peak", live_json(s));
+    json_object_set_new(pytorch, "ranks", pytorch_ranks_json(&p->job));
     json_object_set_new(pytorch, "context_bytes", pytorch_context_json(p->context));
     json_object_set_new(pytorch, "verdict",
                         p->has_verdict ? pytorch_verdict_json(&p->verdict, p->limit) : json_null());

@@ -48,7 +48,7 @@ static int blocks(Options *o, LeverText *typed)
 
 static int autocast(Options *o, LeverText *typed)
 {
-    return pytorch_precision(o)->value == PYTORCH_FP32 && o->weights == DTYPE_F32 &&
+    return pytorch_precision(o)->value == PYTORCH_FP32 && !pytorch_is_mixed(o) && o->weights == DTYPE_F32 &&
            type(o, typed, "--precision", "bf16-autocast");
 }
 

@@ -22,6 +22,8 @@ static const Rule rules[] = {
      0, 0, 0},
     {"casts of weights", "autocast keeps each until backward has used it; brim's come and go", PYTORCH_CAST,
      -1, NULL, NULL, 0, 0, 0},
+    {"buckets of ranks", "copies of weights or gradients that ranks send", PYTORCH_BUCKET, -1, NULL, NULL, 0,
+     0, 0},
     {"fp32 of what is not quantised", "prepare_model_for_kbit_training: embeddings, head and norms",
      PYTORCH_FROZEN, -1, NULL, "_to_copy", KBIT, 0, 1},
     {"PEFT's casts", "each adapted layer's input, in the type of its adapter, fp32", PYTORCH_ACTIVATION, -1,

@@ -70,7 +70,7 @@ void pytorch_print_components(const PytorchPlan *p)
     ReportUnit unit = unit_of(p);
     uint64_t parameters = at[PYTORCH_PARAMETER] + at[PYTORCH_FROZEN],
              overhead = at[PYTORCH_TEMPORARY] + at[PYTORCH_WORKSPACE] + at[PYTORCH_INPUT] +
-                        at[PYTORCH_BUFFER] + at[PYTORCH_CAST];
+                        at[PYTORCH_BUFFER] + at[PYTORCH_CAST] + at[PYTORCH_BUCKET];
     printf("%-*s %10s %9s%s\n", NAME, unit.name, "PyTorch", "share",
            p->brim.status ? "" : "       brim         more");
     printf("%-*s %10s %9s%s\n", NAME, "", "at peak", "of it", p->brim.status ? "" : "    at peak");
@@ -87,12 +87,14 @@ void pytorch_print_components(const PytorchPlan *p)
     part(p, PYTORCH_TEMPORARY);
     part(p, PYTORCH_WORKSPACE);
     part(p, PYTORCH_CAST);
+    part(p, PYTORCH_BUCKET);
     part(p, PYTORCH_INPUT);
     part(p, PYTORCH_BUFFER);
     line();
     component(p, "requested", s->requested, 1, p->brim.memory.stats.peak);
     total(p, "allocated", s->books.peak_allocated, "in blocks of 512 bytes: what must fit");
     total(p, "reserved", s->books.peak_reserved, "in segments: what nvidia-smi shows");
+    pytorch_print_ranks(&p->job);
     printf("Peak at: %s\n", pytorch_place(&s->peak_at, p->options->accumulate).text);
     if (!p->brim.status) {
         const MemStats *b = &p->brim.memory.stats;

@@ -14,7 +14,7 @@ static void header(Trace *t, char *line)
     if (!strncmp(line, "# name ", 7))
         snprintf(t->name, sizeof t->name, "%.100s", line + 7);
     else if (!strncmp(line, "# flags ", 8))
-        snprintf(t->flags, sizeof t->flags, "%.500s", line + 8);
+        snprintf(t->flags, sizeof t->flags, "%.1000s", line + 8);
     else if (!strncmp(line, "# versions ", 11))
         snprintf(t->versions, sizeof t->versions, "%.200s", line + 11);
     else if (!strncmp(line, "# config ", 9))
@@ -302,7 +302,7 @@ int trace_job(const Trace *trace, PytorchJob *job)
     }
     if (!job->dialect)
         return 1;
-    char copy[512], *words[64] = {NULL}, *save;
+    char copy[1024], *words[64] = {NULL}, *save;
     int count = 0, used;
     snprintf(copy, sizeof copy, "%s", trace->flags);
     for (char *word = strtok_r(copy, " ", &save); word && count < 62; word = strtok_r(NULL, " ", &save))

@@ -15,7 +15,7 @@ typedef struct TraceLine {
 } TraceLine;
 
 typedef struct Trace {
-    char name[128], flags[512], versions[256], config[8192];
+    char name[128], flags[1024], versions[256], config[8192];
     uint64_t peak_requested, peak_allocated, peak_reserved;
     TraceLine *lines;
     size_t count;

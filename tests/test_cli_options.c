@@ -103,6 +103,7 @@ static const Trial trials[] = {
     {"--script", "loop", {"--framework", "pytorch"}},
     {"--kbit-prepare", "on", {"--framework", "pytorch", "--lora", "r=4"}},
     {"--hold-outputs", NULL, {"--framework", "pytorch", "--script", "loop"}},
+    {"--no-sync", NULL, {"--framework=pytorch", "--script=loop", "--ranks", "2"}},
     {"--evaluate", "2", {"--framework", "pytorch"}},
     {"--eval-accumulation", "1", {"--framework", "pytorch", "--evaluate", "2", "--metrics"}},
     {"--metrics", NULL, {"--framework", "pytorch", "--evaluate", "2"}},

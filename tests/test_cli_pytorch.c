@@ -269,6 +269,66 @@ static void settings_of_the_allocator_decide(void **state)
     json_decref(root);
 }
 
+/* ---- Several ranks --------------------------------------------------------------------------- */
+
+static json_int_t at_peak(const json_t *root, const char *kind)
+{
+    return integer_at(json_object_get(pytorch_of(root), "at_peak"), kind);
+}
+
+/* DDP: each rank has all, and its gradients once more in buckets; FSDP2: a part of the states. */
+static void ranks_are_of_the_job(void **state)
+{
+    (void)state;
+    static const char *const how[] = {"ddp", "fsdp"}, *const names[] = {"ddp", "fsdp2"};
+    json_t *alone = json_of(RUN("plan", TINY, "--script", "loop", "--json"), 0);
+    json_int_t parameters = integer_at(alone, "parameters"), states = at_peak(alone, "optimizer_states");
+    assert_true(json_is_null(json_object_get(pytorch_of(alone), "ranks")));
+    assert_int_equal(at_peak(alone, "buckets_of_ranks"), 0);
+    for (int i = 0; i < 2; i++) {
+        json_t *root =
+            json_of(RUN("plan", TINY, "--script", "loop", "--ranks", "4", "--parallel", how[i], "--json"), 0);
+        const json_t *ranks = json_object_get(pytorch_of(root), "ranks");
+        assert_int_equal(integer_at(ranks, "of"), 4);
+        assert_string_equal(json_string_value(json_object_get(ranks, "parallel")), names[i]);
+        assert_true(at_peak(root, "buckets_of_ranks") > 0);
+        if (i)
+            assert_true(at_peak(root, "parameters") == parameters &&
+                        at_peak(root, "optimizer_states") == states / 4);
+        else
+            assert_int_equal(at_peak(root, "buckets_of_ranks"), parameters * 4);
+        json_decref(root);
+    }
+    json_decref(alone);
+}
+
+static void a_rank_says_which_it_is(void **state)
+{
+    (void)state;
+    const Outcome *o = expect_code(RUN("plan", TINY, "--ranks", "4"), 0);
+    has(o, "batch 2 x seq 64 on each rank  rank 0 of 4 under DistributedDataParallel");
+    has(o, "Of rank 0 of 4;  the others allocate the same.  NCCL's own buffers are the driver's");
+    has(o, "  buckets of ranks");
+    o = expect_code(RUN("plan", TINY, "--ranks", "4", "--parallel", "fsdp", "--script", "loop", "--precision",
+                        "bf16-mixed", "--no-sync"),
+                    0);
+    has(o, "bf16-mixed");
+    has(o, "rank 0 of 4 under FSDP2, no_sync");
+    has(o, "another has at most as much");
+    o = expect_code(RUN("fit", TINY, "--ranks", "2", "--card", "h200"), 0);
+    has(o, "rank 0 of 2 under DistributedDataParallel");
+    has(o, "NCCL's own buffers");
+    json_t *root = json_of(RUN("fit", TINY, "--ranks", "2", "--card", "h200", "--json"), 0);
+    assert_int_equal(integer_at(json_object_get(pytorch_of(root), "ranks"), "of"), 2);
+    json_decref(root);
+    assert_non_null(
+        strstr(expect_code(RUN("fit", "llama-tiny", "--ranks", "2"), 2)->err,
+               "--ranks belongs to `brim plan`, `brim train`, and `brim fit --framework pytorch`"));
+    assert_non_null(
+        strstr(expect_code(RUN("plan", TINY, "--precision", "bf16-mixed", "--ranks", "2"), 2)->err,
+               "FSDP2's, of --ranks"));
+}
+
 /* ---- What is refused ------------------------------------------------------------------------- */
 
 static void refusals_name_what_and_why(void **state)
@@ -278,7 +338,18 @@ static void refusals_name_what_and_why(void **state)
         const char *arguments[7], *says;
     } trials[] = {
         {{"--loss-chunk", "16"}, "--loss-chunk means nothing beside --framework pytorch: transformers' loss"},
-        {{"--ranks", "2"}, "--ranks means nothing beside --framework pytorch: a job of one process"},
+        {{"--ranks", "2", "--parallel", "zero3"}, "--parallel zero3 is DeepSpeed's ZeRO"},
+        {{"--ranks", "2", "--parallel", "zero1"}, "--parallel zero1 is DeepSpeed's ZeRO"},
+        {{"--parallel", "fsdp"}, "--parallel fsdp needs --ranks N"},
+        {{"--ranks", "2", "--parallel", "fsdp"}, "there are no rules for FSDP2 under Trainer yet"},
+        {{"--ranks", "2", "--replicas", "2"}, "its replicas (HSDP) are not predicted"},
+        {{"--ranks", "2", "--tensor", "2"}, "ranks share the data by DDP or FSDP2 there"},
+        {{"--ranks", "2", "--stages", "2"}, "ranks share the data by DDP or FSDP2 there"},
+        {{"--ranks", "2", "--rank", "1"}, "one rank is predicted"},
+        {{"--ranks", "2", "--versions", "torch=2.11"},
+         "several ranks in these versions of torch and transformers"},
+        {{"--no-sync", "--script", "loop"}, "--no-sync needs --ranks N"},
+        {{"--no-sync", "--ranks", "2"}, "--no-sync is for --script loop"},
         {{"--device", "cuda"}, "--device means nothing beside --framework pytorch"},
         {{"--init", "x"}, "--init means nothing beside --framework pytorch"},
         {{"--optimizer-in-backward"}, "--optimizer-in-backward means nothing"},
@@ -390,6 +461,8 @@ int main(void)
         cmocka_unit_test(differences_sum_to_the_difference),
         cmocka_unit_test(a_page_is_written),
         cmocka_unit_test(settings_of_the_allocator_decide),
+        cmocka_unit_test(ranks_are_of_the_job),
+        cmocka_unit_test(a_rank_says_which_it_is),
         cmocka_unit_test(refusals_name_what_and_why),
         cmocka_unit_test(families_are_those_of_the_rules),
         cmocka_unit_test(they_belong_to_pytorch),

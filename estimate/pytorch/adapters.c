@@ -14,10 +14,11 @@ struct TorchAdapter {
 
 /* ---- Weights --------------------------------------------------------------------------------- */
 
-/* Whether the model comes to the card with its adapters, as Trainer moves it, cast already. */
+/* Whether the model comes to the card with its adapters, as Trainer and FSDP2 move it, cast already. */
 static int moved(const TorchJob *job)
 {
-    return job->asked->script == PYTORCH_TRAINER && !job->asked->quantize;
+    return (job->asked->script == PYTORCH_TRAINER && !job->asked->quantize) ||
+           job->asked->parallel == PYTORCH_FSDP2;
 }
 
 /* The type of the layer that is adapted; whole numbers leave the adapter as it was made. */
@@ -36,6 +37,8 @@ static TorchType adapter_type(const TorchJob *job)
 static TorchTensor *weight(TorchJob *job, int64_t out, int64_t in)
 {
     TorchShape shape = torch_shape(adapter_type(job), 2, (int64_t[]){out, in});
+    if (job->asked->parallel == PYTORCH_FSDP2)
+        return torch_meta(&job->torch, shape, 1);
     return torch_leaf(&job->torch, "aten::_to_copy", PYTORCH_PARAMETER, shape, 1);
 }
 
@@ -85,7 +88,7 @@ void torch_target(TorchJob *job, TorchLinear *linear, const char *name, int64_t 
 static void fill_copies(TorchJob *job)
 {
     for (int i = 0; i < 2; i++)
-        if (job->copies[i])
+        if (job->copies[i] && job->asked->parallel != PYTORCH_FSDP2)
             torch_set_data(&job->torch, "aten::clone", job->copies[i], job->copied[i]->shape,
                            PYTORCH_PARAMETER);
 }

@@ -71,22 +71,43 @@ static TorchShape part_of(const TorchShape *whole, int ranks)
     return torch_shape(whole->type, whole->dims, size);
 }
 
-static void add_shard(TorchJob *job, TorchTensor *x)
+static PytorchKind kind_of(const TorchJob *job, const TorchTensor *x)
+{
+    return x->needs_grad || !job->asked->lora_rank ? PYTORCH_PARAMETER : PYTORCH_FROZEN;
+}
+
+/* _move_states_to_device */
+static void move(TorchJob *job, TorchTensor *x, PytorchKind kind)
 {
     Torch *t = &job->torch;
-    TorchSharded *s = &job->sharded;
     TorchPlace here = t->place;
-    PytorchKind kind = x->needs_grad || !job->asked->lora_rank ? PYTORCH_PARAMETER : PYTORCH_FROZEN;
-    s->shards = torch_grow(t, s->shards, &s->shard_capacity, s->shard_count + 1, sizeof *s->shards);
     t->place = x->place;
-    TorchTensor *part =
-        torch_leaf(t, "aten::new_empty", kind, part_of(&x->shape, job->asked->ranks), x->needs_grad);
+    torch_restore_storage(t, "aten::_to_copy", x, torch_count(&x->shape) * torch_bytes(x->shape.type), kind);
     t->place = here;
+}
+
+static void list_shard(TorchJob *job, TorchTensor *x)
+{
+    TorchSharded *s = &job->sharded;
+    s->shards = torch_grow(&job->torch, s->shards, &s->shard_capacity, s->shard_count + 1, sizeof *s->shards);
     s->shards[s->shard_count++] =
-        (TorchShard){.x = x, .part = part, .type = named_type(job->asked->gathered, x->shape.type)};
+        (TorchShard){.x = x, .type = named_type(job->asked->gathered, x->shape.type)};
+    move(job, x, kind_of(job, x));
+}
+
+/* The part becomes what the optimizer has. */
+static void cut(TorchJob *job, TorchShard *s)
+{
+    Torch *t = &job->torch;
+    TorchPlace here = t->place;
+    TorchTensor *x = s->x;
+    t->place = x->place;
+    s->part = torch_leaf(t, "aten::new_empty", kind_of(job, x), part_of(&x->shape, job->asked->ranks),
+                         x->needs_grad);
+    t->place = here;
     for (size_t i = 0; i < job->parameter_count; i++)
         if (job->parameters[i] == x)
-            job->parameters[i] = part;
+            job->parameters[i] = s->part;
 }
 
 static int is_own(const TorchJob *job, const TorchTensor *x)
@@ -97,7 +118,8 @@ static int is_own(const TorchJob *job, const TorchTensor *x)
     return 0;
 }
 
-/* A module's own parameters follow those of the modules below it. */
+/* Its parameters, a module's own after those of the modules below it, and its buffers come to the card; what
+ * this rank keeps is copied, and the rest goes. */
 static void add_group(TorchJob *job, int64_t group)
 {
     Torch *t = &job->torch;
@@ -108,8 +130,13 @@ static void add_group(TorchJob *job, int64_t group)
     for (int own = 0; own < 2; own++)
         for (size_t i = 0; i < parameters; i++)
             if (job->all_states[i]->place.layer + 1 == group && is_own(job, job->all_states[i]) == own)
-                add_shard(job, job->all_states[i]);
+                list_shard(job, job->all_states[i]);
+    for (size_t i = parameters; i < job->all_state_count; i++)
+        if (job->all_states[i]->place.layer + 1 == group)
+            move(job, job->all_states[i], PYTORCH_BUFFER);
     g->count = s->shard_count - g->first;
+    for (size_t i = g->first; i < s->shard_count; i++)
+        cut(job, &s->shards[i]);
     for (size_t i = g->first; i < s->shard_count; i++) {
         torch_release_storage(t, s->shards[i].x);
         s->shards[i].x->shape.type = s->shards[i].type;
@@ -279,7 +306,8 @@ static void pre_backward(void *user, int64_t which)
     for (size_t i = g->first; i < g->first + g->count; i++) {
         const TorchShard *shard = &s->shards[i];
         TorchType own = shard->part->shape.type; /* of gradients that are summed here first */
-        int wide = !job->synchronizes && torch_bytes(shard->type) < torch_bytes(own);
+        int wide = !job->synchronizes && !shard->x->grad &&
+                   torch_bytes(shard->type) < torch_bytes(own);
         if (shard->x->node)
             shard->x->node->made[0].type = wide ? own : shard->type;
     }
@@ -312,10 +340,12 @@ TorchTensor *torch_sharded_layer(Torch *t, void *user, TorchTensor *x)
     TorchSharded *s = &job->sharded;
     int64_t which = t->place.layer + 1;
     TorchShardGroup *g = &s->groups[which];
-    if (t->again) /* the hooks see a backward pass, which has gathered the weights */
-        return s->layer(t, user, x);
     size_t frame = torch_frame(t);
     torch_name(t, x);
+    if (job->asked->gathered) /* cast_forward_inputs */
+        x = torch_name(t, torch_cast(t, x, named_type(job->asked->gathered, x->shape.type)));
+    if (t->again) /* the hooks see a backward pass, which has gathered the weights */
+        return torch_leave(t, frame, s->layer(t, user, x));
     unshard(job, g);
     wait_for_unshard(job, g, 1);
     TorchNode *node = torch_node(t, "RegisterPostBackwardFunction", register_back, 1, &x);

@@ -133,6 +133,8 @@ struct TorchJob {
 void *torch_make_model(TorchJob *job, size_t bytes);
 extern const TorchFamily torch_decoder, torch_gpt2, torch_bert;
 
+/* Whether the model is made on the host, and its parts come to the card in another order. */
+int torch_comes_later(const TorchJob *job);
 TorchPlace torch_enter(Torch *t, const char *module); /* returns the place to go back to */
 /* By its name in the layer, or in the model where there is no layer: "input_layernorm.weight". */
 TorchTensor *torch_parameter(TorchJob *job, const char *name, int dims, const int64_t *size);

@@ -35,14 +35,19 @@ void torch_trained(TorchJob *job, TorchTensor *x)
     job->parameters[job->parameter_count++] = x;
 }
 
+int torch_comes_later(const TorchJob *job)
+{
+    return job->asked->quantize || job->asked->parallel == PYTORCH_FSDP2;
+}
+
 static TorchTensor *make(TorchJob *job, const char *name, int dims, const int64_t *size,
                          TorchQuantized *quantized)
 {
     Torch *t = &job->torch;
     int trained = !job->asked->lora_rank && !quantized;
     TorchShape shape = torch_shape(job->weights, dims, size);
-    TorchTensor *x = job->asked->quantize ? torch_meta(t, shape, trained)
-                                          : torch_leaf(t, "aten::_to_copy", base_kind(job), shape, trained);
+    TorchTensor *x = torch_comes_later(job) ? torch_meta(t, shape, trained)
+                                            : torch_leaf(t, "aten::_to_copy", base_kind(job), shape, trained);
     enter(job, name, x)->quantized = quantized;
     return x;
 }
@@ -56,8 +61,8 @@ TorchTensor *torch_buffer(TorchJob *job, TorchType type, int dims, const int64_t
 {
     Torch *t = &job->torch;
     TorchShape shape = torch_shape(type, dims, size);
-    TorchTensor *x = job->asked->quantize ? torch_meta(t, shape, 0)
-                                          : torch_leaf(t, "aten::_to_copy", PYTORCH_BUFFER, shape, 0);
+    TorchTensor *x = torch_comes_later(job) ? torch_meta(t, shape, 0)
+                                            : torch_leaf(t, "aten::_to_copy", PYTORCH_BUFFER, shape, 0);
     if (job->asked->quantize)
         enter(job, "", x)->buffer = 1;
     job->buffers =

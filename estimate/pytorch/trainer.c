@@ -408,9 +408,10 @@ static void evaluate(TorchJob *job, int step)
 }
 
 /* _save_checkpoint: tensors go to the host as they are */
-static void save(TorchJob *job, int step)
+static void save(TorchJob *job, Trainer *trainer, int step)
 {
     torch_phase(job, PYTORCH_SAVE, step, 0);
+    store_operations(job, trainer);
     torch_state_dict(job);
 }
 
@@ -434,7 +435,7 @@ void torch_trainer(TorchJob *job)
         if (a->evaluate && due(step, a->evaluate_steps ? a->evaluate_steps : a->steps))
             evaluate(job, step);
         if (a->save && (due(step, a->save) || step == a->steps - 1))
-            save(job, step);
+            save(job, &trainer, step);
     }
     unload(job, 0, job->sample_count); /* the names of _run_epoch */
     assign(t, &trainer.items, NULL);

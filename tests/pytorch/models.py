@@ -121,13 +121,13 @@ def from_config(kind, config, a):
     return kind._from_config(config, attn_implementation=ATTENTIONS.get(a.attention, a.attention), torch_dtype=dtype)
 
 
-def to_cuda(model):
-    """What .to('cuda') does, from the meta device: children first, tied weights once."""
+def to_device(model, device='cuda'):
+    """What .to(device) does, from the meta device: children first, tied weights once."""
     memo = {}
 
     def there(t, parameter):
         if id(t) not in memo:
-            new = torch.empty_like(t, device='cuda')
+            new = torch.empty_like(t, device=device)
             memo[id(t)] = t, torch.nn.Parameter(new, requires_grad=t.requires_grad) if parameter else new
         return memo[id(t)][1]
 
@@ -139,6 +139,7 @@ def to_cuda(model):
                 if t is not None and t.device.type == 'meta':
                     kind[name] = there(t, parameter)
     apply(model)
+    memo.clear()  # `apply` is in a cycle with itself, and would keep it
     return model
 
 
@@ -165,7 +166,7 @@ def quantized_large(kind, config, a):
                 new.bias = torch.nn.Parameter(torch.empty(linear.out_features, dtype=dtype, device='cuda'), requires_grad=False)
             setattr(module, name, new)
     model.is_loaded_in_4bit = True
-    for parameter in to_cuda(model).parameters():
+    for parameter in to_device(model).parameters():
         parameter.requires_grad = False
     return model
 
@@ -198,10 +199,10 @@ def make(a):
         with torch.device('meta'):
             model = from_config(kind, config, a)
         model.tie_weights()  # which transformers 5.0 leaves to from_pretrained
-        to_cuda(model)
+        to_device(model, 'cpu' if a.parallel == 'fsdp2' else 'cuda')
     else:
         model = from_config(kind, config, a)
-        if a.script == 'loop':
+        if a.script == 'loop' and a.parallel != 'fsdp2':  # fully_shard moves what it shards
             model.to('cuda')
     if a.lora:
         import peft
