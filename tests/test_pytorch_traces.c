@@ -118,6 +118,7 @@ static const struct {
     {"held-out-transformers-4.48", 8},
     {"held-out-transformers-4.46", 8},
     {"held-out-torch-2.6", 8},
+    {"held-out-torch-2.6-transformers-4.46", 8},
 };
 
 static void every_event_is_predicted(void **state)

@@ -1,4 +1,5 @@
-/* What changed between versions of PyTorch and transformers, and what differs between cards. */
+/* What changed between versions of PyTorch, transformers, PEFT and bitsandbytes, and what differs between
+ * cards. */
 #ifndef BRIM_PYTORCH_DIALECT__H
 #define BRIM_PYTORCH_DIALECT__H
 
@@ -67,13 +68,6 @@ typedef struct TransformersEra {
     int bert_types_as_they_are; /* BertEmbeddings.forward: token_type_ids are not gathered by positions */
     int bert_adds_in_place;     /* BertEmbeddings.forward: embeddings += position_embeddings */
     int bert_masks_of_numbers;  /* BertModel.forward: masks of numbers, and one of ones where none is given */
-    /* from_pretrained, of a model that is quantized on its way to the card */
-    int loads_by_characters; /* load_state_dict: names in the order of safetensors, layer 10 before layer 2 */
-    int warms_for_half;      /* caching_allocator_warmup: half of all bytes before quantization, no lm_head */
-    int reads_on_host;       /* load_state_dict: weights are read on the host, and nothing is warmed up */
-    int quantizes_from_host; /* create_quantized_param: param_value.to("cpu"), and to the card once more */
-    int dispatches_by_hooks; /* dispatch_model of accelerate 1.1: hooks, and a state_dict of every module */
-    int dispatches;          /* dispatch_model at the end: a state_dict to check, and buffers come last */
     int qwen2_slides; /* Qwen2Model._prepare_4d_causal_attention_mask_with_cache_position: as Mistral's */
     int mistral_plain_loss; /* MistralForCausalLM.forward: a loss of its own, of logits that stay in fp32 */
     int rope_in_layers;     /* LlamaAttention.__init__: a rotary_emb of its own, which only Mistral's uses */
@@ -82,6 +76,13 @@ typedef struct TransformersEra {
     int cache_in_tuples; /* LlamaModel.forward: to_legacy_cache */
     int gpt2_cache_in_tuples;   /* GPT2Model.forward: presents is a tuple, and no DynamicCache */
     int classes_before_padding; /* LlamaForSequenceClassification.forward: the first padding token less one */
+    /* from_pretrained, of a model that is quantized on its way to the card */
+    int loads_by_characters; /* load_state_dict: names in the order of safetensors, layer 10 before layer 2 */
+    int warms_for_half;      /* caching_allocator_warmup: half of all bytes before quantization, no lm_head */
+    int reads_on_host;       /* load_state_dict: weights are read on the host, and nothing is warmed up */
+    int quantizes_from_host; /* create_quantized_param: param_value.to("cpu"), and to the card once more */
+    int dispatches_by_hooks; /* dispatch_model of accelerate 1.1: hooks, and a state_dict of every module */
+    int dispatches;          /* dispatch_model at the end: a state_dict to check, and buffers come last */
     /* Trainer */
     TransformersCounted counted; /* model_accepts_loss_kwargs: whose forward takes num_items_in_batch */
     int items_undivided;         /* _get_num_items_in_batch: whole numbers, of every rank */
