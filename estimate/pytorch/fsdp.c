@@ -306,8 +306,7 @@ static void pre_backward(void *user, int64_t which)
     for (size_t i = g->first; i < g->first + g->count; i++) {
         const TorchShard *shard = &s->shards[i];
         TorchType own = shard->part->shape.type; /* of gradients that are summed here first */
-        int wide = !job->synchronizes && !shard->x->grad &&
-                   torch_bytes(shard->type) < torch_bytes(own);
+        int wide = !job->synchronizes && !shard->x->grad && torch_bytes(shard->type) < torch_bytes(own);
         if (shard->x->node)
             shard->x->node->made[0].type = wide ? own : shard->type;
     }

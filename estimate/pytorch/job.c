@@ -45,7 +45,8 @@ int estimate_pytorch_job(const PytorchJob *asked, PytorchVisit *visit, void *use
     job->asked = asked;
     job->family = family_of(asked->model.family);
     job->weights = weights_of(asked);
-    if ((asked->script == PYTORCH_TRAINER || asked->parallel == PYTORCH_FSDP2) && !asked->quantize && asked->lora_rank && asked->kbit_prepare)
+    if ((asked->script == PYTORCH_TRAINER || asked->parallel == PYTORCH_FSDP2) && !asked->quantize &&
+        asked->lora_rank && asked->kbit_prepare)
         job->weights = TORCH_F32; /* prepared before it comes to the card */
     job->torch.visit = visit;
     job->torch.user = user;
