@@ -1,6 +1,6 @@
 # brim: `make demo` shows what it does, `make test` proves it, `make help` lists the rest.
 
-VERSION := 0.10.0
+VERSION := 0.11.0
 SOVERSION := 9
 PREFIX  ?= /usr/local
 SAN     ?=

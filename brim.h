@@ -4,7 +4,7 @@
 #define BRIM_H
 
 #define BRIM_VERSION_MAJOR 0
-#define BRIM_VERSION_MINOR 10
+#define BRIM_VERSION_MINOR 11
 #define BRIM_VERSION_PATCH 0
 
 #include "base/error.h"
