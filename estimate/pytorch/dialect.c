@@ -1,150 +1,100 @@
 #include "dialect_.h"
 
-static const TorchEra torch_2_15 = {.version = "2.15"},
-                      torch_2_11 = {.version = "2.11",
-                                    .keeps_workspace = 1,
-                                    .norm_by_chunks = 1,
-                                    .no_seed = 1,
-                                    .no_outer_product = 1,
-                                    .no_fp32_gqa = 1,
-                                    .puts_numbers = 1},
-                      torch_2_6 = {.version = "2.6",
-                                   .cudnn_last = 1,
-                                   .keeps_workspace = 1,
-                                   .lt_workspace_once = 1,
-                                   .old_allocator = 1,
-                                   .norm_by_chunks = 1,
-                                   .no_seed = 1,
-                                   .no_flash_seed = 1,
-                                   .no_outer_product = 1,
-                                   .no_fp32_gqa = 1,
-                                   .sorts_all_bits = 1,
-                                   .old_cub = 1,
-                                   .slices_all = 1};
+/* A rule holds from one version to another, of those that were traced; in the newest none of them does. */
+#define HOLDS(version, rule, first, last) .rule = (version) >= (first) && (version) <= (last)
 
-static const TransformersEra transformers_5_24 = {.version = "5.24"},
-                             transformers_5_17 = {.version = "5.17",
-                                                  .rope_by_product = 1,
-                                                  .items_undivided = 1,
-                                                  .cache_of_keys = 1},
-                             transformers_4_57 = {.version = "4.57",
-                                                  .rope_by_product = 1,
-                                                  .counts_all_labels = 1,
-                                                  .items_undivided = 1,
-                                                  .items_gathered = 1,
-                                                  .loss_is_new = 1,
-                                                  .trainer_caches = 1,
-                                                  .counted = COUNTED_BY_DECODERS,
-                                                  .asks_no_gradient = 1,
-                                                  .cache_of_keys = 1,
-                                                  .one_inv_freq = 1,
-                                                  .no_window_number = 1,
-                                                  .gpt2_positions_saved = 1,
-                                                  .bert_scores_apart = 1,
-                                                  .bert_layers_in_tuples = 1,
-                                                  .bert_looks_for_padding = 1,
-                                                  .bert_types_as_they_are = 1,
-                                                  .bert_adds_in_place = 1,
-                                                  .bert_masks_of_numbers = 1,
-                                                  .loads_by_characters = 1,
-                                                  .warms_for_half = 1,
-                                                  .quantizes_from_host = 1,
-                                                  .dispatches = 1,
-                                                  .gpt2_masks = 1,
-                                                  .cache_positions = 1,
-                                                  .masks_by_vmap = 1,
-                                                  .always_packed = 1},
-                             transformers_4_48 = {.version = "4.48",
-                                                  .rope_by_product = 1,
-                                                  .waves_together = 1,
-                                                  .one_inv_freq = 1,
-                                                  .no_window_number = 1,
-                                                  .cache_as_it_is = 1,
-                                                  .repeats_keys = 1,
-                                                  .copies_heads = 1,
-                                                  .layers_in_tuples = 1,
-                                                  .positional_layers = 1,
-                                                  .moved_logits = 1,
-                                                  .gpt2_masks = 1,
-                                                  .gpt2_positions_first = 1,
-                                                  .gpt2_queries_first = 1,
-                                                  .gpt2_plain_loss = 1,
-                                                  .cache_positions = 1,
-                                                  .masks_of_numbers = 1,
-                                                  .counts_all_labels = 1,
-                                                  .items_listed = 1,
-                                                  .evaluates_means = 1,
-                                                  .items_on_host = 1,
-                                                  .loss_of_one = 1,
-                                                  .loss_is_new = 1,
-                                                  .trainer_caches = 1,
-                                                  .counted = COUNTED_BY_LANGUAGE_MODELS,
-                                                  .embeddings_of_8_bits = 1,
-                                                  .norms_decay = 1,
-                                                  .gpt2_cache_in_tuples = 1,
-                                                  .classes_before_padding = 1,
-                                                  .asks_no_gradient = 1,
-                                                  .scores_stay = 1,
-                                                  .bert_scores_apart = 1,
-                                                  .bert_queries_last = 1,
-                                                  .bert_looks_for_padding = 1,
-                                                  .bert_types_as_they_are = 1,
-                                                  .bert_adds_in_place = 1,
-                                                  .bert_masks_of_numbers = 1,
-                                                  .loads_by_characters = 1,
-                                                  .reads_on_host = 1,
-                                                  .quantizes_from_host = 1,
-                                                  .dispatches = 1,
-                                                  .no_qwen3 = 1},
-                             transformers_4_46 = {.version = "4.46",
-                                                  .rope_by_product = 1,
-                                                  .waves_together = 1,
-                                                  .one_inv_freq = 1,
-                                                  .no_window_number = 1,
-                                                  .cache_as_it_is = 1,
-                                                  .repeats_keys = 1,
-                                                  .layers_in_tuples = 1,
-                                                  .positional_layers = 1,
-                                                  .moved_logits = 1,
-                                                  .gpt2_masks = 1,
-                                                  .gpt2_positions_first = 1,
-                                                  .gpt2_queries_first = 1,
-                                                  .gpt2_plain_loss = 1,
-                                                  .cache_positions = 1,
-                                                  .masks_of_numbers = 1,
-                                                  .counts_all_labels = 1,
-                                                  .items_undivided = 1,
-                                                  .items_listed = 1,
-                                                  .evaluates_means = 1,
-                                                  .reports_apart = 1,
-                                                  .rope_in_layers = 1,
-                                                  .mistral_plain_loss = 1,
-                                                  .qwen2_slides = 1,
-                                                  .heads_together = 1,
-                                                  .heads_rebound = 1,
-                                                  .cache_in_tuples = 1,
-                                                  .loss_of_one = 1,
-                                                  .loss_is_new = 1,
-                                                  .trainer_caches = 1,
-                                                  .counted = COUNTED_BY_FEW,
-                                                  .embeddings_of_8_bits = 1,
-                                                  .norms_decay = 1,
-                                                  .gpt2_cache_in_tuples = 1,
-                                                  .classes_before_padding = 1,
-                                                  .asks_no_gradient = 1,
-                                                  .scores_stay = 1,
-                                                  .bert_scores_apart = 1,
-                                                  .bert_queries_last = 1,
-                                                  .bert_looks_for_padding = 1,
-                                                  .bert_types_as_they_are = 1,
-                                                  .bert_adds_in_place = 1,
-                                                  .bert_masks_of_numbers = 1,
-                                                  .loads_by_characters = 1,
-                                                  .reads_on_host = 1,
-                                                  .quantizes_from_host = 1,
-                                                  .dispatches = 1,
-                                                  .dispatches_by_hooks = 1,
-                                                  .no_qwen3 = 1};
+/* clang-format off */
+enum { P2_6, P2_11, P2_15 };
+
+#define TORCH_RULES(version)                                                \
+    HOLDS(version, keeps_workspace, P2_6, P2_11),                           \
+    HOLDS(version, lt_workspace_once, P2_6, P2_6),                          \
+    HOLDS(version, norm_by_chunks, P2_6, P2_11),                            \
+    HOLDS(version, no_seed, P2_6, P2_11),                                   \
+    HOLDS(version, cudnn_last, P2_6, P2_6),                                 \
+    HOLDS(version, no_flash_seed, P2_6, P2_6),                              \
+    HOLDS(version, sorts_all_bits, P2_6, P2_6),                             \
+    HOLDS(version, old_cub, P2_6, P2_6),                                    \
+    HOLDS(version, puts_numbers, P2_11, P2_11),                             \
+    HOLDS(version, slices_all, P2_6, P2_6),                                 \
+    HOLDS(version, old_allocator, P2_6, P2_6),                              \
+    HOLDS(version, no_outer_product, P2_6, P2_11),                          \
+    HOLDS(version, no_fp32_gqa, P2_6, P2_11)
+/* clang-format on */
+
+static const TorchEra torch_2_6 = {.version = "2.6", TORCH_RULES(P2_6)},
+                      torch_2_11 = {.version = "2.11", TORCH_RULES(P2_11)},
+                      torch_2_15 = {.version = "2.15", TORCH_RULES(P2_15)};
+
+/* clang-format off */
+enum { T4_46, T4_48, T4_57, T5_17, T5_24 };
+
+#define TRANSFORMERS_RULES(version)                                         \
+    HOLDS(version, rope_by_product, T4_46, T5_17),                          \
+    HOLDS(version, waves_together, T4_46, T4_48),                           \
+    HOLDS(version, one_inv_freq, T4_46, T4_57),                             \
+    HOLDS(version, gpt2_masks, T4_46, T4_57),                               \
+    HOLDS(version, cache_positions, T4_46, T4_57),                          \
+    HOLDS(version, masks_by_vmap, T4_57, T4_57),                            \
+    HOLDS(version, always_packed, T4_57, T4_57),                            \
+    HOLDS(version, no_window_number, T4_46, T4_57),                         \
+    HOLDS(version, cache_of_keys, T4_57, T5_17),                            \
+    HOLDS(version, cache_as_it_is, T4_46, T4_48),                           \
+    HOLDS(version, repeats_keys, T4_46, T4_48),                             \
+    HOLDS(version, copies_heads, T4_48, T4_48),                             \
+    HOLDS(version, layers_in_tuples, T4_46, T4_48),                         \
+    HOLDS(version, positional_layers, T4_46, T4_48),                        \
+    HOLDS(version, moved_logits, T4_46, T4_48),                             \
+    HOLDS(version, gpt2_positions_first, T4_46, T4_48),                     \
+    HOLDS(version, gpt2_positions_saved, T4_57, T4_57),                     \
+    HOLDS(version, gpt2_queries_first, T4_46, T4_48),                       \
+    HOLDS(version, gpt2_plain_loss, T4_46, T4_48),                          \
+    HOLDS(version, masks_of_numbers, T4_46, T4_48),                         \
+    HOLDS(version, scores_stay, T4_46, T4_48),                              \
+    HOLDS(version, bert_scores_apart, T4_46, T4_57),                        \
+    HOLDS(version, bert_queries_last, T4_46, T4_48),                        \
+    HOLDS(version, bert_layers_in_tuples, T4_57, T4_57),                    \
+    HOLDS(version, bert_looks_for_padding, T4_46, T4_57),                   \
+    HOLDS(version, bert_types_as_they_are, T4_46, T4_57),                   \
+    HOLDS(version, bert_adds_in_place, T4_46, T4_57),                       \
+    HOLDS(version, bert_masks_of_numbers, T4_46, T4_57),                    \
+    HOLDS(version, qwen2_slides, T4_46, T4_46),                             \
+    HOLDS(version, mistral_plain_loss, T4_46, T4_46),                       \
+    HOLDS(version, rope_in_layers, T4_46, T4_46),                           \
+    HOLDS(version, heads_together, T4_46, T4_46),                           \
+    HOLDS(version, heads_rebound, T4_46, T4_46),                            \
+    HOLDS(version, cache_in_tuples, T4_46, T4_46),                          \
+    HOLDS(version, gpt2_cache_in_tuples, T4_46, T4_48),                     \
+    HOLDS(version, classes_before_padding, T4_46, T4_48),                   \
+    HOLDS(version, loads_by_characters, T4_46, T4_57),                      \
+    HOLDS(version, warms_for_half, T4_57, T4_57),                           \
+    HOLDS(version, reads_on_host, T4_46, T4_48),                            \
+    HOLDS(version, quantizes_from_host, T4_46, T4_57),                      \
+    HOLDS(version, dispatches_by_hooks, T4_46, T4_46),                      \
+    HOLDS(version, dispatches, T4_46, T4_57),                               \
+    HOLDS(version, items_undivided, T4_46, T5_17),                          \
+    HOLDS(version, counts_all_labels, T4_46, T4_57),                        \
+    HOLDS(version, items_gathered, T4_57, T4_57),                           \
+    HOLDS(version, loss_is_new, T4_46, T4_57),                              \
+    HOLDS(version, trainer_caches, T4_46, T4_57),                           \
+    HOLDS(version, norms_decay, T4_46, T4_48),                              \
+    HOLDS(version, embeddings_of_8_bits, T4_46, T4_48),                     \
+    HOLDS(version, asks_no_gradient, T4_46, T4_57),                         \
+    HOLDS(version, items_listed, T4_46, T4_48),                             \
+    HOLDS(version, evaluates_means, T4_46, T4_48),                          \
+    HOLDS(version, reports_apart, T4_46, T4_46),                            \
+    HOLDS(version, items_on_host, T4_48, T4_48),                            \
+    HOLDS(version, loss_of_one, T4_46, T4_48),                              \
+    HOLDS(version, no_qwen3, T4_46, T4_48)
+
+#define ERA(number, name, counts) {.version = (name), .counted = (counts), TRANSFORMERS_RULES(number)}
+/* clang-format on */
+
+static const TransformersEra transformers_4_46 = ERA(T4_46, "4.46", COUNTED_BY_FEW),
+                             transformers_4_48 = ERA(T4_48, "4.48", COUNTED_BY_LANGUAGE_MODELS),
+                             transformers_4_57 = ERA(T4_57, "4.57", COUNTED_BY_DECODERS),
+                             transformers_5_17 = ERA(T5_17, "5.17", COUNTED_BY_ALL),
+                             transformers_5_24 = ERA(T5_24, "5.24", COUNTED_BY_ALL);
 
 static const BitsandbytesEra bitsandbytes_0_50 = {.version = "0.50"},
                              bitsandbytes_0_45 = {.version = "0.45",
