@@ -295,7 +295,7 @@ test-full:
 # many plans or at many trainings on a made-up card, whose code others run. make check-full runs all.
 UNSANITIZED := $(addprefix test_,terminal search properties locale cli_levers cli_advice cli_fit cli_options \
     cli_adapters cli_finetune cli_precision_runs cli_resume cli_train cli_ways precision_training cuda_cli cuda_lost \
-    cuda_plans cuda_train cli_ranks cli_ranks_runs cli_fit_cards ranks_mpi)
+    cuda_plans cuda_train cli_ranks cli_ranks_runs cli_fit_cards cli_pytorch_fit ranks_mpi)
 test-sanitized:
 	@$(MAKE) --no-print-directory test SAN=address,undefined \
 	    TEST="$(filter-out $(UNSANITIZED),$(notdir $(TESTS)))"

@@ -51,7 +51,8 @@ typedef struct FitRow {
     PytorchAllocatorOptions allocator[FIT_CARDS];
     FitCell cell[FIT_CARDS];
     FitNeed memo[FIT_MEMO];
-    int memos, failed; /* failed: there is no memory to replay it with */
+    int memos, replays; /* what is known of jobs, and how often one was replayed for it */
+    int failed;         /* there is no memory to replay it with */
     FitLine line[2];   /* of batches, of lengths; cards differ little */
 } FitRow;
 

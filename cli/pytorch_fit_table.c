@@ -382,7 +382,8 @@ static json_t *row_json(const PytorchFit *fit, const FitRow *row)
         cell_json(out, cell, limit);
         json_array_append_new(cards, out);
     }
-    return json_pack("{s:s, s:s, s:o}", "method", row->label, "flags", row->flags.text, "cards", cards);
+    return json_pack("{s:s, s:s, s:i, s:o}", "method", row->label, "flags", row->flags.text, "replays",
+                     row->replays, "cards", cards);
 }
 
 void pytorch_print_fit_json(const PytorchFit *fit)

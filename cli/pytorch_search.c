@@ -65,6 +65,7 @@ static const FitNeed *need_of(FitRow *row, const PytorchJob *job, const PytorchA
                               uint64_t limit)
 {
     FitNeed n = need_for(job, limit);
+    row->replays++;
     row->failed |= estimate_pytorch_verdict(job, allocator, limit, &n.books, &n.verdict) != 0;
     return row->failed ? NULL : add_need(row, &n);
 }
@@ -74,6 +75,7 @@ static const FitNeed *answer_of(FitRow *row, const PytorchJob *job, const Pytorc
                                 uint64_t limit)
 {
     FitNeed n = need_for(job, limit);
+    row->replays++;
     int fits = estimate_pytorch_fits(job, allocator, limit, &n.books);
     row->failed |= fits < 0;
     n.part = !fits || n.books.retries;
