@@ -255,8 +255,7 @@ static void cards_say_what_is_theirs(void **state)
     json_decref(fit);
 }
 
-/* ---- Threads and replays
- * ------------------------------------------------------------------------------------ */
+/* ---- Threads and replays --------------------------------------------------------------------- */
 
 static void threads_change_nothing(void **state)
 {
