@@ -66,7 +66,7 @@ static json_t *more_json(const PytorchPlan *p)
 
 static json_t *differences_json(const PytorchPlan *p)
 {
-    PytorchDifference rows[PYTORCH_MORE + 3];
+    PytorchDifference rows[PYTORCH_DIFFERENCES];
     int count = pytorch_differences(p, rows);
     json_t *all = json_array();
     for (int i = 0; i < count; i++)

@@ -20,7 +20,7 @@ typedef struct Rule {
 static const Rule rules[] = {
     {"workspaces of cuBLAS", "one a product, taken from the same memory", PYTORCH_WORKSPACE, -1, NULL, NULL,
      0, 0, 0},
-    {"casts of weights", "autocast keeps each until backward has used it; brim's come and go", PYTORCH_CAST,
+    {"casts of weights", "kept under autocast until backward has used them; brim's come and go", PYTORCH_CAST,
      -1, NULL, NULL, 0, 0, 0},
     {"buckets of ranks", "copies of weights or gradients that ranks send", PYTORCH_BUCKET, -1, NULL, NULL, 0,
      0, 0},
@@ -126,45 +126,6 @@ static int first_of(int rule)
     return first;
 }
 
-int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE])
-{
-    uint64_t bytes[RULES] = {0};
-    int count = 0;
-    for (size_t i = 0; i < plan->summary.live_count; i++)
-        for (int r = 0; r < RULES; r++)
-            if (holds(plan, &rules[r], &plan->summary.live[i])) {
-                bytes[first_of(r)] += plan->summary.live[i].bytes / (rules[r].halved ? 2 : 1);
-                break;
-            }
-    for (int r = 0; r < RULES; r++)
-        if (bytes[r])
-            rows[count++] = (PytorchMore){rules[r].name, rules[r].why, bytes[r]};
-    return count;
-}
-
-int pytorch_differences(const PytorchPlan *plan, PytorchDifference rows[PYTORCH_MORE + 3])
-{
-    PytorchMore more[PYTORCH_MORE];
-    int found = plan->brim.status ? 0 : pytorch_more(plan, more), count = 0;
-    if (plan->brim.status)
-        return 0;
-    int64_t rest = (int64_t)(plan->summary.requested - plan->brim.memory.stats.peak);
-    for (int i = 0; i < found; i++)
-        rows[count++] = (PytorchDifference){more[i].name, more[i].why, (int64_t)more[i].bytes};
-    rows[count++] =
-        (PytorchDifference){/* both have all of them sooner or later */
-                            "gradients", "the two peaks are at different moments",
-                            (int64_t)(plan->summary.at_peak[PYTORCH_GRADIENT] -
-                                      report_group(plan->brim.memory.stats.at_peak, MEM_GROUP_GRADIENTS))};
-    rows[count++] =
-        (PytorchDifference){"brim's own logits and loss", "at its peak, in the type of its activations",
-                            -(int64_t)pytorch_brim_head(plan)};
-    for (int i = 0; i < count; i++)
-        rest -= rows[i].bytes;
-    rows[count++] = (PytorchDifference){"other differences", "of all that both keep", rest};
-    return count;
-}
-
 /* ---- By place -------------------------------------------------------------------------------- */
 
 const char *const pytorch_place_names[PLACES] = {
@@ -207,4 +168,89 @@ void pytorch_places(const PytorchPlan *plan, uint64_t pytorch[PLACES], uint64_t 
     for (int i = 0; i < plan->brim.path_count; i++)
         brim[place_of(plan->brim.paths[i].path)] +=
             report_group(plan->brim.paths[i].by, MEM_GROUP_ACTIVATIONS);
+}
+
+/* ---- The rows ---------------------------------------------------------------------------------- */
+
+int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE])
+{
+    uint64_t bytes[RULES] = {0};
+    int count = 0;
+    for (size_t i = 0; i < plan->summary.live_count; i++)
+        for (int r = 0; r < RULES; r++)
+            if (holds(plan, &rules[r], &plan->summary.live[i])) {
+                bytes[first_of(r)] += plan->summary.live[i].bytes / (rules[r].halved ? 2 : 1);
+                break;
+            }
+    for (int r = 0; r < RULES; r++)
+        if (bytes[r])
+            rows[count++] = (PytorchMore){rules[r].name, rules[r].why, bytes[r]};
+    return count;
+}
+
+/* What brim's activations have more in each place, beside those that a row names. */
+static void kept_by_brim(const PytorchPlan *plan, int64_t kept[PLACES])
+{
+    uint64_t pytorch[PLACES], brim[PLACES];
+    pytorch_places(plan, pytorch, brim);
+    for (int p = 0; p < PLACES; p++)
+        kept[p] = (int64_t)brim[p] - (int64_t)pytorch[p];
+    for (size_t i = 0; i < plan->summary.live_count; i++) {
+        const PytorchAllocation *a = &plan->summary.live[i];
+        for (int r = 0; a->kind == PYTORCH_ACTIVATION && r < RULES; r++)
+            if (holds(plan, &rules[r], a)) {
+                kept[place_of(a->module)] += (int64_t)(a->bytes / (rules[r].halved ? 2 : 1));
+                break;
+            }
+    }
+}
+
+/* Where layers are recomputed there is little of it, and it is in what is left over. Returns how many rows.
+ */
+static int add_kept(const PytorchPlan *plan, PytorchDifference *rows)
+{
+    PytorchPhase phase = plan->summary.peak_at.phase;
+    int64_t kept[PLACES];
+    int count = 0;
+    kept_by_brim(plan, kept);
+    int64_t inputs = kept[PLACE_ATTENTION] + kept[PLACE_FEED_FORWARD];
+    int64_t all = inputs + kept[PLACE_NORMS] + kept[PLACE_ADAPTERS] + kept[PLACE_BETWEEN];
+    if (phase != PYTORCH_FORWARD && phase != PYTORCH_BACKWARD) {
+        rows[0] = (PytorchDifference){"activations", "brim's peak is while they are there", -all};
+        return all > 0;
+    }
+    if (plan->job.checkpoint != PYTORCH_KEEP)
+        return 0;
+    if (kept[PLACE_NORMS] > 0)
+        rows[count++] =
+            (PytorchDifference){"brim's own in norms", "their inputs, as they are", -kept[PLACE_NORMS]};
+    if (plan->job.lora_rank && inputs > 0)
+        rows[count++] =
+            (PytorchDifference){"brim's own beside adapters",
+                                "inputs of adapted layers as they are, one for all that share it", -inputs};
+    return count;
+}
+
+int pytorch_differences(const PytorchPlan *plan, PytorchDifference rows[PYTORCH_DIFFERENCES])
+{
+    PytorchMore more[PYTORCH_MORE];
+    int found = plan->brim.status ? 0 : pytorch_more(plan, more), count = 0;
+    if (plan->brim.status)
+        return 0;
+    int64_t rest = (int64_t)(plan->summary.requested - plan->brim.memory.stats.peak);
+    for (int i = 0; i < found; i++)
+        rows[count++] = (PytorchDifference){more[i].name, more[i].why, (int64_t)more[i].bytes};
+    rows[count++] =
+        (PytorchDifference){/* both have all of them sooner or later */
+                            "gradients", "the two peaks are at different moments",
+                            (int64_t)(plan->summary.at_peak[PYTORCH_GRADIENT] -
+                                      report_group(plan->brim.memory.stats.at_peak, MEM_GROUP_GRADIENTS))};
+    rows[count++] =
+        (PytorchDifference){"brim's own logits and loss", "at its peak, in the type of its activations",
+                            -(int64_t)pytorch_brim_head(plan)};
+    count += add_kept(plan, rows + count);
+    for (int i = 0; i < count; i++)
+        rest -= rows[i].bytes;
+    rows[count++] = (PytorchDifference){"other differences", "of all that both keep", rest};
+    return count;
 }

@@ -24,7 +24,7 @@ typedef struct PytorchPlan {
 
 /* ---- pytorch_more.c: what PyTorch's peak holds that brim's does not ---- */
 
-enum { PYTORCH_MORE = 24 };
+enum { PYTORCH_MORE = 24, PYTORCH_DIFFERENCES = PYTORCH_MORE + 5 };
 typedef struct PytorchMore {
     const char *name, *why;
     uint64_t bytes;
@@ -38,7 +38,7 @@ typedef struct PytorchDifference {
     const char *name, *why;
     int64_t bytes;
 } PytorchDifference;
-int pytorch_differences(const PytorchPlan *plan, PytorchDifference rows[PYTORCH_MORE + 3]);
+int pytorch_differences(const PytorchPlan *plan, PytorchDifference rows[PYTORCH_DIFFERENCES]);
 
 /* What brim's own peak holds of logits, their gradient, and the loss. */
 uint64_t pytorch_brim_head(const PytorchPlan *plan);

@@ -98,6 +98,33 @@ static void options_are_of_the_job(void **state)
     }
 }
 
+/* What is left over, after all that has a name, is little. */
+static void differences_have_names(void **state)
+{
+    (void)state;
+    static const char *const jobs[][14] = {
+        {"--precision", "bf16"},
+        {"--precision", "fp32"},
+        {"--precision", "bf16", "--lora", "r=16,alpha=32"},
+        {"--precision", "bf16-autocast", "--weights", "bf16", "--lora", "r=16", "--quantize", "nf4",
+         "--kbit-prepare", "on", "--checkpoint", "blocks"},
+    };
+    for (size_t i = 0; i < COUNT(jobs); i++) {
+        const char *arguments[30] = {"",        "plan",  "llama-3.1-8b", "--framework",
+                                     "pytorch", "--seq", "2048",         "--json"};
+        for (int k = 0, count = 8; jobs[i][k]; k++)
+            arguments[count++] = jobs[i][k];
+        json_t *root = json_of(run_command(arguments), 0);
+        const json_t *p = pytorch_of(root), *rows = json_object_get(p, "differences");
+        const json_t *rest = json_array_get(rows, json_array_size(rows) - 1);
+        assert_string_equal(json_string_value(json_object_get(rest, "name")), "other differences");
+        json_int_t bytes = integer_at(rest, "bytes"), most = integer_at(p, "requested_bytes") / 100;
+        if (bytes > most || bytes < -most)
+            fail_msg("job %zu: %lld bytes have no name", i, (long long)bytes);
+        json_decref(root);
+    }
+}
+
 static void clipping_is_said(void **state)
 {
     (void)state;
@@ -453,6 +480,7 @@ int main(void)
         cmocka_unit_test(the_peak_is_taken_apart),
         cmocka_unit_test(it_says_what_it_is),
         cmocka_unit_test(options_are_of_the_job),
+        cmocka_unit_test(differences_have_names),
         cmocka_unit_test(clipping_is_said),
         cmocka_unit_test(quantised_models_are_prepared_or_not),
         cmocka_unit_test(the_verdict_decides_the_code),

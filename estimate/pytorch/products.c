@@ -27,6 +27,15 @@ TorchTensor *torch_autocast(Torch *t, TorchTensor *x)
     return leaf ? cached(t, x) : torch_cast(t, x, t->autocast);
 }
 
+/* Of a weight or a bias: what is frozen is not in the cache, and each product keeps its own. */
+static TorchTensor *cast_weight(Torch *t, TorchTensor *x)
+{
+    TorchTensor *y = torch_autocast(t, x);
+    if (y != x && !x->needs_grad)
+        torch_mark(t, y, PYTORCH_CAST);
+    return y;
+}
+
 TorchTensor *torch_full(Torch *t, TorchTensor *x)
 {
     return t->autocast == TORCH_F32 || !torch_floating(x->shape.type) ? x : torch_cast(t, x, TORCH_F32);
@@ -175,9 +184,9 @@ TorchTensor *torch_addmm(Torch *t, TorchTensor *bias, TorchTensor *a, TorchTenso
     size_t frame = torch_frame(t);
     torch_name(t, a);
     torch_name(t, b);
-    b = torch_name(t, torch_autocast(t, b)); /* arguments are evaluated from the right */
+    b = torch_name(t, cast_weight(t, b)); /* arguments are evaluated from the right */
     a = torch_name(t, torch_autocast(t, a));
-    bias = torch_name(t, torch_autocast(t, bias));
+    bias = torch_name(t, cast_weight(t, bias));
     return torch_leave(t, frame, addmm(t, bias, a, b));
 }
 
@@ -247,8 +256,8 @@ TorchTensor *torch_linear(Torch *t, TorchTensor *x, TorchTensor *weight, TorchTe
     size_t frame = torch_frame(t);
     torch_name(t, x);
     if (bias)
-        bias = torch_name(t, torch_autocast(t, bias));
-    weight = torch_name(t, torch_autocast(t, weight));
+        bias = torch_name(t, cast_weight(t, bias));
+    weight = torch_name(t, cast_weight(t, weight));
     x = torch_name(t, torch_autocast(t, x));
     if (!bias)
         return torch_leave(t, frame, torch_matmul(t, x, torch_transpose(t, weight, 0, 1)));
