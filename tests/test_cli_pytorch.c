@@ -51,8 +51,8 @@ static void it_says_what_it_is(void **state)
     const Outcome *o = expect_code(RUN("plan", TINY, "--precision", "bf16", "--card", "h200"), 0);
     static const char *const lines[] = {
         "llama-tiny  6,123,168 parameters  bf16  AdamW, foreach  batch 2 x seq 64  sdpa attention  Trainer\n",
-        "PREDICTED for torch 2.15, transformers 5.24; no card has confirmed it.  On NVIDIA H200 141GB, "
-        "compute capability 9.0.\n",
+        "PREDICTED for torch 2.15, transformers 5.24; no card has confirmed it.  On NVIDIA H200 141GB, ",
+        ", compute capability 9.0.\n",
         "h200 has 139.80 GiB; the context takes 0.25-0.45 assumed: 139.35 GiB are left.\nIt fits:",
         "WHAT PYTORCH'S PEAK HAS MORE",
         "BY LAYER AT THE PEAK",
