@@ -17,11 +17,6 @@ static struct {
     int replace, classes; /* classes: that the model brought */
 } seen;
 
-static int replaces(const Options *o)
-{
-    return o->invalid_utf8 && !strcmp(o->invalid_utf8, "replace");
-}
-
 static int is_table(const char *path)
 {
     size_t length = strlen(path);
@@ -63,7 +58,7 @@ static int is_seen(const Options *o)
 {
     const char *described = o->own_classes && o->described ? o->described : "";
     return seen.labels && !strcmp(seen.data, o->data) && seen.classes == o->own_classes &&
-           seen.replace == replaces(o) && !strcmp(seen.described, described);
+           seen.replace == replaces_invalid(o) && !strcmp(seen.described, described);
 }
 
 /* The names of its classes count, and its number of them, where the model is a classifier already. Returns an
@@ -82,10 +77,10 @@ static int read_labels(const Options *o)
             o->data, &(CsvOptions){.classes = o->own_classes,
                                    .labels = seen.names.count ? (const char *const *)seen.names.names : NULL,
                                    .input = input,
-                                   .replace_invalid = replaces(o)});
+                                   .replace_invalid = replaces_invalid(o)});
     snprintf(seen.data, sizeof seen.data, "%s", o->data);
     snprintf(seen.described, sizeof seen.described, "%s", described);
-    seen.replace = replaces(o);
+    seen.replace = replaces_invalid(o);
     seen.classes = o->own_classes;
     return error_code();
 }
@@ -174,7 +169,7 @@ Loader *open_csv(const Options *o, Tokenizer *tokenizer, DataSplit split, int ac
                     .classes = table ? 0 : nn_preset_classes(&o->preset),
                     .known = table ? seen.labels : NULL,
                     .input = table ? input_of(o) : NULL,
-                    .replace_invalid = replaces(o)};
+                    .replace_invalid = replaces_invalid(o)};
     if (error_code() || (table && check_bytes(o)))
         return NULL;
     if (table && (meta || is_measured(o)))
@@ -190,7 +185,7 @@ int measure_csv(const Options *o, int64_t most, DataLengths *out)
                     .vocab = nn_preset_vocab(&o->preset),
                     .known = seen.labels,
                     .input = input_of(o),
-                    .replace_invalid = replaces(o)};
+                    .replace_invalid = replaces_invalid(o)};
     const CsvSamples *samples = error_code() || check_bytes(o) ? NULL : measure(o, &c);
     if (samples)
         *out = data_csv_summary(samples, o->max_samples, most);

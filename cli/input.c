@@ -42,6 +42,11 @@ static int is_text_of_yours(const Options *o)
     return o->data && strcmp(o->data, "builtin") != 0 && !is_bin(o->data);
 }
 
+int replaces_invalid(const Options *o)
+{
+    return o->invalid_utf8 && !strcmp(o->invalid_utf8, "replace");
+}
+
 int check_data_options(const Options *o)
 {
     if (o->invalid_utf8 && strcmp(o->invalid_utf8, "replace") && strcmp(o->invalid_utf8, "refuse"))

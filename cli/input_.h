@@ -33,6 +33,8 @@ int measure_csv(const Options *options, int64_t most, DataLengths *lengths);
 void input_sum(const TextInput *input, uint64_t *bytes, uint32_t *crc32);
 /* Options about data and their combinations. 0, or EXIT_USAGE after saying why. */
 int check_data_options(const Options *options);
+/* Whether a tokenizer replaces what is no UTF-8, by --invalid-utf8. */
+int replaces_invalid(const Options *options);
 /* --prompt -: the text of standard input. 0, or an exit code after saying why. */
 int read_prompt(Options *options);
 /* Says the loader's note, once for a path. */

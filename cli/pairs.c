@@ -16,11 +16,6 @@ static struct {
     int64_t vocab; /* that all ids are below */
 } measured;
 
-static int replaces(const Options *o)
-{
-    return o->invalid_utf8 && !strcmp(o->invalid_utf8, "replace");
-}
-
 /* The first bytes of a plain file; 0 where there are none to read. */
 static size_t read_head(const char *path, uint8_t head[FILE_HEAD])
 {
@@ -83,7 +78,7 @@ static int is_measured(const Options *o)
 {
     const char *tokenizer = o->tokenizer ? o->tokenizer : "";
     return measured.lengths && !strcmp(measured.data, o->data) && !strcmp(measured.tokenizer, tokenizer) &&
-           measured.replace == replaces(o) && measured.vocab <= nn_preset_vocab(&o->preset);
+           measured.replace == replaces_invalid(o) && measured.vocab <= nn_preset_vocab(&o->preset);
 }
 
 void forget_pairs(void)
@@ -103,7 +98,7 @@ static const PairsLengths *measure(const Options *o, const PairsOptions *p)
     measured.lengths = lengths;
     snprintf(measured.data, sizeof measured.data, "%s", o->data);
     snprintf(measured.tokenizer, sizeof measured.tokenizer, "%s", o->tokenizer ? o->tokenizer : "");
-    measured.replace = replaces(o);
+    measured.replace = replaces_invalid(o);
     measured.vocab = nn_preset_vocab(&o->preset);
     return lengths;
 }
@@ -118,7 +113,7 @@ static PairsOptions pairs_options(const Options *o, Tokenizer *tokenizer, char e
                       .tokenizer = tokenizer,
                       .vocab = nn_preset_vocab(&o->preset),
                       .input = input_of(o),
-                      .replace_invalid = replaces(o)};
+                      .replace_invalid = replaces_invalid(o)};
     if (!error_code())
         p.eos = tokenizer ? end_token(o, eos) : NULL;
     return p;

@@ -13,31 +13,25 @@
 /* Rows of a text, all of them as long. Returns an error code. */
 static int measure_rows(const Options *o, DataLengths *out)
 {
-    int by_tokens = o->tokenizer || is_bin(o->data);
-    Tokenizer *tokenizer = o->tokenizer && !is_bin(o->data) ? tokenizer_read(o->tokenizer) : NULL;
-    const TextInput *input = is_bin(o->data) || error_code() ? NULL : input_of(o);
-    Loader *loader = NULL;
-    if (!error_code() && by_tokens)
-        loader =
-            data_tokens(o->data, &(TokenOptions){.batch = 1,
-                                                 .seq = o->seq,
-                                                 .held_out = -1,
-                                                 .max_samples = o->max_samples,
-                                                 .tokenizer = tokenizer,
-                                                 .vocab = nn_preset_vocab(&o->preset),
-                                                 .input = input,
-                                                 .replace_invalid =
-                                                     o->invalid_utf8 && !strcmp(o->invalid_utf8, "replace")});
-    else if (!error_code())
-        loader = data_text(
-            o->data,
-            &(TextOptions){
-                .batch = 1, .seq = o->seq, .held_out = -1, .max_samples = o->max_samples, .input = input});
+    int ids = is_bin(o->data);
+    Tokenizer *tokenizer = o->tokenizer && !ids ? tokenizer_read(o->tokenizer) : NULL;
+    const TextInput *input = ids || error_code() ? NULL : input_of(o);
+    TokenOptions tokens = {.batch = 1,
+                           .seq = o->seq,
+                           .held_out = -1,
+                           .max_samples = o->max_samples,
+                           .tokenizer = tokenizer,
+                           .vocab = nn_preset_vocab(&o->preset),
+                           .input = input,
+                           .replace_invalid = replaces_invalid(o)};
+    TextOptions bytes = {
+        .batch = 1, .seq = o->seq, .held_out = -1, .max_samples = o->max_samples, .input = input};
+    if (error_code())
+        return error_code();
+    Loader *loader = o->tokenizer || ids ? data_tokens(o->data, &tokens) : data_text(o->data, &bytes);
     if (loader)
-        *out = (DataLengths){.samples = data_samples(loader),
-                             .shortest = o->seq,
-                             .longest = o->seq,
-                             .texts = !is_bin(o->data)};
+        *out = (DataLengths){
+            .samples = data_samples(loader), .shortest = o->seq, .longest = o->seq, .texts = !ids};
     return error_code();
 }
 

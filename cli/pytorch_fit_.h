@@ -53,7 +53,7 @@ typedef struct FitRow {
     FitNeed memo[FIT_MEMO];
     int memos, replays; /* what is known of jobs, and how often one was replayed for it */
     int failed;         /* there is no memory to replay it with */
-    FitLine line[2];   /* of batches, of lengths; cards differ little */
+    FitLine line[2];    /* of batches, of lengths; cards differ little */
 } FitRow;
 
 typedef struct PytorchFit {

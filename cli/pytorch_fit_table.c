@@ -255,7 +255,7 @@ static void say_no_bf16(const PytorchFit *fit, int card)
     for (int k = 0; k < fit->row_count; k++)
         some |= computes_in_bf16(&fit->rows[k].options);
     if (some && fit->cards[card].card && fit->cards[card].card->capability < 80)
-        printf("%s: it has no arithmetic in bf16, which is slow there; usual is fp16-autocast.\n",
+        printf("%s: it has no bf16 arithmetic, so bf16 is slow there; --precision fp16-autocast is usual.\n",
                fit->cards[card].title);
 }
 
@@ -294,11 +294,12 @@ static void print_notes(const PytorchFit *fit)
 
 static void print_legend(const PytorchFit *fit)
 {
-    SayLine answers = {"fits: what is reserved is not more than the card has left."},
+    SayLine answers = {"fits: the card holds all that PyTorch reserves."},
             cells = {"Allocated is as asked for"};
-    line_add(&answers, "  fits, N flushes: what is allocated is not more;"
-                       "  a replay with the card's limit ends after N flushes.  no: pieces: that replay runs "
-                       "out of memory.  no, -X: what is missing to what is allocated.");
+    line_add(&answers,
+             "  fits, N flushes: it holds all that is allocated, and PyTorch empties its cache N times."
+             "  no: pieces: it would hold what is allocated, but no free piece is large enough."
+             "  no, -X: the card is X GiB too small for what is allocated.");
     say_line(&answers);
     if (fit->count > 1)
         line_add(&cells, ", on %s", fit->cards[first_known(fit)].title);

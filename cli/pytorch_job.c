@@ -309,10 +309,12 @@ void pytorch_print_ranks(const PytorchJob *job)
     SayLine line = {""};
     if (job->parallel == PYTORCH_ALONE)
         return;
-    line_add(&line, "Of rank 0 of %d;  %s.  NCCL's own buffers are the driver's, in none of these figures.",
+    line_add(&line,
+             "Rank 0 of %d is predicted.  %s.  NCCL's own buffers come from the driver: they are in none of "
+             "these figures.",
              job->ranks,
-             job->parallel == PYTORCH_FSDP2 ? "another has at most as much: the last parts may be shorter"
-                                            : "the others allocate the same");
+             job->parallel == PYTORCH_FSDP2 ? "No other rank needs more: its parts may be smaller"
+                                            : "All others need the same");
     say_line(&line);
 }
 

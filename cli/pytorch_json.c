@@ -53,21 +53,8 @@ static json_t *moments_json(const PytorchSummary *s)
     return all;
 }
 
-static json_t *more_json(const PytorchPlan *p)
+static json_t *rows_json(const PytorchMore *rows, int count)
 {
-    PytorchMore rows[PYTORCH_MORE];
-    int count = pytorch_more(p, rows);
-    json_t *all = json_array();
-    for (int i = 0; i < count; i++)
-        json_array_append_new(all, json_pack("{s:s, s:s, s:I}", "name", rows[i].name, "why", rows[i].why,
-                                             "bytes", (json_int_t)rows[i].bytes));
-    return all;
-}
-
-static json_t *differences_json(const PytorchPlan *p)
-{
-    PytorchDifference rows[PYTORCH_DIFFERENCES];
-    int count = pytorch_differences(p, rows);
     json_t *all = json_array();
     for (int i = 0; i < count; i++)
         json_array_append_new(all, json_pack("{s:s, s:s, s:I}", "name", rows[i].name, "why", rows[i].why,
@@ -78,20 +65,23 @@ static json_t *differences_json(const PytorchPlan *p)
 json_t *pytorch_plan_json(const PytorchPlan *p)
 {
     const PytorchSummary *s = &p->summary;
+    PytorchMore more[PYTORCH_MORE], differences[PYTORCH_DIFFERENCES];
+    int more_count = pytorch_more(p, more), difference_count = pytorch_differences(p, differences);
     json_t *pytorch = json_pack(
         "{s:b, s:o, s:s?, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "predicted", 1, "versions",
         pytorch_versions_json(&p->job), "card", p->card ? p->card->name : NULL, "script",
         pytorch_script(p->options)->text, "requested_bytes", (json_int_t)s->requested, "allocated_bytes",
         (json_int_t)s->books.peak_allocated, "reserved_bytes", (json_int_t)s->books.peak_reserved, "peak_at",
         pytorch_place_json(&s->peak_at), "at_peak", kinds_json(s), "moments", moments_json(s), "more",
-        more_json(p), "live_at_peak", live_json(s));
+        rows_json(more, more_count), "live_at_peak", live_json(s));
     json_object_set_new(pytorch, "ranks", pytorch_ranks_json(&p->job));
     json_object_set_new(pytorch, "context_bytes", pytorch_context_json(p->context));
     json_object_set_new(pytorch, "verdict",
                         p->has_verdict ? pytorch_verdict_json(&p->verdict, p->limit) : json_null());
     json_object_set_new(pytorch, "unverified", pytorch_unverified_json(&p->job));
-    json_object_set_new(pytorch, "fits_with_expandable_segments", p->pages_help ? json_true() : json_null());
-    json_object_set_new(pytorch, "differences", differences_json(p));
+    json_object_set_new(pytorch, "fits_with_expandable_segments",
+                        p->pages_tried ? json_boolean(p->pages_help) : json_null());
+    json_object_set_new(pytorch, "differences", rows_json(differences, difference_count));
     json_object_set_new(pytorch, "data", pytorch_data_json(p->options));
     json_t *brim = p->brim.status ? json_pack("{s:o}", "error", json_text(p->why_no_brim.text))
                                   : json_pack("{s:o}", "memory", json_memory(&p->brim.memory, NULL));

@@ -107,6 +107,16 @@ static int holds(const PytorchPlan *plan, const Rule *r, const PytorchAllocation
            (!r->not_last || has_next(&plan->summary, a));
 }
 
+/* The rule of an allocation, or RULES; and how many of its bytes PyTorch has more by it. */
+static int rule_of(const PytorchPlan *plan, const PytorchAllocation *a, int64_t *bytes)
+{
+    int r = 0;
+    while (r < RULES && !holds(plan, &rules[r], a))
+        r++;
+    *bytes = r == RULES ? 0 : (int64_t)(a->bytes / (rules[r].halved ? 2 : 1));
+    return r;
+}
+
 uint64_t pytorch_brim_head(const PytorchPlan *plan)
 {
     uint64_t bytes = 0;
@@ -174,14 +184,13 @@ void pytorch_places(const PytorchPlan *plan, uint64_t pytorch[PLACES], uint64_t 
 
 int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE])
 {
-    uint64_t bytes[RULES] = {0};
+    int64_t bytes[RULES] = {0}, more;
     int count = 0;
-    for (size_t i = 0; i < plan->summary.live_count; i++)
-        for (int r = 0; r < RULES; r++)
-            if (holds(plan, &rules[r], &plan->summary.live[i])) {
-                bytes[first_of(r)] += plan->summary.live[i].bytes / (rules[r].halved ? 2 : 1);
-                break;
-            }
+    for (size_t i = 0; i < plan->summary.live_count; i++) {
+        int rule = rule_of(plan, &plan->summary.live[i], &more);
+        if (rule < RULES)
+            bytes[first_of(rule)] += more;
+    }
     for (int r = 0; r < RULES; r++)
         if (bytes[r])
             rows[count++] = (PytorchMore){rules[r].name, rules[r].why, bytes[r]};
@@ -197,17 +206,16 @@ static void kept_by_brim(const PytorchPlan *plan, int64_t kept[PLACES])
         kept[p] = (int64_t)brim[p] - (int64_t)pytorch[p];
     for (size_t i = 0; i < plan->summary.live_count; i++) {
         const PytorchAllocation *a = &plan->summary.live[i];
-        for (int r = 0; a->kind == PYTORCH_ACTIVATION && r < RULES; r++)
-            if (holds(plan, &rules[r], a)) {
-                kept[place_of(a->module)] += (int64_t)(a->bytes / (rules[r].halved ? 2 : 1));
-                break;
-            }
+        int64_t named;
+        rule_of(plan, a, &named);
+        if (a->kind == PYTORCH_ACTIVATION)
+            kept[place_of(a->module)] += named;
     }
 }
 
 /* Where layers are recomputed there is little of it, and it is in what is left over. Returns how many rows.
  */
-static int add_kept(const PytorchPlan *plan, PytorchDifference *rows)
+static int add_kept(const PytorchPlan *plan, PytorchMore *rows)
 {
     PytorchPhase phase = plan->summary.peak_at.phase;
     int64_t kept[PLACES];
@@ -216,41 +224,36 @@ static int add_kept(const PytorchPlan *plan, PytorchDifference *rows)
     int64_t inputs = kept[PLACE_ATTENTION] + kept[PLACE_FEED_FORWARD];
     int64_t all = inputs + kept[PLACE_NORMS] + kept[PLACE_ADAPTERS] + kept[PLACE_BETWEEN];
     if (phase != PYTORCH_FORWARD && phase != PYTORCH_BACKWARD) {
-        rows[0] = (PytorchDifference){"activations", "brim's peak is while they are there", -all};
+        rows[0] = (PytorchMore){"activations", "brim's peak is while they are there", -all};
         return all > 0;
     }
     if (plan->job.checkpoint != PYTORCH_KEEP)
         return 0;
     if (kept[PLACE_NORMS] > 0)
-        rows[count++] =
-            (PytorchDifference){"brim's own in norms", "their inputs, as they are", -kept[PLACE_NORMS]};
+        rows[count++] = (PytorchMore){"brim's own in norms", "their inputs, as they are", -kept[PLACE_NORMS]};
     if (plan->job.lora_rank && inputs > 0)
         rows[count++] =
-            (PytorchDifference){"brim's own beside adapters",
-                                "inputs of adapted layers as they are, one for all that share it", -inputs};
+            (PytorchMore){"brim's own beside adapters",
+                          "inputs of adapted layers as they are, one for all that share it", -inputs};
     return count;
 }
 
-int pytorch_differences(const PytorchPlan *plan, PytorchDifference rows[PYTORCH_DIFFERENCES])
+int pytorch_differences(const PytorchPlan *plan, PytorchMore rows[PYTORCH_DIFFERENCES])
 {
-    PytorchMore more[PYTORCH_MORE];
-    int found = plan->brim.status ? 0 : pytorch_more(plan, more), count = 0;
     if (plan->brim.status)
         return 0;
+    int count = pytorch_more(plan, rows);
     int64_t rest = (int64_t)(plan->summary.requested - plan->brim.memory.stats.peak);
-    for (int i = 0; i < found; i++)
-        rows[count++] = (PytorchDifference){more[i].name, more[i].why, (int64_t)more[i].bytes};
     rows[count++] =
-        (PytorchDifference){/* both have all of them sooner or later */
-                            "gradients", "the two peaks are at different moments",
-                            (int64_t)(plan->summary.at_peak[PYTORCH_GRADIENT] -
-                                      report_group(plan->brim.memory.stats.at_peak, MEM_GROUP_GRADIENTS))};
-    rows[count++] =
-        (PytorchDifference){"brim's own logits and loss", "at its peak, in the type of its activations",
-                            -(int64_t)pytorch_brim_head(plan)};
+        (PytorchMore){/* both have all of them sooner or later */
+                      "gradients", "the two peaks are at different moments",
+                      (int64_t)(plan->summary.at_peak[PYTORCH_GRADIENT] -
+                                report_group(plan->brim.memory.stats.at_peak, MEM_GROUP_GRADIENTS))};
+    rows[count++] = (PytorchMore){"brim's own logits and loss", "at its peak, in the type of its activations",
+                                  -(int64_t)pytorch_brim_head(plan)};
     count += add_kept(plan, rows + count);
     for (int i = 0; i < count; i++)
         rest -= rows[i].bytes;
-    rows[count++] = (PytorchDifference){"other differences", "of all that both keep", rest};
+    rows[count++] = (PytorchMore){"other differences", "of all that both keep", rest};
     return count;
 }

@@ -57,7 +57,7 @@ static int judge(PytorchPlan *p)
     if (estimate_pytorch_verdict(&p->job, &p->allocator, p->limit, &books, &p->verdict))
         return -1;
     if (p->verdict.answer == PYTORCH_RUNS_OUT && !pages.expandable_segments) {
-        pages.expandable_segments = 1;
+        pages.expandable_segments = p->pages_tried = 1;
         if (estimate_pytorch_verdict(&p->job, &pages, p->limit, &books, &with_pages))
             return -1;
         p->pages_help = pytorch_fits(&with_pages);

@@ -304,7 +304,7 @@ static void print_more(ReportUnit unit, double bytes, const char *name, const ch
 
 void pytorch_print_more(const PytorchPlan *p)
 {
-    PytorchDifference rows[PYTORCH_DIFFERENCES];
+    PytorchMore rows[PYTORCH_DIFFERENCES];
     int count = pytorch_differences(p, rows);
     ReportUnit unit = unit_of(p);
     if (p->brim.status)

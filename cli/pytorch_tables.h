@@ -15,8 +15,8 @@ typedef struct PytorchPlan {
     ContextRange context;
     uint64_t limit; /* what the card has beside its context, at its largest; or --budget */
     PytorchVerdict verdict;
-    PytorchVerdict at_most; /* where it does not fit: with the smallest context; of a card */
-    int pages_help;         /* where it runs out in pieces: it fits with expandable segments */
+    PytorchVerdict at_most;      /* where it does not fit: with the smallest context; of a card */
+    int pages_tried, pages_help; /* where it runs out in pieces: whether it fits with expandable segments */
     int64_t parameters;
     Plan brim; /* status: none, for the reason in `why_no_brim` */
     LeverText why_no_brim;
@@ -27,18 +27,13 @@ typedef struct PytorchPlan {
 enum { PYTORCH_MORE = 24, PYTORCH_DIFFERENCES = PYTORCH_MORE + 5 };
 typedef struct PytorchMore {
     const char *name, *why;
-    uint64_t bytes;
+    int64_t bytes; /* negative: brim's peak holds it */
 } PytorchMore;
 /* Every allocation at the peak counts in one row, or in none. Returns how many rows have some. */
 int pytorch_more(const PytorchPlan *plan, PytorchMore rows[PYTORCH_MORE]);
-
 /* The same, what both have at different moments, and what is left over: they sum to what PyTorch's peak has
  * more. None without brim's plan. */
-typedef struct PytorchDifference {
-    const char *name, *why;
-    int64_t bytes;
-} PytorchDifference;
-int pytorch_differences(const PytorchPlan *plan, PytorchDifference rows[PYTORCH_DIFFERENCES]);
+int pytorch_differences(const PytorchPlan *plan, PytorchMore rows[PYTORCH_DIFFERENCES]);
 
 /* What brim's own peak holds of logits, their gradient, and the loss. */
 uint64_t pytorch_brim_head(const PytorchPlan *plan);

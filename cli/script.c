@@ -96,7 +96,7 @@ static Loader *open_tokens(Session *s, DataSplit split, int accumulate, int64_t 
     t.mask_probability = mask_probability(o);
     t.max_samples = max_samples;
     t.tokenizer = is_bin(o->data) ? NULL : s->tokenizer;
-    t.replace_invalid = o->invalid_utf8 && !strcmp(o->invalid_utf8, "replace");
+    t.replace_invalid = replaces_invalid(o);
     t.input = is_bin(o->data) ? NULL : input_of(o);
     return error_code() ? NULL : data_tokens(o->data, &t);
 }

@@ -102,8 +102,8 @@ enum { PYTORCH_REFUSED = 1, PYTORCH_OUT_OF_MEMORY = 2 };
 
 /* NULL for the options: all defaults, a card that is never full. NULL without host memory. */
 PytorchReplay *estimate_pytorch_create(const PytorchAllocatorOptions *options);
-/* A second replay in the same state, which goes on with this limit; the card's total stays what it was. NULL
- * without host memory. */
+/* A copy of the replay in its present state, with another limit; the card's total is not changed. The
+ * caller's. NULL without host memory. */
 PytorchReplay *estimate_pytorch_copy(const PytorchReplay *replay, uint64_t limit);
 void estimate_pytorch_destroy(PytorchReplay *replay); /* NULL is fine */
 /* `serial` (not 0) names the allocation until it is freed. Nothing happens for 0 bytes, as in PyTorch.

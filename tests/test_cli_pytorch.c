@@ -334,14 +334,14 @@ static void a_rank_says_which_it_is(void **state)
     (void)state;
     const Outcome *o = expect_code(RUN("plan", TINY, "--ranks", "4"), 0);
     has(o, "batch 2 x seq 64 on each rank  rank 0 of 4 under DistributedDataParallel");
-    has(o, "Of rank 0 of 4;  the others allocate the same.  NCCL's own buffers are the driver's");
+    has(o, "Rank 0 of 4 is predicted.  All others need the same.  NCCL's own buffers come from the driver");
     has(o, "  buckets of ranks");
     o = expect_code(RUN("plan", TINY, "--ranks", "4", "--parallel", "fsdp", "--script", "loop", "--precision",
                         "bf16-mixed", "--no-sync"),
                     0);
     has(o, "bf16-mixed");
     has(o, "rank 0 of 4 under FSDP2, no_sync");
-    has(o, "another has at most as much");
+    has(o, "No other rank needs more: its parts may be smaller");
     o = expect_code(RUN("fit", TINY, "--ranks", "2", "--card", "h200"), 0);
     has(o, "rank 0 of 2 under DistributedDataParallel");
     has(o, "NCCL's own buffers");

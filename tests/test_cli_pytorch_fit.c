@@ -234,7 +234,7 @@ static void tables_are_those_of_fit(void **state)
         "\nLONGEST SEQUENCE, batch 2    allocated         t4       h200\n",
         "\nQLoRA + blocks ",
         "LoRA is --lora r=16,alpha=32 --precision bf16; QLoRA is --lora",
-        "t4: it has no arithmetic in bf16",
+        "t4: it has no bf16 arithmetic, so bf16 is slow there",
     };
     for (size_t i = 0; i < COUNT(lines); i++)
         has(o, lines[i]);

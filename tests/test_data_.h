@@ -36,6 +36,16 @@ __attribute__((unused)) static int remove_directory(void **state)
     return system(command);
 }
 
+__attribute__((unused)) static void assert_lengths(DataLengths a, DataLengths b)
+{
+    assert_int_equal(a.samples, b.samples);
+    assert_int_equal(a.shortest, b.shortest);
+    assert_int_equal(a.longest, b.longest);
+    assert_int_equal(a.line, b.line);
+    assert_int_equal(a.longer, b.longer);
+    assert_int_equal(a.texts, b.texts);
+}
+
 /* Each test runs in a context of its own and leaves nothing behind. */
 __attribute__((unused)) static int begin(void **state)
 {

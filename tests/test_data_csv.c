@@ -543,15 +543,9 @@ static void test_summary(void **state)
         write_text("some.csv", "text,label\nab,0\n\"two\nlines\",1\nlonger still,1\nlonger than,0\n");
     CsvSamples *samples = data_csv_samples(path, &(CsvOptions){.seq = 6});
     assert_non_null(samples);
-    DataLengths all = data_csv_summary(samples, 0, 11), first = data_csv_summary(samples, 2, 0);
-    assert_int_equal(all.samples, 4);
-    assert_int_equal(all.shortest, 4); /* two bytes between two tokens */
-    assert_int_equal(all.longest, 14);
-    assert_int_equal(all.line, 5);
-    assert_int_equal(all.longer, 2);
-    assert_int_equal(all.texts, 1);
-    assert_int_equal(first.longest, 11);
-    assert_int_equal(first.line, 3);
+    /* two bytes between two tokens, and the longest on line 5 */
+    assert_lengths(data_csv_summary(samples, 0, 11), (DataLengths){4, 4, 14, 5, 2, 1});
+    assert_lengths(data_csv_summary(samples, 2, 0), (DataLengths){2, 4, 11, 3, 0, 1});
     data_csv_samples_free(samples);
 }
 

@@ -322,18 +322,8 @@ static void test_summary(void **state)
     PairsLengths *lengths =
         data_pairs_lengths(write_file("ids.jsonl", lines, sizeof lines - 1), &(PairsOptions){.vocab = 256});
     assert_non_null(lengths);
-    DataLengths all = data_pairs_summary(lengths, 0, 2), first = data_pairs_summary(lengths, 2, 0);
-    assert_int_equal(all.samples, 5);
-    assert_int_equal(all.shortest, 2);
-    assert_int_equal(all.longest, 5);
-    assert_int_equal(all.line, 4);
-    assert_int_equal(all.longer, 3);
-    assert_int_equal(all.texts, 1);
-    assert_int_equal(first.samples, 2);
-    assert_int_equal(first.longest, 3);
-    assert_int_equal(first.line, 1);
-    assert_int_equal(first.longer, 0);
-    assert_int_equal(first.texts, 0);
+    assert_lengths(data_pairs_summary(lengths, 0, 2), (DataLengths){5, 2, 5, 4, 3, 1});
+    assert_lengths(data_pairs_summary(lengths, 2, 0), (DataLengths){2, 2, 3, 1, 0, 0});
     data_pairs_lengths_free(lengths);
 }
 

@@ -129,7 +129,7 @@ static void predict(const PytorchJob *job, int last_step, double *allocated, dou
 }
 
 /* On one Tesla T4 by the source's own script: LoRA within 0.1 % and NF4 with LoRA within 0.4 % of what the
- * card allocated. On an A100 all parameters under Trainer within 0.01 %, at whose peak no attention is alive.
+ * card allocated. On an A100 all parameters under Trainer to the byte: at their peak no attention is alive.
  */
 static void cards_measured_the_same(void **state)
 {
@@ -150,10 +150,10 @@ static void cards_measured_the_same(void **state)
         print_message("%s %s %dx%d %s %s %.0f %.0f %+.3f %%\n", section.source, row.model, row.batch, row.seq,
                       row.attention, row.base, allocated, reserved, 100 * error);
         int flash = !strcmp(row.attention, "flash");
-        double bound = flash ? 0.0001 : !strcmp(row.base, "none") ? 0.001 : 0.004;
+        double bound = flash ? 0 : !strcmp(row.base, "none") ? 0.001 : 0.004;
         if (fabs(error) > bound)
             fail_msg("%s: predicted %.0f bytes, %.3f %% off", line, allocated, 100 * error);
-        if (row.reserved > 0 && fabs(reserved / row.reserved - 1) > 0.2)
+        if (row.reserved > 0 && fabs(reserved / row.reserved - 1) > 0.16)
             fail_msg("%s: predicted %.0f bytes reserved", line, reserved);
         *(flash ? &a100 : &t4) += 1;
     }

@@ -224,12 +224,7 @@ static PytorchVerdict verdict_at(const PytorchJob *job, const PytorchBooks *book
 
 static int until_it_fails(void *user, const PytorchEvent *e)
 {
-    PytorchReplay *replay = user;
-    if (e->action == PYTORCH_ALLOC)
-        return estimate_pytorch_alloc(replay, e->serial, e->bytes);
-    if (e->action == PYTORCH_FREE)
-        return estimate_pytorch_free(replay, e->serial);
-    return e->action == PYTORCH_EMPTY_CACHE ? estimate_pytorch_empty_cache(replay) : 0;
+    return estimate_pytorch_give(user, e);
 }
 
 /* The books of a replay that has the limit from the first event on. */

@@ -160,6 +160,7 @@ static const PytorchCard cards[] = {
      .sort_tile = 4608,
      .unique_tile = 4928,
      .old_unique_tile = 4928,
+     .cudnn_first = 1,
      .workspace = 32 << 20,
      .lt_workspace = 1 << 20},
 };

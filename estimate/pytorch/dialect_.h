@@ -129,9 +129,10 @@ struct PytorchDialect {
 struct PytorchCard {
     int capability, processors, threads; /* 90; multiprocessors; threads of one */
     int shared;                          /* memory that a block can have, in bytes */
-    int sort_tile, unique_tile;          /* keys that a block of CUB's radix sort and of its unique takes */
-    int old_unique_tile;                 /* of the CUB of CUDA 12.4 */
-    int64_t workspace, lt_workspace;     /* cuBLAS' and cublasLt's by default, in bytes */
+    int cudnn_first; /* sdp_utils.cpp, check_prefer_cudnn_attention: takes its attention first in 16 bits */
+    int sort_tile, unique_tile;      /* keys that a block of CUB's radix sort and of its unique takes */
+    int old_unique_tile;             /* of the CUB of CUDA 12.4 */
+    int64_t workspace, lt_workspace; /* cuBLAS' and cublasLt's by default, in bytes */
 };
 
 const PytorchDialect *torch_dialect(void); /* the newest */

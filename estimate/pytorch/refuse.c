@@ -76,8 +76,8 @@ int estimate_pytorch_refuses(const PytorchJob *job, char *why, size_t size)
 int estimate_pytorch_unverified(const PytorchJob *job, char *why, size_t size)
 {
     const TorchEra *era = (job->dialect ? job->dialect : torch_dialect())->torch;
-    enum { FIRST_WITH_CUDNN = 90 };
-    if (job->attention != PYTORCH_SDPA || job->capability < FIRST_WITH_CUDNN || era->cudnn_last ||
+    const PytorchCard *card = torch_card(job->capability);
+    if (job->attention != PYTORCH_SDPA || !card || !card->cudnn_first || era->cudnn_last ||
         job->precision == PYTORCH_FP32)
         return 0;
     snprintf(

@@ -24,13 +24,26 @@ typedef struct Pass {
     size_t serials, serial_capacity;
 } Pass;
 
-/* A replay with these settings on a card that is never full. */
-static PytorchReplay *create_endless(const PytorchAllocatorOptions *options)
+/* ---- Events and the replay ------------------------------------------------------------------- */
+
+PytorchReplay *estimate_pytorch_endless(const PytorchAllocatorOptions *options)
 {
     PytorchAllocatorOptions endless = options ? *options : (PytorchAllocatorOptions){0};
     endless.limit = 0;
     endless.fraction = 0;
     return estimate_pytorch_create(&endless);
+}
+
+int estimate_pytorch_give(PytorchReplay *replay, const PytorchEvent *e)
+{
+    int status = 0;
+    if (e->action == PYTORCH_ALLOC)
+        status = estimate_pytorch_alloc_on(replay, e->stream, e->serial, e->bytes);
+    else if (e->action == PYTORCH_FREE)
+        status = estimate_pytorch_free(replay, e->serial);
+    else if (e->action == PYTORCH_EMPTY_CACHE)
+        status = estimate_pytorch_empty_cache(replay);
+    return status && status != PYTORCH_OUT_OF_MEMORY ? -1 : status;
 }
 
 /* ---- Items ----------------------------------------------------------------------------------- */
@@ -130,27 +143,21 @@ static int on_event(void *user, const PytorchEvent *e)
     PytorchSummary *s = p->out;
     const PytorchBooks *b = estimate_pytorch_books(p->replay);
     uint64_t highest = b->peak_allocated;
-    int status = 0;
-    if (e->action == PYTORCH_MARK) {
+    if (e->action == PYTORCH_MARK)
         mark_item(p, e);
-    } else if (e->action == PYTORCH_FREE) {
+    if (e->action == PYTORCH_FREE)
         end_item(p, e->serial);
-        status = estimate_pytorch_free(p->replay, e->serial);
-    } else if (e->action == PYTORCH_EMPTY_CACHE) {
-        status = estimate_pytorch_empty_cache(p->replay);
-    } else {
-        if (put_item(p, e) || estimate_pytorch_alloc_on(p->replay, e->stream, e->serial, e->bytes))
-            return -1;
-        if (b->peak_allocated > highest || !s->requested) {
-            s->peak_at = *e;
-            s->peak_event = p->event;
-            s->requested = b->requested;
-            forget_dead(p);
-        }
+    if ((e->action == PYTORCH_ALLOC && put_item(p, e)) || estimate_pytorch_give(p->replay, e))
+        return -1;
+    if (e->action == PYTORCH_ALLOC && (b->peak_allocated > highest || !s->requested)) {
+        s->peak_at = *e;
+        s->peak_event = p->event;
+        s->requested = b->requested;
+        forget_dead(p);
     }
     at_moment(p, e, b);
     p->event++;
-    return status ? -1 : 0;
+    return 0;
 }
 
 /* Serials ascend: what was made first has the lowest. */
@@ -178,7 +185,7 @@ int estimate_pytorch_summary(const PytorchJob *job, const PytorchAllocatorOption
                              PytorchSummary *out)
 {
     memset(out, 0, sizeof *out);
-    Pass p = {.out = out, .spare = NONE, .dead = NONE, .replay = create_endless(options)};
+    Pass p = {.out = out, .spare = NONE, .dead = NONE, .replay = estimate_pytorch_endless(options)};
     int status = p.replay ? estimate_pytorch_job(job, on_event, &p) : -1;
     if (!status)
         status = take_live(&p);
@@ -225,121 +232,4 @@ const char *estimate_pytorch_phase_name(PytorchPhase phase)
         [PYTORCH_STEP] = "step",         [PYTORCH_ZERO] = "zero_grad",
         [PYTORCH_EVALUATE] = "evaluate", [PYTORCH_SAVE] = "save"};
     return phase < PYTORCH_PHASES ? names[phase] : "";
-}
-
-/* ---- The books alone, and with a limit ------------------------------------------------------- */
-
-/* One run of the job for two replays: of an endless card, and of one with a limit. */
-typedef struct Books {
-    PytorchReplay *endless;
-    PytorchReplay *limited; /* NULL before the limit can matter, and after the replay with it has failed */
-    uint64_t limit;         /* of what has yet to become `limited`; 0: nothing has */
-    uint64_t largest_segment;
-    PytorchVerdict *verdict;
-} Books;
-
-/* More than any segment that may be reserved for these bytes. */
-static uint64_t segment_for(const Books *b, uint64_t bytes)
-{
-    return b->largest_segment + 2 * bytes;
-}
-
-static int on_limited(Books *b, const PytorchEvent *e)
-{
-    int status = estimate_pytorch_alloc_on(b->limited, e->stream, e->serial, e->bytes);
-    if (status != PYTORCH_OUT_OF_MEMORY)
-        return status ? -1 : 0;
-    b->verdict->failed = *e;
-    b->verdict->books = *estimate_pytorch_books(b->limited);
-    estimate_pytorch_destroy(b->limited);
-    b->limited = NULL;
-    return 0;
-}
-
-static int on_books(void *user, const PytorchEvent *e)
-{
-    Books *b = user;
-    if (e->action == PYTORCH_MARK)
-        return 0;
-    if (e->action == PYTORCH_EMPTY_CACHE)
-        return estimate_pytorch_empty_cache(b->endless) ||
-                       (b->limited && estimate_pytorch_empty_cache(b->limited))
-                   ? -1
-                   : 0;
-    if (e->action == PYTORCH_FREE)
-        return estimate_pytorch_free(b->endless, e->serial) ||
-                       (b->limited && estimate_pytorch_free(b->limited, e->serial))
-                   ? -1
-                   : 0;
-    if (b->limit && estimate_pytorch_books(b->endless)->reserved + segment_for(b, e->bytes) > b->limit) {
-        b->limited = estimate_pytorch_copy(b->endless, b->limit);
-        b->limit = 0;
-        if (!b->limited)
-            return -1;
-    }
-    if (estimate_pytorch_alloc_on(b->endless, e->stream, e->serial, e->bytes))
-        return -1;
-    return b->limited ? on_limited(b, e) : 0;
-}
-
-/* How much fits under the limit, and under the fraction of the card that the process may take. */
-static uint64_t room(const PytorchAllocatorOptions *options, uint64_t limit)
-{
-    if (!options || options->fraction <= 0)
-        return limit;
-    double allowed = options->fraction * (double)(options->total ? options->total : limit);
-    return allowed < (double)limit ? (uint64_t)allowed : limit;
-}
-
-/* 0, or -1 without host memory. Of the verdict only what a replay with the limit tells is set. */
-static int run(const PytorchJob *job, const PytorchAllocatorOptions *options, Books *b, PytorchBooks *books)
-{
-    b->endless = create_endless(options);
-    b->largest_segment = UINT64_C(32) << 20;
-    if (options && options->large_segment_size > b->largest_segment)
-        b->largest_segment = options->large_segment_size;
-    if (b->limit && options && (options->fraction > 0 || options->expandable_segments)) {
-        /* the total counts from the beginning, and where it is not said it is the limit */
-        PytorchAllocatorOptions limited = *options;
-        limited.limit = b->limit;
-        b->limited = estimate_pytorch_create(&limited);
-        b->limit = 0;
-        if (!b->limited) {
-            estimate_pytorch_destroy(b->endless);
-            return -1;
-        }
-    }
-    int failed = !b->endless || estimate_pytorch_job(job, on_books, b);
-    if (b->endless)
-        *books = *estimate_pytorch_books(b->endless);
-    if (b->limited)
-        b->verdict->books = *estimate_pytorch_books(b->limited);
-    else if (b->verdict && !b->verdict->books.ooms)
-        b->verdict->books = *books; /* it never came near the limit */
-    estimate_pytorch_destroy(b->endless);
-    estimate_pytorch_destroy(b->limited);
-    return failed ? -1 : 0;
-}
-
-int estimate_pytorch_peaks(const PytorchJob *job, const PytorchAllocatorOptions *options, PytorchBooks *out)
-{
-    memset(out, 0, sizeof *out);
-    return run(job, options, &(Books){0}, out);
-}
-
-int estimate_pytorch_verdict(const PytorchJob *job, const PytorchAllocatorOptions *options, uint64_t limit,
-                             PytorchBooks *endless, PytorchVerdict *out)
-{
-    *out = (PytorchVerdict){.answer = PYTORCH_FITS};
-    memset(endless, 0, sizeof *endless);
-    if (run(job, options, &(Books){.limit = limit, .verdict = out}, endless))
-        return -1;
-    out->flushes = out->books.retries;
-    if (limit && endless->peak_reserved <= room(options, limit))
-        return 0;
-    if (limit && !out->books.ooms)
-        out->answer = PYTORCH_FITS_TIGHT;
-    else
-        out->answer = endless->peak_allocated > room(options, limit) ? PYTORCH_TOO_LARGE : PYTORCH_RUNS_OUT;
-    return 0;
 }

@@ -52,6 +52,12 @@ typedef struct PytorchSummary {
     size_t live_room; /* for estimate_pytorch_summary_free */
 } PytorchSummary;
 
+/* A replay on a card that is never full: of `options` the limit and the fraction do not count. NULL without
+ * host memory. */
+PytorchReplay *estimate_pytorch_endless(const PytorchAllocatorOptions *options);
+/* Gives an event to it. Returns 0; PYTORCH_OUT_OF_MEMORY; -1 without host memory. */
+int estimate_pytorch_give(PytorchReplay *replay, const PytorchEvent *event);
+
 /* `options` are the allocator's settings; their limit and fraction do not count here, on an endless card.
  * NULL: PyTorch's defaults. Returns 0; -1 without host memory, and *out is zeroed. */
 int estimate_pytorch_summary(const PytorchJob *job, const PytorchAllocatorOptions *options,

@@ -4,6 +4,7 @@
 
 #include "../../memtrack/grow_.h"
 #include "../../memtrack/memtrack.h"
+#include "summary.h"
 #include "timeline.h"
 
 typedef struct Allocated {
@@ -97,29 +98,24 @@ static void change_kind(Course *c, Allocated *a, PytorchKind kind)
 static int on_event(void *user, const PytorchEvent *e)
 {
     Course *c = user;
-    int status = 0;
     if (grow(c, e->serial))
         return -1;
     Allocated *a = &c->live[e->serial];
-    switch (e->action) {
-    case PYTORCH_MARK:
+    if (e->action == PYTORCH_MARK) {
         if (e->kind != PYTORCH_ACTIVATION || a->kind == PYTORCH_TEMPORARY) /* as in the summary */
             change_kind(c, a, e->kind);
         return 0;
-    case PYTORCH_ALLOC:
+    }
+    if (e->action == PYTORCH_ALLOC) {
         *a = (Allocated){e->bytes, e->kind};
         c->by[a->kind] += a->bytes;
-        status = estimate_pytorch_alloc_on(c->replay, e->stream, e->serial, e->bytes);
-        break;
-    case PYTORCH_FREE:
+    } else if (e->action == PYTORCH_FREE) {
         c->by[a->kind] -= a->bytes;
-        status = estimate_pytorch_free(c->replay, e->serial);
-        break;
-    default:
-        status = estimate_pytorch_empty_cache(c->replay);
     }
+    if (estimate_pytorch_give(c->replay, e))
+        return -1;
     add_point(c, e);
-    return status ? -1 : 0;
+    return 0;
 }
 
 int estimate_pytorch_timeline(const PytorchJob *job, const PytorchAllocatorOptions *options,
@@ -127,7 +123,7 @@ int estimate_pytorch_timeline(const PytorchJob *job, const PytorchAllocatorOptio
 {
     memset(out, 0, sizeof *out);
     out->stride = 1;
-    Course c = {.out = out, .replay = estimate_pytorch_create(options)};
+    Course c = {.out = out, .replay = estimate_pytorch_endless(options)};
     int failed = !c.replay || estimate_pytorch_job(job, on_event, &c);
     memtrack_host_free(NULL, c.live, c.room * sizeof *c.live);
     estimate_pytorch_destroy(c.replay);

@@ -32,7 +32,7 @@ typedef struct PytorchTimeline {
     uint64_t stride; /* events of a point */
 } PytorchTimeline;
 
-/* Returns 0; -1 without host memory. */
+/* On an endless card, as the summary. Returns 0; -1 without host memory. */
 int estimate_pytorch_timeline(const PytorchJob *job, const PytorchAllocatorOptions *options,
                               PytorchTimeline *out);
 

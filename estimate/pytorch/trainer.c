@@ -159,25 +159,19 @@ static void convert_outputs(TorchJob *job)
         era->cache_in_tuples || (era->gpt2_cache_in_tuples && job->asked->model.family == PYTORCH_GPT2);
     if (job->asked->precision != PYTORCH_AUTOCAST_BF16 && job->asked->precision != PYTORCH_AUTOCAST_FP16)
         return;
-    if (count && job->caches) { /* the logits first */
-        TorchTensor *logits = job->held[count - 1];
-        memmove(job->held + 1, job->held, (count - 1) * sizeof *job->held);
-        job->held[0] = logits;
-    }
+    size_t first = count && job->caches ? count - 1 : 0;
+    for (size_t i = 0; i < count; i++)
+        torch_hold(job, job->held[i]);
     for (size_t i = 0; i < count; i++) {
-        int kept = job->caches && i && !tuples;
-        TorchTensor *x = job->held[i],
-                    *y = !kept && torch_floating(x->shape.type) ? torch_cast(t, x, TORCH_F32) : x;
-        torch_hold(job, y);
-        if (y != x)
-            torch_drop(t, owned(y));
+        TorchTensor **x = &job->held[count + (first + i) % count];
+        int stays = (job->caches && i && !tuples) || !torch_floating((*x)->shape.type);
+        TorchTensor *y = stays ? *x : torch_cast(t, *x, TORCH_F32);
+        if (y != *x) {
+            torch_drop(t, *x);
+            *x = owned(y);
+        }
     }
     torch_release(job, 0, count);
-    if (count && job->caches) { /* and last again */
-        TorchTensor *logits = job->held[0];
-        memmove(job->held, job->held + 1, (count - 1) * sizeof *job->held);
-        job->held[count - 1] = logits;
-    }
 }
 
 /* compute_loss; the model's output stays held. */
