@@ -101,6 +101,18 @@ static void its_spans_are_the_phases(void **state)
     assert_int_equal(micros, 2);
 }
 
+/* A limit and a fraction of the card that are too small for the job change nothing. */
+static void it_is_of_an_endless_card(void **state)
+{
+    (void)state;
+    static PytorchTimeline t, with;
+    PytorchAllocatorOptions small = {.fraction = 0.01, .total = UINT64_C(64) << 20, .limit = 1 << 20};
+    PytorchJob job = job_of(2, 1, PYTORCH_KEEP);
+    assert_int_equal(estimate_pytorch_timeline(&job, NULL, &t), 0);
+    assert_int_equal(estimate_pytorch_timeline(&job, &small, &with), 0);
+    assert_memory_equal(&t, &with, sizeof t);
+}
+
 static void every_allocation_may_fail(void **state)
 {
     (void)state;
@@ -123,6 +135,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(its_highest_point_is_the_peak),
         cmocka_unit_test(its_spans_are_the_phases),
+        cmocka_unit_test(it_is_of_an_endless_card),
         cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
